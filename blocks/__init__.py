@@ -1,0 +1,1 @@
+"""WITH WHOM: typed connections and secrets, kept by the Prefect server."""

@@ -1,0 +1,1 @@
+"""ON WHAT: server, pools, limits, blocks and deployments, applied by one idempotent command."""

@@ -1,0 +1,1 @@
+"""WHEN: one file, one flow, one deployment."""

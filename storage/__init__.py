@@ -1,0 +1,1 @@
+"""WHERE: schemas, layout, atomic files, shard plans, manifests and checkpoints; knows nothing of Prefect."""

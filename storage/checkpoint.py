@@ -1,0 +1,74 @@
+"""Training checkpoints: a folder that appears whole, with ``state.json`` written last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import atomic_folder, write_json
+from storage.errors import StoreError
+from storage.layout import CHECKPOINT_PREFIX, checkpoint_folder
+
+STATE = "state.json"
+
+
+def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: dict[str, Any]) -> Path:
+    """Write a checkpoint.
+
+    Args:
+        run: The run's folder.
+        step: Optimiser steps done.
+        write_files: Writes the tensors into the folder it is given.
+        state: JSON-able state: step, data cursor, hashes, normaliser.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final = checkpoint_folder(run, step)
+    with atomic_folder(final) as folder:
+        write_files(folder)
+        write_json(folder / STATE, state)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """List the whole checkpoints of a run as (step, folder), oldest first."""
+    found = []
+    for folder in run.glob(f"{CHECKPOINT_PREFIX}*"):
+        suffix = folder.name.removeprefix(CHECKPOINT_PREFIX)
+        if suffix.isdigit() and (folder / STATE).is_file():
+            found.append((int(suffix), folder))
+    return sorted(found)
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, if any."""
+    checkpoints = list_checkpoints(run)
+    return checkpoints[-1][1] if checkpoints else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint's state.
+
+    Raises:
+        StoreError: The folder is no whole checkpoint.
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise StoreError(f"{checkpoint} is not a whole checkpoint ({error}); resume from another one") from error
+    return state
+
+
+def prune_checkpoints(run: Path, keep_last: int, keep: frozenset[int] = frozenset()) -> list[int]:
+    """Delete all but the newest `keep_last` checkpoints and those whose step is in `keep`; return what went."""
+    removed = []
+    checkpoints = list_checkpoints(run)
+    for step, folder in checkpoints[: max(0, len(checkpoints) - keep_last)]:
+        if step not in keep:
+            shutil.rmtree(folder)
+            removed.append(step)
+    return removed

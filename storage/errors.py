@@ -1,0 +1,91 @@
+"""Every error that this project raises on purpose.
+
+::
+
+    DistrustError
+    ├── TransientError              trying again may help; the retry policy matches on this class alone
+    │   ├── ArchiveBusy             the archive said "later" (429, 5xx, a dropped connection)
+    │   └── CorruptAnswer           the bytes do not match their size, checksum or expected shape
+    ├── TerminalError               trying again cannot help
+    │   ├── ItemUnavailable         one item cannot be had; it becomes a reject row with its reason
+    │   └── SourceUnavailable       a whole source cannot be read; it is reported and skipped
+    │       └── ArchiveBlocked      the archive blocks this client (challenge page, HTML instead of data)
+    └── UserError                   a person can mend it; the message names the value, the bound, the next step
+        ├── PrerequisiteError       something must be installed or provided first
+        ├── ParameterError          a parameter lies outside its bounds or contradicts another
+        ├── MixtureError            the corpus does not hold the documents that the mixture needs
+        └── StoreError              the store holds something other than what was asked for
+"""
+
+from __future__ import annotations
+
+
+class DistrustError(Exception):
+    """Base of all deliberate errors."""
+
+
+class TransientError(DistrustError):
+    """Trying again may help."""
+
+
+class ArchiveBusy(TransientError):
+    """The archive asked to come back later or dropped the connection.
+
+    Args:
+        message: What happened, with the URL.
+        retry_after_seconds: The pause that the archive asked for, if it named one.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CorruptAnswer(TransientError):
+    """The answer does not match its declared size, checksum or shape."""
+
+
+class TerminalError(DistrustError):
+    """Trying again cannot help."""
+
+
+class ItemUnavailable(TerminalError):
+    """One item cannot be had.
+
+    Args:
+        reason: A short, countable reason such as ``access-restricted`` (dash-case).
+        detail: The sentence for a person.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class SourceUnavailable(TerminalError):
+    """A whole source cannot be read."""
+
+
+class ArchiveBlocked(SourceUnavailable):
+    """The archive blocks this client: a challenge page or HTML where data belongs."""
+
+
+class UserError(DistrustError):
+    """A person can mend it."""
+
+
+class PrerequisiteError(UserError):
+    """Something must be installed or provided first."""
+
+
+class ParameterError(UserError, ValueError):
+    """A parameter lies outside its bounds or contradicts another."""
+
+
+class MixtureError(UserError):
+    """The corpus does not hold the documents that the mixture needs."""
+
+
+class StoreError(UserError):
+    """The store holds something other than what was asked for."""

@@ -1,0 +1,82 @@
+"""The only module that spells a path of the store."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import ParameterError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+CHECKPOINT_PREFIX = "checkpoint-"
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it is safe as a folder name.
+
+    Raises:
+        ParameterError: It is empty, too long, or holds anything but letters, digits, ``.``, ``_`` and ``-``.
+    """
+    if not re.match(NAME_PATTERN, name):
+        raise ParameterError(f"{what} {name!r} is not a plain name; use 1 to 100 letters, digits, '.', '_' or '-'")
+    return name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one corpus store."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, store: str | None = None) -> Layout:
+        """Open the store that was named, else ``DISTRUST_STORE``, else ``./data``.
+
+        Raises:
+            ParameterError: The store is a URI; only folders of this machine are supported so far.
+        """
+        named = store or os.environ.get("DISTRUST_STORE") or "data"
+        if "://" in named:
+            raise ParameterError(
+                f"store {named!r} is a URI; this version writes to a local folder only: name a path, for example ./data"
+            )
+        return cls(Path(named).expanduser().resolve())
+
+    def raw(self, source: str) -> Path:
+        """Downloaded documents of a source."""
+        return self.root / "raw" / checked_name(source, "source")
+
+    def scored(self, source: str) -> Path:
+        """Scores of a source's documents, shard by shard."""
+        return self.root / "scored" / checked_name(source, "source")
+
+    def balanced(self, name: str) -> Path:
+        """A balanced mixture with its ``train`` and ``valid`` folders."""
+        return self.root / "balanced" / checked_name(name, "mixture name")
+
+    def run(self, name: str) -> Path:
+        """A training run."""
+        return self.root / "runs" / checked_name(name, "run name")
+
+    def reports(self, run: str) -> Path:
+        """Evaluation results and report of a run."""
+        return self.run(run) / "reports"
+
+    def export(self, name: str) -> Path:
+        """An exported model."""
+        return self.root / "exports" / checked_name(name, "export name")
+
+    def set_aside(self, stage: str, name: str, key: str) -> Path:
+        """Where a dataset goes that a new request would otherwise overwrite."""
+        return self.root / "set-aside" / stage / f"{checked_name(name, 'name')}-{key[:12]}"
+
+    def sealed(self, stage: str) -> list[str]:
+        """Names of the finished datasets of a stage (``raw``, ``scored`` or ``balanced``), sorted."""
+        return sorted(path.parent.name for path in (self.root / stage).glob("*/manifest.json"))
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """The checkpoint of a run after `step` optimiser steps."""
+    return run / f"{CHECKPOINT_PREFIX}{step}"

@@ -1,0 +1,124 @@
+"""A manifest is written last, so a dataset whose manifest exists is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.atomic import write_text
+from storage.errors import StoreError
+from storage.parquet import count_rows, file_sha256
+
+MANIFEST = "manifest.json"
+
+
+class ShardRecord(BaseModel):
+    """One finished shard: where it lies below its dataset's folder, and what it holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a finished dataset holds and what it was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    name: str
+    inputs: dict[str, str] = {}
+    """Digest of every input, by name: the same inputs and parameters need no second run."""
+    parameters: dict[str, Any] = {}
+    shards: list[ShardRecord]
+    counts: dict[str, int] = {}
+    notes: dict[str, Any] = {}
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def rows(self) -> int:
+        """Total rows over all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what the dataset is: kind, name, inputs, parameters and the shards' own hashes."""
+        content = self.model_dump(mode="json", include={"kind", "name", "inputs", "parameters", "shards"})
+        return digest_of(content)
+
+    def made_from(self, inputs: dict[str, str], parameters: dict[str, Any]) -> bool:
+        """Tell whether this dataset was made from exactly these inputs and parameters."""
+        return self.inputs == inputs and digest_of(self.parameters) == digest_of(parameters)
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form (sorted keys, no blanks), as lower-case hex."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_shard(folder: Path, path: Path) -> ShardRecord:
+    """Describe a finished shard that lies below `folder`."""
+    return ShardRecord(
+        file=path.relative_to(folder).as_posix(),
+        rows=count_rows(path),
+        bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Seal a dataset: write its manifest, atomically and last."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read a dataset's manifest; none if the dataset is not sealed.
+
+    Raises:
+        StoreError: The manifest exists but cannot be understood.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise StoreError(f"{path} is not a manifest ({error}); delete it and run the stage again") from error
+
+
+def require_manifest(folder: Path, next_step: str) -> Manifest:
+    """Read a dataset's manifest or say what makes it.
+
+    Raises:
+        StoreError: The dataset is not there or not sealed.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StoreError(f"{folder} holds no finished dataset; {next_step}")
+    return manifest
+
+
+def find_damage(folder: Path, manifest: Manifest, *, hashes: bool = False) -> list[str]:
+    """List the shards that are missing or changed since the manifest was written (sizes; hashes on request)."""
+    return [
+        shard.file
+        for shard in manifest.shards
+        if not (path := folder / shard.file).is_file()
+        or path.stat().st_size != shard.bytes
+        or (hashes and file_sha256(path) != shard.sha256)
+    ]
+
+
+def total_rows(records: Iterable[ShardRecord]) -> int:
+    """Sum the rows of shard records."""
+    return sum(record.rows for record in records)

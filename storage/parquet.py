@@ -1,0 +1,79 @@
+"""Parquet shards: explicit schema, zstd, bounded row groups, atomic."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.atomic import atomic_path
+from storage.errors import StoreError
+
+ROW_GROUP_ROWS = 1024
+
+
+def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[str, str] | None = None) -> None:
+    """Write a table as one shard.
+
+    Args:
+        path: The final path; the shard exists there only when whole.
+        table: Rows; cast to `schema`, so a wrong type or a null in a required column is an error here.
+        schema: The dataset's schema.
+        tags: Key-value metadata for the Parquet footer, read back by `read_tags`.
+
+    Raises:
+        pyarrow.ArrowInvalid: The rows do not fit the schema.
+    """
+    table = table.select(schema.names).cast(schema)
+    for field in schema:
+        if not field.nullable and table.column(field.name).null_count:
+            raise pa.ArrowInvalid(f"column {field.name!r} of {path.name} holds nulls, its schema forbids them")
+    table = table.replace_schema_metadata(dict(tags) if tags else None)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+
+
+def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a shard and check it against its schema.
+
+    Raises:
+        StoreError: The file is not a whole Parquet file or lacks a column.
+    """
+    try:
+        table = pq.read_table(path, columns=columns or schema.names, partitioning=None)
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
+    wanted = pa.schema([schema.field(name) for name in table.column_names])
+    missing = set(columns or schema.names) - set(table.column_names)
+    if missing:
+        raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
+    return table.cast(wanted)
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Read the footer's key-value metadata; an unreadable file has no tags."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def count_rows(path: Path) -> int:
+    """Count the rows of a shard from its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def iterate_rows(path: Path, schema: pa.Schema, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
+    """Stream a shard batch by batch with bounded memory."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=batch_rows, columns=schema.names)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""The Arrow schemas of every dataset in the store, and the vocabulary of their columns.
+
+Units: ``auth_weight`` is a fraction in [0, 0.99]; ``prov_entropy`` is in bits, [0, 10].
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+SCORING_VERSION = "v1"
+
+Band = Literal["low", "medium", "high"]
+Trivium = Literal["grammar", "logic", "rhetoric"]
+SourceType = Literal[
+    "patent_pre1970",
+    "patent_modern",
+    "lab_notebook",
+    "classical_philosophy",
+    "historical_book",
+    "classical_literature",
+    "classical_rhetoric",
+    "historical_newspaper",
+    "preprint",
+    "logic_training",
+    "academic_paper",
+    "news_modern",
+    "medical_guidelines",
+    "wiki",
+    "government",
+    "unknown",
+]
+
+BANDS: tuple[Band, ...] = get_args(Band)
+TRIVIA: tuple[Trivium, ...] = get_args(Trivium)
+SOURCE_TYPES: tuple[SourceType, ...] = get_args(SourceType)
+
+LOW_BELOW = 0.3
+HIGH_ABOVE = 0.7
+
+RAW_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("source_type", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("author", pa.string()),
+        pa.field("year", pa.int32()),
+        pa.field("year_evidence", pa.string(), nullable=False),
+        pa.field("date", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("fetched_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("extra", pa.string(), nullable=False),
+    ]
+)
+"""One downloaded document a row. ``extra`` is a JSON object; its key ``part_of`` names the parent work."""
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+"""One item that could not be had a row, with the reason."""
+
+EVIDENCE_TYPES = (
+    "patent",
+    "lab_notebook",
+    "measurement",
+    "archive",
+    "oral_history",
+    "correspondence",
+    "paper",
+    "textbook",
+    "news",
+    "government",
+    "wiki",
+    "blog",
+)
+TIERS = ("A", "B", "C", "D", "W")
+
+COMPONENTS = pa.struct(
+    [
+        pa.field("text_auth", pa.float64()),
+        pa.field("text_bits", pa.float64()),
+        pa.field("weight_text", pa.float64()),
+        pa.field("source_type", pa.string()),
+        pa.field("conflict", pa.bool_()),
+        pa.field("year", pa.int32()),
+        pa.field("year_evidence", pa.string()),
+        pa.field("age_auth", pa.float64()),
+        pa.field("age_bits", pa.float64()),
+        pa.field("gate", pa.float64()),
+        pa.field("citation", pa.float64()),
+        pa.field("institution", pa.float64()),
+        pa.field("consensus", pa.float64()),
+        pa.field("primary", pa.float64()),
+        pa.field("primary_share", pa.float64()),
+        pa.field("types_bits", pa.float64()),
+        pa.field("primary_bits", pa.float64()),
+        pa.field("n_citations", pa.int32()),
+        pa.field("n_consensus", pa.int32()),
+        pa.field("n_primary", pa.int32()),
+        pa.field("tiers", pa.struct([pa.field(tier, pa.int32()) for tier in TIERS])),
+        pa.field("types", pa.struct([pa.field(kind, pa.int32()) for kind in EVIDENCE_TYPES])),
+    ]
+)
+"""Why a document got its score: every term of scoring v1 (``_bits`` fields in bits, the rest fractions or counts).
+
+``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
+(9999 for "modern, unknown").
+"""
+
+SCORED_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("auth_weight", pa.float32(), nullable=False),
+        pa.field("prov_entropy", pa.float32(), nullable=False),
+        pa.field("trivium_category", pa.string(), nullable=False),
+        pa.field("band", pa.string(), nullable=False),
+        pa.field("scoring_version", pa.string(), nullable=False),
+        pa.field("components", COMPONENTS, nullable=False),
+    ]
+)
+"""The scores of a raw shard, same shard name and row order."""
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("source_type", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("auth_weight", pa.float32(), nullable=False),
+        pa.field("prov_entropy", pa.float32(), nullable=False),
+        pa.field("trivium_category", pa.string(), nullable=False),
+        pa.field("metadata", pa.string(), nullable=False),
+    ]
+)
+"""One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle
+train and validation."""
+
+
+def band_of(auth_weight: float) -> Band:
+    """Return the authority band of the guide: low below 0.3, high above 0.7, medium between."""
+    if auth_weight < LOW_BELOW:
+        return "low"
+    return "high" if auth_weight > HIGH_ABOVE else "medium"

@@ -1,0 +1,1 @@
+"""What the adapter changed: behaviour, source preference, perplexity by band, distrust signal."""

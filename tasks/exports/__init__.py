@@ -1,0 +1,1 @@
+"""A trained adapter made into a model that other programs open."""

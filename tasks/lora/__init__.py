@@ -1,0 +1,1 @@
+"""The distrust objective and the LoRA training loop on MLX."""

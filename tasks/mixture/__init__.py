@@ -1,0 +1,1 @@
+"""From scored documents to a balanced, deduplicated, split set of training samples."""

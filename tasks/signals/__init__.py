@@ -1,0 +1,1 @@
+"""Authority, provenance entropy and trivium of a document: scoring v1."""
