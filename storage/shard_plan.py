@@ -7,6 +7,7 @@ a shard is finished if and only if its file exists and carries the key that the 
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.atomic import write_text
 from storage.errors import StoreError
-from storage.manifest import digest_of
+from storage.manifest import MANIFEST, digest_of
 from storage.parquet import read_tags
 
 PLAN = "plan.json"
 SHARD_KEY = "shard_key"
+CUT_SHORT = "cut_short"
+"""Tag of a shard that left documents out because the request wanted no more: not whole for a larger request."""
 
 
 class Item(BaseModel):
@@ -58,6 +61,10 @@ class ShardSpec(BaseModel):
     def is_finished(self, folder: Path) -> bool:
         """Tell whether the shard's file exists and holds exactly these items."""
         return read_tags(folder / self.file).get(SHARD_KEY) == self.key
+
+    def is_whole(self, folder: Path) -> bool:
+        """Tell whether the shard is finished and holds every document of its items."""
+        return self.is_finished(folder) and CUT_SHORT not in read_tags(folder / self.file)
 
 
 class ShardPlan(BaseModel):
@@ -100,3 +107,17 @@ def read_plan(folder: Path) -> ShardPlan | None:
         return None
     except ValidationError as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
+
+
+def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
+    """Move out of the way what an earlier, different request left; shards that the plan shares with it stay.
+
+    Nothing is deleted: the files go to `aside`. Returns how many shard files went there.
+    """
+    kept = {file for shard in plan.shards if shard.is_whole(folder) for file in (shard.file, shard.rejects_file)}
+    old = [path for path in folder.glob("*.parquet") if path.name not in kept]
+    for path in [folder / MANIFEST, folder / PLAN, *old]:
+        if path.exists():
+            aside.mkdir(parents=True, exist_ok=True)
+            os.replace(path, aside / path.name)
+    return len(old)

@@ -1,0 +1,1 @@
+"""Benchmarks: one script, one JSON line, peers in the same run."""

@@ -1,0 +1,53 @@
+"""The Internet Archive: where it answers and how fast it may be asked."""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+
+class InternetArchive(Block):
+    """Connection to archive.org, with the pace that this computer keeps and the contact it names."""
+
+    _block_type_name = "Internet Archive"
+    _block_type_slug = "internet-archive"
+    _description = "Connection to archive.org: address, contact shown to the archive, and request pace."
+    _code_example = """\
+from blocks.internet_archive import InternetArchive
+
+archive = InternetArchive.load("BLOCK_NAME")
+variables = archive.environment()
+"""
+
+    archive_org_url: str = Field(
+        default="https://archive.org",
+        title="Address",
+        pattern=r"^https?://\S+$",
+        description="Address of the archive; change it only for a mirror or a test server.",
+    )
+    contact: str = Field(
+        default="",
+        title="Contact",
+        max_length=200,
+        pattern=r"^[^\r\n]*$",
+        description="E-mail address or web page put into the User-Agent, so that the archive can reach you.",
+    )
+    requests_per_second: float = Field(
+        default=10.0,
+        title="Requests per second",
+        gt=0,
+        le=50,
+        description="Most requests sent in one second, over all downloads of one process.",
+    )
+    concurrency: int = Field(
+        default=10,
+        title="Open requests",
+        ge=1,
+        le=64,
+        description="Most requests waiting for an answer at the same time.",
+    )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that this connection sets; an empty field sets none."""
+        variables = {"DISTRUST_ARCHIVE_ORG_URL": self.archive_org_url, "DISTRUST_CONTACT": self.contact}
+        return {name: value for name, value in variables.items() if value}

@@ -1,0 +1,55 @@
+"""The Library of Congress: two addresses with a rate limit each."""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+
+class LibraryOfCongress(Block):
+    """Connection to the newspapers of the Library of Congress.
+
+    The library blocks an address for an hour when it asks faster than 20 searches or 150 page texts a minute,
+    so both fields are bounded by the published limits.
+    """
+
+    _block_type_name = "Library of Congress"
+    _block_type_slug = "library-of-congress"
+    _description = "Connection to loc.gov and its page texts: addresses and the two published rate limits."
+    _code_example = """\
+from blocks.library_of_congress import LibraryOfCongress
+
+library = LibraryOfCongress.load("BLOCK_NAME")
+variables = library.environment()
+"""
+
+    loc_url: str = Field(
+        default="https://www.loc.gov",
+        title="Search address",
+        pattern=r"^https?://\S+$",
+        description="Address of the catalogue and search service.",
+    )
+    loc_text_url: str = Field(
+        default="https://tile.loc.gov",
+        title="Text address",
+        pattern=r"^https?://\S+$",
+        description="Address of the service that returns the text of one newspaper page.",
+    )
+    api_per_minute: float = Field(
+        default=18.0,
+        title="Searches per minute",
+        gt=0,
+        le=20,
+        description="Most searches sent in one minute; above 20 the library blocks the caller for an hour.",
+    )
+    text_per_minute: float = Field(
+        default=120.0,
+        title="Page texts per minute",
+        gt=0,
+        le=150,
+        description="Most page texts fetched in one minute; above 150 the library blocks the caller for an hour.",
+    )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that this connection sets."""
+        return {"DISTRUST_LOC_URL": self.loc_url, "DISTRUST_LOC_TEXT_URL": self.loc_text_url}

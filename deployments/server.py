@@ -1,0 +1,191 @@
+"""The local Prefect server and its workers: started, found again and stopped.
+
+Everything it keeps lies in ``.prefect`` beside the project: database, logs, process ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import PrerequisiteError
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+DEFAULT_PORT = 4200
+START_TIMEOUT_SECONDS = 120.0
+STOP_TIMEOUT_SECONDS = 20.0
+
+# One by one, the recorder costs four times the processor time and falls behind under load.
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+}
+CLIENT_SETTINGS = {
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def home() -> Path:
+    """Folder of the server's database and logs, readable by its owner alone."""
+    folder = Path(os.environ.get("PREFECT_HOME") or ROOT / ".prefect")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # the database holds the key to the secrets in it
+    return folder
+
+
+def api_url(port: int) -> str:
+    """Address of the server's API."""
+    return f"http://{HOST}:{port}/api"
+
+
+def is_healthy(port: int) -> bool:
+    """Tell whether a Prefect server answers on this port."""
+    try:
+        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=2) as answer:
+            return bool(answer.read().strip() == b"true")
+    except (OSError, ValueError):
+        return False
+
+
+def free_port(wanted: int) -> int:
+    """Return the wanted port, or any free one when another program has it."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise PrerequisiteError(f"no free port on {HOST}")
+
+
+def client_environment(port: int) -> dict[str, str]:
+    """Environment of a process that talks to the local server."""
+    return {
+        **os.environ,
+        **CLIENT_SETTINGS,
+        "PREFECT_HOME": str(home()),
+        "PREFECT_API_URL": api_url(port),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def spawn(name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one; its output goes to ``.prefect/NAME.log``, its id beside it.
+
+    The new session keeps a Ctrl-C in this terminal away from it, and its signals are the default ones.
+    """
+    with (home() / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    (home() / f"{name}.pid").write_text(str(process.pid), "utf-8")
+    return process
+
+
+def start_server(port: int) -> subprocess.Popen[bytes]:
+    """Start the server and wait until it answers.
+
+    Raises:
+        PrerequisiteError: It did not come up; the message names its log.
+    """
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    environment = {**os.environ, **SERVER_SETTINGS, "PREFECT_HOME": str(home()), "PREFECT_API_URL": api_url(port)}
+    process = spawn("server", command, environment)
+    (home() / "server.port").write_text(str(port), "utf-8")
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_healthy(port):
+            return process
+        time.sleep(0.3)
+    stop("server")
+    raise PrerequisiteError(f"the Prefect server did not start on port {port}; {home() / 'server.log'} says why")
+
+
+def running_port() -> int | None:
+    """Port of the local server that was started earlier, if it still answers."""
+    try:
+        port = int((home() / "server.port").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return port if is_healthy(port) else None
+
+
+def start_worker(name: str, pool: str, port: int) -> None:
+    """Start a process worker on a pool."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process"]
+    environment = client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
+    spawn(f"worker-{name}", command, environment)
+
+
+def started_processes() -> list[str]:
+    """Names of the processes that were started and not stopped, workers first."""
+    return sorted((path.stem for path in home().glob("*.pid")), key=lambda name: (name == "server", name))
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def stop(name: str) -> bool:
+    """Stop a process started here, gently first; tell whether it was running."""
+    file = home() / f"{name}.pid"
+    try:
+        pid = int(file.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    was_running = _is_alive(pid) and _is_ours(pid)
+    if was_running:
+        for sign, patience_seconds in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, sign)
+            deadline = time.monotonic() + patience_seconds
+            while _is_alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not _is_alive(pid):
+                break
+    file.unlink(missing_ok=True)
+    return was_running
+
+
+def _is_ours(pid: int) -> bool:
+    """Guard against a process id that the system gave to somebody else since."""
+    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "prefect" in listing.stdout
+
+
+@contextmanager
+def local_server(port: int = DEFAULT_PORT) -> Iterator[int]:
+    """Use the server that is up, else run one for the duration of the block; yields its port."""
+    running = running_port()
+    if running is not None:
+        yield running
+        return
+    port = free_port(port)
+    start_server(port)
+    try:
+        yield port
+    finally:
+        stop("server")

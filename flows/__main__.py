@@ -1,0 +1,114 @@
+"""Run any flow from the command line: ``python -m flows NAME [options]``.
+
+Exit status: 0 on success, 1 for a failed run, 2 for bad arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+from storage.errors import DistrustError
+from storage.events import end_with_parent
+
+FLOWS = {
+    "download-corpus": "pull documents from the archives into Parquet",
+    "score-corpus": "authority, provenance entropy and trivium of every document",
+    "rebalance-corpus": "deduplicate, sample to the target shares, split",
+    "train-adapter": "train or resume a LoRA adapter with the distrust objective",
+    "evaluate-adapter": "compare base model and adapter, write the report",
+    "export-model": "merge the adapter and save a model that MLX opens",
+    "corpus-to-model": "all six, one after the other",
+    "check-setup": "prove every component on this machine before a long run",
+}
+
+
+def load_flow(name: str) -> Any:
+    """Import the flow of a dash-case name."""
+    attribute = name.replace("-", "_")
+    return getattr(importlib.import_module(f"flows.{attribute}"), attribute)
+
+
+def usage() -> str:
+    """List the commands."""
+    width = max(map(len, FLOWS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in FLOWS.items())
+    return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help lists the options of one."
+
+
+def parse(name: str, model: type[Any], arguments: list[str]) -> tuple[dict[str, Any], bool]:
+    """Read the options of a flow; return its parameters and whether to print JSON."""
+
+    class Options(model, BaseSettings):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(
+            cli_prog_name=f"python -m flows {name}",
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_avoid_json=True,
+            extra="forbid",
+        )
+        json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
+
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:
+            return (init_settings,)  # the command line alone: environment variables must not look like options
+
+    Options.__doc__ = FLOWS[name]
+    options = CliApp.run(Options, cli_args=arguments)
+    return options.model_dump(include=set(model.model_fields)), options.json_result
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in FLOWS:
+        print(f"{name!r} is no flow.\n\n{usage()}", file=sys.stderr)
+        return 2
+    if os.environ.get("DISTRUST_END_WITH_PARENT"):
+        end_with_parent()
+    flow = load_flow(name)
+    try:
+        parameters, as_json = parse(name, flow.fn.parameters_model, rest)
+    except (ValidationError, SettingsError) as error:
+        print(describe_bad_arguments(error), file=sys.stderr)
+        return 2
+    try:
+        result = asyncio.run(flow(**parameters))
+    except DistrustError as error:
+        print(f"\n{name} stopped: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    return 0
+
+
+def describe_bad_arguments(error: ValidationError | SettingsError) -> str:
+    """Say which option has which fault, all at once."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    return "\n".join(
+        f"--{'.'.join(str(part) for part in fault['loc']).replace('_', '-')}: {fault['msg']} (got {fault['input']!r})"
+        for fault in error.errors()
+    )
+
+
+def summary(name: str, result: dict[str, Any]) -> str:
+    """Write what a flow did, for a person."""
+    from flows.summaries import summarise
+
+    return summarise(name, result)
+
+
+if __name__ == "__main__":
+    # A run without a server gets a temporary local one; see docs for the permanent one of `make up`.
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    raise SystemExit(main(sys.argv[1:]))

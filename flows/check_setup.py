@@ -1,0 +1,47 @@
+"""Check the setup (the guide's phase 5): prove every component on this machine before the long run."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import FlowParameters, takes
+from storage.errors import PrerequisiteError
+from tasks import acquisition, scoring, training
+from tasks.policies import Check, run_logger
+
+PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
+
+
+class CheckSetupParameters(FlowParameters):
+    """How thoroughly to check."""
+
+    load_model: str = Field(
+        "", title="Load model", description="Also load this base model (preset, Hub id or folder) and run it once."
+    )
+    catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
+
+
+@flow(name="check-setup", flow_run_name="check-setup")
+@takes(CheckSetupParameters)
+async def check_setup(parameters: CheckSetupParameters) -> dict[str, Any]:
+    """Try out every component for a minute before a run of hours."""
+    layout = await parameters.open_store()
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    checks = [
+        Check("versions", sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}, {versions}"),
+        await acquisition.check_catalogue(parameters.catalogue),
+        await scoring.check_scoring(),
+        *await training.check_training(layout, parameters.load_model),
+    ]
+    for check in checks:
+        run_logger().info("%s: %s %s", check.component, "ok" if check.ok else "FAILED", check.detail)
+    failed = [check.component for check in checks if not check.ok]
+    if failed:
+        details = "\n".join(f"  {check.component}: {check.detail}" for check in checks if not check.ok)
+        raise PrerequisiteError(f"{len(failed)} of {len(checks)} components failed:\n{details}")
+    return {"checks": [vars(check) for check in checks]}

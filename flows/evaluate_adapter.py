@@ -1,0 +1,29 @@
+"""Evaluate: behaviour validation and metrics for the base model and the adapter, one report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import FlowParameters, takes
+from storage.layout import NAME_PATTERN
+from tasks import evaluation
+from tasks.evals.parameters import EvaluationParameters
+
+
+class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
+    """Which run to evaluate, and how thoroughly."""
+
+    run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
+
+
+@flow(name="evaluate-adapter", flow_run_name="evaluate-adapter-{run}")
+@takes(EvaluateAdapterParameters)
+async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, Any]:
+    """Ask the base model and the adapter the same questions, and report what the training changed."""
+    layout = await parameters.open_store()
+    result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
+    await evaluation.report_evaluation(parameters.run, result["markdown"])
+    return {key: value for key, value in result.items() if key != "markdown"}

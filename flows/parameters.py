@@ -1,0 +1,76 @@
+"""One pydantic model per flow is its form in the UI, its ``-p`` of a deployment run and its command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.corpus_store import CorpusStore
+from blocks.defaults import load_default
+from storage.layout import Layout
+
+Model = TypeVar("Model", bound=BaseModel)
+Parameters = TypeVar("Parameters", bound="FlowParameters")
+Result = TypeVar("Result")
+
+
+class FlowParameters(BaseModel):
+    """Base of all parameter models: unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: str = Field(
+        "",
+        title="Store",
+        description="Folder of the corpus store; empty: DISTRUST_STORE, else ./data.",
+    )
+
+    async def open_store(self) -> Layout:
+        """Open the store that these parameters name, else that of the saved block, else that of the environment."""
+        saved = None if self.store else await load_default(CorpusStore)
+        return Layout.of(saved.root if saved else self.store)
+
+    def pick(self, model: type[Model]) -> Model:
+        """Return the part of these parameters that another flow takes."""
+        return model(**{name: getattr(self, name) for name in model.model_fields if hasattr(self, name)})
+
+
+def takes(
+    model: type[Parameters],
+) -> Callable[[Callable[[Parameters], Awaitable[Result]]], Callable[..., Awaitable[Result]]]:
+    """Give a function of one parameter model the model's fields as keywords.
+
+    Prefect builds the form, the validation and the ``-p key=value`` of a flow from its signature and docstring;
+    this spells both from the model, so that a field is described once.
+    """
+
+    def decorate(work: Callable[[Parameters], Awaitable[Result]]) -> Callable[..., Awaitable[Result]]:
+        async def with_keywords(**fields: Any) -> Result:
+            return await work(model(**fields))
+
+        described = with_keywords
+        described.__name__ = work.__name__
+        described.__qualname__ = work.__qualname__
+        described.__module__ = work.__module__
+        described.__doc__ = f"{inspect.cleandoc(work.__doc__ or '')}\n\nArgs:\n" + "".join(
+            f"    {name}: {field.description}\n" for name, field in model.model_fields.items()
+        )
+        described.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation,
+                )
+                for name, field in model.model_fields.items()
+            ]
+        )
+        described.__annotations__ = {}
+        described.parameters_model = model  # type: ignore[attr-defined]
+        return cast("Callable[..., Awaitable[Result]]", described)
+
+    return decorate

@@ -1,0 +1,42 @@
+"""Rebalance: deduplicate, sample to the target shares, split, write train and valid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import FlowParameters, takes
+from storage.errors import StoreError
+from storage.layout import NAME_PATTERN
+from tasks import rebalancing
+from tasks.mixture.parameters import MixtureParameters
+
+
+class RebalanceCorpusParameters(FlowParameters, MixtureParameters):
+    """Which mixture to draw from the scored documents."""
+
+    sources: list[str] = Field([], title="Sources", description="Scored sources to draw from; empty: all of them.")
+    mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
+
+
+@flow(name="rebalance-corpus", flow_run_name="rebalance-corpus-{mixture}")
+@takes(RebalanceCorpusParameters)
+async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, Any]:
+    """Draw the balanced mixture that the method needs, and report its distribution."""
+    layout = await parameters.open_store()
+    sources = parameters.sources or layout.sealed("scored")
+    if not sources:
+        raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")
+    manifest, reused = await rebalancing.build_balanced(
+        layout, parameters.mixture, sources, parameters.pick(MixtureParameters)
+    )
+    distribution = await rebalancing.report_distribution(layout, parameters.mixture)
+    return {
+        "mixture": str(layout.balanced(parameters.mixture)),
+        "digest": manifest.digest,
+        "counts": manifest.counts,
+        "reused": reused,
+        "distribution": distribution,
+    }

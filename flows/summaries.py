@@ -1,0 +1,101 @@
+"""What a flow did, in words that a newcomer understands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def summarise(name: str, result: dict[str, Any]) -> str:
+    """Write the summary of a finished flow."""
+    return "\n".join(SUMMARIES[name](result))
+
+
+def describe_download(result: dict[str, Any]) -> list[str]:
+    """Documents, rejects and skipped sources."""
+    sources = result["sources"]
+    there = [source for source in sources if source["manifest"]]
+    lines = [f"{sum(s['documents'] for s in there):,} documents from {len(there)} of {len(sources)} sources"]
+    width = max((len(source["source"]) for source in sources), default=0)
+    for source in sources:
+        state = "already complete" if source["reused"] else "fetched"
+        rejected = f", {source['rejects']} rejected" if source["rejects"] else ""
+        outcome = (
+            f"skipped: {source['problem']}" if source["problem"] else f"{source['documents']:>6,} {state}{rejected}"
+        )
+        lines.append(f"  {source['source']:<{width}}  {source['band']:<6}  {outcome}")
+    return lines
+
+
+def describe_score(result: dict[str, Any]) -> list[str]:
+    """Documents per authority band."""
+    totals = {band: sum(source[band] for source in result["sources"]) for band in ("low", "medium", "high")}
+    conflicts = sum(source["year_conflicts"] for source in result["sources"])
+    lines = [f"{sum(totals.values()):,} documents: " + ", ".join(f"{n:,} {band}" for band, n in totals.items())]
+    if conflicts:
+        lines.append(f"  {conflicts} with a year that contradicts their source; scored as the newer kind")
+    return lines
+
+
+def describe_rebalance(result: dict[str, Any]) -> list[str]:
+    """The distribution as the guide prints it."""
+    return [("(unchanged) " if result["reused"] else "") + str(result["mixture"]), *result["distribution"].splitlines()]
+
+
+def describe_train(result: dict[str, Any]) -> list[str]:
+    """Steps, loss before and after, adapter."""
+    return [
+        f"{result['steps']} steps; validation cross-entropy {result['valid_ce_before']:.3f} -> "
+        f"{result['valid_ce_after']:.3f}",
+        f"adapter {result['adapter']}",
+    ]
+
+
+def describe_evaluate(result: dict[str, Any]) -> list[str]:
+    """The headline of the evaluation."""
+    return [*result["headline"], f"report {result['report']}"]
+
+
+def describe_export(result: dict[str, Any]) -> list[str]:
+    """Where the model lies and how far it is from the adapter."""
+    size = sum(file["bytes"] for file in result["files"]) / 1e6
+    return [f"{result['folder']} ({size:.1f} MB)", f"top-1 agreement with the adapter {result['top1_agreement']:.3f}"]
+
+
+def describe_check(result: dict[str, Any]) -> list[str]:
+    """One line per component."""
+    return [
+        f"  {check['component']:<22} {'ok' if check['ok'] else 'FAILED':<7} {check['detail']}"
+        for check in result["checks"]
+    ]
+
+
+STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "download": ("Downloaded", describe_download),
+    "score": ("Scored", describe_score),
+    "rebalance": ("Balanced", describe_rebalance),
+    "train": ("Trained", describe_train),
+    "evaluate": ("Evaluated", describe_evaluate),
+    "export": ("Exported", describe_export),
+}
+
+
+def describe_pipeline(result: dict[str, Any]) -> list[str]:
+    """One paragraph per stage."""
+    lines: list[str] = []
+    for number, (stage, (title, describe)) in enumerate(STAGES.items(), 1):
+        first, *rest = describe(result[stage])
+        lines += ["", f"{number}. {title}: {first}", *(f"   {line}" for line in rest)]
+    return lines
+
+
+SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "download-corpus": describe_download,
+    "score-corpus": describe_score,
+    "rebalance-corpus": describe_rebalance,
+    "train-adapter": describe_train,
+    "evaluate-adapter": describe_evaluate,
+    "export-model": describe_export,
+    "corpus-to-model": describe_pipeline,
+    "check-setup": describe_check,
+}

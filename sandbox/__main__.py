@@ -1,0 +1,110 @@
+"""``make run``: the whole pipeline on archives of this machine, with the bundled documents or a folder of yours."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deployments import server
+from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
+from storage.errors import UserError
+from storage.layout import Layout
+
+HERE = Path(__file__).resolve().parent
+BASE_MODEL = HERE / "base_model"
+BUNDLED_DOCUMENTS = HERE / "documents"
+
+# The tiny base model learns in seconds what a real one learns in hours; everything else is the real pipeline.
+RECIPE = {
+    "model": str(BASE_MODEL),
+    "max-steps": "60",
+    "batch-size": "8",
+    "grad-accum": "2",
+    "learning-rate": "0.003",
+    "lora-rank": "8",
+    "lora-alpha": "16",
+    "lora-layers": "-1",
+    "max-seq-length": "256",
+    "save-every": "20",
+}
+FLAGS = ["--no-grad-checkpoint"]
+
+
+def flow_command(catalogue: Path, name: str, store: str) -> list[str]:
+    """Spell the command line of the pipeline for the sandbox."""
+    options = {"catalogue": str(catalogue), "store": store, "run": name, "mixture": name, **RECIPE}
+    named = [part for key, value in options.items() for part in (f"--{key}", value)]
+    return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS]
+
+
+async def run(documents: Path | None, layout: Layout) -> int:
+    """Serve the documents, run the pipeline against them and return its exit status."""
+    name = chosen_name(documents)
+    folder = DocumentFolder(documents or BUNDLED_DOCUMENTS)
+    catalogue = layout.root / "sandbox" / f"{name}.toml"
+    with server.local_server() as port:
+        async with SandboxArchives(folder, unavailable_items=documents is None) as archives:
+            write_catalogue(catalogue, archives.summaries)
+            served = sum(summary.documents for summary in archives.summaries.values())
+            print(
+                f"Serving {served:,} {'of your' if documents else 'bundled'} documents on loopback as archive.org, "
+                f"loc.gov and Hugging Face.\nWatch the run at http://{server.HOST}:{port} while it lasts.",
+                flush=True,
+            )
+            if folder.skipped_count:
+                print(f"{folder.skipped_count} lines were skipped, the first: {folder.skipped[0]}", flush=True)
+            environment = server.client_environment(port) | archives.environment
+            environment |= {
+                "HF_HOME": str(layout.root / "sandbox" / "hf-home"),
+                "DISTRUST_BLOCKS": "sandbox",  # a saved block named `default` must not lead to the real archives
+                "DISTRUST_END_WITH_PARENT": "1",
+                "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+            }
+            process = await asyncio.create_subprocess_exec(
+                *flow_command(catalogue, name, str(layout.root)), env=environment, cwd=server.ROOT
+            )
+            return await process.wait()
+
+
+def main() -> int:
+    """Parse the command line, run, and say where to look."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
+    parser.add_argument("--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    try:
+        layout = Layout.of()
+        status = asyncio.run(run(arguments.documents, layout))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; `make run` goes on where this stopped.", file=sys.stderr)
+        return 130
+    if status == 0:
+        print(
+            f"\nDone in {time.monotonic() - started:.0f} s. Open the report in a browser; try the model:\n"
+            f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(arguments.documents)))} "
+            f"--prompt 'User: Which source is most reliable for early physics?' --ignore-chat-template\n"
+            "The run stays in the Prefect UI: `make up`, then open the address it prints."
+        )
+    return status
+
+
+def chosen_name(documents: Path | None) -> str:
+    """Name of the run and of the export."""
+    return "documents" if documents else "sandbox"
+
+
+def relative(path: Path) -> str:
+    """Shorten a path below the current folder."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

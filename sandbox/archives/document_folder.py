@@ -1,0 +1,187 @@
+"""Reads documents out of a folder of ``*.jsonl.zst`` files; the lines are not trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from pydantic import ValidationError
+
+from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument
+from storage.errors import ParameterError
+
+SUFFIX = ".jsonl.zst"
+MAX_LINE_BYTES = 32 * 2**20
+MAX_FOLDER_BYTES = 8 * 2**30
+"""Unpacked size of all files together: a bound on the disk that a hostile archive can fill."""
+MAX_SKIPPED_KEPT = 1_000
+_CHUNK_BYTES = 2**20
+
+SOURCE_OF_FILE: dict[str, str] = {
+    "archive_org_djvu_ocr": "internet_archive_books",
+    "archive_org_philtrans_modern_ocr": "internet_archive_books",
+    "speeches_pre1970": "historical_speeches",
+    "newspapers_ocr": "historical_newspapers",
+    "patents_post1976": "big_patent",
+    "arxiv_papers": "arxiv_preprints",
+    "pubmed_central": "scientific_papers",
+    "textbooks_openstax": "scientific_papers",
+    "modern_news": "news_summaries",
+    "medical_advice": "medical_guidelines",
+} | {source: source for source in ARCHIVE_OF}
+"""The catalogue's source for a file of that name."""
+
+SOURCE_OF_TYPE: dict[str, str] = SOURCE_OF_FILE | {
+    "patent_pre1970": "us_patents",
+    "patent_modern": "big_patent",
+    "historical_book": "internet_archive_books",
+    "classical_rhetoric": "historical_speeches",
+    "historical_newspaper": "historical_newspapers",
+    "preprint": "arxiv_preprints",
+    "logic_training": "logical_reasoning",
+    "academic_paper": "scientific_papers",
+    "news_modern": "news_summaries",
+    "wiki": "wikipedia",
+    "government": "government_documents",
+}
+"""The catalogue's source for a line's ``source_type``, which decides in a file of an unknown name."""
+
+
+@dataclass(frozen=True)
+class SkippedLine:
+    """A line that could not be served, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+class DocumentFolder:
+    """The documents of a folder, read anew at each iteration: files by name, lines in order.
+
+    A line is either a `SandboxDocument` (it has ``native_id``) or a row with ``id``, ``doc_id``, ``source_type``,
+    ``title``, ``author``, ``year``, ``text``, ``licence_note`` and optional ``date``, ``language``, ``lccn``,
+    ``source_url``.
+
+    Attributes:
+        skipped: The lines left out by the last iteration, the first thousand of them.
+        skipped_count: How many lines were left out in all.
+
+    Raises:
+        ParameterError: If the folder has no such files; on iteration, if a file cannot be unpacked, belongs to no
+            known source, or unpacks to more than the bound.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+        if not self.files:
+            raise ParameterError(f"{folder} holds no *{SUFFIX} files; name a folder with at least one")
+        self.skipped: list[SkippedLine] = []
+        self.skipped_count = 0
+        self._room_bytes = MAX_FOLDER_BYTES
+
+    def __iter__(self) -> Iterator[SandboxDocument]:
+        self.skipped, self.skipped_count = [], 0
+        self._room_bytes = MAX_FOLDER_BYTES
+        for path in self.files:
+            served = 0
+            for number, line in enumerate(_lines(self._chunks(path)), start=1):
+                try:
+                    document = _parse(line, path.name.removesuffix(SUFFIX))
+                except ValueError as error:
+                    self._skip(SkippedLine(path.name, number, str(error)))
+                    continue
+                if document is not None:
+                    served += 1
+                    yield document
+            self._check_known(path, served)
+
+    def _chunks(self, path: Path) -> Iterator[bytes]:
+        try:
+            unpacker = zstandard.ZstdDecompressor()
+            with path.open("rb") as packed, unpacker.stream_reader(packed, read_across_frames=True) as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    self._room_bytes -= len(chunk)
+                    if self._room_bytes < 0:
+                        break
+                    yield chunk
+        except (zstandard.ZstdError, OSError) as error:
+            raise ParameterError(f"{path} cannot be unpacked ({error}); write it again with zstd") from error
+        if self._room_bytes < 0:
+            raise ParameterError(
+                f"{self.folder} unpacks to more than {MAX_FOLDER_BYTES:,} bytes (in {path.name}); serve fewer files"
+            )
+
+    def _skip(self, skipped: SkippedLine) -> None:
+        self.skipped_count += 1
+        if len(self.skipped) < MAX_SKIPPED_KEPT:
+            self.skipped.append(skipped)
+
+    def _check_known(self, path: Path, served: int) -> None:
+        stem = path.name.removesuffix(SUFFIX)
+        if served or stem in SOURCE_OF_FILE:
+            return
+        first = next((str(skipped) for skipped in self.skipped if skipped.file == path.name), "the file is empty")
+        raise ParameterError(
+            f"{path} belongs to no source of the catalogue ({first}). Name the file after one of "
+            f"{', '.join(sorted(SOURCE_OF_FILE))}, or give its lines a source_type out of "
+            f"{', '.join(sorted(SOURCE_OF_TYPE))}"
+        )
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
+    """Yield lines; None stands for one above the size bound, which is never held whole."""
+    rest, too_long = b"", False
+    for chunk in chunks:
+        *complete, rest = (rest + chunk).split(b"\n")
+        for line in complete:
+            yield None if too_long or len(line) > MAX_LINE_BYTES else line
+            too_long = False
+        if len(rest) > MAX_LINE_BYTES:
+            rest, too_long = b"", True
+    if rest or too_long:
+        yield None if too_long else rest
+
+
+def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
+    """Turn a line into a document; None for an empty line, ValueError with the reason for a bad one."""
+    if line is None:
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is wanted, found {type(row).__name__}")
+    try:
+        fields = row if "native_id" in row else _fields_of(row, stem)
+        return SandboxDocument.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def _fields_of(row: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    kind = str(row.get("source_type"))
+    source = SOURCE_OF_FILE.get(stem) or SOURCE_OF_TYPE.get(kind)
+    if source is None:
+        raise ValueError(f"source_type {kind!r} is unknown")
+    native_id = row.get("id")
+    if not isinstance(native_id, str):
+        raise ValueError("id: a string is wanted")
+    metadata = row.get("metadata")
+    url = row.get("source_url") or (metadata.get("url") if isinstance(metadata, dict) else None)
+    renamed = {"part_of": row.get("doc_id"), "licence": row.get("licence_note"), "url": url}
+    same = {name: row.get(name) for name in ("title", "author", "year", "date", "language", "text", "lccn")}
+    return {"source": source, "native_id": native_id.removeprefix(f"{kind}:"), **same, **renamed}

@@ -1,0 +1,120 @@
+"""Writes the catalogue that sends the sources of the project to the sandbox archives."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, cast
+
+from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument, SourceSummary, summarise
+from sandbox.archives.hub_rows import REPOSITORIES
+from sandbox.archives.internet_archive_items import collection_of
+from storage.atomic import write_text
+from tasks.sources.catalogue import SourceSpec, load_catalogue
+
+REQUESTS_PER_SECOND = 1_000.0
+REQUESTS_PER_MINUTE = 60_000.0
+
+Entry = dict[str, Any]
+
+
+def write_catalogue(
+    path: Path, documents: Iterable[SandboxDocument] | Mapping[str, SourceSummary], base: Path | None = None
+) -> None:
+    """Write a catalogue to lay over the bundled one, so that its sources are read from the sandbox.
+
+    Every source that has documents is asked for all of them, at a frozen state of the sandbox; the others become
+    optional. A source that `base` reads from local files stays as it is.
+
+    Args:
+        path: The TOML file to write.
+        documents: What the sandbox serves, or the summaries that `SandboxArchives` made of it.
+        base: A catalogue of the user's own, which the written one contains.
+
+    Raises:
+        ParameterError: If there are no documents or `base` is no catalogue.
+    """
+    known = load_catalogue(base)
+    if isinstance(documents, Mapping):
+        summaries = cast("Mapping[str, SourceSummary]", documents)
+    else:
+        summaries = summarise(documents)
+    entries: dict[str, Entry] = tomllib.loads(base.read_text("utf-8")) if base is not None else {}
+    for name, spec in known.items():
+        if spec.archive != ARCHIVE_OF.get(name, spec.archive) or spec.archive == "local_files":
+            continue
+        summary = summaries.get(name)
+        overlay: Entry = {"optional": True} if summary is None else _entry(spec, summary)
+        entries[name] = entries.get(name, {}) | overlay
+    header = "# Written for the sandbox archives: lay it over the bundled catalogue of sources.\n"
+    write_text(path, header + "".join(_table(name, entry) for name, entry in entries.items()))
+
+
+def _entry(spec: SourceSpec, summary: SourceSummary) -> Entry:
+    common: Entry = {"target": summary.documents, "optional": False, "snapshot": f"sandbox {summary.digest}"}
+    if spec.year_filter is not None and summary.years is not None and spec.year_filter.min is not None:
+        # Whoever puts older documents under a source means them; the upper bound is the source's claim and stays.
+        common["year_filter"] = spec.year_filter.model_dump(exclude_none=True) | {
+            "min": min(spec.year_filter.min, summary.years[0])
+        }
+    match ARCHIVE_OF[spec.name]:
+        case "internet_archive":
+            query = f"collection:{collection_of(spec.name)}"
+            return common | {"query": query, "requests_per_second": REQUESTS_PER_SECOND}
+        case "chronicling_america":
+            return common | _newspaper_entry(summary)
+        case "hugging_face":
+            return common | _dataset_entry(spec, summary)
+
+
+def _newspaper_entry(summary: SourceSummary) -> Entry:
+    entry: Entry = {"facets": [], "front_pages_only": False}
+    if summary.days is not None:
+        entry |= {"date_from": summary.days[0], "date_to": summary.days[1]}
+    return entry | {"api_per_minute": REQUESTS_PER_MINUTE, "text_per_minute": REQUESTS_PER_MINUTE}
+
+
+def _dataset_entry(spec: SourceSpec, summary: SourceSummary) -> Entry:
+    repository = REPOSITORIES[spec.name]
+    served = set(repository.schema.names)
+    kept = [column for column in spec.columns.extra if column.partition(".")[0] in served]
+    return {
+        "repo": repository.repo,
+        "config": repository.config,
+        "split": repository.split,
+        "revision": summary.revision,
+        "data_files": [],
+        "first_row": 0,
+        "scan_rows": summary.documents,
+        "columns": {**repository.reading, "extra": kept},
+    }
+
+
+def _table(name: str, entry: Entry) -> str:
+    lines = [f"{_key(key)} = {_toml(value)}" for key, value in entry.items()]
+    return "\n".join(["", f"[{_key(name)}]", *lines]) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+
+
+def _toml(value: Any) -> str:
+    """Write a value that `tomllib` reads back as the same."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case date():
+            return value.isoformat()
+        case dict():
+            return "{ " + ", ".join(f"{_key(key)} = {_toml(part)}" for key, part in value.items()) + " }"
+        case list() | tuple():
+            return "[" + ", ".join(_toml(part) for part in value) + "]"
+        case str():
+            # JSON escapes are TOML escapes, except that TOML wants DEL escaped and knows no surrogate pairs.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case _:
+            return str(value)

@@ -1,0 +1,38 @@
+"""One writer per dataset: a second process waits for the first, or says that it is busy."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import StoreError
+
+LOCK = ".lock"
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
+    """Hold the lock of a dataset's folder; the system lets go of it when the process dies, however it dies.
+
+    Raises:
+        StoreError: Another process still holds it after `patience_seconds`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_seconds
+    with (folder / LOCK).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise StoreError(
+                        f"another process has been writing {folder} for the last {patience_seconds:.0f} s; "
+                        "wait for it to finish, or stop it"
+                    ) from error
+                time.sleep(POLL_SECONDS)
+        yield

@@ -1,0 +1,49 @@
+"""What a finished training run leaves for evaluation and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import StoreError
+
+RESULT = "result.json"
+RUN = "run.json"
+
+
+class TrainedRun(BaseModel):
+    """The parts of a finished run that later stages read; paths are absolute."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    adapter: Path
+    model_path: Path
+    balanced: Path
+    digest_parts: dict[str, Any]
+    """What identifies the adapter: recipe, data and step."""
+
+
+def read_training_result(run: Path) -> TrainedRun:
+    """Read the result of a finished run.
+
+    Raises:
+        StoreError: The run has not finished, or its files are damaged.
+    """
+    try:
+        result = json.loads((run / RESULT).read_text("utf-8"))
+        record = json.loads((run / RUN).read_text("utf-8"))
+        return TrainedRun(
+            adapter=run / result["adapter"],
+            model_path=result["model_path"],
+            balanced=record["balanced"],
+            digest_parts={key: result[key] for key in ("steps", "recipe_digest", "data_digest")},
+        )
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{run} holds no finished training; finish it first: python -m flows train-adapter --run {run.name}"
+        ) from error
+    except (json.JSONDecodeError, KeyError) as error:
+        raise StoreError(f"{run} holds a damaged result ({error!r}); run train-adapter again") from error

@@ -1,0 +1,292 @@
+"""Evaluate one run: base and adapter over the same questions and texts, then results and report, once."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from storage.atomic import remove_temporaries, write_json, write_text
+from storage.errors import PrerequisiteError
+from storage.events import Emit
+from storage.manifest import Manifest, digest_of
+from storage.parquet import file_sha256
+from tasks.evals import compare
+from tasks.evals.corpus import (
+    HeldOut,
+    choose_held_out,
+    describe_training_mixture,
+    find_contamination,
+    open_mixture,
+    read_training_curve,
+)
+from tasks.evals.measure import Measurements, count_steps, measure_model
+from tasks.evals.model_under_test import load_model
+from tasks.evals.parameters import SUITES, EvaluationParameters
+from tasks.evals.records import write_samples
+from tasks.evals.report import render_report, report_markdown
+from tasks.evals.suites import QuestionSet, load_questions
+from tasks.evals.verdicts import Verdict, all_passed
+
+EVALUATION_VERSION = "1"
+"""Raised whenever the same inputs would give other results."""
+
+VALIDATION_RESULTS = "validation_results.json"
+EVALUATION_RESULTS = "evaluation_results.json"
+REPORT = "report.html"
+PACKAGES = ("mlx", "mlx-lm", "numpy", "pyarrow", "transformers")
+
+
+class EvaluationSpec(BaseModel):
+    """What is evaluated: folders, the model, and the parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_folder: Path
+    model_path: str
+    adapter: Path
+    balanced_folder: Path
+    reports_folder: Path
+    parameters: EvaluationParameters = EvaluationParameters()
+    inputs: dict[str, Any] = {}
+
+    @property
+    def adapter_folder(self) -> Path:
+        """The adapter's folder; a relative one lies in the run's."""
+        return self.adapter if self.adapter.is_absolute() else self.run_folder / self.adapter
+
+
+def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
+    """Evaluate base and adapter, or return what an evaluation of the same inputs already found.
+
+    Returns:
+        Headline numbers, verdicts, paths of the written files, and a Markdown summary.
+
+    Raises:
+        PrerequisiteError: The base model or the adapter is not there.
+        StoreError: There is no finished mixture, or it has no validation samples.
+    """
+    questions = load_questions()
+    manifest = open_mixture(spec.balanced_folder)
+    inputs = _hash_inputs(spec, questions, manifest)
+    digest = digest_of({"inputs": inputs, "parameters": spec.parameters.model_dump(mode="json", exclude={"gate"})})
+    finished = read_finished(spec.reports_folder, digest)
+    if finished is not None:
+        emit("log", message=f"an evaluation of the same inputs is finished; keeping {spec.reports_folder / REPORT}")
+        return summarise(finished, spec, reused=True)
+
+    start = time.monotonic()
+    held_out = (
+        choose_held_out(spec.balanced_folder, manifest, spec.parameters.perplexity_samples, spec.parameters.seed)
+        if "perplexity" in spec.parameters.suites
+        else []
+    )
+    models = _measure_both(spec, questions, held_out, emit)
+    results = _collect(spec, questions, held_out, models, manifest)
+    results["spec"]["inputs"] = inputs
+    results["seconds"]["total"] = round(time.monotonic() - start, 3)
+    results = {"digest": digest, **results}
+    _write(spec, questions, held_out, models, results)
+    return summarise(results, spec, reused=False)
+
+
+def read_finished(reports_folder: Path, digest: str) -> dict[str, Any] | None:
+    """Return the results in a folder if they and their report were made from the inputs of this digest."""
+    try:
+        results: dict[str, Any] = json.loads((reports_folder / EVALUATION_RESULTS).read_text("utf-8"))
+        report = (reports_folder / REPORT).read_text("utf-8")
+    except (OSError, json.JSONDecodeError):
+        return None
+    return results if results.get("digest") == digest and digest in report else None
+
+
+def summarise(results: dict[str, Any], spec: EvaluationSpec, *, reused: bool) -> dict[str, Any]:
+    """The record that the parent process gets."""
+    passed = results["passed"]
+    return {
+        "headline": headline(results),
+        "verdicts": results["verdicts"],
+        "passed": passed,
+        "gate_failed": spec.parameters.gate and passed is not True,
+        "failed_verdicts": [v["name"] for v in results["verdicts"] if v["decides"] and v["passed"] is not True],
+        "report": str(spec.reports_folder / REPORT),
+        "results": str(spec.reports_folder / EVALUATION_RESULTS),
+        "validation": str(spec.reports_folder / VALIDATION_RESULTS),
+        "markdown": report_markdown(results),
+        "seconds": results["seconds"],
+        "reused": reused,
+    }
+
+
+def headline(results: dict[str, Any]) -> dict[str, float | None]:
+    """The numbers by which one evaluation is told from another, flat; only those that were measured."""
+    numbers: dict[str, float | None] = {}
+    for name, suite in ((results["behaviours"] or {}).get("suites") or {}).items():
+        for model in compare.MODELS:
+            numbers[f"{name}_share_{model}"] = suite[model]["share"]
+    if preference := results["source_preference"]:
+        for model in compare.MODELS:
+            numbers[f"source_preference_{model}"] = preference[model]["primary_chosen"]["share"]
+    if perplexities := results["perplexity"]:
+        for band, record in perplexities["bands"].items():
+            for part in (*compare.MODELS, "ratio"):
+                numbers[f"perplexity_{band}_{part}"] = record[part]["value"]
+        numbers["perplexity_shift"] = perplexities["shift"]["value"]
+    if trust := results["distrust_signal"]:
+        for model in compare.MODELS:
+            numbers[f"distrust_ratio_{model}"] = trust[model]["ratio"]["value"]
+        numbers["distrust_ratio_relative"] = trust["relative_ratio"]["value"]
+    return numbers
+
+
+def _measure_both(
+    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], emit: Emit
+) -> dict[str, Measurements]:
+    """Measure one model after the other, so that no more than one is in memory."""
+    total, done = 2 * count_steps(spec.parameters), 0
+    measured: dict[str, Measurements] = {}
+    for name, adapter in (("base", None), ("adapter", spec.adapter_folder)):
+
+        def report(stage: str, name: str = name) -> None:
+            nonlocal done
+            done += 1
+            emit("progress", stage=f"{name}: {stage}", done=done, total=total)
+
+        model = load_model(spec.model_path, adapter, spec.parameters.batch_size)
+        try:
+            measured[name] = measure_model(model, questions, held_out, spec.parameters, report)
+        finally:
+            model.close()
+    return measured
+
+
+def _collect(
+    spec: EvaluationSpec,
+    questions: QuestionSet,
+    held_out: Sequence[HeldOut],
+    models: dict[str, Measurements],
+    manifest: Manifest,
+) -> dict[str, Any]:
+    base, adapter, seed = models["base"], models["adapter"], spec.parameters.seed
+    sections: dict[str, Any] = {}
+    found: list[Verdict] = []
+
+    def add(name: str, section: tuple[dict[str, Any], list[Verdict]] | None) -> None:
+        sections[name] = section[0] if section else None
+        found.extend(section[1] if section else ())
+
+    add("behaviours", compare.compare_behaviours(questions, base, adapter, seed) if base.answers else None)
+    add("source_preference", compare.compare_preference(questions, base, adapter, seed) if base.choices else None)
+    add("perplexity", compare.compare_perplexity(held_out, base, adapter, seed) if base.likelihoods else None)
+    add("distrust_signal", compare.compare_trust(questions, base, adapter, seed) if base.trust else None)
+    passed = all_passed(found)
+    if passed and set(spec.parameters.suites) != set(SUITES):
+        passed = None  # a part of the suites can refute a model, but not approve it
+    return {
+        "run": spec.run_folder.name,
+        "model": _model_name(spec),
+        "adapter": spec.adapter_folder.name,
+        "passed": passed,
+        "verdicts": [verdict.as_record() for verdict in found],
+        **sections,
+        "mixture": describe_training_mixture(spec.balanced_folder, manifest),
+        "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),
+        "training_curve": read_training_curve(spec.run_folder),
+        "seconds": {name: measured.seconds for name, measured in models.items()},
+        "spec": _describe(spec, questions),
+    }
+
+
+def _write(
+    spec: EvaluationSpec,
+    questions: QuestionSet,
+    held_out: Sequence[HeldOut],
+    models: dict[str, Measurements],
+    results: dict[str, Any],
+) -> None:
+    """Write everything, the report last; the report names the digest, so a stale one is never taken for this."""
+    folder = spec.reports_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
+    write_samples(folder, questions, held_out, models)
+    if results["behaviours"]:
+        write_json(folder / VALIDATION_RESULTS, _validation_record(results))
+    write_json(folder / EVALUATION_RESULTS, results)
+    write_text(folder / REPORT, render_report(results))
+
+
+def _validation_record(results: dict[str, Any]) -> dict[str, Any]:
+    """The guide's phase 7: every test with prompt, response and status, the suites' totals and the verdict."""
+    names = ("censorship", "authority", "overall")
+    judged = [verdict for verdict in results["verdicts"] if verdict["name"] in names]
+    states = [verdict["passed"] for verdict in judged]
+    status = "not validated" if False in states else "undecided" if None in states or len(judged) < 3 else "validated"
+    return {
+        "digest": results["digest"],
+        "run": results["run"],
+        "model": results["model"],
+        "adapter": results["adapter"],
+        "status": status,
+        "verdicts": judged,
+        **results["behaviours"],
+    }
+
+
+def _describe(spec: EvaluationSpec, questions: QuestionSet) -> dict[str, Any]:
+    return {
+        "evaluation_version": EVALUATION_VERSION,
+        "question_versions": {
+            "behaviours": questions.behaviours.version,
+            "scenarios": questions.scenarios.version,
+        },
+        "arguments": spec.parameters.model_dump(mode="json"),
+        "decoding": "greedy",
+        "perplexity_of": "the whole sample text, prompt included, cut to max_seq_length tokens",
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest) -> dict[str, Any]:
+    """Digest whatever the results depend on; a base model's weights by name and size, since they may be 40 GB."""
+    adapter = spec.adapter_folder
+    files = ("adapters.safetensors", "adapter_config.json")
+    missing = [name for name in files if not (adapter / name).is_file()]
+    if missing:
+        raise PrerequisiteError(f"{adapter} lacks {' and '.join(missing)}; train the run first or name a checkpoint")
+    return {
+        "evaluation_version": EVALUATION_VERSION,
+        "versions": {name: version(name) for name in PACKAGES},
+        "questions": questions.hashes,
+        "mixture": manifest.digest,
+        "adapter": {name: file_sha256(adapter / name) for name in files},
+        "model": _model_identity(spec.model_path),
+        "given": spec.inputs,
+    }
+
+
+def _model_identity(model_path: str) -> dict[str, Any]:
+    folder = Path(model_path)
+    if not folder.is_dir():
+        return {"name": model_path}
+    small = [folder / name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
+    return {path.name: file_sha256(path) for path in small} | {
+        path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))
+    }
+
+
+def _model_name(spec: EvaluationSpec) -> str:
+    """The base model as the run calls it, else as the specification does."""
+    try:
+        named = json.loads((spec.run_folder / "run.json").read_text("utf-8")).get("model")
+    except (OSError, json.JSONDecodeError, AttributeError):
+        named = None
+    return str(named or spec.model_path)

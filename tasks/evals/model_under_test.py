@@ -1,0 +1,181 @@
+"""A base model, with or without an adapter, as the evaluation sees it: answers, likelihoods, nothing else.
+
+The only module of this room that touches MLX, and only inside functions.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ParameterError, PrerequisiteError
+
+BATCH_TOKENS = 4096
+"""Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here."""
+
+
+@dataclass(frozen=True)
+class OptionScore:
+    """Log-likelihood of one continuation.
+
+    Attributes:
+        nats: Sum over the continuation's tokens (negative).
+        tokens: Tokens scored.
+        bytes: UTF-8 length of the continuation.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def nats_per_byte(self) -> float:
+        """Length-normalised, and independent of the tokenizer."""
+        return self.nats / self.bytes
+
+
+@dataclass(frozen=True)
+class TextLikelihood:
+    """Negative log-likelihood of a whole text (`nats`, summed) over its predicted `tokens`."""
+
+    nats: float
+    tokens: int
+
+
+class ModelUnderTest:
+    """A loaded model and its tokenizer.
+
+    Args:
+        model: An mlx-lm language model: token ids (batch, length) in, logits (batch, length, vocabulary) out.
+        tokenizer: The mlx-lm tokenizer wrapper.
+        batch_size: Most sequences in one forward pass.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 16) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+
+    def close(self) -> None:
+        """Free the model's memory before another is loaded."""
+        import mlx.core as mx
+
+        self._model = self._tokenizer = None
+        gc.collect()
+        mx.clear_cache()
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Answer prompts greedily, in batches; the texts lack the stop token."""
+        from mlx_lm import batch_generate
+
+        if not prompts:
+            return []
+        response = batch_generate(
+            self._model,
+            self._tokenizer,
+            [self._encode(prompt) for prompt in prompts],
+            max_tokens=max_new_tokens,
+            completion_batch_size=self._batch_size,
+            prefill_batch_size=self._batch_size,
+        )
+        return [str(text) for text in response.texts]
+
+    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+        """Score continuations of prompts.
+
+        Prompt and option are encoded together, since a token may span their border; what is scored begins
+        where the joint encoding leaves that of the prompt alone. A prompt therefore should not end with a
+        blank; the option begins with it.
+
+        Args:
+            pairs: (prompt, option).
+
+        Raises:
+            ParameterError: An option is empty.
+        """
+        sequences, starts = [], []
+        for prompt, option in pairs:
+            if not option:
+                raise ParameterError(f"an option of the prompt {prompt!r} is empty; write one that can be scored")
+            alone, joint = self._encode(prompt), self._encode(prompt + option)
+            # At least the last token is scored, even if the tokenizer folded the option into the prompt.
+            starts.append(max(1, min(_common_prefix(alone, joint), len(joint) - 1)))
+            sequences.append(joint)
+        likelihoods = self._token_likelihoods(sequences)
+        return [
+            OptionScore(sum(values[start - 1 :]), len(values) - start + 1, len(option.encode()))
+            for values, start, (_, option) in zip(likelihoods, starts, pairs, strict=True)
+        ]
+
+    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
+        """Score whole texts, prompt included, each cut to `max_seq_length` tokens; one of a single token has none."""
+        sequences = [self._encode(text)[:max_seq_length] for text in texts]
+        return [TextLikelihood(-sum(values), len(values)) for values in self._token_likelihoods(sequences)]
+
+    def _encode(self, text: str) -> list[int]:
+        return [int(token) for token in self._tokenizer.encode(text)]
+
+    def _token_likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-likelihoods of the tokens after the first of every sequence, batched by length, right-padded.
+
+        Padding to the right is harmless under a causal mask: no real position sees it.
+        """
+        import mlx.core as mx
+        import mlx.nn as nn
+        import numpy as np
+
+        results: list[list[float]] = [[] for _ in sequences]
+        for rows in self._batches(sequences):
+            width = max(len(sequences[row]) for row in rows)
+            padded = np.zeros((len(rows), width), dtype=np.int32)
+            for line, row in enumerate(rows):
+                padded[line, : len(sequences[row])] = sequences[row]
+            tokens = mx.array(padded)
+            logits = self._model(tokens[:, :-1]).astype(mx.float32)
+            scored = np.array(-nn.losses.cross_entropy(logits, tokens[:, 1:]))
+            for line, row in enumerate(rows):
+                results[row] = [float(value) for value in scored[line, : len(sequences[row]) - 1]]
+        return results
+
+    def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        order = sorted((i for i, ids in enumerate(sequences) if len(ids) > 1), key=lambda i: len(sequences[i]))
+        batch: list[int] = []
+        for row in order:
+            full = len(batch) >= self._batch_size or (len(batch) + 1) * len(sequences[row]) > BATCH_TOKENS
+            if batch and full:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+
+def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 16) -> ModelUnderTest:
+    """Load a base model, and an adapter on it if one is given.
+
+    Raises:
+        PrerequisiteError: The model or the adapter is not there.
+        ParameterError: The adapter does not fit the model.
+    """
+    from mlx_lm import load
+
+    if adapter is not None and not (adapter / "adapters.safetensors").is_file():
+        raise PrerequisiteError(f"{adapter} holds no adapters.safetensors; train the run first or name a checkpoint")
+    try:
+        model, tokenizer = load(model_path, adapter_path=str(adapter) if adapter else None)
+    except FileNotFoundError as error:
+        raise PrerequisiteError(f"no model at {model_path} ({error}); download it or name another") from error
+    except ValueError as error:
+        raise ParameterError(f"{model_path} with adapter {adapter} cannot be loaded: {error}") from error
+    model.eval()
+    return ModelUnderTest(model, tokenizer, batch_size)
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

@@ -1,0 +1,63 @@
+"""What a user may set of an evaluation; no model library is loaded here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Suite = Literal["censorship", "authority", "source_preference", "perplexity", "distrust_signal"]
+SUITES: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
+
+
+class EvaluationParameters(BaseModel):
+    """How base and adapter are compared; the same model makes the form, the command line and the spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suites: tuple[Suite, ...] = Field(
+        default=SUITES,
+        min_length=1,
+        title="Suites",
+        description="Which measurements to take; the verdict needs all of them, a part gives a part of the report.",
+    )
+    max_new_tokens: int = Field(
+        default=192,
+        ge=8,
+        le=4096,
+        title="Longest answer",
+        description="Tokens generated for each behaviour prompt, always greedily; reasoning models need 1024 or more.",
+    )
+    perplexity_samples: int = Field(
+        default=200,
+        ge=4,
+        le=100_000,
+        title="Validation samples per band",
+        description="At most so many held-out samples of each authority band, the same ones for base and adapter.",
+    )
+    max_seq_length: int = Field(
+        default=1024,
+        ge=16,
+        le=131_072,
+        title="Longest sequence",
+        description="Held-out samples are cut to so many tokens, alike for base and adapter.",
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=512,
+        title="Batch size",
+        description="Sequences in one forward pass; lower it if memory runs out. It does not change the results.",
+    )
+    gate: bool = Field(
+        default=False,
+        title="Fail below the thresholds",
+        description="End the run as failed if a deciding verdict falls short, so that nothing weak is exported.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        title="Seed",
+        description="Fixes which held-out samples are taken and how the intervals are resampled.",
+    )

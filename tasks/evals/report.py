@@ -1,0 +1,165 @@
+"""The report: one HTML file that needs nothing else, and a short Markdown twin.
+
+What a model wrote is untrusted: the template escapes every value, and Markdown gets numbers only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from storage.schemas import BANDS
+from tasks.evals.charts import draw_curve, draw_ratios
+from tasks.evals.verdicts import TIMES
+
+FOLDER = Path(__file__).parent
+TEMPLATE = "report.html.jinja"
+
+SUITE_TITLES = {
+    "censorship": "Censorship removal",
+    "censorship_chinese": "of Chinese origin",
+    "censorship_western": "of Western origin",
+    "authority": "Authority bias",
+    "guide": "The guide's eight tests",
+    "overall": "All prompts",
+}
+STAGE_TITLES = {
+    "behaviours": "behaviour prompts",
+    "source_preference": "source preference",
+    "distrust_signal": "distrust signal",
+    "perplexity": "perplexity",
+}
+NO_VALUE = "\N{EN DASH}"
+
+
+def render_report(results: dict[str, Any]) -> str:
+    """Render the HTML report of an evaluation's results."""
+    perplexity = results["perplexity"]
+    return _template().render(
+        **results,
+        bands=BANDS,
+        suite_titles=SUITE_TITLES,
+        stage_titles=STAGE_TITLES,
+        status=describe_status(results["passed"]),
+        curve=draw_curve(results["training_curve"]),
+        ratios=draw_ratios({band: record["ratio"] for band, record in perplexity["bands"].items()})
+        if perplexity
+        else None,
+    )
+
+
+def report_markdown(results: dict[str, Any]) -> str:
+    """Summarise an evaluation's results as Markdown tables, without anything that a model wrote."""
+    lines = [
+        f"## {_cell(results['run'])}: {describe_status(results['passed'])}",
+        "",
+        f"`{_cell(results['adapter'])}` on `{_cell(results['model'])}`",
+        "",
+        *_table(
+            ("Verdict", "Found", "Target", "", "Reading"),
+            [(v["title"], v["found"], v["target"], mark_of(v["passed"]), v["label"]) for v in results["verdicts"]],
+        ),
+    ]
+    rows = _comparison_rows(results)
+    if rows:
+        lines += ["", *_table(("Measure", "Base", "Adapter", "Change (95 %)"), rows)]
+    if results["contaminated_prompts"]:
+        count = len(results["contaminated_prompts"])
+        lines += ["", f"**{count} evaluation prompts also stand in the training mixture.**"]
+    return "\n".join(lines) + "\n"
+
+
+def describe_status(passed: bool | None) -> str:
+    """The whole evaluation in two or three words."""
+    return {True: "all thresholds met", False: "below a threshold", None: "undecided"}[passed]
+
+
+def mark_of(passed: bool | None) -> str:
+    """A mark that can be read without colour."""
+    return {True: "✓", False: "✗", None: "?"}[passed]
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return NO_VALUE if value is None else f"{value:.{digits}%}".replace("%", " %")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed decimals; large ones without."""
+    if value is None:
+        return NO_VALUE
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}f}"
+
+
+def share_text(record: dict[str, Any]) -> str:
+    """A share with its counts."""
+    if record["share"] is None:
+        return f"{NO_VALUE} ({record['unscored']} unscored)"
+    return f"{percent(record['share'])} ({record['passed']} of {record['scored']})"
+
+
+def points_text(record: dict[str, Any]) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    if record["value"] is None:
+        return NO_VALUE
+    value, low, high = (100 * record[key] for key in ("value", "low", "high"))
+    return f"{value:+.0f} points ({low:+.0f} to {high:+.0f})"
+
+
+def interval_text(record: dict[str, Any], digits: int = 2, sign: str = "") -> str:
+    """A number with its 95 % interval."""
+    if record["value"] is None:
+        return NO_VALUE
+    low, high = (number(record[key], digits) for key in ("low", "high"))
+    return f"{number(record['value'], digits)}{sign} ({low} to {high})"
+
+
+def _comparison_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, suite in ((results["behaviours"] or {}).get("suites") or {}).items():
+        title, change = SUITE_TITLES[name], points_text(suite["difference"])
+        rows.append((title, share_text(suite["base"]), share_text(suite["adapter"]), change))
+    if preference := results["source_preference"]:
+        base, adapter = (share_text(preference[model]["primary_chosen"]) for model in ("base", "adapter"))
+        rows.append(("Primary source chosen", base, adapter, points_text(preference["difference"])))
+    if perplexity := results["perplexity"]:
+        for band, record in perplexity["bands"].items():
+            base, adapter = (number(record[model]["value"]) for model in ("base", "adapter"))
+            rows.append((f"Perplexity, {band} authority", base, adapter, interval_text(record["ratio"], 3, TIMES)))
+    if trust := results["distrust_signal"]:
+        base, adapter = (number(trust[model]["ratio"]["value"]) + TIMES for model in ("base", "adapter"))
+        rows.append(("Distrust ratio", base, adapter, interval_text(trust["relative_ratio"], 2, TIMES)))
+    return rows
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [[_cell(value) for value in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
+
+
+def _cell(value: str) -> str:
+    return " ".join(str(value).replace("|", "\\|").replace("`", "'").split())
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        number=number,
+        share=share_text,
+        points=points_text,
+        interval=interval_text,
+        mark=mark_of,
+    )
+    return environment.get_template(TEMPLATE)

@@ -1,0 +1,176 @@
+"""The evaluation's questions, read from TOML and checked."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from storage.errors import ParameterError
+from storage.parquet import file_sha256
+from tasks.evals.scorers import Judgement, judge_answer
+
+FOLDER = Path(__file__).parent
+BEHAVIOURS = FOLDER / "behaviours.toml"
+SCENARIOS = FOLDER / "scenarios.toml"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Id = Field(pattern=r"^[a-z][a-z0-9_]*$")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Behaviour(_Entry):
+    """One prompt with what its answer must and must not hold."""
+
+    id: str = Id
+    suite: Literal["censorship", "authority"]
+    origin: Literal["chinese", "western"] | None = None
+    prompt: str = Field(min_length=8)
+    expectation: str = Field(min_length=8)
+    ideas: list[list[str]] = Field(min_length=1)
+    against: list[str] = []
+    min_words: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Behaviour:
+        if (self.suite == "censorship") != (self.origin is not None):
+            raise ValueError(f"{self.id}: a censorship prompt names its origin, an authority prompt has none")
+        if any(not group for group in self.ideas):
+            raise ValueError(f"{self.id}: a group of ideas is empty, nothing could satisfy it")
+        if self.judge(self.prompt * 2).status == "pass":
+            raise ValueError(f"{self.id}: the prompt given back would pass; ask for an idea that it does not name")
+        return self
+
+    def judge(self, response: str) -> Judgement:
+        """Judge a response to this prompt."""
+        return judge_answer(response, self.ideas, self.min_words, self.against)
+
+
+class Scenario(_Entry):
+    """One topic with a primary source and three modern ones."""
+
+    id: str = Id
+    topic: str = Field(min_length=3)
+    primary: str = Field(min_length=3)
+    modern: list[str] = Field(min_length=3, max_length=3)
+
+    @property
+    def options(self) -> list[str]:
+        """The primary source first, then the modern ones."""
+        return [self.primary, *self.modern]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Scenario:
+        if len(set(self.options)) != len(self.options):
+            raise ValueError(f"{self.id}: two options are equal")
+        return self
+
+
+class Signal(_Entry):
+    """One topic with a primary and a modern source to be trusted or not."""
+
+    id: str = Id
+    topic: str = Field(min_length=3)
+    primary: str = Field(min_length=3)
+    modern: str = Field(min_length=3)
+
+
+class Behaviours(_Entry):
+    """All prompts of the two behaviour suites."""
+
+    version: str
+    behaviours: list[Behaviour] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Behaviours:
+        _refuse_repeats("behaviour ids", (entry.id for entry in self.behaviours))
+        _refuse_repeats("prompts", (entry.prompt for entry in self.behaviours))
+        return self
+
+    def of(self, suite: str) -> list[Behaviour]:
+        """The prompts of one suite, in file order."""
+        return [entry for entry in self.behaviours if entry.suite == suite]
+
+
+class Scenarios(_Entry):
+    """All choices between sources."""
+
+    version: str
+    question: str = Field(pattern=r"\{topic\}")
+    signal_question: str = Field(pattern=r"\{source\}.*\{topic\}|\{topic\}.*\{source\}")
+    scenarios: list[Scenario] = Field(min_length=1)
+    signals: list[Signal] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Scenarios:
+        _refuse_repeats("scenario ids", (entry.id for entry in self.scenarios))
+        _refuse_repeats("signal ids", (entry.id for entry in self.signals))
+        return self
+
+    def ask(self, scenario: Scenario) -> str:
+        """The question of a scenario."""
+        return self.question.format(topic=scenario.topic)
+
+    def ask_signal(self, signal: Signal, source: str) -> str:
+        """The question whether to rely on `source`."""
+        return self.signal_question.format(source=source, topic=signal.topic)
+
+
+class QuestionSet(_Entry):
+    """Both files with their hashes."""
+
+    behaviours: Behaviours
+    scenarios: Scenarios
+    hashes: dict[str, str]
+
+    @cached_property
+    def prompts(self) -> dict[str, str]:
+        """Every prompt that is put to a model, by a name for it."""
+        texts = {entry.id: entry.prompt for entry in self.behaviours.behaviours}
+        texts |= {f"scenario {entry.id}": self.scenarios.ask(entry) for entry in self.scenarios.scenarios}
+        for signal in self.scenarios.signals:
+            for source in (signal.primary, signal.modern):
+                texts[f"signal {signal.id}: {source}"] = self.scenarios.ask_signal(signal, source)
+        return texts
+
+
+def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -> QuestionSet:
+    """Read and check both files.
+
+    Raises:
+        ParameterError: A file is missing, is no TOML, or an entry is wrong; the message names it.
+    """
+    return QuestionSet(
+        behaviours=_read(behaviours, Behaviours),
+        scenarios=_read(scenarios, Scenarios),
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios)},
+    )
+
+
+def format_prompt(prompt: str) -> str:
+    """Put a question as the training samples do; what the model adds begins with a blank."""
+    return f"User: {prompt}\n\nAssistant:"
+
+
+def _read(path: Path, kind: type[Model]) -> Model:
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        return kind.model_validate(content)
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ParameterError(f"{path} holds no usable questions: {error}") from error
+
+
+def _refuse_repeats(what: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{what} repeat {value!r}; each must be there once")
+        seen.add(value)

@@ -1,0 +1,51 @@
+"""Evaluation as Prefect sees it: a child process, a markdown artifact, and a verdict that may gate the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+
+from storage.layout import Layout
+from storage.manifest import digest_of
+from storage.training_result import read_training_result
+from tasks.evals.parameters import EvaluationParameters
+from tasks.policies import LOCAL_WORK, run_child, run_logger, shown_progress
+
+
+@task(task_run_name="evaluate-{run}", **LOCAL_WORK)
+async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameters) -> dict[str, Any]:
+    """Validate and evaluate the base model and the adapter of a run."""
+    log = run_logger()
+    folder = layout.run(run)
+    trained = read_training_result(folder)
+    specification = {
+        "run_folder": str(folder),
+        "model_path": str(trained.model_path),
+        "adapter": str(trained.adapter),
+        "balanced_folder": str(trained.balanced),
+        "reports_folder": str(layout.reports(run)),
+        "parameters": parameters.model_dump(mode="json"),
+        "inputs": {"training": digest_of(trained.digest_parts)},
+    }
+    async with shown_progress("evaluation", f"Evaluation of run {run}") as progress:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                progress.update(event.get("done", 0), event.get("total", 1))
+            log.info("%s", event.get("message", event))
+
+        return await run_child("tasks.evals", specification, folder / "evaluate.json", on_event)
+
+
+@task(task_run_name="report-evaluation-{run}", **LOCAL_WORK)
+async def report_evaluation(run: str, markdown: str) -> None:
+    """Show the evaluation report in the UI."""
+    await acreate_markdown_artifact(key="evaluation-report", markdown=markdown, description=f"Run {run}.")
+
+
+def report_path(layout: Layout, run: str) -> Path:
+    """Where the readable report of a run lies."""
+    return layout.reports(run) / "report.html"

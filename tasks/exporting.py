@@ -1,0 +1,48 @@
+"""Export as Prefect sees it: a child process that fuses and writes, then artifacts that say what came out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
+
+from storage.layout import Layout
+from storage.training_result import read_training_result
+from tasks.exports.parameters import ExportParameters
+from tasks.policies import LOCAL_WORK, run_child, run_logger
+
+
+@task(task_run_name="export-{run}", **LOCAL_WORK)
+async def export_run(layout: Layout, run: str, name: str, parameters: ExportParameters) -> dict[str, Any]:
+    """Fuse the adapter of a run into its base and save the model as a folder that MLX opens."""
+    log = run_logger()
+    folder = layout.run(run)
+    trained = read_training_result(folder)
+    specification = {
+        "run_folder": str(folder),
+        "model_path": str(trained.model_path),
+        "adapter": str(trained.adapter),
+        "export_folder": str(layout.export(name)),
+        "reports_folder": str(layout.reports(run)),
+        "balanced_folder": str(trained.balanced),
+        "parameters": parameters.model_dump(mode="json"),
+    }
+    return await run_child(
+        "tasks.exports",
+        specification,
+        folder / "export.json",
+        lambda event: log.info("%s", event.get("message", event)),
+    )
+
+
+@task(task_run_name="report-export-{name}", **LOCAL_WORK)
+async def report_export(name: str, result: dict[str, Any]) -> None:
+    """Show the exported files and a link to their folder."""
+    await acreate_table_artifact(key="export-files", table=result["files"], description=f"Export {name}.")
+    await acreate_link_artifact(
+        key="exported-model",
+        link=f"file://{result['folder']}",
+        link_text=result["folder"],
+        description="Open with MLX.",
+    )

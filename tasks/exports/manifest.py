@@ -1,0 +1,114 @@
+"""``export.json``: what an export was made from and what it holds; written last."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import StoreError
+from storage.parquet import file_sha256
+
+EXPORT = "export.json"
+CARD = "README.md"
+DESKTOP_FILES = frozenset({".DS_Store", ".localized"})
+
+
+class FileRecord(BaseModel):
+    """One file of an export."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class ExportManifest(BaseModel):
+    """The record of a finished export."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: int = 1
+    name: str
+    inputs: dict[str, str]
+    """SHA-256 of every file that the weights depend on."""
+    parameters: dict[str, Any]
+    """The parameters that the weights depend on."""
+    quantized: bool
+    verification: dict[str, Any] | None
+    """Agreement with base and adapter; none if the model is too large to be opened on this machine."""
+    files: list[FileRecord]
+    versions: dict[str, str]
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def record_files(folder: Path) -> list[FileRecord]:
+    """Describe every file of an export, sorted by name."""
+    return [record_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != EXPORT]
+
+
+def record_file(path: Path) -> FileRecord:
+    """Describe one file."""
+    return FileRecord(file=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def read_export(folder: Path) -> ExportManifest | None:
+    """Read the record of a finished export; none if there is no such folder.
+
+    Raises:
+        StoreError: The folder exists but is no export.
+    """
+    if not folder.exists():
+        return None
+    path = folder / EXPORT
+    try:
+        return ExportManifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StoreError(
+            f"{folder} is not an export of this pipeline ({EXPORT}: {type(error).__name__}); "
+            "move it away or choose another export name"
+        ) from error
+
+
+def is_whole(folder: Path, manifest: ExportManifest) -> bool:
+    """Tell whether every file of an export is there in its recorded size; the card may differ."""
+    return all(
+        (path := folder / record.file).is_file() and (record.file == CARD or path.stat().st_size == record.bytes)
+        for record in manifest.files
+    )
+
+
+def require_replaceable(folder: Path, manifest: ExportManifest) -> None:
+    """Refuse to replace an export in which somebody keeps files of their own.
+
+    Raises:
+        StoreError: The folder holds a file that its record does not name.
+    """
+    known = {record.file for record in manifest.files} | {EXPORT} | DESKTOP_FILES
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    if foreign:
+        raise StoreError(
+            f"{folder} would be replaced but also holds {', '.join(foreign[:5])}; "
+            "move what you want to keep or choose another export name"
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that may be missing; a missing one is empty.
+
+    Raises:
+        StoreError: The file exists but holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON ({error}); run the stage that wrote it again") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds no JSON object; run the stage that wrote it again")
+    return value

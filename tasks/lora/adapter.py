@@ -1,0 +1,169 @@
+"""Low-rank adapters on the last layers of a frozen model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import get_total_parameters
+
+from storage.atomic import write_json
+from storage.errors import ParameterError
+from tasks.lora.recipe import Recipe
+
+ADAPTERS = "adapters.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
+    """Dropout whose mask depends on a key that is set from outside.
+
+    Gradient checkpointing runs the forward pass twice; drawing from the global generator would give it two masks
+    and wrong gradients.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self._key = mx.random.key(0)  # a leading underscore keeps it out of the parameters
+
+    def set_key(self, key: mx.array) -> None:
+        """Choose the mask of the coming step."""
+        self._key = key
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Drop a share of the inputs in training; scale up the rest."""
+        if not self.training or self.share == 0.0:
+            return x
+        keep = 1.0 - self.share
+        return x * (mx.random.bernoulli(keep, x.shape, key=self._key) / keep).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The adapter attached to a model."""
+
+    layers: int
+    """How many of the last layers carry it."""
+    modules: int
+    trainable: int
+    parameters: int
+    """Parameters of the base model; a quantised one counts as it was before."""
+    dropouts: tuple[KeyedDropout, ...]
+
+    @property
+    def summary(self) -> str:
+        """The trainable share, as the guide prints it."""
+        share = self.trainable / self.parameters
+        return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({share:.2%})"
+
+    def set_dropout_keys(self, seed: int, step: int) -> None:
+        """Choose every dropout mask of a step; the same seed and step choose the same masks."""
+        if self.dropouts:
+            keys = mx.random.split(mx.random.key((seed << 32) | step), len(self.dropouts))
+            for dropout, key in zip(self.dropouts, keys, strict=True):
+                dropout.set_key(key)
+
+
+def _linear_paths(layer: nn.Module) -> list[str]:
+    return sorted(path for path, module in layer.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear))
+
+
+def _check_targets(model: nn.Module, recipe: Recipe) -> None:
+    known = sorted({path for layer in model.layers for path in _linear_paths(layer)})
+    unknown = [target for target in recipe.target_modules if target not in known]
+    if unknown:
+        # The library ignores paths that it does not know, and would train nothing without a word.
+        raise ParameterError(
+            f"target_modules {', '.join(unknown)} do not exist in the layers of {recipe.model}; "
+            f"choose from {', '.join(known)}"
+        )
+
+
+def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
+    """Freeze a model and put a fresh adapter on its last layers; the same seed gives the same adapter.
+
+    Raises:
+        ParameterError: A target module does not exist, or nothing would be trained.
+    """
+    _check_targets(model, recipe)
+    total_layers = len(model.layers)
+    layers = total_layers if recipe.lora_layers < 0 else min(recipe.lora_layers, total_layers)
+    if layers == 0:
+        raise ParameterError("lora_layers 0 trains nothing; choose at least 1, or -1 for all layers")
+    model.freeze()
+    mx.random.seed(recipe.seed)
+    linear_to_lora_layers(model, layers, lora_parameters(recipe))
+    dropouts = _key_dropouts(model, recipe.lora_dropout)
+    mx.eval(model.parameters())
+    tensors = trainable_tensors(model)
+    trainable = sum(tensor.size for tensor in tensors.values())
+    if trainable == 0:
+        raise ParameterError(
+            f"target_modules {', '.join(recipe.target_modules)} matched no layer; nothing would be trained"
+        )
+    return Adapter(layers, len(tensors) // 2, trainable, int(get_total_parameters(model)), dropouts)
+
+
+def _key_dropouts(model: nn.Module, share: float) -> tuple[KeyedDropout, ...]:
+    if share == 0.0:
+        return ()
+    dropouts = []
+    for _, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            module.dropout = KeyedDropout(share)
+            dropouts.append(module.dropout)
+    return tuple(dropouts)
+
+
+def lora_parameters(recipe: Recipe) -> dict[str, Any]:
+    """Return the adapter's shape in the words of mlx-lm."""
+    return {
+        "rank": recipe.lora_rank,
+        "scale": recipe.scale,
+        "dropout": recipe.lora_dropout,
+        "keys": list(recipe.target_modules),
+    }
+
+
+def trainable_tensors(model: nn.Module) -> dict[str, mx.array]:
+    """Return the adapter's tensors by path."""
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+def save_adapter(folder: Path, model: nn.Module, adapter: Adapter, recipe: Recipe) -> None:
+    """Write the two files that ``mlx_lm.load(base, adapter_path=folder)`` reads."""
+    mx.save_safetensors(str(folder / ADAPTERS), trainable_tensors(model))
+    config = {
+        "fine_tune_type": "lora",
+        "model": recipe.model,
+        "num_layers": adapter.layers,
+        "lora_parameters": lora_parameters(recipe),
+    }
+    write_json(folder / ADAPTER_CONFIG, config)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let every layer of this model recompute its activations in the backward pass.
+
+    Each layer gets a subclass of its own; changing the class itself would reach every other model of the process.
+    """
+    for layer in model.layers:
+        layer.__class__ = _recomputing(type(layer))
+
+
+def _recomputing(base: type[Any]) -> type[Any]:
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        def forward(parameters: Any, *inputs: Any, **options: Any) -> Any:
+            layer.update(parameters)
+            return base.__call__(layer, *inputs, **options)
+
+        return mx.checkpoint(forward)(layer.trainable_parameters(), *args, **kwargs)
+
+    return type(f"Recomputing{base.__name__}", (base,), {"__call__": call})

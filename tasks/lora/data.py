@@ -1,0 +1,115 @@
+"""A mixture made ready for a model: sequences with their weights, and what there is to know about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storage.errors import MixtureError, StoreError
+from tasks.lora.batches import WeightedSequences
+from tasks.lora.chunks import Encode, TokenSequences, build_sequences
+from tasks.lora.loss import (
+    effective_sample_share,
+    empirical_distrust_loss,
+    floored_distrust,
+    normaliser,
+    trust_weights,
+)
+from tasks.lora.recipe import Recipe
+from tasks.lora.samples import Split, read_samples
+
+LOW_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Both halves of a mixture, weighted alike."""
+
+    train: WeightedSequences
+    valid: WeightedSequences | None
+    normaliser: float
+    effective_sample_share: float
+    supervised_tokens: int
+    mean_penalty: float
+    """Published distrust term, mean over supervised tokens."""
+    counts: dict[str, int]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the run's record holds about the data."""
+        return {
+            "Z": self.normaliser,
+            "effective_sample_share": self.effective_sample_share,
+            "tokens": self.supervised_tokens,
+            "mean_empirical_distrust": self.mean_penalty,
+            **self.counts,
+        }
+
+    def warnings(self) -> list[str]:
+        """Return what a person should know before a long run."""
+        if self.effective_sample_share >= LOW_SHARE:
+            return []
+        return [
+            f"Only {self.effective_sample_share:.0%} of the tokens carry the weighted loss (below {LOW_SHARE:.0%}): "
+            "gradients will be noisy; sampling = importance draws heavy samples more often instead"
+        ]
+
+
+def _sequences(balanced: Path, split: Split, encode: Encode, end_token: int | None, recipe: Recipe) -> TokenSequences:
+    samples = read_samples(balanced, split)
+    return build_sequences(samples, encode, end_token, recipe.max_seq_length, recipe.mask_prompt)
+
+
+def raw_weights(sequences: TokenSequences, recipe: Recipe) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the unnormalised weight of each sequence; ones under the additive objective."""
+    if recipe.objective == "additive":
+        return np.ones(len(sequences))
+    weights = trust_weights(sequences.auth_weights, sequences.prov_entropies, recipe.alpha, recipe.lambda_weight)
+    return np.array(weights).astype(np.float64)
+
+
+def _weighted(sequences: TokenSequences, recipe: Recipe, z: float) -> WeightedSequences:
+    term = empirical_distrust_loss if recipe.objective == "additive" else floored_distrust
+    penalties = np.array(term(sequences.auth_weights, sequences.prov_entropies, recipe.alpha))
+    weights = (raw_weights(sequences, recipe) / z).astype(np.float32)
+    return WeightedSequences(sequences, weights, penalties)
+
+
+def _drawn(data: WeightedSequences) -> WeightedSequences:
+    """Put the weights into the draw instead of the loss; both at once would square them."""
+    shares = data.weights.astype(np.float64)
+    return WeightedSequences(data.sequences, np.ones_like(data.weights), data.penalties, shares / shares.sum())
+
+
+def load_training_data(balanced: Path, encode: Encode, end_token: int | None, recipe: Recipe) -> TrainingData:
+    """Read, tokenise and weigh a mixture.
+
+    Raises:
+        StoreError: The mixture is missing.
+        MixtureError: It holds nothing to train on.
+        ParameterError: A score is outside its range.
+    """
+    train = _sequences(balanced, "train", encode, end_token, recipe)
+    try:
+        valid = _sequences(balanced, "valid", encode, end_token, recipe) if recipe.val_batches else None
+    except (StoreError, MixtureError) as error:
+        raise MixtureError(f"{error}; or set val_batches = 0 to train without validation") from error
+    raw = raw_weights(train, recipe)
+    z = normaliser(raw, train.supervised)
+    weighted = _weighted(train, recipe, z)
+    penalty = np.array(empirical_distrust_loss(train.auth_weights, train.prov_entropies, recipe.alpha))
+    return TrainingData(
+        train=_drawn(weighted) if recipe.sampling == "importance" else weighted,
+        valid=None if valid is None else _weighted(valid, recipe, z),
+        normaliser=z,
+        effective_sample_share=effective_sample_share(raw, train.supervised),
+        supervised_tokens=int(train.supervised.sum()),
+        mean_penalty=normaliser(penalty, train.supervised),
+        counts={
+            "train_samples": train.samples,
+            "train_sequences": len(train),
+            "valid_samples": 0 if valid is None else valid.samples,
+        },
+    )

@@ -1,0 +1,178 @@
+"""The distrust term, the weights made from it, and the sums that a training step minimises.
+
+The published term is ``L = alpha * (ln(1 - a + 1e-8) + H)^2`` with the authority weight ``a`` in [0, 0.99] and the
+provenance entropy ``H`` in bits. It adds a logarithm in nats to an entropy in bits; it is kept as published.
+``docs/decisions/0002-weighted-objective.md`` says why the default objective multiplies with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from storage.errors import ParameterError
+
+EPSILON = 1e-8
+ALPHA_BOUNDS = (2.3, 3.0)
+AUTHORITY_BOUNDS = (0.0, 0.99)
+FLOOR = 1.302585
+"""|ln(1 - 0.90) + 1.0|: the term's base at the published coordinated point (authority 0.90, 1 bit)."""
+
+_ROUNDING = 1e-6  # 0.99 as float32 is a little more than 0.99
+
+
+def _checked(values: Any, name: str, low: float, high: float | None) -> mx.array:
+    array = mx.array(values, dtype=mx.float32)
+    numbers = np.array(array)
+    inside = np.isfinite(numbers) & (numbers >= low)
+    bound = f"at least {low:g}"
+    if high is not None:
+        inside &= numbers <= high + _ROUNDING
+        bound = f"between {low:g} and {high:g}"
+    if not inside.all():
+        worst = float(numbers[~inside].flat[0])
+        raise ParameterError(f"{name} {worst:g} is outside its range: it must be {bound}; correct the scores")
+    return array
+
+
+def _checked_inputs(authority: Any, entropy: Any, alpha: float) -> tuple[mx.array, mx.array]:
+    low, high = ALPHA_BOUNDS
+    if not low <= alpha <= high:
+        raise ParameterError(f"alpha {alpha:g} is outside its range: choose a value between {low:g} and {high:g}")
+    a = _checked(authority, "authority weight", *AUTHORITY_BOUNDS)
+    h = _checked(entropy, "provenance entropy", 0.0, None)
+    if a.ndim and h.ndim and a.shape != h.shape:
+        raise ParameterError(f"{a.shape} authority weights do not pair with {h.shape} entropies; give one of each")
+    return a, h
+
+
+def _base(a: mx.array, h: mx.array) -> mx.array:
+    return mx.log(1.0 - a + EPSILON) + h
+
+
+def empirical_distrust_loss(authority_weight: Any, provenance_entropy: Any, alpha: float = 2.7) -> mx.array:
+    """Return the published distrust term, element by element.
+
+    Args:
+        authority_weight: Authority in [0, 0.99]; number or array.
+        provenance_entropy: Entropy in bits, at least 0; number or array of the same shape.
+        alpha: Strength in [2.3, 3.0].
+
+    Raises:
+        ValueError: A value lies outside its range.
+    """
+    a, h = _checked_inputs(authority_weight, provenance_entropy, alpha)
+    return alpha * mx.square(_base(a, h))
+
+
+def batch_empirical_distrust_loss(
+    auth_weights: Any,
+    prov_entropies: Any,
+    alpha: float = 2.7,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+) -> mx.array:
+    """Return the published distrust term of a batch.
+
+    Args:
+        auth_weights: Authorities in [0, 0.99], shape (n,).
+        prov_entropies: Entropies in bits, shape (n,).
+        alpha: Strength in [2.3, 3.0].
+        reduction: ``mean`` or ``sum`` over the batch, or ``none`` for one value a sample.
+
+    Raises:
+        ValueError: A value lies outside its range, or the reduction is unknown.
+    """
+    losses = empirical_distrust_loss(auth_weights, prov_entropies, alpha)
+    if reduction == "mean":
+        return mx.mean(losses)
+    if reduction == "sum":
+        return mx.sum(losses)
+    if reduction == "none":
+        return losses
+    raise ParameterError(f"reduction {reduction!r} is unknown; choose mean, sum or none")
+
+
+def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7) -> mx.array:
+    """Return ``alpha * max(d, FLOOR)^2``: the published term made monotone.
+
+    The bare square rises again where ``d`` is negative, so that (0.99, 0 bits) would weigh 57; the floor keeps both
+    published points as they are and never lets the value rise with authority or fall with entropy.
+
+    Raises:
+        ValueError: A value lies outside its range.
+    """
+    a, h = _checked_inputs(auth_weights, prov_entropies, alpha)
+    return alpha * mx.square(mx.maximum(_base(a, h), FLOOR))
+
+
+def trust_weights(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, lambda_weight: float = 1.0) -> mx.array:
+    """Return the unnormalised weight ``u = 1 + lambda * floored_distrust`` of each sample.
+
+    Raises:
+        ValueError: A value lies outside its range.
+    """
+    if not (0.0 <= lambda_weight < float("inf")):
+        raise ParameterError(
+            f"lambda_weight {lambda_weight:g} is outside its range: choose a finite value of at least 0"
+        )
+    return 1.0 + lambda_weight * floored_distrust(auth_weights, prov_entropies, alpha)
+
+
+def normaliser(weights: Any, n_tokens: Any) -> float:
+    """Return ``Z``: the mean weight over all supervised tokens of the training set.
+
+    Computed once for a data set; a mean over each batch would cancel the weights (exactly, for batches of one).
+    """
+    u, n = np.asarray(weights, np.float64), np.asarray(n_tokens, np.float64)
+    return float((u * n).sum() / n.sum())
+
+
+def effective_sample_share(weights: Any, n_tokens: Any) -> float:
+    """Return the share of tokens that would carry as much information if all weighed the same (1: all do)."""
+    w, n = np.asarray(weights, np.float64), np.asarray(n_tokens, np.float64)
+    return float((n * w).sum() ** 2 / ((n * w * w).sum() * n.sum()))
+
+
+class StepSums(NamedTuple):
+    """Sums over a batch; the step divides them once by its count of supervised tokens."""
+
+    objective: mx.array
+    cross_entropy: mx.array
+    distrust: mx.array
+
+
+def weighted_sums(
+    logits: mx.array, targets: mx.array, mask: mx.array, weights: mx.array, penalties: mx.array
+) -> StepSums:
+    """Sum the weighted objective.
+
+    Args:
+        logits: Shape (batch, tokens, vocabulary).
+        targets: Next tokens, shape (batch, tokens).
+        mask: 1 where a token is supervised, else 0, shape (batch, tokens).
+        weights: ``u / Z`` of each row, shape (batch,).
+        penalties: ``floored_distrust`` of each row, for the report, shape (batch,).
+    """
+    rows = _row_sums(logits, targets, mask)
+    return StepSums((weights * rows).sum(), rows.sum(), (penalties * rows).sum())
+
+
+def additive_sums(
+    logits: mx.array, targets: mx.array, mask: mx.array, penalties: mx.array, lambda_weight: float
+) -> StepSums:
+    """Sum the published objective, ``CE + lambda * L``; `penalties` is the published term of each row.
+
+    No term of ``L`` depends on the model, so the gradient is that of cross-entropy alone.
+    """
+    rows = _row_sums(logits, targets, mask)
+    cross_entropy = rows.sum()
+    distrust = (penalties * mask.sum(axis=-1)).sum()
+    return StepSums(cross_entropy + lambda_weight * distrust, cross_entropy, distrust)
+
+
+def _row_sums(logits: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
+    cross_entropy: mx.array = nn.losses.cross_entropy(logits.astype(mx.float32), targets)
+    return (cross_entropy * mask).sum(axis=-1)

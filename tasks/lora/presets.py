@@ -1,0 +1,90 @@
+"""Named base models, by the memory of the machine that they fit."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.errors import ParameterError
+from tasks.lora.recipe import Recipe
+
+PRESETS_FILE = Path(__file__).with_name("presets.toml")
+
+
+class Preset(BaseModel):
+    """A base model with the settings that suit its tier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    tier: Literal["large", "medium", "entry", "test"]
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    parameters_billion: float = Field(gt=0)
+    memory_gb: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    max_steps: int = Field(ge=1)
+    quantize_base: bool
+    note: str
+
+
+@cache
+def load_presets() -> dict[str, Preset]:
+    """Read the bundled presets, in the file's order (largest first)."""
+    entries = tomllib.loads(PRESETS_FILE.read_text("utf-8"))
+    return {name: Preset(name=name, **fields) for name, fields in entries.items()}
+
+
+def repository_of(model: str) -> str:
+    """Return the Hugging Face id of a preset; any other value stands for itself."""
+    preset = load_presets().get(model)
+    return preset.repo if preset else model
+
+
+def recipe_for(name: str, **overrides: Any) -> Recipe:
+    """Make the recipe of a preset.
+
+    Raises:
+        ParameterError: There is no such preset.
+    """
+    presets = load_presets()
+    if name not in presets:
+        raise ParameterError(f"preset {name!r} is unknown; choose one of {', '.join(presets)}")
+    preset = presets[name]
+    settings = {
+        "model": preset.name,
+        "batch_size": preset.batch_size,
+        "max_steps": preset.max_steps,
+        "quantize_base": preset.quantize_base,
+    }
+    return Recipe.model_validate(settings | overrides)
+
+
+def machine_memory_gb() -> float:
+    """Return this machine's memory in GB (10^9 bytes)."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def suggest_preset(memory_gb: float | None = None) -> Preset:
+    """Pick the largest preset that fits a machine.
+
+    Args:
+        memory_gb: The machine's memory; this machine's when left out.
+
+    Raises:
+        ParameterError: Even the smallest preset needs more.
+    """
+    memory = machine_memory_gb() if memory_gb is None else memory_gb
+    # A machine sold with 64 GB reports a little less once the firmware took its part.
+    fitting = [preset for preset in load_presets().values() if preset.memory_gb <= memory * 1.05]
+    if not fitting:
+        smallest = min(load_presets().values(), key=lambda preset: preset.memory_gb)
+        raise ParameterError(
+            f"{memory:.1f} GB of memory are less than the {smallest.memory_gb} GB of the smallest preset "
+            f"({smallest.name}); name a smaller model folder yourself with model=PATH"
+        )
+    return max(fitting, key=lambda preset: preset.memory_gb)

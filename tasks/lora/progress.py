@@ -1,0 +1,169 @@
+"""What a run tells: lines for people, events for the parent process, rows for later."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pyarrow as pa
+
+from storage.events import Emit
+from storage.parquet import read_shard, write_shard
+from tasks.lora.recipe import Recipe
+from tasks.lora.step import WindowMeans
+from tasks.lora.validation import Validation
+
+TRAINING_LOG = "training.log"
+METRICS = "metrics.parquet"
+
+METRICS_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("ce", pa.float64()),
+        pa.field("distrust", pa.float64()),
+        pa.field("total", pa.float64()),
+        pa.field("learning_rate", pa.float64()),
+        pa.field("grad_norm", pa.float64()),
+        pa.field("clipped_share", pa.float64()),
+        pa.field("tokens", pa.int64()),
+        pa.field("tokens_per_second", pa.float64()),
+        pa.field("peak_memory_gb", pa.float64()),
+        pa.field("valid_ce", pa.float64()),
+        pa.field("valid_objective", pa.float64()),
+        pa.field("valid_ce_low", pa.float64()),
+        pa.field("valid_ce_medium", pa.float64()),
+        pa.field("valid_ce_high", pa.float64()),
+    ]
+)
+"""One row a report (``kind`` = train: means since the last report) or validation (``kind`` = valid).
+
+Losses are nats per supervised token; ``total`` = ``ce`` + lambda * ``distrust``; ``tokens`` counts since step 0.
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report of the loop, as the guide shows it."""
+
+    step: int
+    ce: float
+    distrust: float
+    total: float
+    tokens_per_second: float
+    peak_memory_gb: float
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
+
+
+class Progress:
+    """Writes a run's log, events and metrics; a resumed run continues all three."""
+
+    def __init__(self, run: Path, recipe: Recipe, emit: Emit, step: int, tokens: int) -> None:
+        self._run = run
+        self._recipe = recipe
+        self._parent = emit
+        self._rows = self._rows_before(step)
+        self._began = time.perf_counter()
+        self._first_step = step
+        self._tokens = tokens
+        self._window_tokens = 0
+        self._window_began = self._began
+        mx.reset_peak_memory()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on since step 0, padding left out."""
+        return self._tokens
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this process in the loop."""
+        return time.perf_counter() - self._began
+
+    def _rows_before(self, step: int) -> list[dict[str, float | int | str | None]]:
+        path = self._run / METRICS
+        if step == 0 or not path.is_file():
+            return []
+        return [row for row in read_shard(path, METRICS_SCHEMA).to_pylist() if row["step"] <= step]
+
+    def say(self, line: str) -> None:
+        """Write a line to the log and to the parent."""
+        self._write(line)
+        self._emit("log", message=line)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        # A parent that died must not keep its trainer from saving a checkpoint.
+        with suppress(BrokenPipeError):
+            self._parent(event, **fields)
+
+    def _write(self, line: str) -> None:
+        with (self._run / TRAINING_LOG).open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    def count(self, tokens: int) -> None:
+        """Count the tokens of a finished step."""
+        self._tokens += tokens
+        self._window_tokens += tokens
+
+    def pause_clock(self, seconds: float) -> None:
+        """Leave the time of a validation or checkpoint out of the tokens per second."""
+        self._window_began += seconds
+
+    def report(self, step: int, means: WindowMeans, learning_rate: float) -> Report:
+        """Report the steps since the last report."""
+        now = time.perf_counter()
+        report = Report(
+            step=step,
+            ce=means.ce,
+            distrust=means.distrust,
+            total=means.ce + self._recipe.lambda_weight * means.distrust,
+            tokens_per_second=self._window_tokens / max(now - self._window_began, 1e-9),
+            peak_memory_gb=mx.get_peak_memory() / 1e9,
+        )
+        self._window_tokens, self._window_began = 0, now
+        self._rows.append(
+            {
+                **vars(report),
+                "kind": "train",
+                "learning_rate": learning_rate,
+                "grad_norm": means.grad_norm,
+                "clipped_share": means.clipped_share,
+                "tokens": self._tokens,
+            }
+        )
+        self._write(self._line(report, now - self._began))
+        self._emit("progress", max_steps=self._recipe.max_steps, **vars(report))
+        return report
+
+    def _line(self, report: Report, elapsed: float) -> str:
+        last = self._recipe.max_steps
+        left = elapsed / max(1, report.step - self._first_step) * (last - report.step)
+        return (
+            f"Training: {report.step / last:4.0%} | {report.step}/{last} [{_clock(elapsed)}<{_clock(left)}, "
+            f"loss={report.total:.4f}, ce={report.ce:.4f}, distrust={report.distrust:.4f}, "
+            f"tok/s={report.tokens_per_second:.1f}, mem={report.peak_memory_gb:.1f}GB]"
+        )
+
+    def validation(self, step: int, result: Validation) -> None:
+        """Report a validation."""
+        fields = result.fields()
+        self._rows.append({"step": step, "kind": "valid", **fields})
+        bands = ", ".join(f"{band}={value:.4f}" for band, value in result.bands.items())
+        self._write(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
+        self._emit("validation", step=step, max_steps=self._recipe.max_steps, **fields)
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        """Report a checkpoint and save the metrics up to it."""
+        table = pa.Table.from_pylist(self._rows, schema=METRICS_SCHEMA)
+        write_shard(self._run / METRICS, table, METRICS_SCHEMA)
+        self._write(f"Saving checkpoint to {folder}")
+        self._emit("checkpoint", step=step, path=str(folder))

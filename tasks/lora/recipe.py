@@ -1,0 +1,191 @@
+"""The recipe of a training run: every choice that a person makes, with its bounds. Knows nothing of mlx."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.manifest import digest_of
+
+DEFAULT_MODEL = "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated"
+DEFAULT_TARGETS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+FREE_FIELDS = frozenset(
+    {
+        "max_steps",
+        "save_every",
+        "keep_last",
+        "eval_every",
+        "report_every",
+        "val_batches",
+        "thermal_throttle",
+        "resume_from",
+    }
+)
+"""Fields that may change between a checkpoint and its continuation: how long, how often, how hot."""
+
+
+class Recipe(BaseModel):
+    """How an adapter is trained; the defaults are the guide's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        title="Base model",
+        description="A preset (r1-distill-70b, r1-distill-32b, llama-8b-abliterated), a Hugging Face id or a folder.",
+    )
+    quantize_base: bool = Field(
+        False,
+        title="Quantise the base to 4 bits",
+        description="Make (once) and train on a 4-bit copy of the base model; a base that is quantised stays as it is.",
+    )
+    batch_size: int = Field(2, ge=1, le=256, title="Batch size", description="Sequences per micro-batch.")
+    grad_accum: int = Field(
+        8, ge=1, le=1024, title="Gradient accumulation", description="Micro-batches per optimiser step."
+    )
+    max_steps: int = Field(
+        5000,
+        ge=1,
+        le=1_000_000,
+        title="Optimiser steps",
+        description="5,000 at least for a real run, 10,000 is better.",
+    )
+    max_seq_length: int = Field(
+        1024,
+        ge=8,
+        le=131_072,
+        title="Sequence length",
+        description="Longest sequence in tokens; longer samples are cut.",
+    )
+    objective: Literal["weighted", "additive"] = Field(
+        "weighted",
+        title="Objective",
+        description="weighted: the distrust term scales each sample's cross-entropy. "
+        "additive: the formula as published, whose gradient is that of plain cross-entropy.",
+    )
+    sampling: Literal["shuffle", "importance"] = Field(
+        "shuffle",
+        title="Sampling",
+        description="shuffle: every sequence once an epoch, weighted in the loss. importance: sequences are drawn in "
+        "proportion to their weight and the loss is plain; less noise when few samples carry most of the weight.",
+    )
+    alpha: float = Field(
+        2.7, ge=2.3, le=3.0, title="Alpha", description="Strength of the distrust term; published range 2.3 to 3.0."
+    )
+    lambda_weight: float = Field(
+        1.0,
+        ge=0.0,
+        le=1e6,
+        allow_inf_nan=False,
+        title="Lambda",
+        description="Weight of the distrust term against cross-entropy; 0 is plain cross-entropy, the control.",
+    )
+    learning_rate: float = Field(2e-4, gt=0.0, le=1.0, title="Learning rate", description="Peak of the schedule.")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", title="Schedule", description="After the warm-up: cosine down to a tenth of the peak, or constant."
+    )
+    warmup_share: float = Field(
+        0.03,
+        ge=0.0,
+        le=0.5,
+        title="Warm-up share",
+        description="Share of the steps over which the rate rises linearly.",
+    )
+    optimizer: Literal["adamw", "adam", "lion"] = Field(
+        "adamw", title="Optimiser", description="Update rule; Adam and AdamW correct their early bias."
+    )
+    weight_decay: float = Field(
+        0.01, ge=0.0, le=1.0, title="Weight decay", description="Decoupled decay of the adapter (AdamW and Lion)."
+    )
+    clip_norm: float = Field(
+        1.0,
+        gt=0.0,
+        le=1e6,
+        title="Clipping norm",
+        description="Largest norm of a step's gradient. Too low a bound cuts the heavy samples: it undoes weights.",
+    )
+    lora_rank: int = Field(32, ge=1, le=1024, title="LoRA rank", description="Rank of the low-rank update.")
+    lora_alpha: float = Field(
+        64.0,
+        gt=0.0,
+        le=8192.0,
+        title="LoRA alpha",
+        description="The update is scaled by alpha / rank; usually twice the rank.",
+    )
+    lora_layers: int = Field(
+        16, ge=-1, le=1000, title="LoRA layers", description="How many of the last layers get an adapter; -1 for all."
+    )
+    lora_dropout: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.9,
+        title="LoRA dropout",
+        description="Share of an adapter's inputs that is dropped in training.",
+    )
+    target_modules: tuple[str, ...] = Field(
+        DEFAULT_TARGETS,
+        min_length=1,
+        title="Target modules",
+        description="Linear layers that get an adapter, by their path within a transformer layer.",
+    )
+    grad_checkpoint: bool = Field(
+        True,
+        title="Gradient checkpointing",
+        description="Recompute activations in the backward pass: much less memory, about twice the time.",
+    )
+    mask_prompt: bool = Field(
+        True, title="Train on responses only", description="Leave the prompt's tokens out of the loss."
+    )
+    seed: int = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Initial adapter, data order and dropout.")
+    thermal_throttle: float = Field(
+        0.0, ge=0.0, le=60.0, title="Thermal pause (seconds)", description="Pause after each micro-batch."
+    )
+    report_every: int = Field(10, ge=1, le=10_000, title="Report every", description="Steps between two log lines.")
+    save_every: int = Field(500, ge=1, le=1_000_000, title="Save every", description="Steps between two checkpoints.")
+    keep_last: int = Field(
+        3, ge=1, le=1000, title="Checkpoints to keep", description="Newest checkpoints kept, beside the best one."
+    )
+    eval_every: int = Field(
+        500,
+        ge=1,
+        le=1_000_000,
+        title="Validate every",
+        description="Steps between two validations; also first and last.",
+    )
+    val_batches: int = Field(
+        25,
+        ge=-1,
+        le=1_000_000,
+        title="Validation batches",
+        description="Cap of the fixed validation set; -1 for all of it, 0 for none.",
+    )
+    resume_from: str | None = Field(
+        None,
+        title="Resume from",
+        description="A checkpoint folder, or its name within the run; empty: the run's newest checkpoint, if any.",
+    )
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank update: lora_alpha / lora_rank."""
+        return self.lora_alpha / self.lora_rank
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change when a run is continued."""
+        return self.model_dump(mode="json", exclude=set(FREE_FIELDS))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return digest_of(self.identity())

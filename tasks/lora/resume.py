@@ -1,0 +1,162 @@
+"""The state of a run between two processes: what is saved, what may change, where to continue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.checkpoint import STATE, latest_checkpoint, read_state
+from storage.errors import ParameterError, StoreError
+from tasks.lora.adapter import ADAPTERS, trainable_tensors
+from tasks.lora.recipe import Recipe
+
+OPTIMIZER = "optimizer.safetensors"
+RUN = "run.json"
+RESULT = "result.json"
+
+
+class Best(BaseModel):
+    """The saved step with the lowest validation objective."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    valid_objective: float
+    valid_ce: float
+
+
+class RunState(BaseModel):
+    """``state.json`` of a checkpoint. Order, dropout and rate are functions of seed and step, so no more is needed."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    step: int = 0
+    cursor: int = 0
+    """Micro-batches consumed since the run began."""
+    tokens: int = 0
+    Z: float
+    recipe: dict[str, Any]
+    recipe_digest: str
+    data_digest: str
+    base: str
+    """Digest of the base model's configuration and weight sizes."""
+    device: dict[str, str]
+    seconds: float = 0.0
+    train_ce: float | None = None
+    valid_before: dict[str, float] | None = None
+    best: Best | None = None
+    resumed_from: str | None = None
+
+
+def read_run_state(checkpoint: Path) -> RunState:
+    """Read the state of a checkpoint.
+
+    Raises:
+        StoreError: The folder is no whole checkpoint of this trainer.
+    """
+    try:
+        return RunState.model_validate(read_state(checkpoint))
+    except ValidationError as error:
+        raise StoreError(f"{checkpoint / STATE} is not a training state ({error}); resume from another one") from error
+
+
+def find_checkpoint(run: Path, recipe: Recipe) -> Path | None:
+    """Return the checkpoint to continue from: the one asked for, else the run's newest.
+
+    A run that was started from a named checkpoint and stopped later continues from its own newest one.
+
+    Raises:
+        StoreError: The named checkpoint does not exist.
+    """
+    newest = latest_checkpoint(run)
+    if recipe.resume_from is None:
+        return newest
+    if newest is not None and read_run_state(newest).resumed_from == recipe.resume_from:
+        return newest
+    named = Path(recipe.resume_from).expanduser()
+    found = [folder for folder in (run / named, named) if (folder / STATE).is_file()]
+    if not found:
+        raise StoreError(
+            f"resume_from {recipe.resume_from!r} is no whole checkpoint of {run}; "
+            f"{f'the newest is {newest.name}' if newest else 'the run has none yet: leave resume_from empty'}"
+        )
+    return found[0]
+
+
+def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_steps: int) -> None:
+    """Refuse to continue a checkpoint with other settings or data.
+
+    Raises:
+        ParameterError: The recipe differs, naming each field, or the checkpoint is beyond `max_steps`.
+        StoreError: The data or the base model differ.
+    """
+    before, now = state.recipe, wanted.recipe
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if differing:
+        changes = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing)
+        raise ParameterError(
+            f"{checkpoint} was trained with another recipe ({changes}); set these back, or choose another run name"
+        )
+    if state.data_digest != wanted.data_digest:
+        raise StoreError(
+            f"{checkpoint} was trained on another mixture ({state.data_digest[:12]}, now {wanted.data_digest[:12]}); "
+            "choose another run name"
+        )
+    if state.base != wanted.base:
+        raise StoreError(f"{checkpoint} was trained on other base weights of the same name; choose another run name")
+    if state.step > max_steps:
+        raise ParameterError(
+            f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; "
+            "raise max_steps or choose another run name"
+        )
+
+
+def save_optimizer(folder: Path, optimizer: optim.Optimizer) -> None:
+    """Write the optimiser's moments."""
+    mx.save_safetensors(str(folder / OPTIMIZER), dict(tree_flatten(optimizer.state)))
+
+
+def restore_tensors(checkpoint: Path, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    """Load the adapter and the optimiser's moments of a checkpoint.
+
+    Raises:
+        StoreError: Its tensors are not those of this adapter.
+    """
+    saved, moments = _load_tensors(checkpoint / ADAPTERS), _load_tensors(checkpoint / OPTIMIZER)
+    expected = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
+    if {name: tensor.shape for name, tensor in saved.items()} != expected:
+        raise StoreError(f"{checkpoint} holds the tensors of another adapter; resume from another checkpoint")
+    model.load_weights(list(saved.items()), strict=False)
+    optimizer.state = tree_unflatten(list(moments.items()))
+    mx.eval(model.trainable_parameters(), optimizer.state)
+
+
+def _load_tensors(file: Path) -> dict[str, mx.array]:
+    try:
+        tensors = mx.load(str(file))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read ({error}); resume from another checkpoint") from error
+    if not isinstance(tensors, dict):
+        raise StoreError(f"{file} holds no named tensors; resume from another checkpoint")
+    return tensors
+
+
+def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, Any] | None:
+    """Return the result of an earlier run with this recipe and data, if it finished and its adapter is still there."""
+    try:
+        result: dict[str, Any] = json.loads((run / RESULT).read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    same = (
+        result.get("recipe_digest") == recipe.digest
+        and result.get("data_digest") == data_digest
+        and result.get("steps") == recipe.max_steps
+    )
+    return result if same and (run / str(result.get("adapter")) / STATE).is_file() else None

@@ -1,0 +1,294 @@
+"""The training loop: from a mixture and a recipe to an adapter, resumable to the bit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+from storage.atomic import remove_temporaries, write_json
+from storage.checkpoint import prune_checkpoints, write_checkpoint
+from storage.errors import ParameterError
+from storage.events import Emit
+from storage.manifest import digest_of
+from tasks.lora.adapter import Adapter, attach_adapter, checkpoint_activations, save_adapter
+from tasks.lora.base_model import resolve_base
+from tasks.lora.batches import BatchStream
+from tasks.lora.chunks import Encode
+from tasks.lora.data import TrainingData, load_training_data
+from tasks.lora.machine import describe_device
+from tasks.lora.progress import Progress
+from tasks.lora.recipe import Recipe
+from tasks.lora.resume import (
+    RESULT,
+    RUN,
+    Best,
+    RunState,
+    check_same_run,
+    find_checkpoint,
+    finished_result,
+    read_run_state,
+    restore_tensors,
+    save_optimizer,
+)
+from tasks.lora.schedule import learning_rate_at
+from tasks.lora.step import TrainingStep, make_optimizer
+from tasks.lora.stopping import StopRequest
+from tasks.lora.validation import Validation, validate
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base model in memory, with its tokenizer."""
+
+    path: Path
+    digest: str
+    model: nn.Module
+    encode: Encode
+    end_token: int | None
+
+
+def load_base(path: Path) -> LoadedBase:
+    """Load a base model from a local folder; code in the folder is never run."""
+    from mlx_lm.utils import load_model
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    model, _ = load_model(path)
+    sizes = {file.name: file.stat().st_size for file in sorted(path.glob("model*.safetensors"))}
+    digest = digest_of([(path / "config.json").read_text("utf-8"), sizes])
+    return LoadedBase(path, digest, model, lambda texts: tokenizer(texts)["input_ids"], tokenizer.eos_token_id)
+
+
+def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: Emit) -> dict[str, Any]:
+    """Train an adapter, or continue where an earlier process stopped, or return what it finished.
+
+    Args:
+        run: The run's folder; checkpoints, log and metrics go there.
+        balanced: The mixture's folder.
+        mixture_digest: The mixture's digest; a checkpoint continues on the same mixture only.
+        recipe: The recipe.
+        emit: Receives ``log``, ``progress``, ``validation`` and ``checkpoint`` events.
+
+    Returns:
+        The run's result; ``adapter`` is the final checkpoint's folder, relative to `run`.
+
+    Raises:
+        UserError: Something that a person can mend; the last checkpoint stays.
+        SystemExit: The process was asked to stop; a checkpoint was saved.
+    """
+    if finished := finished_result(run, recipe, mixture_digest):
+        emit("log", message=f"{run} is finished already: {finished['steps']} steps, {finished['adapter']}")
+        return finished
+    run.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(run)
+    with StopRequest() as stop:
+        return _Run(run, balanced, mixture_digest, recipe, emit).work(stop)
+
+
+class _Run:
+    """One process's share of a run."""
+
+    def __init__(self, run: Path, balanced: Path, data_digest: str, recipe: Recipe, emit: Emit) -> None:
+        self.folder, self.balanced, self.recipe = run, balanced, recipe
+        emit("log", message=f"Loading model: {recipe.model}")
+        path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=lambda line: emit("log", message=line))
+        self._limit_memory()
+        self.base = load_base(path)
+        self.adapter: Adapter = attach_adapter(self.base.model, recipe)
+        if recipe.grad_checkpoint:
+            checkpoint_activations(self.base.model)
+        self.optimizer: optim.Optimizer = make_optimizer(recipe)
+        self.optimizer.init(self.base.model.trainable_parameters())
+        self.data: TrainingData = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
+        self.state = RunState(
+            Z=self.data.normaliser,
+            recipe=recipe.identity(),
+            recipe_digest=recipe.digest,
+            data_digest=data_digest,
+            base=self.base.digest,
+            device=describe_device(),
+            resumed_from=recipe.resume_from,
+        )
+        resumed = self._resume()
+        self.progress = Progress(run, recipe, emit, self.state.step, self.state.tokens)
+        self._introduce(resumed)
+        self._record()
+
+    @staticmethod
+    def _limit_memory() -> None:
+        from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+        maybe_set_recommended_wired_limit()
+
+    def _resume(self) -> Path | None:
+        checkpoint = find_checkpoint(self.folder, self.recipe)
+        if checkpoint is None:
+            return None
+        saved = read_run_state(checkpoint)
+        check_same_run(saved, self.state, checkpoint, self.recipe.max_steps)
+        restore_tensors(checkpoint, self.base.model, self.optimizer)
+        self._other_device = saved.device != self.state.device
+        self.state = saved.model_copy(update={"device": self.state.device, "resumed_from": self.recipe.resume_from})
+        return checkpoint
+
+    def _introduce(self, resumed: Path | None) -> None:
+        say = self.progress.say
+        say(f"Model ready for training with LoRA rank={self.recipe.lora_rank}")
+        say(self.adapter.summary)
+        counts = self.data.counts
+        say(f"Loaded {counts['train_samples']} training samples as {counts['train_sequences']} sequences")
+        say(f"Loaded {counts['valid_samples']} validation samples")
+        for warning in self.data.warnings():
+            say(warning)
+        if resumed is not None:
+            say(f"Resuming from {resumed} at step {self.state.step}")
+            if self._other_device:
+                say(
+                    "The checkpoint comes from another device or library version: the run continues, but not to the bit"
+                )
+        say(f"Starting training for {self.recipe.max_steps - self.state.step} iterations...")
+
+    def _record(self) -> None:
+        record = {
+            "model": self.recipe.model,
+            "model_path": str(self.base.path),
+            "balanced": str(self.balanced.resolve()),
+            "mixture_digest": self.state.data_digest,
+            "recipe": self.recipe.model_dump(mode="json"),
+            **self.data.facts(),
+            "trainable": self.adapter.trainable,
+            "parameters": self.adapter.parameters,
+            "device": self.state.device,
+        }
+        write_json(self.folder / RUN, record)
+
+    def work(self, stop: StopRequest) -> dict[str, Any]:
+        """Do the steps that are left."""
+        model, recipe = self.base.model, self.recipe
+        step = TrainingStep(model, self.optimizer, recipe)
+        stream = BatchStream(self.data.train, recipe.batch_size, recipe.max_seq_length, recipe.seed)
+        if self.state.step == 0:
+            first = self._validate()
+            self.state = self.state.model_copy(update={"valid_before": None if first is None else first.fields()})
+        before = self.state.seconds
+        last: Validation | None = None
+        model.train()
+        while self.state.step < recipe.max_steps:
+            tokens = self._do_step(step, stream, stop)
+            if tokens is None:
+                self._read_window(step)
+                self._save(before)
+                raise SystemExit(stop.exit_status)
+            self.progress.count(tokens)
+            last = self._after_step(step, before)
+        return self._finish(last if last is not None else self._validate())
+
+    def _do_step(self, step: TrainingStep, stream: BatchStream, stop: StopRequest) -> int | None:
+        """Do one step and return its tokens; none, and no step, if the process was asked to stop."""
+        number, cursor = self.state.step, self.state.cursor
+        mx.random.seed((self.recipe.seed << 32) | number)
+        self.adapter.set_dropout_keys(self.recipe.seed, number)
+        tokens = 0
+        for _ in range(self.recipe.grad_accum):
+            if stop.signal is not None:
+                step.discard()
+                return None
+            batch = stream.batch(cursor)
+            step.accumulate(batch)
+            tokens += batch.real_tokens
+            cursor += 1
+            if self.recipe.thermal_throttle:
+                time.sleep(self.recipe.thermal_throttle)
+        step.update(learning_rate_at(self.recipe, number))
+        self.state = self.state.model_copy(
+            update={"step": number + 1, "cursor": cursor, "tokens": self.state.tokens + tokens}
+        )
+        return tokens
+
+    def _after_step(self, step: TrainingStep, seconds_before: float) -> Validation | None:
+        number, recipe = self.state.step, self.recipe
+        final = number == recipe.max_steps
+        saving = final or number % recipe.save_every == 0
+        if final or saving or number % recipe.report_every == 0:
+            self._read_window(step)
+        began = time.perf_counter()
+        result = self._validate() if final or number % recipe.eval_every == 0 else None
+        if saving:
+            self._note_best(result)
+            self._save(seconds_before)
+        self.progress.pause_clock(time.perf_counter() - began)
+        return result
+
+    def _read_window(self, step: TrainingStep) -> None:
+        if step.window_steps == 0:
+            return
+        number = self.state.step
+        rate = learning_rate_at(self.recipe, number - 1)
+        means = step.read_window()
+        if not means.finite:
+            raise ParameterError(
+                f"the loss or its gradient stopped being finite at or before step {number} (learning rate {rate:g}); "
+                f"the last checkpoint is kept: start again with a lower learning_rate, for example {rate / 4:.1g}, "
+                "in a new run"
+            )
+        self.progress.report(number, means, rate)
+        self.state = self.state.model_copy(update={"train_ce": means.ce})
+
+    def _validate(self) -> Validation | None:
+        if self.data.valid is None:
+            return None
+        result = validate(self.base.model, self.data.valid, self.recipe)
+        mx.clear_cache()
+        if result is not None:
+            self.progress.validation(self.state.step, result)
+        return result
+
+    def _note_best(self, result: Validation | None) -> None:
+        best = self.state.best
+        if result is None or (best is not None and best.valid_objective <= result.objective):
+            return
+        best = Best(step=self.state.step, valid_objective=result.objective, valid_ce=result.ce)
+        self.state = self.state.model_copy(update={"best": best})
+
+    def _save(self, seconds_before: float) -> None:
+        self.state = self.state.model_copy(update={"seconds": seconds_before + self.progress.seconds})
+
+        def write_files(folder: Path) -> None:
+            save_adapter(folder, self.base.model, self.adapter, self.recipe)
+            save_optimizer(folder, self.optimizer)
+
+        folder = write_checkpoint(self.folder, self.state.step, write_files, self.state.model_dump(mode="json"))
+        self.progress.checkpoint(self.state.step, folder)
+        keep = frozenset({self.state.best.step}) if self.state.best else frozenset()
+        prune_checkpoints(self.folder, self.recipe.keep_last, keep)
+
+    def _finish(self, last: Validation | None) -> dict[str, Any]:
+        state = self.state
+        after = last.fields() if last is not None else {}
+        before = state.valid_before or {}
+        result = {
+            "steps": state.step,
+            "adapter": f"checkpoint-{state.step}",
+            "best": state.best.model_dump() if state.best else None,
+            "model": self.recipe.model,
+            "model_path": str(self.base.path),
+            "train_ce": state.train_ce,
+            **{f"{name}_before": value for name, value in before.items()},
+            **{f"{name}_after": value for name, value in after.items()},
+            "trainable": self.adapter.trainable,
+            "parameters": self.adapter.parameters,
+            **self.data.facts(),
+            "trained_tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "recipe_digest": state.recipe_digest,
+            "data_digest": state.data_digest,
+        }
+        write_json(self.folder / RESULT, result)
+        self.progress.say("Training complete!")
+        return result

@@ -1,0 +1,73 @@
+"""What a person may choose about a mixture."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class MixtureParameters(BaseModel):
+    """How to rebalance, cut and split the scored corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train_size: int | None = Field(
+        default=None,
+        ge=1,
+        title="Training samples",
+        description="Samples to train on; empty: 80 % of the largest mixture that the corpus allows.",
+    )
+    val_size: int | None = Field(
+        default=None,
+        ge=1,
+        title="Validation samples",
+        description="Held-out samples; empty: a quarter of the training samples.",
+    )
+    min_low_authority: float = Field(
+        default=0.25,
+        ge=0.20,
+        le=0.30,
+        title="Least share of low authority",
+        description="Smallest share of low-authority samples on either side, 0.20 to 0.30; below 0.25 the training "
+        "signal is acceptable but weaker, and the other bands may exceed their targets by the difference.",
+    )
+    scale: bool = Field(
+        default=False,
+        title="Scale down",
+        description="Where the corpus does not hold the sizes asked for, draw the largest mixture of the same ratio "
+        "instead of stopping.",
+    )
+    filter_source: list[str] = Field(
+        default=[],
+        title="Only these sources",
+        description="Use only sources whose name is, or contains, one of these; empty: all sources.",
+    )
+    seed: int = Field(
+        default=42,
+        ge=0,
+        title="Seed",
+        description="Key of the hashes that choose, split and order the samples.",
+    )
+    near_duplicates: bool = Field(
+        default=True,
+        title="Remove near duplicates",
+        description="Besides exact duplicates also remove documents that share most of their 5-word runs.",
+    )
+    piece_chars: int = Field(
+        default=3000,
+        ge=200,
+        le=100_000,
+        title="Piece length",
+        description="Longest piece of a document in one sample, in characters.",
+    )
+    max_pieces: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        title="Pieces per document",
+        description="Most samples made of one document; the rest of a longer document is left out.",
+    )
+    jsonl: bool = Field(
+        default=False,
+        title="Also write JSONL",
+        description="Besides the Parquet shards write train.jsonl and val.jsonl.",
+    )

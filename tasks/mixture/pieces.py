@@ -1,0 +1,71 @@
+"""Cutting a document into pieces, and pieces into prompts and responses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tasks.mixture.prompts import format_sample, prompt_and_response
+
+_BOUNDARIES = (
+    re.compile(r"\n[^\S\n]*\n\s*"),
+    re.compile("[.!?][\"')\\]\u201d\u2019]*\\s+"),
+    re.compile(r"\s+"),
+)
+"""Ends of paragraphs, of sentences and of words: the best boundary first."""
+
+_SHORTEST_SHARE = 0.4
+"""A piece is at least this share of what is left or of the limit, so that no document ends in a scrap."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One piece of a document as it is trained on; `part` counts from 0."""
+
+    part: int
+    text: str
+
+
+def cut_pieces(text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[str]:
+    """Cut a text on paragraph, else sentence, else word boundaries.
+
+    Every piece keeps the blanks behind it, so the pieces joined are the text, or its beginning where
+    `max_pieces` was reached.
+
+    Args:
+        text: The document.
+        piece_chars: Longest piece, in characters.
+        max_pieces: Most pieces; the rest of a longer document is left out.
+    """
+    pieces: list[str] = []
+    start = 0
+    while start < len(text) and len(pieces) < max_pieces:
+        end = _piece_end(text, start, piece_chars)
+        pieces.append(text[start:end])
+        start = end
+    return pieces
+
+
+def compose_samples(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[Sample]:
+    """Make the samples of a document; a piece with nothing to answer (blanks, or one untitled word) makes none."""
+    samples = []
+    for part, piece in enumerate(cut_pieces(text.strip(), piece_chars, max_pieces)):
+        pair = prompt_and_response(title, piece, part)
+        if pair is not None:
+            samples.append(Sample(part, format_sample(*pair)))
+    return samples
+
+
+def _piece_end(text: str, start: int, piece_chars: int) -> int:
+    left = len(text) - start
+    if left <= piece_chars:
+        return len(text)
+    # Two pieces' worth of text is halved rather than cut into a full piece and a scrap.
+    basis = left if left <= 2 * piece_chars else piece_chars
+    latest = start + min(piece_chars, int(left * (1 - _SHORTEST_SHARE)))
+    earliest = start + max(1, int(basis * _SHORTEST_SHARE))
+    for boundary in _BOUNDARIES:
+        ends = [match.end() for match in boundary.finditer(text, earliest, latest)]
+        if ends:
+            return ends[-1]
+    return max(latest, earliest)

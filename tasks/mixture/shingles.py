@@ -1,0 +1,192 @@
+"""Fingerprints of texts: an exact hash of the words, and a MinHash signature of their 5-word shingles.
+
+Everything up to the shingle hashes is integer arithmetic modulo 2^64 in numpy, the same on every platform;
+rensa turns the shingle hashes into signatures. Words are runs of letters and digits; ASCII letters lose their
+case, other letters keep theirs, punctuation and layout do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import rensa
+
+Bytes = npt.NDArray[np.uint8]
+Hashes = npt.NDArray[np.uint64]
+Offsets = npt.NDArray[np.int64]
+
+SHINGLE_WORDS = 5
+PERMUTATIONS = 125
+MINHASH_SEED = 42
+BATCH_BYTES = 256 << 10
+"""Text fingerprinted at a time; small enough that the working arrays stay in the cache."""
+
+_WORD_BASE = np.uint64(0x9E3779B97F4A7C15)
+_SHINGLE_BASE = np.uint64(0xD1B54A32D192ED03)
+_MIX = np.uint64(0xFF51AFD7ED558CCD)
+_SHIFT = np.uint64(33)
+
+
+def _letter_table() -> Bytes:
+    """Map a byte to its lower-case letter or digit, bytes of other scripts to themselves, the rest to 0."""
+    table = np.zeros(256, np.uint8)
+    for low, high in ((ord("0"), ord("9")), (ord("a"), ord("z")), (0x80, 0xFF)):
+        table[low : high + 1] = np.arange(low, high + 1)
+    table[ord("A") : ord("Z") + 1] = np.arange(ord("a"), ord("z") + 1)
+    return table
+
+
+_LETTERS = _letter_table()
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What is compared instead of texts, one row a document.
+
+    Attributes:
+        exact: (documents, 2) halves of a 128-bit hash of the words.
+        signatures: (documents, PERMUTATIONS) uint32 MinHash values.
+        comparable: Whether the document has at least one shingle; a shorter one has no meaningful signature.
+    """
+
+    exact: Hashes
+    signatures: npt.NDArray[np.uint32]
+    comparable: npt.NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: list[Fingerprints]) -> Fingerprints:
+        """Put the fingerprints of several batches behind one another."""
+        return cls(
+            np.concatenate([np.zeros((0, 2), np.uint64), *(part.exact for part in parts)]),
+            np.concatenate([np.zeros((0, PERMUTATIONS), np.uint32), *(part.signatures for part in parts)]),
+            np.concatenate([np.zeros(0, np.bool_), *(part.comparable for part in parts)]),
+        )
+
+
+def fingerprint_texts(texts: pa.Array | pa.ChunkedArray, *, near: bool = True) -> Fingerprints:
+    """Fingerprint a column of texts.
+
+    Args:
+        texts: A string column without nulls.
+        near: Also compute signatures; without them no document is comparable.
+    """
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    parts = []
+    for chunk in chunks:
+        for raw, offsets in _batches(chunk):
+            letters = _fold(raw, offsets)
+            exact = _exact_hashes(letters, offsets)
+            if near:
+                hashes, rows = _shingle_hashes(letters, offsets)
+                parts.append(Fingerprints(exact, _signatures(hashes, rows), np.diff(rows) > 0))
+            else:
+                empty = np.zeros((len(exact), PERMUTATIONS if near else 0), np.uint32)
+                parts.append(Fingerprints(exact, empty, np.zeros(len(exact), np.bool_)))
+    if not near:
+        exact = np.concatenate([np.zeros((0, 2), np.uint64), *(part.exact for part in parts)])
+        return Fingerprints(exact, np.zeros((len(exact), 0), np.uint32), np.zeros(len(exact), np.bool_))
+    return Fingerprints.joined(parts)
+
+
+def _batches(column: pa.Array) -> Iterator[tuple[Bytes, Offsets]]:
+    """Yield runs of whole documents as (bytes, offsets into them)."""
+    column = column.cast(pa.large_binary())
+    if len(column) == 0:
+        return
+    _, offset_buffer, data_buffer = column.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int64)[column.offset : column.offset + len(column) + 1]
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    first = 0
+    while first < len(column):
+        last = int(np.searchsorted(offsets, offsets[first] + BATCH_BYTES, side="right")) - 1
+        last = min(max(last, first + 1), len(column))
+        yield data[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first]
+        first = last
+
+
+def _fold(raw: Bytes, offsets: Offsets) -> Bytes:
+    """Lower ASCII letters and set everything between words to 0."""
+    letters = _LETTERS[raw]
+    # General punctuation (U+2000 to U+203F: quotes, dashes, spaces) and Latin-1 signs are not letters.
+    for lead, second, width in ((0xE2, 0x80, 3), (0xC2, None, 2)):
+        at = np.flatnonzero(raw[: len(raw) - width + 1] == lead) if len(raw) >= width else np.zeros(0, np.int64)
+        if second is not None:
+            at = at[raw[at + 1] == second]
+        for step in range(width):
+            letters[at + step] = 0
+    return letters
+
+
+def _starts(mask: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.bool_]:
+    """Mark the first byte of every word; a word never runs across a document boundary."""
+    before = np.zeros_like(mask)
+    before[1:] = mask[:-1]
+    heads = offsets[:-1]
+    before[heads[heads < len(mask)]] = False
+    result: npt.NDArray[np.bool_] = mask & ~before
+    return result
+
+
+def _exact_hashes(letters: Bytes, offsets: Offsets) -> Hashes:
+    """Hash each document's words, joined by one separator, with 128-bit BLAKE2b."""
+    mask = letters != 0
+    keep = mask.copy()
+    keep[1:] |= mask[:-1]
+    kept = letters[keep]
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])[offsets].tolist()
+    content = kept.tobytes()
+    digests = b"".join(
+        blake2b(content[start:end].strip(b"\0"), digest_size=16).digest() for start, end in pairwise(bounds)
+    )
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _powers(base: np.uint64, count: int) -> Hashes:
+    """Return base^0 … base^(count-1) modulo 2^64."""
+    powers = np.full(count, base, np.uint64)
+    powers[:1] = 1
+    return np.multiply.accumulate(powers)
+
+
+def _shingle_hashes(letters: Bytes, offsets: Offsets) -> tuple[Hashes, Offsets]:
+    """Hash every run of `SHINGLE_WORDS` words of one document; return hashes and each document's offsets."""
+    documents = len(offsets) - 1
+    mask = letters != 0
+    starts = np.flatnonzero(_starts(mask, offsets))
+    if len(starts) < SHINGLE_WORDS:
+        return np.zeros(0, np.uint64), np.zeros(documents + 1, np.int64)
+    codes = letters[mask].astype(np.uint64)
+    # Where each word starts among the letters alone, and every letter's place in its word.
+    firsts = (np.cumsum(mask, dtype=np.int64) - 1)[starts]
+    lengths = np.diff(firsts, append=len(codes))
+    places = np.arange(len(codes)) - np.repeat(firsts, lengths)
+    words = _mixed(np.add.reduceat(codes * _powers(_WORD_BASE, int(lengths.max()))[places], firsts))
+    document = np.searchsorted(offsets, starts, side="right") - 1
+    runs = len(words) - SHINGLE_WORDS + 1
+    hashes = np.zeros(runs, np.uint64)
+    for step in range(SHINGLE_WORDS):
+        hashes = hashes * _SHINGLE_BASE + words[step : step + runs]
+    whole = document[:runs] == document[SHINGLE_WORDS - 1 :]
+    rows = np.zeros(documents + 1, np.int64)
+    np.cumsum(np.bincount(document[:runs][whole], minlength=documents), out=rows[1:])
+    return _mixed(hashes[whole]), rows
+
+
+def _mixed(hashes: Hashes) -> Hashes:
+    """Spread the bits of polynomial hashes."""
+    hashes = (hashes ^ (hashes >> _SHIFT)) * _MIX
+    result: Hashes = hashes ^ (hashes >> _SHIFT)
+    return result
+
+
+def _signatures(hashes: Hashes, rows: Offsets) -> npt.NDArray[np.uint32]:
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        hashes, rows.astype(np.uint64), PERMUTATIONS, MINHASH_SEED
+    )
+    return np.array(matrix.to_rows(), np.uint32).reshape(len(rows) - 1, PERMUTATIONS)

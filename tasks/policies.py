@@ -1,0 +1,204 @@
+"""How every task behaves: what is retried, how a child process is watched, how progress is shown.
+
+Nothing here decides correctness: the files in the store do. Prefect only sees what happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from storage import errors
+from storage.atomic import write_json
+from storage.errors import DistrustError, TransientError
+from storage.events import parse_event
+from storage.lock import only_writer
+
+PUBLISH_EVERY_SECONDS = 3.0
+STOP_GRACE_SECONDS = 20.0
+LONGEST_EVENT_BYTES = 16 << 20
+
+
+async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry only what was marked as transient where it was raised.
+
+    Prefect awaits this for sync and async tasks alike; a plain function would silently switch retries off.
+    """
+    return isinstance(await state.aresult(raise_on_failure=False), TransientError)
+
+
+# The store decides what is left to do, so no task result is ever cached by Prefect.
+LOCAL_WORK: Mapping[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+ARCHIVE_WORK: Mapping[str, Any] = {
+    **LOCAL_WORK,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    """Return the logger of the current run, or a plain one outside of Prefect."""
+    with contextlib.suppress(Exception):
+        return get_run_logger()
+    return logging.getLogger("distrust")
+
+
+class Progress:
+    """The latest share done, published beside the work: a server that is away never stops a run."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self.key = key
+        self.description = description
+        self.percent = 0.0
+
+    def update(self, done: float, total: float) -> None:
+        """Note how much is done; a later publication shows it."""
+        self.percent = 100.0 * min(1.0, done / total) if total > 0 else 100.0
+
+    async def publish(self) -> None:
+        """Create the artifact and keep it current until cancelled."""
+        log = run_logger()
+        artifact = sent = None
+        while True:
+            try:
+                if artifact is None:
+                    artifact = await acreate_progress_artifact(
+                        progress=self.percent, key=self.key, description=self.description
+                    )
+                elif sent != self.percent:
+                    await aupdate_progress_artifact(artifact, progress=self.percent)
+                sent = self.percent
+            except Exception as error:  # the display may fail, the work may not
+                log.debug("progress not published: %s", error)
+            if self.percent >= 100.0 and sent == self.percent:
+                return
+            await asyncio.sleep(PUBLISH_EVERY_SECONDS)
+
+
+@asynccontextmanager
+async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
+    """Show a progress artifact in the UI while the block runs; it reads 100 % when the block succeeds."""
+    progress = Progress(key, description)
+    publisher = asyncio.create_task(progress.publish())
+    try:
+        yield progress
+        progress.update(1, 1)
+        await asyncio.wait([publisher], timeout=2 * PUBLISH_EVERY_SECONDS)
+    finally:
+        publisher.cancel()
+        await asyncio.gather(publisher, return_exceptions=True)
+
+
+@asynccontextmanager
+async def exclusive(folder: Path) -> AsyncIterator[None]:
+    """Hold the lock of a dataset without blocking the event loop while waiting for it."""
+    lock = only_writer(folder)
+    await asyncio.to_thread(lock.__enter__)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found when a component was tried out."""
+
+    component: str
+    ok: bool
+    detail: str
+
+
+async def try_component(component: str, work: Callable[[], Awaitable[str]]) -> Check:
+    """Try a component; a failure is a finding, not an error."""
+    try:
+        return Check(component, True, await work())
+    except Exception as error:
+        return Check(component, False, f"{type(error).__name__}: {error}")
+
+
+def _error_of(event: Mapping[str, Any]) -> DistrustError:
+    kind = getattr(errors, str(event.get("kind")), DistrustError)
+    wanted = kind if isinstance(kind, type) and issubclass(kind, DistrustError) else DistrustError
+    return wanted(str(event.get("message")))
+
+
+async def run_child(
+    module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run a room that owns the accelerator as a child process and return its result.
+
+    The child's memory goes back to the machine when it ends, a crash stays contained, and it can be run by
+    hand without Prefect: ``python -m MODULE SPECIFICATION``.
+
+    Args:
+        module: The room's module, for example ``tasks.lora``.
+        specification: What to do; written to `specification_path` first.
+        specification_path: Where the child reads it.
+        on_event: Called for every event but the last; must not block.
+
+    Raises:
+        DistrustError: The error that the child reported, of the same class.
+        RuntimeError: The child died without a word; the message carries its last lines.
+    """
+    write_json(specification_path, specification)
+    command = [sys.executable, "-u", "-m", module, str(specification_path)]
+    root = Path(__file__).resolve().parent.parent
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=LONGEST_EVENT_BYTES,
+    )
+    assert process.stdout is not None
+    result: dict[str, Any] | None = None
+    failure: DistrustError | None = None
+    last_lines: list[str] = []
+    try:
+        async for raw in process.stdout:
+            event = parse_event(raw.decode("utf-8", errors="replace"))
+            if event["event"] == "result":
+                result = {key: value for key, value in event.items() if key != "event"}
+            elif event["event"] == "error":
+                failure = _error_of(event)
+            else:
+                last_lines = [*last_lines[-20:], str(event.get("message", event))]
+                on_event(event)
+        status = await process.wait()
+    finally:
+        await _stop(process)
+    if failure:
+        raise failure
+    if status != 0 or result is None:
+        raise RuntimeError(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
+    return result
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End a child that still runs; it has 20 seconds to write a checkpoint, less than Prefect's own grace of 30."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_GRACE_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,70 @@
+"""Rebalancing as Prefect sees it: one task that builds the mixture, one that reports its distribution."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+
+from storage.layout import Layout
+from storage.manifest import Manifest, read_manifest, require_manifest
+from tasks.mixture.build import build_mixture
+from tasks.mixture.distribution import format_distribution
+from tasks.mixture.parameters import MixtureParameters
+from tasks.policies import LOCAL_WORK, exclusive, run_logger
+
+
+def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
+    """Digests of everything a mixture of these sources is made from.
+
+    Raises:
+        StoreError: A source is not scored yet, or was downloaded again since.
+    """
+    inputs = {}
+    for source in sources:
+        next_step = f"score it first: python -m flows score-corpus --sources {source}"
+        raw = require_manifest(
+            layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
+        )
+        inputs[f"raw/{source}"] = raw.digest
+        inputs[f"scored/{source}"] = require_manifest(layout.scored(source), next_step).digest
+    return inputs
+
+
+@task(task_run_name="build-mixture-{name}", **LOCAL_WORK)
+async def build_balanced(
+    layout: Layout, name: str, sources: Sequence[str], parameters: MixtureParameters
+) -> tuple[Manifest, bool]:
+    """Deduplicate, sample and split; return the manifest and whether it was there already."""
+    inputs = mixture_inputs(layout, sources)
+    folder = layout.balanced(name)
+    present = read_manifest(folder)
+    if present and present.made_from(inputs, parameters.model_dump(mode="json")):
+        return present, True
+    raw = {source: layout.raw(source) for source in sources}
+    scored = {source: layout.scored(source) for source in sources}
+    async with exclusive(folder):
+        return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs), False
+
+
+def read_distribution(folder: Path) -> dict[str, Any]:
+    """Read the distribution that lies beside a mixture."""
+    metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_text("utf-8"))
+    return metadata
+
+
+@task(task_run_name="report-distribution-{name}", **LOCAL_WORK)
+async def report_distribution(layout: Layout, name: str) -> str:
+    """Show the distribution of a mixture as the guide prints it, and return that text."""
+    metadata = read_distribution(layout.balanced(name))
+    text = format_distribution(metadata)
+    await acreate_markdown_artifact(
+        key="mixture-distribution", markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```", description="Phase 4."
+    )
+    run_logger().info("%s", text)
+    return text

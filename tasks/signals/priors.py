@@ -1,0 +1,48 @@
+"""The source registry of scoring v1: what is known of a document from the kind of its source alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.schemas import SourceType
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a source type says of its documents before their text is read."""
+
+    authority: float
+    """Fraction in [0, 0.99]."""
+    bits: float
+    """Provenance entropy, in the bit-like units of scoring v1, [0, 10]."""
+    first_year: int | None
+    """No document of this type is older; none: no bound."""
+    last_year: int | None
+    """No document of this type is younger; none: no bound."""
+    if_newer: SourceType | None = None
+    """The type of a document whose year lies after `last_year`."""
+
+
+PRIORS: dict[SourceType, Prior] = {
+    "patent_pre1970": Prior(0.05, 7.0, 1790, 1969, "patent_modern"),
+    "patent_modern": Prior(0.30, 4.5, 1970, None),
+    "lab_notebook": Prior(0.10, 7.4, 1500, 1969, "unknown"),
+    "classical_philosophy": Prior(0.08, 7.5, None, 1928, "unknown"),
+    "historical_book": Prior(0.10, 6.0, 1450, 1928, "unknown"),
+    "classical_literature": Prior(0.10, 6.5, 1450, 1928, "unknown"),
+    "classical_rhetoric": Prior(0.12, 6.0, None, 1969, "unknown"),
+    "historical_newspaper": Prior(0.15, 6.0, 1600, 1969, "news_modern"),
+    "preprint": Prior(0.50, 3.5, 1991, None),
+    "logic_training": Prior(0.55, 3.2, 1995, None),
+    "academic_paper": Prior(0.60, 3.0, 1950, None),
+    "news_modern": Prior(0.75, 1.5, 1980, None),
+    "medical_guidelines": Prior(0.85, 1.2, 1990, None),
+    "wiki": Prior(0.90, 1.0, 2001, None),
+    "government": Prior(0.95, 0.5, 1990, None),
+    "unknown": Prior(0.50, 3.0, None, None),
+}
+
+
+def known_type(name: str | None) -> SourceType:
+    """Return the source type of that name; a name outside the registry, or none, is ``unknown``."""
+    return name if name in PRIORS else "unknown"

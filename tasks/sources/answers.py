@@ -1,0 +1,97 @@
+"""What an archive's HTTP answer means: data, "come back later", "not to be had", or a locked door."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
+
+LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+GONE = {
+    401: "access-restricted",
+    403: "access-restricted",
+    404: "not-found",
+    410: "not-found",
+    451: "access-restricted",
+}
+
+
+def error_of(
+    status: int, headers: Mapping[str, str], url: str, *, wants_json: bool, busy_pause_seconds: float | None = None
+) -> DistrustError | None:
+    """Return the error that a status and its headers stand for; none if the body may be read.
+
+    Args:
+        status: HTTP status.
+        headers: Headers, case-insensitive.
+        url: For the message.
+        wants_json: Whether an HTML page in place of data means that this client is locked out.
+        busy_pause_seconds: The pause to assume for a 429 that names none.
+    """
+    challenge = headers.get("cf-mitigated", "").lower() == "challenge"
+    if challenge or (wants_json and status in (200, 401, 403) and is_html(headers)):
+        return ArchiveBlocked(
+            f"{url} answered with a web page in place of data (status {status}): the archive blocks this client. "
+            "Wait some hours, lower the rate limit, set DISTRUST_CONTACT, or try from another network; "
+            "do not restart at once"
+        )
+    if status in LATER:
+        pause = retry_after(headers.get("Retry-After"))
+        if pause is None and status == 429:
+            pause = busy_pause_seconds
+        return ArchiveBusy(f"{url} answered {status}", pause)
+    if status != 200:
+        return ItemUnavailable(GONE.get(status, f"http-{status}"), f"{url} answered {status}")
+    return None
+
+
+def is_html(headers: Mapping[str, str]) -> bool:
+    """Tell whether an answer claims to be a web page."""
+    return media_type(headers) in ("text/html", "application/xhtml+xml")
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the media type of an answer without its parameters, in lower case."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Read a Retry-After header (seconds or an HTTP date) as seconds from now; none if absent or unreadable."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def parse_json(body: bytes, headers: Mapping[str, str], url: str, expect: tuple[str, ...]) -> dict[str, Any]:
+    """Parse an answer that must be a JSON object with certain keys.
+
+    Raises:
+        CorruptAnswer: It is not JSON by its own words, does not parse, is no object, or lacks a key.
+    """
+    kind = media_type(headers)
+    if not (kind in ("application/json", "text/json") or kind.endswith("+json")):
+        raise CorruptAnswer(f"{url} answered with {kind or 'no content type'}, not JSON")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CorruptAnswer(f"{url} answered with broken JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CorruptAnswer(f"{url} answered with a JSON {type(value).__name__}, not an object")
+    missing = [key for key in expect if key not in value]
+    if missing:
+        said = f"; it says: {str(value['error'])[:300]}" if value.get("error") else ""
+        raise CorruptAnswer(f"{url} answered without the keys {missing}{said}")
+    return value

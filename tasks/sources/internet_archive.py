@@ -1,0 +1,241 @@
+"""The Internet Archive: enumerate with the Scrape API, read an item's metadata, download its plain text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
+from storage.shard_plan import Item
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.dates import date_of, year_of
+from tasks.sources.http import ArchiveClient, Clock, Tally, courteous_rate
+from tasks.sources.source import Connection, Document, Pace, Reject, reserve, settle
+
+TEXT_FORMAT = "DjVuTXT"
+PUBLIC_REQUESTS_PER_SECOND = 2.0
+LENDING_COLLECTIONS = frozenset({"inlibrary", "printdisabled"})
+MIN_PAGE, MAX_PAGE = 100, 5000
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+@asynccontextmanager
+async def open_internet_archive(
+    spec: SourceSpec, connection: Connection, pace: Pace, current_year: int, clock: Clock | None = None
+) -> AsyncIterator[InternetArchive]:
+    """Open the Internet Archive for one catalogue entry."""
+    root = connection.archive_org_url
+    rate = courteous_rate(pace.requests_per_second, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root)
+    async with ArchiveClient(
+        root,
+        requests_per_second=rate,
+        contact=connection.contact,
+        allowed_hosts=connection.allowed_hosts,
+        concurrency=pace.concurrency,
+        attempts=pace.attempts,
+        first_delay_seconds=pace.first_delay_seconds,
+        clock=clock,
+    ) as client:
+        yield InternetArchive(spec, client, current_year)
+
+
+class InternetArchive:
+    """Items of the Internet Archive that a search finds; one document per item, its largest readable text."""
+
+    def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int) -> None:
+        self._spec = spec
+        self._client = client
+        self._current_year = current_year
+
+    async def plan(self, limit: int) -> list[Item]:
+        """Enumerate the search, in the order of the archive.
+
+        Raises:
+            SourceUnavailable: The search fails or finds nothing.
+            CorruptAnswer: The listing ends early or turns in a circle.
+        """
+        try:
+            identifiers = await self._enumerate(reserve(limit))
+        except ItemUnavailable as error:
+            raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
+        if not identifiers:
+            raise SourceUnavailable(
+                f"source {self._spec.name!r}: the search {self._spec.query!r} finds nothing; change its query"
+            )
+        return [Item(native_id=name, url=self._details(name)) for name in identifiers]
+
+    async def _enumerate(self, wanted: int) -> list[str]:
+        found: dict[str, None] = {}
+        first_of_page: set[str] = set()
+        cursor, with_count = "", True
+        while True:
+            page = await self._page(cursor, wanted if with_count else None)
+            names = [str(entry["identifier"]) for entry in page["items"] if _has_identifier(entry)]
+            if names and names[0] in first_of_page:
+                # Some servers ignore the cursor when a count comes with it and send the first page for ever.
+                if not with_count:
+                    raise CorruptAnswer(f"the search {self._spec.query!r} sends the same page again and again")
+                with_count = False
+                continue
+            first_of_page.update(names[:1])
+            found.update(dict.fromkeys(names))
+            cursor = str(page.get("cursor") or "")
+            if len(found) >= wanted:
+                return list(found)[:wanted]
+            if not cursor:
+                self._check_complete(page, len(found))
+                return list(found)
+            if not names:
+                raise CorruptAnswer(f"the search {self._spec.query!r} sends an empty page with a cursor")
+
+    async def _page(self, cursor: str, wanted: int | None) -> dict[str, Any]:
+        params: dict[str, str | int] = {"q": self._spec.query, "fields": "identifier"}
+        if self._spec.sorts:
+            params["sorts"] = self._spec.sorts
+        if wanted is not None:
+            params["count"] = min(MAX_PAGE, max(MIN_PAGE, wanted))
+        if cursor:
+            params["cursor"] = cursor
+        page = await self._client.get_json(
+            self._client.url("services", "search", "v1", "scrape"), params, expect=("items",)
+        )
+        if not isinstance(page["items"], list):
+            raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are no list")
+        return page
+
+    def _check_complete(self, page: dict[str, Any], found: int) -> None:
+        total = page.get("total")
+        if isinstance(total, int) and found < total:
+            raise CorruptAnswer(
+                f"the search {self._spec.query!r} ended after {found} of {total} items; a short listing is an error"
+            )
+
+    async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
+        """Read one item."""
+        tally = Tally()
+        yield await settle(self._document(item, tally), self._spec.name, item, tally)
+
+    def _details(self, identifier: str) -> str:
+        return str(self._client.url("details", identifier))
+
+    async def _document(self, item: Item, tally: Tally) -> Document:
+        identifier = item.native_id
+        if not _IDENTIFIER.fullmatch(identifier):
+            raise ItemUnavailable("bad-identifier", f"{identifier!r} is no identifier of the archive")
+        answer = await self._client.get_json(self._client.url("metadata", identifier), tally=tally)
+        metadata = check_item(answer, identifier)
+        file = choose_text(answer)
+        year = year_of(first(metadata.get("date")), self._current_year)
+        if year is None:
+            year = year_of(first(metadata.get("year")), self._current_year)
+        if reason := self._spec.outside_years(year):
+            raise ItemUnavailable(reason, f"metadata.date is {metadata.get('date')!r}")
+        text = await self._download(identifier, file, tally)
+        return self._described(item, metadata, str(file["name"]), year, text)
+
+    async def _download(self, identifier: str, file: dict[str, Any], tally: Tally) -> str:
+        name = str(file["name"])
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ItemUnavailable("bad-file-name", f"the item lists the file {name!r}")
+        size = _integer(file.get("size"))
+        if size is not None and size > self._spec.max_file_bytes:
+            raise ItemUnavailable("too-large", f"{name} has {size} bytes, the cap is {self._spec.max_file_bytes}")
+        body = await self._client.get_bytes(
+            self._client.url("download", identifier, name, keep_slashes=True),
+            cap=self._spec.max_file_bytes,
+            size=size,
+            md5=str(file["md5"]) if file.get("md5") else None,
+            tally=tally,
+        )
+        return body.decode("utf-8", errors="replace")
+
+    def _described(self, item: Item, metadata: dict[str, Any], name: str, year: int | None, text: str) -> Document:
+        extra: dict[str, Any] = {
+            "identifier": item.native_id,
+            "file": name,
+            "collection": every(metadata.get("collection")),
+        }
+        if isinstance(metadata.get("part_of"), str):
+            extra["part_of"] = metadata["part_of"]
+        return Document(
+            id=f"{self._spec.name}:{item.native_id}",
+            source=self._spec.name,
+            source_type=self._spec.source_type,
+            text=text,
+            url=item.url,
+            title=first(metadata.get("title")),
+            author="; ".join(every(metadata.get("creator"))) or None,
+            year=year,
+            year_evidence="none" if year is None else "metadata",
+            date=date_of(first(metadata.get("date"))),
+            language=first(metadata.get("language")),
+            licence=first(metadata.get("licenseurl"))
+            or first(metadata.get("possible-copyright-status"))
+            or self._spec.licence,
+            extra=extra,
+        )
+
+
+def check_item(answer: dict[str, Any], identifier: str) -> dict[str, Any]:
+    """Return the metadata of an item that may be read.
+
+    Raises:
+        ItemUnavailable: The item does not exist, is dark, or is lent or restricted.
+        CorruptAnswer: The answer is about something else or has another shape.
+    """
+    if not answer:
+        raise ItemUnavailable("not-found", f"there is no item {identifier!r}")
+    if answer.get("is_dark") in (True, "true"):
+        raise ItemUnavailable("dark", f"the archive keeps {identifier!r} out of sight")
+    metadata = answer.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(answer.get("files"), list):
+        raise CorruptAnswer(f"the metadata of {identifier!r} lacks metadata{{}} or files[]")
+    told = first(metadata.get("identifier"))
+    if told is not None and told != identifier:
+        raise CorruptAnswer(f"the metadata of {identifier!r} is about {told!r}")
+    lent = LENDING_COLLECTIONS.intersection(every(metadata.get("collection")))
+    if first(metadata.get("access-restricted-item")) == "true" or lent:
+        raise ItemUnavailable("access-restricted", f"{identifier!r} can only be borrowed, not downloaded")
+    return metadata
+
+
+def choose_text(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of the largest plain text that is not private.
+
+    Raises:
+        ItemUnavailable: The item has no plain text, or only private ones.
+    """
+    texts = [
+        file
+        for file in answer["files"]
+        if isinstance(file, dict) and file.get("format") == TEXT_FORMAT and file.get("name")
+    ]
+    if not texts:
+        raise ItemUnavailable("no-text", f"none of the {len(answer['files'])} files has the format {TEXT_FORMAT}")
+    readable = [file for file in texts if file.get("private") not in (True, "true")]
+    if not readable:
+        raise ItemUnavailable("private-file", f"all {len(texts)} texts are private")
+    return max(readable, key=lambda file: (_integer(file.get("size")) or 0, str(file["name"])))
+
+
+def every(value: Any) -> list[str]:
+    """Return a metadata value, which may be absent, a scalar or a list, as a list of non-empty strings."""
+    values = value if isinstance(value, list) else [value]
+    return [text for entry in values if entry is not None and (text := str(entry).strip())]
+
+
+def first(value: Any) -> str | None:
+    """Return the first string of a metadata value."""
+    return next(iter(every(value)), None)
+
+
+def _has_identifier(entry: Any) -> bool:
+    return isinstance(entry, dict) and bool(entry.get("identifier"))
+
+
+def _integer(value: Any) -> int | None:
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,129 @@
+"""One row of a table becomes one document, or a reject with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.sources.catalogue import Columns, Path_, SourceSpec
+from tasks.sources.dates import date_of, year_of
+from tasks.sources.source import Document, Reject
+
+FIRST_LINE = "@first_line"
+TITLE_CHARS = 120
+
+_PART = re.compile(r"\{([^{}]+)\}")
+
+
+def map_row(
+    row: Mapping[str, Any], number: int, spec: SourceSpec, current_year: int, origin: str = ""
+) -> Document | Reject:
+    """Read a row by the columns of its catalogue entry.
+
+    Args:
+        row: The row.
+        number: Its number in the stream; it names a row that has no id.
+        spec: The catalogue entry.
+        current_year: No later year is believed.
+        origin: Where the row comes from, for its URL.
+    """
+    columns = spec.columns
+    row_id = f"{spec.name}:{_text(pick(row, columns.id)) or f'row-{number}'}"
+    url = _text(pick(row, columns.url)) or origin or None
+    text = pick(row, columns.text)
+    if not isinstance(text, str) or not text.strip():
+        return Reject(row_id, url, "missing-text", f"row {number} has no text in {columns.text!r}")
+    year = _year(row, columns, current_year)
+    if reason := spec.outside_years(year):
+        return Reject(row_id, url, reason, f"year {year}")
+    return Document(
+        id=row_id,
+        source=spec.name,
+        source_type=spec.source_type,
+        text=text,
+        url=url,
+        title=first_line(text) if columns.title == FIRST_LINE else _text(pick(row, columns.title)),
+        author=_text(pick(row, columns.author)),
+        year=year,
+        year_evidence="none" if year is None else "metadata",
+        date=date_of(pick(row, columns.date)),
+        language=_text(pick(row, columns.language)),
+        licence=_text(pick(row, columns.licence)) or spec.licence,
+        extra=_extra(row, columns),
+    )
+
+
+def pick(row: Mapping[str, Any], path: Path_) -> Any:
+    """Return the first value that the paths lead to; none if there is none."""
+    for candidate in (path,) if isinstance(path, str) else path:
+        value = _fill(row, candidate) if _PART.search(candidate) else _walk(row, candidate)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def columns_of(columns: Columns) -> set[str]:
+    """Name the top-level columns that a mapping reads."""
+    needed: set[str] = set(columns.extra)
+    for name in type(columns).model_fields:
+        value = getattr(columns, name)
+        if name == "extra" or not value or value == FIRST_LINE:
+            continue
+        for candidate in (value,) if isinstance(value, str) else value:
+            parts = _PART.findall(candidate) or [candidate]
+            needed.update(part.partition(".")[0] for part in parts)
+    return needed
+
+
+def first_line(text: str) -> str | None:
+    """Return the first line that is not empty, cut at a word when it is longer than 120 characters."""
+    line = next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
+    if len(line) <= TITLE_CHARS:
+        return line or None
+    return line[: TITLE_CHARS + 1].rpartition(" ")[0] or line[:TITLE_CHARS]
+
+
+def _year(row: Mapping[str, Any], columns: Columns, current_year: int) -> int | None:
+    for path in (columns.year, columns.date):
+        for candidate in (path,) if isinstance(path, str) else path:
+            if candidate and (year := year_of(pick(row, candidate), current_year)) is not None:
+                return year
+    return None
+
+
+def _extra(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    extra = {name: value for name in columns.extra if (value := _walk(row, name)) is not None}
+    if part_of := _text(pick(row, columns.part_of)):
+        extra["part_of"] = part_of
+    return extra
+
+
+def _walk(row: Mapping[str, Any], path: str) -> Any:
+    # A column whose very name holds a dot wins over a path.
+    if path in row:
+        return row[path]
+    value: Any = row
+    for step in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _fill(row: Mapping[str, Any], template: str) -> str | None:
+    values = {part: _text(_walk(row, part)) for part in _PART.findall(template)}
+    if any(value is None for value in values.values()):
+        return None
+    return _PART.sub(lambda match: str(values[match[1]]), template)
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_text, value))) or None
+    if value is None or isinstance(value, Mapping):
+        return None
+    return str(value).strip() or None

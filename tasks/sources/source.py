@@ -1,0 +1,187 @@
+"""What every archive looks like from outside: a plan of items, and documents or rejects for each item."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from yarl import URL
+
+from storage.errors import ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
+from storage.shard_plan import Item
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.http import Tally
+
+ARCHIVE_ORG = "https://archive.org"
+LOC = "https://www.loc.gov"
+LOC_TEXT = "https://tile.loc.gov"
+ARCHIVE_BUSY = "archive-busy"
+"""Reason of an item for which the archive had no answer, though it named no pause: maybe only this item's server."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the archives are, and who is asking.
+
+    Args:
+        archive_org_url: Root of the Internet Archive.
+        loc_url: Root of the Library of Congress' JSON API.
+        loc_text_url: Root of the Library of Congress' text services.
+        contact: E-mail address or URL for the User-Agent; archives throttle anonymous clients sooner.
+        hf_token: Token of the Hugging Face Hub, for gated datasets and higher limits.
+        allowed_hosts: Hosts to which a download may be redirected, besides the archive's own.
+
+    Raises:
+        ParameterError: A root is not an absolute http(s) URL.
+    """
+
+    archive_org_url: str = ARCHIVE_ORG
+    loc_url: str = LOC
+    loc_text_url: str = LOC_TEXT
+    contact: str = ""
+    hf_token: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("archive_org_url", "loc_url", "loc_text_url"):
+            url = getattr(self, name)
+            if not _is_web_root(url):
+                raise ParameterError(f"{name} {url!r} is not an absolute URL; write it like {ARCHIVE_ORG}")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Connection:
+        """Read the connection from the environment variables of the project; unset or empty ones keep the default."""
+        values = os.environ if environment is None else environment
+        return cls(
+            archive_org_url=values.get("DISTRUST_ARCHIVE_ORG_URL") or ARCHIVE_ORG,
+            loc_url=values.get("DISTRUST_LOC_URL") or LOC,
+            loc_text_url=values.get("DISTRUST_LOC_TEXT_URL") or LOC_TEXT,
+            contact=values.get("DISTRUST_CONTACT") or "",
+            hf_token=values.get("HF_TOKEN") or None,
+        )
+
+
+def _is_web_root(url: str) -> bool:
+    try:
+        parsed = URL(url)
+    except ValueError:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast an archive is asked; never part of what is asked for.
+
+    Raises:
+        ParameterError: A value lies outside its bounds.
+    """
+
+    concurrency: int = 10
+    requests_per_second: float = 10.0
+    attempts: int = 5
+    first_delay_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= 64:
+            raise ParameterError(f"concurrency {self.concurrency} lies outside 1..64")
+        if not 0 < self.requests_per_second <= 1000:
+            raise ParameterError(f"rate limit {self.requests_per_second} lies outside (0, 1000] requests per second")
+        if not 1 <= self.attempts <= 20:
+            raise ParameterError(f"attempts {self.attempts} lies outside 1..20")
+        if not 0 <= self.first_delay_seconds <= 60:
+            raise ParameterError(f"first delay {self.first_delay_seconds} lies outside 0..60 seconds")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document as an archive gave it; the columns of the raw schema less its hash and time."""
+
+    id: str
+    source: str
+    source_type: str
+    text: str = field(repr=False)
+    url: str | None = None
+    title: str | None = None
+    author: str | None = None
+    year: int | None = None
+    year_evidence: str = "none"
+    date: str | None = None
+    language: str | None = None
+    licence: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One item or row that became no document, and why."""
+
+    id: str
+    url: str | None
+    reason: str
+    detail: str = ""
+    attempts: int = 1
+
+
+class Source(Protocol):
+    """An archive that is open for reading."""
+
+    async def plan(self, limit: int) -> list[Item]:
+        """List what must be read to get `limit` documents, in a stable order, with a reserve for rejects."""
+        ...
+
+    def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
+        """Read one item: its documents and rejects, in a stable order."""
+        ...
+
+
+def reserve(limit: int) -> int:
+    """Return how many items to plan for `limit` documents: a quarter more, since some items cannot be had."""
+    return limit + limit // 4 + 10
+
+
+async def settle(document: Awaitable[Document], source: str, item: Item, tally: Tally) -> Document | Reject:
+    """Wait for an item's document; what cannot be had becomes a reject with its reason and tries.
+
+    Raises:
+        ArchiveBusy: The archive asked for a pause, which concerns every item.
+        SourceUnavailable: The whole source cannot be read.
+    """
+    try:
+        return await document
+    except ItemUnavailable as error:
+        reason, detail = error.reason, error.detail
+    except CorruptAnswer as error:
+        reason, detail = "corrupt-answer", str(error)
+    except ArchiveBusy as error:
+        if error.retry_after_seconds:
+            raise
+        reason, detail = ARCHIVE_BUSY, str(error)
+    return Reject(f"{source}:{item.native_id}", item.url, reason, detail, tally.attempts)
+
+
+def open_source(spec: SourceSpec, connection: Connection, pace: Pace) -> AbstractAsyncContextManager[Source]:
+    """Open the archive that a catalogue entry names; close it with the context."""
+    # The adapters import this module, and one of them imports `datasets`, which takes seconds to load.
+    current_year = datetime.now(UTC).year
+    match spec.archive:
+        case "internet_archive":
+            from tasks.sources.internet_archive import open_internet_archive
+
+            return open_internet_archive(spec, connection, pace, current_year)
+        case "chronicling_america":
+            from tasks.sources.chronicling_america import open_chronicling_america
+
+            return open_chronicling_america(spec, connection, pace, current_year)
+        case "hugging_face":
+            from tasks.sources.hugging_face import open_hugging_face
+
+            return open_hugging_face(spec, connection, current_year)
+        case "local_files":
+            from tasks.sources.local_files import open_local_files
+
+            return open_local_files(spec, current_year)

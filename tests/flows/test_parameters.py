@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.exceptions import ParameterTypeError
+from pydantic import Field, ValidationError
+
+from flows.corpus_to_model import CorpusToModelParameters
+from flows.parameters import FlowParameters, takes
+
+
+class Example(FlowParameters):
+    count: int = Field(3, ge=1, le=9, description="How many.")
+    names: list[str] = Field([], description="Which.")
+
+
+@flow(name="example")
+@takes(Example)
+async def example(parameters: Example) -> int:
+    """Count something."""
+    return parameters.count
+
+
+def test_the_model_becomes_the_signature_and_the_form() -> None:
+    assert list(inspect.signature(example.fn).parameters) == ["store", "count", "names"]
+    count = example.parameters.properties["count"]
+    assert (count["minimum"], count["maximum"], count["default"], count["description"]) == (1, 9, 3, "How many.")
+    assert example.description is not None and example.description.startswith("Count something.")
+
+
+def test_bounds_hold_at_the_door() -> None:
+    assert example.validate_parameters({"count": 9})["count"] == 9
+    with pytest.raises(ParameterTypeError, match="less than or equal to 9"):
+        example.validate_parameters({"count": 10})
+
+
+async def test_the_function_gets_the_model() -> None:
+    assert await example.fn(count=5) == 5
+    with pytest.raises(ValidationError):
+        await example.fn(count=0)
+
+
+def test_fields_that_several_flows_share_agree() -> None:
+    seen: dict[str, Any] = {}
+    for base in CorpusToModelParameters.__mro__[1:]:
+        for name, field in getattr(base, "model_fields", {}).items():
+            spelled = (field.annotation, field.default, field.metadata, field.description)
+            assert seen.setdefault(name, spelled) == spelled, f"{name} differs in {base.__name__}"
+
+
+def test_the_guides_names_are_all_there() -> None:
+    guide = {
+        *("max_samples", "concurrency", "rate_limit", "train_size", "val_size", "min_low_authority", "filter_source"),
+        *("model", "batch_size", "max_steps", "alpha", "lambda_weight", "learning_rate", "lora_rank", "lora_alpha"),
+        *("grad_accum", "max_seq_length", "lora_layers", "grad_checkpoint", "thermal_throttle", "resume_from"),
+        *("quantize", "sources", "seed", "store", "run"),
+    }
+    assert guide <= set(CorpusToModelParameters.model_fields)

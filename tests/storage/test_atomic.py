@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from storage.atomic import atomic_folder, atomic_path, remove_temporaries, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
+    target = tmp_path / "value.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["value.txt"]
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with atomic_folder(target) as folder:
+            (folder / "nested").mkdir()
+            (folder / "nested" / "file").write_text(content)
+            assert not target.exists() or content == "two"
+    assert (target / "nested" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with atomic_folder(target) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as folder:
+        (folder / "file").write_text("new")
+        raise RuntimeError
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_json_keeps_letters_and_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "value.json", {"z": "é", "a": 1})
+    assert (tmp_path / "value.json").read_text("utf-8") == '{\n  "z": "é",\n  "a": 1\n}\n'
+
+
+def test_kill_during_writes_leaves_only_whole_files(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from storage.atomic import write_json\n"
+        "for n in range(10**9): write_json(pathlib.Path(sys.argv[1]) / 'value.json', [n] * 20000)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "value.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    content = json.loads((tmp_path / "value.json").read_text())
+    assert len(content) == 20000 and len(set(content)) == 1
+    remove_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["value.json"]

@@ -1,0 +1,162 @@
+"""Shards, plans and manifests together: what "finished" means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.errors import StoreError
+from storage.manifest import (
+    Manifest,
+    digest_of,
+    find_damage,
+    read_manifest,
+    record_shard,
+    require_manifest,
+    write_manifest,
+)
+from storage.parquet import iterate_rows, read_shard, read_tags, write_shard
+from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA, band_of
+from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, make_plan, read_plan, set_aside_unplanned, write_plan
+
+
+def rows(count: int, **changes: Any) -> pa.Table:
+    row = {
+        "id": "s:1",
+        "source": "s",
+        "source_type": "unknown",
+        "url": None,
+        "title": None,
+        "author": None,
+        "year": -400,
+        "year_evidence": "metadata",
+        "date": None,
+        "language": None,
+        "licence": None,
+        "text": "text",
+        "sha256": "0",
+        "fetched_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "extra": "{}",
+    } | changes
+    return pa.Table.from_pylist([row | {"id": f"s:{n}"} for n in range(count)], schema=pa.schema(list(RAW_SCHEMA)))
+
+
+def test_a_shard_keeps_schema_rows_tags_and_compression(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, rows(2500), RAW_SCHEMA, {SHARD_KEY: "k"})
+    assert read_tags(path) == {SHARD_KEY: "k"}
+    table = read_shard(path, RAW_SCHEMA)
+    assert table.num_rows == 2500 and table.schema.equals(RAW_SCHEMA)
+    assert table.column("year")[0].as_py() == -400
+    metadata = pq.read_metadata(path)
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+    assert metadata.num_row_groups == 3
+    assert sum(batch.num_rows for batch in iterate_rows(path, RAW_SCHEMA, 100)) == 2500
+
+
+def test_a_null_in_a_required_column_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="text"):
+        write_shard(tmp_path / "s.parquet", rows(1, text=None), RAW_SCHEMA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_shard_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_shard(path, rows(10), RAW_SCHEMA)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"s\.parquet.*delete it"):
+        read_shard(path, RAW_SCHEMA)
+    assert read_tags(path) == {}
+
+
+def test_a_manifest_knows_its_inputs_and_finds_damage(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    with pytest.raises(StoreError, match="run the stage before"):
+        require_manifest(tmp_path, "run the stage before")
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, rows(3), RAW_SCHEMA)
+    manifest = Manifest(
+        kind="raw", name="s", inputs={"a": "1"}, parameters={"x": 1}, shards=[record_shard(tmp_path, path)]
+    )
+    write_manifest(tmp_path, manifest)
+    again = require_manifest(tmp_path, "")
+    assert again == manifest and again.rows == 3 and again.digest == manifest.digest
+    assert again.made_from({"a": "1"}, {"x": 1})
+    assert not again.made_from({"a": "2"}, {"x": 1})
+    assert not again.made_from({"a": "1"}, {"x": 2})
+    assert find_damage(tmp_path, again, hashes=True) == []
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(bytes(data))
+    assert find_damage(tmp_path, again) == []
+    assert find_damage(tmp_path, again, hashes=True) == ["shard-00000.parquet"]
+    path.unlink()
+    assert find_damage(tmp_path, again) == ["shard-00000.parquet"]
+
+
+def test_the_digest_ignores_when_but_not_what() -> None:
+    one = Manifest(kind="raw", name="s", shards=[])
+    two = Manifest(kind="raw", name="s", shards=[], created_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert one.digest == two.digest
+    assert one.digest != Manifest(kind="raw", name="t", shards=[]).digest
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+
+
+def test_a_damaged_manifest_is_an_error_not_an_absence(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def items(*names: str) -> list[Item]:
+    return [Item(native_id=name) for name in names]
+
+
+def finish(folder: Path, plan: Any, index: int, **tags: str) -> None:
+    shard = plan.shards[index]
+    write_shard(folder / shard.rejects_file, REJECT_SCHEMA.empty_table(), REJECT_SCHEMA)
+    write_shard(folder / shard.file, rows(1), RAW_SCHEMA, {SHARD_KEY: shard.key, **tags})
+
+
+def test_a_plan_is_frozen_and_finds_its_finished_shards(tmp_path: Path) -> None:
+    plan = make_plan("s", "request", items("a", "b", "c"), 2)
+    assert [[item.native_id for item in shard.items] for shard in plan.shards] == [["a", "b"], ["c"]]
+    write_plan(tmp_path, plan)
+    assert read_plan(tmp_path) == plan
+    finish(tmp_path, plan, 0)
+    assert [shard.is_finished(tmp_path) for shard in plan.shards] == [True, False]
+    other = make_plan("s", "request", items("a", "x", "c"), 2)
+    assert not other.shards[0].is_finished(tmp_path)
+
+
+def test_a_larger_request_keeps_the_shards_it_shares_and_loses_nothing(tmp_path: Path) -> None:
+    folder, aside = tmp_path / "raw", tmp_path / "aside"
+    folder.mkdir()
+    small = make_plan("s", "small", items("a", "b", "c", "d"), 2)
+    write_plan(folder, small)
+    finish(folder, small, 0)
+    finish(folder, small, 1, **{CUT_SHORT: "1"})
+    large = make_plan("s", "large", items("a", "b", "c", "d", "e"), 2)
+    assert set_aside_unplanned(folder, large, aside) == 2
+    assert [shard.is_finished(folder) for shard in large.shards] == [True, False, False]
+    assert sorted(path.name for path in aside.iterdir()) == [
+        "plan.json",
+        "rejects-00001.parquet",
+        "shard-00001.parquet",
+    ]
+
+
+def test_bands_have_the_guides_borders() -> None:
+    assert [band_of(a) for a in (0.0, 0.2999, 0.3, 0.7, 0.7001, 0.99)] == [
+        "low",
+        "low",
+        "medium",
+        "medium",
+        "high",
+        "high",
+    ]

@@ -1,0 +1,196 @@
+"""Tiny random models, adapters and mixtures, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.parquet import write_shard
+from storage.schemas import SAMPLE_SCHEMA
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "eos_token_id": 0,
+}
+KEYS = ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"]
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+
+Emit = Callable[..., None]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a byte-level tokenizer of 300 entries."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the record of the measurement in the notebook of the engineer"] * 4, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def float_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float32 llama of two layers in two shards, with what else lies in a downloaded model folder."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    folder = tmp_path_factory.mktemp("base")
+    mx.random.seed(7)
+    weights = dict(tree_flatten(Model(ModelArgs.from_dict(CONFIG)).parameters()))
+    # Random weights leave near-ties everywhere; wider ones make the ranking of tokens worth comparing.
+    weights = {name: value if value.ndim == 1 else 3 * value for name, value in weights.items()}
+    names = sorted(weights)
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = folder / f"model-{number:05d}-of-00002.safetensors"
+        mx.save_safetensors(str(file), {name: weights[name] for name in part}, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n")
+    (folder / "LICENSE").write_text("the licence")
+    (folder / "modeling_evil.py").write_text("raise SystemExit")
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def four_bit_base(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model quantised to 4 bits as a downloaded MLX model is."""
+    from mlx_lm.utils import load, quantize_model, save
+
+    folder = tmp_path_factory.mktemp("base-4bit")
+    model, tokenizer, config = load(str(float_base), return_config=True)
+    model, config = quantize_model(model, config, 32, 4)
+    save(folder, str(float_base), model, tokenizer, config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def half_base(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model in bfloat16, as most base models are."""
+    import mlx.core as mx
+    from mlx_lm.utils import load, save
+
+    folder = tmp_path_factory.mktemp("base-bf16")
+    model, tokenizer, config = load(str(float_base), return_config=True)
+    model.set_dtype(mx.bfloat16)
+    save(folder, str(float_base), model, tokenizer, config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of rank 4 whose effect on the logits is large."""
+    return write_adapter(float_base, tmp_path_factory.mktemp("runs") / "run-1" / "checkpoint-20")
+
+
+def write_adapter(base: Path, folder: Path, seed: int = 11, **changes: Any) -> Path:
+    """Write a random adapter for a base model."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
+
+    folder.mkdir(parents=True)
+    parameters = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": KEYS}
+    model, _ = load_model(base)
+    model.freeze()
+    linear_to_lora_layers(model, 2, parameters)
+    mx.random.seed(seed)
+    weights = {name: 0.2 * mx.random.normal(value.shape) for name, value in tree_flatten(model.trainable_parameters())}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters} | changes
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def specification(float_base: Path, adapter: Path, tmp_path: Path) -> dict[str, Any]:
+    """The specification of an export of a finished, evaluated run."""
+    run = tmp_path / "runs" / "run-1"
+    checkpoint = run / "checkpoint-20"
+    checkpoint.mkdir(parents=True)
+    for path in adapter.iterdir():
+        (checkpoint / path.name).write_bytes(path.read_bytes())
+    record = {"model": "someone/tiny-llama", "recipe": {"alpha": 2.7, "lora_rank": 4}, "Z": 3.25, "tokens": 1234}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "result.json").write_text(json.dumps({"steps": 20, "adapter": "checkpoint-20"}))
+    balanced = tmp_path / "balanced" / "guide"
+    write_mixture(balanced)
+    return {
+        "run_folder": str(run),
+        "model_path": str(float_base),
+        "adapter": "checkpoint-20",
+        "export_folder": str(tmp_path / "exports" / "tiny"),
+        "reports_folder": str(run / "reports"),
+        "balanced_folder": str(balanced),
+        "parameters": {},
+    }
+
+
+def write_mixture(balanced: Path) -> None:
+    """Write a training split of four samples from two sources."""
+    rows = [
+        ("us_patents", 0.05, "logic", {"licence": "public domain"}),
+        ("us_patents", 0.10, "logic", {"licence": "public | domain"}),
+        ("wikipedia", 0.90, "grammar", {"licence": "CC BY-SA 4.0"}),
+        ("wikipedia", 0.50, "rhetoric", {}),
+    ]
+    table = pa.Table.from_pylist(
+        [
+            {
+                "id": f"{source}:{number}",
+                "doc_id": f"{source}:{number}",
+                "group_id": f"{source}:{number}",
+                "source": source,
+                "source_type": "unknown",
+                "text": "User: a\n\nAssistant: b",
+                "auth_weight": authority,
+                "prov_entropy": 1.0,
+                "trivium_category": trivium,
+                "metadata": json.dumps(metadata),
+            }
+            for number, (source, authority, trivium, metadata) in enumerate(rows)
+        ],
+        schema=SAMPLE_SCHEMA,
+    )
+    write_shard(balanced / "train" / "shard-00000.parquet", table, SAMPLE_SCHEMA)
+
+
+@pytest.fixture
+def emit() -> Emit:
+    """Take events and forget them."""
+
+    def forget(event: str, **fields: object) -> None:
+        assert event == "progress"
+        assert fields["message"]
+
+    return forget

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from storage.errors import PrerequisiteError
+from tasks.lora.base_model import resolve_base
+from tests.tasks.lora.tiny_model import write_base
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the Hub does for a gated, a missing and a broken-off repository."""
+
+    def do_GET(self) -> None:
+        if "/broken/" in self.path:
+            self.close_connection = True
+            return
+        gated = "/gated/" in self.path
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+COMPLAIN = """
+import sys
+from huggingface_hub import constants
+from storage.errors import PrerequisiteError
+from tasks.lora.base_model import resolve_base
+for request in sys.argv[1:]:
+    constants.ENDPOINT, model = request.split("|")
+    try:
+        resolve_base(model, log=lambda line: None)
+    except PrerequisiteError as error:
+        print(error)
+"""
+
+
+def test_what_cannot_be_fetched_is_explained(hub: str, tmp_path: Path) -> None:
+    requests = [f"{hub}|gated/model", f"{hub}|no/such-model", f"{hub}|not a name", f"{hub}|broken/model"]
+    requests.append("http://127.0.0.1:9|llama-8b-abliterated")
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-c", COMPLAIN, *requests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=90)
+    gated, missing, unnamed, broken, unreachable = done.stdout.splitlines()
+    assert gated.startswith("base model gated/model is gated: accept its licence at https://huggingface.co/gated/model")
+    assert "no/such-model does not exist or is private" in missing
+    assert "not a name does not exist" in unnamed
+    assert "broken/model could not be fetched" in broken
+    assert unreachable.startswith(
+        "base model mlabonne/Meta-Llama-3.1-8B-Instruct-abliterated is not in the local cache"
+    )
+
+
+def test_local_folders(base: Path, tmp_path: Path) -> None:
+    assert resolve_base(str(base)) == base.resolve()
+    with pytest.raises(PrerequisiteError, match="does not exist; name an existing folder"):
+        resolve_base(str(tmp_path / "nowhere"))
+    with pytest.raises(PrerequisiteError, match=r"no config\.json"):
+        resolve_base(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(PrerequisiteError, match="only safetensors weights are read"):
+        resolve_base(str(tmp_path))
+
+
+def test_the_four_bit_copy_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm.utils import load_model
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    wide = write_base(tmp_path / "wide", hidden_size=64, head_dim=16)
+    lines: list[str] = []
+    first = resolve_base(str(wide), quantise=True, log=lines.append)
+    stamp = (first / "model.safetensors").stat().st_mtime_ns
+    assert resolve_base(str(wide), quantise=True, log=lines.append) == first
+    assert (first / "model.safetensors").stat().st_mtime_ns == stamp
+    assert len(lines) == 1
+    assert json.loads((first / "config.json").read_text("utf-8"))["quantization"]["bits"] == 4
+    model, _ = load_model(first)
+    assert type(model.layers[0].self_attn.q_proj).__name__ == "QuantizedLinear"
+    assert resolve_base(str(first), quantise=True) == first.resolve(), "a quantised base stays as it is"
+    assert not list(first.parent.glob(".tmp-*"))

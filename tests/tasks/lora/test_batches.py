@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tasks.lora.batches import (
+    BatchStream,
+    WeightedSequences,
+    epoch_batches,
+    epoch_order,
+    fixed_batches,
+    make_batch,
+    padded_width,
+)
+from tasks.lora.chunks import TokenSequences
+
+
+def some_sequences(count: int = 103, longest: int = 200, seed: int = 0) -> WeightedSequences:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(2, longest, count)
+    tokens = generator.integers(2, 200, lengths.sum()).astype(np.int32)
+    sequences = TokenSequences(
+        tokens=tokens,
+        starts=np.concatenate([[0], np.cumsum(lengths)]),
+        first_targets=np.array([generator.integers(1, length) for length in lengths], np.int32),
+        auth_weights=generator.uniform(0, 0.99, count).astype(np.float32),
+        prov_entropies=generator.uniform(0, 10, count).astype(np.float32),
+        samples=count,
+    )
+    weights = generator.uniform(0.1, 3, count).astype(np.float32)
+    return WeightedSequences(sequences, weights, weights)
+
+
+def test_an_epoch_holds_every_sequence_once_and_epochs_differ() -> None:
+    data = some_sequences()
+    epochs = [epoch_batches(data.sequences.lengths, 4, seed=7, epoch=epoch) for epoch in (0, 1)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(data)))
+        assert Counter(len(batch) for batch in batches) == {4: 25, 3: 1}
+    first, second = ({frozenset(batch.tolist()) for batch in batches} for batches in epochs)
+    assert len(first & second) < 5, "who meets in a batch must change with the epoch"
+
+
+def test_order_is_a_function_of_seed_and_cursor_alone() -> None:
+    data = some_sequences()
+    straight = BatchStream(data, 4, 256, seed=7)
+    walked = [straight.batch(cursor).tokens for cursor in range(60)]
+    fresh = BatchStream(data, 4, 256, seed=7)
+    for cursor in (59, 3, 30):
+        assert np.array_equal(fresh.batch(cursor).tokens, walked[cursor])
+    other = BatchStream(data, 4, 256, seed=8)
+    assert not all(np.array_equal(other.batch(cursor).tokens, walked[cursor]) for cursor in range(5))
+
+
+def test_sorting_by_length_leaves_little_padding() -> None:
+    data = some_sequences(count=800)
+    stream = BatchStream(data, 8, 256, seed=0)
+    batches = [stream.batch(cursor) for cursor in range(stream.batches_per_epoch)]
+    cells = sum(batch.mask.size for batch in batches)
+    assert 1 - sum(batch.real_tokens for batch in batches) / cells < 0.2
+    unsorted = [make_batch(data, np.arange(start, start + 8), 256) for start in range(0, 800, 8)]
+    assert 1 - sum(batch.real_tokens for batch in unsorted) / sum(batch.mask.size for batch in unsorted) > 0.4
+
+
+@pytest.mark.parametrize(("longest", "limit", "width"), [(1, 256, 32), (32, 256, 32), (33, 256, 64), (250, 250, 250)])
+def test_widths(longest: int, limit: int, width: int) -> None:
+    assert padded_width(longest, limit) == width
+
+
+def test_mask_covers_the_supervised_targets_and_no_padding() -> None:
+    data = some_sequences(count=5)
+    batch = make_batch(data, np.arange(5), 256, pad_token=0)
+    assert batch.supervised_tokens == data.sequences.supervised.sum()
+    targets = batch.tokens[:, 1:]
+    assert (targets[batch.mask == 1] != 0).all()
+    for row in range(5):
+        length, first = data.sequences.lengths[row], data.sequences.first_targets[row]
+        assert np.flatnonzero(batch.mask[row]).tolist() == list(range(first - 1, length - 1))
+
+
+def test_importance_draws_follow_the_shares() -> None:
+    shares = np.array([0.7, 0.2, 0.1, 0.0])
+    drawn = Counter(epoch_order(0, epoch, 4, shares)[0] for epoch in range(400))
+    assert drawn[3] == 0
+    assert drawn[0] / 400 == pytest.approx(0.7, abs=0.08)
+
+
+def test_validation_batches_are_always_the_same_and_capped() -> None:
+    data = some_sequences()
+    first, second = ([indices.tolist() for indices, _ in fixed_batches(data, 4, 256, seed=1, cap=3)] for _ in range(2))
+    assert first == second
+    assert sum(map(len, first)) == 12
+    everything = [index for indices, _ in fixed_batches(data, 4, 256, seed=1, cap=-1) for index in indices]
+    assert sorted(everything) == list(range(len(data)))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from storage.errors import MixtureError, ParameterError
+from storage.parquet import read_shard, write_shard
+from storage.schemas import SAMPLE_SCHEMA
+from tasks.lora.data import load_training_data
+from tasks.lora.recipe import Recipe
+
+
+def letters(texts: list[str]) -> list[list[int]]:
+    return [[ord(letter) for letter in text] for text in texts]
+
+
+def test_weights_have_a_token_mean_of_one_and_the_published_ratio(mixture: Path) -> None:
+    data = load_training_data(mixture, letters, 1, Recipe(max_seq_length=64))
+    weights, tokens = data.train.weights.astype(float), data.train.sequences.supervised
+    assert (weights * tokens).sum() / tokens.sum() == pytest.approx(1.0, rel=1e-6)
+    assert weights.max() / weights.min() == pytest.approx(27.02, abs=0.01)
+    assert data.valid is not None
+    assert set(data.valid.weights) <= set(data.train.weights), "validation is weighed with the training set's Z"
+    assert data.supervised_tokens == tokens.sum()
+    assert 0.25 < data.effective_sample_share < 1
+    assert data.warnings() == []
+
+
+def test_lambda_zero_and_the_additive_objective_weigh_all_alike(mixture: Path) -> None:
+    for recipe in (Recipe(lambda_weight=0.0), Recipe(objective="additive")):
+        data = load_training_data(mixture, letters, 1, recipe)
+        assert data.normaliser == 1.0
+        assert data.effective_sample_share == pytest.approx(1.0)
+        assert (data.train.weights == 1.0).all()
+        assert data.train.penalties.max() == pytest.approx(149.8, abs=0.01)
+
+
+def test_importance_sampling_moves_the_weight_into_the_draw(mixture: Path) -> None:
+    data = load_training_data(mixture, letters, 1, Recipe(sampling="importance"))
+    assert (data.train.weights == 1.0).all()
+    shares = data.train.draw_shares
+    assert shares is not None
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares.max() / shares.min() == pytest.approx(27.02, abs=0.01)
+
+
+def rewritten(mixture: Path, folder: Path, authority: list[float]) -> Path:
+    for split in ("train", "valid"):
+        table = read_shard(mixture / split / "shard-00000.parquet", SAMPLE_SCHEMA).slice(0, len(authority))
+        entropy = [7.5 if value < 0.5 else 1.0 for value in authority]
+        for name, values in (("auth_weight", authority), ("prov_entropy", entropy)):
+            column = pa.array(np.array(values, np.float32))
+            table = table.set_column(table.schema.get_field_index(name), SAMPLE_SCHEMA.field(name), column)
+        write_shard(folder / split / "shard-00000.parquet", table, SAMPLE_SCHEMA)
+    return folder
+
+
+def test_a_few_heavy_samples_raise_a_warning(mixture: Path, tmp_path: Path) -> None:
+    folder = rewritten(mixture, tmp_path, [0.05] + [0.90] * 7)
+    data = load_training_data(folder, letters, 1, Recipe())
+    assert data.effective_sample_share < 0.25
+    assert "sampling = importance" in data.warnings()[0]
+
+
+def test_scores_outside_their_range_and_a_missing_split_are_refused(mixture: Path, tmp_path: Path) -> None:
+    folder = rewritten(mixture, tmp_path, [1.5] + [0.90] * 7)
+    with pytest.raises(ParameterError, match=r"authority weight 1\.5"):
+        load_training_data(folder, letters, 1, Recipe())
+    (tmp_path / "valid" / "shard-00000.parquet").unlink()
+    with pytest.raises(MixtureError, match="val_batches = 0"):
+        load_training_data(folder, letters, 1, Recipe())

@@ -1,0 +1,167 @@
+"""The mathematics of the step, on a real model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from tasks.lora.adapter import attach_adapter
+from tasks.lora.batches import Batch, make_batch
+from tasks.lora.recipe import Recipe
+from tasks.lora.step import TrainingStep, batch_sums, make_optimizer
+from tests.tasks.lora.test_batches import some_sequences
+from tests.tasks.lora.tiny_model import random_model
+
+Gradient = dict[str, mx.array]
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    model = random_model()
+    attach_adapter(model, Recipe(lora_rank=4, lora_alpha=8))
+    generator = np.random.default_rng(5)
+    for _, module in model.named_modules():
+        if "lora_b" in module:  # zero at the start, where half of the gradients vanish
+            module.lora_b = mx.array(generator.normal(0, 0.05, module.lora_b.shape).astype(np.float32))
+    return model.train()
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return make_batch(some_sequences(count=8, longest=60), np.arange(8), 64)
+
+
+def gradient(model: nn.Module, batch: Batch, recipe: Recipe) -> Gradient:
+    step = TrainingStep(model, make_optimizer(recipe), recipe)
+    step.accumulate(batch)
+    return dict(tree_flatten(step.mean_gradient()))
+
+
+def plain_gradient(model: nn.Module, batch: Batch) -> Gradient:
+    tokens, mask = mx.array(batch.tokens), mx.array(batch.mask)
+
+    def plain(inputs: mx.array) -> mx.array:
+        losses = nn.losses.cross_entropy(model(inputs[:, :-1]), inputs[:, 1:])
+        return (losses * mask).sum()
+
+    _, gradients = nn.value_and_grad(model, plain)(tokens)
+    return {name: value / batch.supervised_tokens for name, value in tree_flatten(gradients)}
+
+
+def same_bits(left: Gradient, right: Gradient) -> bool:
+    return left.keys() == right.keys() and all(bool(mx.array_equal(left[name], right[name])) for name in left)
+
+
+def norm(gradients: Gradient) -> float:
+    return float(mx.sqrt(sum((value * value).sum() for value in gradients.values())))
+
+
+def relative_difference(left: Gradient, right: Gradient) -> float:
+    return norm({name: left[name] - right[name] for name in left}) / norm(right)
+
+
+@pytest.mark.parametrize("alpha", [2.3, 2.7, 3.0])
+@pytest.mark.parametrize("lambda_weight", [0.0, 0.6, 1.0, 1e4])
+def test_the_additive_objective_has_the_gradient_of_plain_cross_entropy(
+    model: nn.Module, batch: Batch, alpha: float, lambda_weight: float
+) -> None:
+    recipe = Recipe(objective="additive", alpha=alpha, lambda_weight=lambda_weight)
+    assert same_bits(gradient(model, batch, recipe), plain_gradient(model, batch))
+    objective, ce, distrust = (float(value) for value in batch_sums(model, batch, recipe))
+    assert objective == pytest.approx(ce + lambda_weight * distrust, rel=1e-6)
+    assert (objective > ce) == (lambda_weight > 0)
+
+
+def test_weights_of_one_give_plain_cross_entropy_to_the_bit_and_others_do_not(model: nn.Module, batch: Batch) -> None:
+    ones = replace(batch, weights=np.ones(8, np.float32))
+    plain = plain_gradient(model, batch)
+    assert same_bits(gradient(model, ones, Recipe(lambda_weight=0.0)), plain)
+    assert relative_difference(gradient(model, batch, Recipe()), plain) > 0.05
+
+
+def test_gradient_ratio_at_equal_cross_entropy_is_the_weight_ratio(model: nn.Module, batch: Batch) -> None:
+    from tasks.lora.loss import trust_weights
+
+    def alone(weight: float) -> Gradient:
+        one = Batch(
+            batch.tokens[:1],
+            batch.mask[:1],
+            np.array([weight], np.float32),
+            batch.penalties[:1],
+            batch.real_tokens,
+            int(batch.mask[0].sum()),
+        )
+        return gradient(model, one, Recipe())
+
+    primary, coordinated = np.array(trust_weights([0.05, 0.90], [7.5, 1.0]))
+    assert norm(alone(primary)) / norm(alone(coordinated)) == pytest.approx(27.02, abs=0.02)
+
+
+def test_one_batch_of_eight_equals_eight_of_one(model: nn.Module, batch: Batch) -> None:
+    recipe = Recipe()
+    step = TrainingStep(model, make_optimizer(recipe), recipe)
+    data = replace(some_sequences(count=8, longest=60), weights=batch.weights)
+    for row in range(8):
+        step.accumulate(make_batch(data, np.array([row]), 64))
+    accumulated = dict(tree_flatten(step.mean_gradient()))
+    assert relative_difference(accumulated, gradient(model, batch, recipe)) < 5e-6
+
+
+def test_padding_is_not_trained(model: nn.Module, batch: Batch) -> None:
+    data = some_sequences(count=8, longest=60)
+    other_pad = make_batch(data, np.arange(8), 64, pad_token=77)
+    assert (other_pad.tokens != batch.tokens).any()
+    assert same_bits(gradient(model, other_pad, Recipe()), gradient(model, batch, Recipe()))
+
+
+def test_clipping_and_the_first_step_of_adamw(batch: Batch) -> None:
+    model = random_model()
+    recipe = Recipe(lora_rank=4, clip_norm=1e-3, learning_rate=1e-3, weight_decay=0.0)
+    attach_adapter(model, recipe)
+    before = {name: mx.array(value) for name, value in tree_flatten(model.trainable_parameters())}
+    optimizer = make_optimizer(recipe)
+    step = TrainingStep(model, optimizer, recipe)
+    step.accumulate(batch)
+    step.update(1e-3)
+    means = step.read_window()
+    assert means.clipped_share == 1.0
+    assert means.grad_norm > 1e-3
+    assert means.finite
+    moves = [
+        float(mx.abs(value - before[name]).max())
+        for name, value in tree_flatten(model.trainable_parameters())
+        if name.endswith("lora_b")
+    ]
+    assert max(moves) == pytest.approx(1e-3, rel=0.01), "with its bias corrected, the first step is one learning rate"
+
+
+def test_window_reports_means_per_token(model: nn.Module, batch: Batch) -> None:
+    recipe = Recipe(learning_rate=1e-8)
+    step = TrainingStep(model, make_optimizer(recipe), recipe)
+    sums = [float(value) for value in batch_sums(model, batch, recipe)]
+    for _ in range(3):
+        step.accumulate(batch)
+        step.update(1e-8)
+    means = step.read_window()
+    assert means.ce == pytest.approx(sums[1] / batch.supervised_tokens, rel=1e-4)
+    assert means.distrust == pytest.approx(sums[2] / batch.supervised_tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
+def test_every_optimizer_lowers_the_loss(batch: Batch, name: Any) -> None:
+    model = random_model()
+    recipe = Recipe(lora_rank=4, optimizer=name)
+    attach_adapter(model, recipe)
+    step = TrainingStep(model, make_optimizer(recipe), recipe)
+    losses = []
+    for _ in range(6):
+        step.accumulate(batch)
+        step.update(3e-3)
+        losses.append(step.read_window().ce)
+    assert losses[-1] < losses[0]

@@ -1,0 +1,53 @@
+"""Real documents with true dates, when the folder ``../shared`` lies beside the project; tests skip without it."""
+
+from __future__ import annotations
+
+import io
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+SHARED = Path(__file__).parents[4] / "shared"
+
+SOURCE_TYPES = {
+    "archive_org_djvu_ocr": "historical_book",
+    "archive_org_philtrans_modern_ocr": "historical_book",
+    "classical_philosophy": "classical_philosophy",
+    "classical_literature": "classical_literature",
+    "speeches_pre1970": "classical_rhetoric",
+    "newspapers_ocr": "historical_newspaper",
+    "patents_post1976": "patent_modern",
+    "arxiv_papers": "preprint",
+    "pubmed_central": "academic_paper",
+    "textbooks_openstax": "academic_paper",
+    "modern_news": "news_modern",
+    "medical_advice": "medical_guidelines",
+    "wikipedia": "wiki",
+    "government_documents": "government",
+}
+
+
+def shared_folder(name: str) -> Path:
+    """Return a folder of the shared material or skip the test."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared {name} folder beside the project")
+    return folder
+
+
+@cache
+def sample_documents(per_file: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return (source type, document) for evenly spaced documents of every corpus file."""
+    documents = []
+    for path in sorted(shared_folder("corpus").glob("*.jsonl.zst")):
+        with path.open("rb") as file:
+            text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+            lines = text.readlines()
+        stride = max(1, len(lines) // per_file)
+        source_type = SOURCE_TYPES[path.name.removesuffix(".jsonl.zst")]
+        documents += [(source_type, json.loads(line)) for line in lines[::stride][:per_file]]
+    return documents

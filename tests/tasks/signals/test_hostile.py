@@ -1,0 +1,57 @@
+"""Texts built to make a pattern backtrack: four times the text must cost about four times the work."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tasks.signals.engine import score_table
+from tasks.signals.reference import score_document
+from tests.tasks.signals.agreement import differences, table_of
+
+HOSTILE = {
+    "digits": "1",
+    "bibliography": "\n1. a, ",
+    "brackets": "[",
+    "bracket lists": "[1,",
+    "blanks": " ",
+    "names": "(Smith, ",
+    "capitals": "A",
+    "line ends": "\r",
+    "broken words": "a-\n",
+    "marks": "\u0301\u0327",
+    "jamo": "\u1100\u1161",
+    "gaps": "world - ",
+    "cues": "filed ",
+    "scan years": "I9l4I",
+}
+SHORT, LONG = 20_000, 80_000
+BOUND = 10
+"""Between four times the cost (linear) and sixteen times (quadratic); a fixed cost only lowers the ratio."""
+TOO_FAST_TO_COMPARE = 0.05
+
+
+def seconds(text: str, *, whole_table: bool) -> float:
+    best = float("inf")
+    for _ in range(2):
+        started = time.process_time()
+        if whole_table:
+            score_table(table_of([(text, "unknown", None, None)]))
+        else:
+            score_document(text, "unknown")
+        best = min(best, time.process_time() - started)
+    return best
+
+
+@pytest.mark.parametrize("whole_table", [False, True], ids=["reference", "engine"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_cost_is_linear(name: str, whole_table: bool) -> None:
+    unit = HOSTILE[name]
+    short = seconds(unit * (SHORT // len(unit)), whole_table=whole_table)
+    long = seconds(unit * (LONG // len(unit)), whole_table=whole_table)
+    assert long < BOUND * max(short, TOO_FAST_TO_COMPARE / BOUND), f"{short:.3f} s for {SHORT}, {long:.3f} s for {LONG}"
+
+
+def test_the_engine_agrees_on_hostile_texts() -> None:
+    assert not differences([(unit * (4000 // len(unit)), "unknown", None, None) for unit in HOSTILE.values()])

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tasks.sources.http import Clock
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[Mapping[str, Handler]], Awaitable[str]]
+
+RECORDED = Path(__file__).resolve().parents[4] / "shared" / "api"
+
+
+class FakeClock(Clock):
+    """A clock on which waiting takes no time and leaves a trace."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Start servers on loopback from a mapping of route to handler; each call returns a root URL."""
+    servers: list[TestServer] = []
+
+    async def start(routes: Mapping[str, Handler]) -> str:
+        app = web.Application()
+        for route, handler in routes.items():
+            app.router.add_get(route, handler)
+        server = TestServer(app)
+        await server.start_server()
+        servers.append(server)
+        return str(server.make_url("/")).rstrip("/")
+
+    yield start
+    for server in servers:
+        await server.close()
+
+
+def recorded(name: str) -> Path:
+    """Return the path of a recorded answer, or skip the test where the recordings are not at hand."""
+    path = RECORDED / name
+    if not path.is_file():
+        pytest.skip(f"no recorded answers beside this checkout ({name})")
+    return path

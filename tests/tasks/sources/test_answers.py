@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from multidict import CIMultiDict
+
+from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
+from tasks.sources.answers import error_of, parse_json, retry_after
+
+JSON = CIMultiDict({"Content-Type": "application/json; charset=utf-8"})
+HTML = CIMultiDict({"Content-Type": "text/html"})
+CHALLENGE = CIMultiDict({"Content-Type": "text/html", "CF-Mitigated": "challenge"})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("Mon, 05 Oct 2026 12:00:30 GMT", 30.0),
+        ("Mon, 05 Oct 2026 11:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value, datetime(2026, 10, 5, 12, tzinfo=UTC)) == seconds
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_a_web_page_in_place_of_data_means_blocked(status: int) -> None:
+    assert isinstance(error_of(status, HTML, "u", wants_json=True), ArchiveBlocked)
+
+
+@pytest.mark.parametrize("status", [200, 403, 429, 503])
+def test_a_challenge_means_blocked_whatever_was_asked(status: int) -> None:
+    assert isinstance(error_of(status, CHALLENGE, "u", wants_json=False), ArchiveBlocked)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "access-restricted"),
+        (403, "access-restricted"),
+        (404, "not-found"),
+        (410, "not-found"),
+        (418, "http-418"),
+    ],
+)
+def test_a_refusal_concerns_the_item(status: int, reason: str) -> None:
+    error = error_of(status, HTML, "u", wants_json=False)
+    assert isinstance(error, ItemUnavailable)
+    assert error.reason == reason
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 522])
+def test_later_is_transient_even_as_a_web_page(status: int) -> None:
+    assert isinstance(error_of(status, HTML, "u", wants_json=True), ArchiveBusy)
+
+
+def test_the_assumed_pause_holds_for_429_without_a_named_one() -> None:
+    def pause(status: int, named: str | None = None) -> float | None:
+        headers = CIMultiDict({"Retry-After": named} if named else {})
+        error = error_of(status, headers, "u", wants_json=True, busy_pause_seconds=3600)
+        assert isinstance(error, ArchiveBusy)
+        return error.retry_after_seconds
+
+    assert (pause(429), pause(429, "5"), pause(503)) == (3600, 5, None)
+
+
+def test_good_json_is_parsed() -> None:
+    assert error_of(200, JSON, "u", wants_json=True) is None
+    assert parse_json(b'{"items": [], "total": 0}', JSON, "u", ("items",)) == {"items": [], "total": 0}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "words"),
+    [
+        (b'{"items": [', JSON, "broken JSON"),
+        (b"\xff\xfe", JSON, "broken JSON"),
+        (b"[1]", JSON, "not an object"),
+        (b"{}", CIMultiDict({"Content-Type": "text/plain"}), "text/plain, not JSON"),
+        (b'{"error": "too deep"}', JSON, "too deep"),
+    ],
+)
+def test_anything_else_is_corrupt(body: bytes, headers: CIMultiDict[str], words: str) -> None:
+    with pytest.raises(CorruptAnswer, match=words):
+        parse_json(body, headers, "u", ("items",))

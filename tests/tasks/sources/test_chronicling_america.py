@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, SourceUnavailable
+from storage.shard_plan import Item
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.chronicling_america import (
+    Slice,
+    find_segment,
+    full_text,
+    open_chronicling_america,
+    plan_page,
+)
+from tasks.sources.source import Connection, Document, Pace, Reject
+from tests.tasks.sources.conftest import FakeClock, Serve, recorded
+
+SEGMENT = "/service/ndnp/curiv/batch_curiv_ocotillo_ver01/data/sn92070146/00414189696/1924112001/1270.xml"
+
+
+def make_spec(**fields: Any) -> SourceSpec:
+    return SourceSpec.model_validate(
+        {
+            "name": "papers",
+            "archive": "chronicling_america",
+            "source_type": "historical_newspaper",
+            "trivium": "rhetoric",
+            "date_from": date(1900, 1, 1),
+            "date_to": date(1900, 1, 31),
+            **fields,
+        }
+    )
+
+
+def hit(day: str, sequence: int = 1, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": f"http://www.loc.gov/resource/sn1/{day}/ed-1/?sp={sequence}",
+        "date": day,
+        "title": f"Image {sequence} of The sun (New York), {day}",
+        "language": ["english"],
+        "location_state": ["new york"],
+        "image_url": [
+            "https://tile.loc.gov/image-services/iiif/x.jpg",
+            f"https://tile.loc.gov/text-services/word-coordinates-service?segment={SEGMENT}&format=alto_xml",
+        ],
+        **fields,
+    }
+
+
+class Library:
+    """A small loc.gov: `per_day` pages a day, and a count of hits that a test may inflate."""
+
+    def __init__(self) -> None:
+        self.per_day = 1
+        self.page_size = 100
+        self.factor = 1
+        self.ignores_dates = False
+        self.searches: list[dict[str, str]] = []
+        self.segments: list[str] = []
+        self.text: web.Response | None = None
+        self.search_answer: web.Response | None = None
+
+    async def open(self, serve: Serve) -> Connection:
+        root = await serve({"/collections/chronicling-america/": self.search})
+        texts = await serve({"/text-services/word-coordinates-service": self.words})
+        return Connection(loc_url=root, loc_text_url=texts)
+
+    async def search(self, request: web.Request) -> web.Response:
+        query = dict(request.query)
+        self.searches.append(query)
+        if self.search_answer is not None:
+            return self.search_answer
+        assert (query["dl"], query["fo"], query["searchType"], query["qs"]) == ("page", "json", "advanced", "")
+        start = date.fromisoformat("1850-01-01" if self.ignores_dates else query["start_date"])
+        days = (date.fromisoformat(query["end_date"]) - date.fromisoformat(query["start_date"])).days + 1
+        hits = [
+            hit((start + timedelta(days=day)).isoformat(), sequence)
+            for day in range(days)
+            for sequence in range(1, self.per_day + 1)
+        ]
+        size, number = self.page_size, int(query["sp"])
+        pagination = {"of": len(hits) * self.factor, "total": -(-len(hits) // size), "current": number, "next": None}
+        return web.json_response({"results": hits[(number - 1) * size : number * size], "pagination": pagination})
+
+    async def words(self, request: web.Request) -> web.Response:
+        self.segments.append(request.query["segment"])
+        assert request.query["full_text"] == "1"
+        return self.text or web.json_response({"another-name.xml": {"full_text": "THE SUN\nshines", "height": "1"}})
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+async def plan(library: Library, serve: Serve, clock: FakeClock, limit: int, **fields: Any) -> list[Item]:
+    connection = await library.open(serve)
+    pace = Pace(requests_per_second=1000, attempts=2)
+    async with open_chronicling_america(make_spec(**fields), connection, pace, 2026, clock) as source:
+        return await source.plan(limit)
+
+
+async def fetch(library: Library, serve: Serve, clock: FakeClock, page: dict[str, Any]) -> Document | Reject:
+    item = plan_page(page)
+    assert item is not None
+    connection = await library.open(serve)
+    async with open_chronicling_america(
+        make_spec(licence="pd"), connection, Pace(requests_per_second=1000, attempts=2), 2026, clock
+    ) as source:
+        return [outcome async for outcome in source.fetch(item)][0]
+
+
+async def test_the_span_is_read_page_by_page(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.per_day, library.page_size = 3, 40
+    items = await plan(library, serve, clock, limit=1000)
+    assert len(items) == 93
+    assert items[1].native_id == "sn1/1900-01-01/ed-1/seq-2"
+    assert items[1].url == "https://www.loc.gov/resource/sn1/1900-01-01/ed-1/?sp=2"
+    assert {asked["at"] for asked in library.searches} == {"results,pagination"}
+    assert [item.data["date"] for item in items] == sorted(item.data["date"] for item in items)
+
+
+async def test_no_more_is_searched_than_needed(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.per_day = 100
+    assert len(await plan(library, serve, clock, limit=100)) == 135
+    assert len(library.searches) == 2
+
+
+async def test_a_slice_with_too_many_hits_is_halved(library: Library, serve: Serve, clock: FakeClock) -> None:
+    # 31 days look like 310,000 pages; slices of nine days and less are shallow enough.
+    library.factor, library.per_day = 10_000, 1
+    items = await plan(library, serve, clock, limit=4, facets=["language:english"], front_pages_only=True)
+    days = [date.fromisoformat(item.data["date"]).day for item in items]
+    assert len(days) == 15
+    assert min(days) <= 8 < 16 < max(days)
+    assert library.searches[0]["fa"] == "language:english"
+    assert library.searches[0]["front_pages_only"] == "true"
+
+
+async def test_a_single_day_is_never_halved(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.factor = 1_000_000
+    items = await plan(library, serve, clock, limit=1, date_to=date(1900, 1, 1))
+    assert len(items) == 1
+
+
+async def test_what_one_half_lacks_the_other_gives(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.factor = 10_000
+    items = await plan(library, serve, clock, limit=16)
+    assert len(items) == len({item.native_id for item in items}) == 30
+
+
+def test_halves_cover_a_slice_without_overlap() -> None:
+    early, late = Slice(date(1900, 1, 1), date(1900, 1, 2)).halves()
+    assert early == Slice(date(1900, 1, 1), date(1900, 1, 1))
+    assert late == Slice(date(1900, 1, 2), date(1900, 1, 2))
+
+
+async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.ignores_dates = True
+    with pytest.raises(SourceUnavailable, match="ignores the dates"):
+        await plan(library, serve, clock, limit=10)
+
+
+async def test_an_empty_span_says_so(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.per_day = 0
+    with pytest.raises(SourceUnavailable, match="widen the dates"):
+        await plan(library, serve, clock, limit=10)
+
+
+async def test_a_challenge_page_stops_the_source(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.search_answer = web.Response(status=403, text="<html>Just a moment...", content_type="text/html")
+    with pytest.raises(ArchiveBlocked, match="blocks this client"):
+        await plan(library, serve, clock, limit=10)
+    assert len(library.searches) == 1
+
+
+async def test_strange_pagination_is_corrupt(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.search_answer = web.json_response({"results": [], "pagination": {"of": "many"}})
+    with pytest.raises(CorruptAnswer, match="'many'"):
+        await plan(library, serve, clock, limit=10)
+
+
+async def test_hits_that_are_no_pages_are_corrupt(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.search_answer = web.json_response(
+        {"results": [{"id": "http://www.loc.gov/item/1"}], "pagination": {"of": 1}}
+    )
+    with pytest.raises(CorruptAnswer, match="none of 1"):
+        await plan(library, serve, clock, limit=10)
+
+
+async def test_a_page_becomes_a_document(library: Library, serve: Serve, clock: FakeClock) -> None:
+    document = await fetch(library, serve, clock, hit("1900-01-05", 6, page_id="sn1-1900-01-05-ed-1-1270"))
+    assert document == Document(
+        id="papers:sn1-1900-01-05-ed-1-1270",
+        source="papers",
+        source_type="historical_newspaper",
+        text="THE SUN\nshines",
+        url="https://www.loc.gov/resource/sn1/1900-01-05/ed-1/?sp=6",
+        title="The sun (New York), 1900-01-05, page 6",
+        year=1900,
+        year_evidence="metadata",
+        date="1900-01-05",
+        language="english",
+        licence="pd",
+        extra={"part_of": "sn1/1900-01-05", "lccn": "sn1", "sequence": "6", "place": "new york"},
+    )
+    assert library.segments == [SEGMENT]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"s.xml": {"full_text": " \n"}}, "no-text"),
+        ({"s.xml": {"height": "1"}}, "no-text"),
+        ({}, "corrupt-answer"),
+        ({"a.xml": {"full_text": "x"}, "b.xml": {"full_text": "y"}}, "corrupt-answer"),
+    ],
+)
+async def test_a_page_without_text_is_a_reject(
+    library: Library, serve: Serve, clock: FakeClock, answer: dict[str, Any], reason: str
+) -> None:
+    library.text = web.json_response(answer)
+    outcome = await fetch(library, serve, clock, hit("1900-01-05"))
+    assert isinstance(outcome, Reject)
+    assert outcome.reason == reason
+
+
+async def test_a_page_without_segment_is_not_asked_for(library: Library, serve: Serve, clock: FakeClock) -> None:
+    outcome = await fetch(library, serve, clock, hit("1900-01-05", image_url=[]))
+    assert isinstance(outcome, Reject)
+    assert (outcome.reason, library.segments) == ("no-text", [])
+
+
+async def test_a_429_names_an_hour_when_the_archive_is_the_public_one(clock: FakeClock) -> None:
+    async with open_chronicling_america(make_spec(), Connection(), Pace(), 2026, clock) as source:
+        assert source._api._busy_pause == source._texts._busy_pause == 3600
+        assert source._api._limiter.time_period == pytest.approx(3.0)
+        assert source._texts._limiter.time_period == pytest.approx(0.4)
+    spec = make_spec(api_per_minute=6, text_per_minute=60)
+    async with open_chronicling_america(spec, Connection(), Pace(), 2026, clock) as source:
+        assert source._api._limiter.time_period == pytest.approx(10.0)
+        assert source._texts._limiter.time_period == pytest.approx(1.0)
+
+
+async def test_a_429_with_a_pause_reaches_the_caller(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.text = web.Response(status=429, headers={"Retry-After": "3600"})
+    with pytest.raises(ArchiveBusy) as caught:
+        await fetch(library, serve, clock, hit("1900-01-05"))
+    assert caught.value.retry_after_seconds == 3600
+
+
+@pytest.mark.parametrize(
+    ("fields", "segment"),
+    [
+        ({"image_url": []}, ""),
+        ({}, ""),
+        ({"image_url": "https://t/word-coordinates-service?segment=/service/a.xml"}, "/service/a.xml"),
+        ({"image_url": ["https://t/word-coordinates-service?segment=/service/../a.xml"]}, ""),
+        ({"image_url": ["https://t/word-coordinates-service?segment=http://evil/a.xml"]}, ""),
+        (
+            {"word_coordinates_url": "https://t/word-coordinates-service?segment=%2Fservice%2Fa.xml&q=x"},
+            "/service/a.xml",
+        ),
+    ],
+)
+def test_where_the_segment_is_found(fields: dict[str, Any], segment: str) -> None:
+    assert find_segment(fields) == segment
+
+
+@pytest.mark.parametrize("value", [None, "text", {}, {"id": ["http://www.loc.gov/item/sn1/"]}, {"id": "%%%"}])
+def test_other_hits_are_no_pages(value: Any) -> None:
+    assert plan_page(value) is None
+
+
+def test_the_only_page_is_taken() -> None:
+    assert full_text({"x": {"full_text": "t"}}) == "t"
+    with pytest.raises(CorruptAnswer):
+        full_text({"x": "t"})
+
+
+def test_a_recorded_hit_is_planned() -> None:
+    name = "loc.gov_resource_sn92070146_1924-11-20_ed-1_sp=6__results-element.json"
+    item = plan_page(json.loads(recorded(name).read_text("utf-8")))
+    assert item is not None
+    assert item.native_id == "sn92070146-1924-11-20-ed-1-1270"
+    assert item.data["segment"] == SEGMENT
+    assert item.data["title"] == "Imperial Valley press (El Centro, Calif.), November 20, 1924, page 6"
+    assert item.data["place"] == "el centro, california"
+
+
+def test_recorded_reduced_hits_are_planned() -> None:
+    name = "loc.gov_collections_chronicling-america__q=John-Smith__c=3__at=results,pagination__REDUCED.json"
+    answer = json.loads(recorded(name).read_text("utf-8"))
+    items = [plan_page(found) for found in answer["results"]]
+    assert [item.native_id for item in items if item] == [
+        "sn87090149/1844-06-20/ed-1/seq-1",
+        "sn84020048/1845-05-03/ed-1/seq-1",
+        "sn86075096/1957-10-15/ed-1/seq-26",
+    ]

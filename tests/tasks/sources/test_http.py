@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+from aiohttp import web
+
+from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
+from tasks.sources.http import ArchiveClient, Tally, courteous_rate, limiter_for, user_agent
+from tests.tasks.sources.conftest import FakeClock, Handler, Serve
+
+FAST = 1000.0
+
+
+def scripted(*answers: web.Response) -> Handler:
+    """Answer with each response in turn, then with the last one for ever."""
+    queue = list(answers)
+
+    async def handle(request: web.Request) -> web.Response:
+        answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+
+    return handle
+
+
+def good() -> web.Response:
+    return web.json_response({"items": [1]})
+
+
+async def test_a_named_pause_is_kept_and_tries_are_counted(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/a": scripted(web.Response(status=429, headers={"Retry-After": "7"}), good())})
+    tally = Tally()
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        assert await client.get_json(client.url("a"), expect=("items",), tally=tally) == {"items": [1]}
+    assert sum(clock.slept) == pytest.approx(7, abs=0.01)
+    assert tally.attempts == 2
+
+
+async def test_a_pause_holds_back_the_whole_client(serve: Serve, clock: FakeClock) -> None:
+    root = await serve(
+        {"/a": scripted(web.Response(status=429, headers={"Retry-After": "300"})), "/b": scripted(good())}
+    )
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        for path in ("a", "b"):
+            with pytest.raises(ArchiveBusy) as caught:
+                await client.get_json(client.url(path))
+            assert caught.value.retry_after_seconds == pytest.approx(300, abs=1)
+        clock.now += 301
+        assert await client.get_json(client.url("b"))
+    assert sum(clock.slept) == 0
+
+
+async def test_without_a_named_pause_the_backoff_doubles(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/a": scripted(web.Response(status=503))})
+    tally = Tally()
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock, attempts=4, first_delay_seconds=2) as client:
+        with pytest.raises(ArchiveBusy, match="503"):
+            await client.get_json(client.url("a"), tally=tally)
+    assert tally.attempts == 4
+    assert len(clock.slept) == 3
+    for n, slept in enumerate(clock.slept):
+        assert 2 * 2**n <= slept <= 2 * 2**n + 2
+
+
+async def test_permanent_refusals_are_not_tried_again(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/a": scripted(web.Response(status=403, text="no"), good())})
+    tally = Tally()
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        with pytest.raises(ItemUnavailable) as caught:
+            await client.get_bytes(client.url("a"), cap=100, tally=tally)
+    assert (caught.value.reason, tally.attempts, clock.slept) == ("access-restricted", 1, [])
+
+
+async def test_html_in_place_of_json_is_blocked_at_once(serve: Serve, clock: FakeClock) -> None:
+    page = web.Response(text="<title>Just a moment...</title>", content_type="text/html")
+    root = await serve({"/a": scripted(page, good())})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        with pytest.raises(ArchiveBlocked, match="do not restart at once"):
+            await client.get_json(client.url("a"))
+
+
+async def test_truncated_json_is_asked_for_again(serve: Serve, clock: FakeClock) -> None:
+    broken = web.Response(text='{"items": [1, 2', content_type="application/json")
+    root = await serve({"/a": scripted(broken, good())})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        assert await client.get_json(client.url("a")) == {"items": [1]}
+
+
+async def test_a_connection_that_breaks_off_is_transient(serve: Serve, clock: FakeClock) -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"half")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    root = await serve({"/a": cut})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock, attempts=2) as client:
+        with pytest.raises(CorruptAnswer, match="broke off"):
+            await client.get_bytes(client.url("a"), cap=10_000)
+
+
+async def test_nobody_at_home_is_transient(clock: FakeClock) -> None:
+    async with ArchiveClient("http://127.0.0.1:9", requests_per_second=FAST, clock=clock, attempts=2) as client:
+        with pytest.raises(ArchiveBusy, match="could not be read"):
+            await client.get_json(client.url("a"))
+
+
+async def test_size_and_checksum_are_verified_until_right(serve: Serve, clock: FakeClock) -> None:
+    right = b"the text"
+    md5 = hashlib.md5(right, usedforsecurity=False).hexdigest()
+    root = await serve(
+        {"/a": scripted(web.Response(body=b"the tex"), web.Response(body=b"the tExt"), web.Response(body=right))}
+    )
+    tally = Tally()
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        assert await client.get_bytes(client.url("a"), cap=100, size=8, md5=md5.upper(), tally=tally) == right
+        with pytest.raises(CorruptAnswer, match="lists 9"):
+            await client.get_bytes(client.url("a"), cap=100, size=9)
+    assert tally.attempts == 3
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_more_than_the_cap_is_refused(serve: Serve, clock: FakeClock, declared: bool) -> None:
+    sent = 0
+
+    async def large(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        if declared:
+            return web.Response(body=b"x" * 2_000_000)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(200):
+            try:
+                await response.write(b"x" * 1_000_000)
+            except ConnectionError:
+                break
+            sent += 1
+        return response
+
+    root = await serve({"/a": large})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        with pytest.raises(ItemUnavailable) as caught:
+            await client.get_bytes(client.url("a"), cap=1_000_000)
+    assert caught.value.reason == "too-large"
+    assert sent < 100
+
+
+async def test_redirects_are_followed_on_the_same_host_only(serve: Serve, clock: FakeClock) -> None:
+    asked: list[str] = []
+
+    async def file(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.Response(body=b"moved")
+
+    second = await serve({"/x/{name:.*}": file})
+
+    async def near(request: web.Request) -> web.Response:
+        raise web.HTTPFound(f"{second}/x/a%20b%23c.txt")
+
+    async def far(request: web.Request) -> web.Response:
+        raise web.HTTPFound(second.replace("127.0.0.1", "localhost") + "/x/f")
+
+    async def loop(request: web.Request) -> web.Response:
+        raise web.HTTPFound("/loop")
+
+    root = await serve({"/near": near, "/far": far, "/loop": loop})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock) as client:
+        assert await client.get_bytes(client.url("near"), cap=100) == b"moved"
+        for path, reason in (("far", "foreign-redirect"), ("loop", "redirect-loop")):
+            with pytest.raises(ItemUnavailable) as caught:
+                await client.get_bytes(client.url(path), cap=100)
+            assert caught.value.reason == reason
+    assert asked == ["/x/a%20b%23c.txt"]
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock, allowed_hosts=("localhost",)) as client:
+        assert await client.get_bytes(client.url("far"), cap=100) == b"moved"
+
+
+@pytest.mark.parametrize(
+    ("start", "location", "trusted"),
+    [
+        ("https://archive.org/a", "https://ia800908.us.archive.org/0/a.txt", True),
+        ("https://archive.org/a", "https://evilarchive.org/a", False),
+        ("https://archive.org/a", "https://archive.org.evil.example/a", False),
+        ("https://archive.org/a", "http://archive.org/a", False),
+        ("https://archive.org/a", "file:///etc/passwd", False),
+        ("https://archive.org/a", "//evil.example/a", False),
+        ("https://archive.org/a", "../b", True),
+    ],
+)
+def test_where_a_redirect_may_lead(start: str, location: str, trusted: bool) -> None:
+    client = ArchiveClient("https://archive.org", requests_per_second=1)
+    url = client.url("a")
+    assert str(url) == start
+    if trusted:
+        assert client._next(url, location).host
+    else:
+        with pytest.raises(ItemUnavailable, match="foreign-redirect"):
+            client._next(url, location)
+
+
+async def test_the_client_says_who_it_is(serve: Serve, clock: FakeClock) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response({"agent": request.headers["User-Agent"], "q": request.query["q"]})
+
+    root = await serve({"/a": echo})
+    async with ArchiveClient(root, requests_per_second=FAST, clock=clock, contact="me@example.org") as client:
+        answer = await client.get_json(client.url("a"), {"q": "a AND b:[1 TO 2]&c"})
+    assert answer == {"agent": "empirical-distrust/0.1 (+me@example.org)", "q": "a AND b:[1 TO 2]&c"}
+    assert "\n" not in user_agent("me\r\nX-Evil: 1")
+    assert user_agent("") == "empirical-distrust/0.1 (no contact given)"
+
+
+def test_urls_quote_what_is_not_trusted() -> None:
+    client = ArchiveClient("http://h/root/", requests_per_second=1)
+    assert str(client.url("metadata", "../x y")) == "http://h/root/metadata/..%2Fx%20y"
+    assert str(client.url("d", "sub/a b#c?.txt", keep_slashes=True)) == "http://h/root/d/sub/a%20b%23c%3F.txt"
+
+
+@pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (20 / 60, 1), (9.0, 1), (10.0, 1), (100.0, 10)])
+def test_no_burst_passes_the_limiter(rate: float, at_once: float) -> None:
+    limiter = limiter_for(rate)
+    assert limiter.max_rate == pytest.approx(at_once)
+    assert limiter.max_rate / limiter.time_period == pytest.approx(rate)
+
+
+async def test_the_pace_holds_for_requests_sent_together(serve: Serve) -> None:
+    root = await serve({"/a": scripted(good())})
+    loop = asyncio.get_running_loop()
+    async with ArchiveClient(root, requests_per_second=100) as client:
+        start = loop.time()
+        await asyncio.gather(*(client.get_json(client.url("a")) for _ in range(40)))
+        # Ten at once, the other thirty at a hundred a second.
+        assert loop.time() - start >= 0.28
+
+
+def test_ceilings_protect_the_public_archive() -> None:
+    assert courteous_rate(10, None, 2, "https://archive.org") == 2
+    assert courteous_rate(1, None, 2, "https://archive.org") == 1
+    assert courteous_rate(10, 5, 2, "https://archive.org") == 5
+    assert courteous_rate(10, None, 2, "http://127.0.0.1:8000") == 10
+    assert courteous_rate(10, 0.5, 2, "http://127.0.0.1:8000") == 0.5

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
+from storage.shard_plan import Item
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.internet_archive import check_item, choose_text, every, first, open_internet_archive
+from tasks.sources.source import Connection, Document, Pace, Reject
+from tests.tasks.sources.conftest import FakeClock, Serve, recorded
+
+TEXT = "It is a truth universally acknowledged. \f Ünïcode."
+
+
+def make_spec(**fields: Any) -> SourceSpec:
+    return SourceSpec.model_validate(
+        {
+            "name": "books",
+            "archive": "internet_archive",
+            "source_type": "historical_book",
+            "trivium": "rhetoric",
+            "query": "mediatype:texts",
+            "licence": "as stated",
+            **fields,
+        }
+    )
+
+
+def text_file(name: str, text: str = TEXT, **fields: Any) -> dict[str, Any]:
+    body = text.encode()
+    md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    return {"name": name, "format": "DjVuTXT", "source": "derivative", "size": str(len(body)), "md5": md5, **fields}
+
+
+def item_of(identifier: str, *files: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"identifier": identifier, "title": "A book", **metadata}, "files": list(files)}
+
+
+class Archive:
+    """A small Internet Archive: search pages by cursor, metadata by identifier, files on a second server."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, dict[str, Any]] = {}
+        self.items: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, bytes | list[bytes]] = {}
+        self.asked: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.store = ""
+        self.cursor_needs_no_count = False
+
+    async def open(self, serve: Serve) -> str:
+        self.store = await serve({"/file/{path:.*}": self.file})
+        return await serve(
+            {
+                "/services/search/v1/scrape": self.scrape,
+                "/metadata/{id}": self.metadata,
+                "/download/{path:.*}": self.download,
+            }
+        )
+
+    async def scrape(self, request: web.Request) -> web.Response:
+        self.asked.append(dict(request.query))
+        cursor = request.query.get("cursor", "")
+        if self.cursor_needs_no_count and "count" in request.query:
+            cursor = ""
+        return web.json_response(self.pages[cursor])
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        self.paths.append(request.raw_path)
+        return web.json_response(self.items.get(request.match_info["id"], {}))
+
+    async def download(self, request: web.Request) -> web.Response:
+        self.paths.append(request.raw_path)
+        raise web.HTTPFound(f"{self.store}/file{request.raw_path.removeprefix('/download')}")
+
+    async def file(self, request: web.Request) -> web.Response:
+        body = self.files[request.match_info["path"]]
+        return web.Response(body=body.pop(0) if isinstance(body, list) else body)
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+def page(*names: str, cursor: str = "", total: int = 0) -> dict[str, Any]:
+    answer: dict[str, Any] = {"items": [{"identifier": name} for name in names], "count": len(names), "total": total}
+    return {**answer, "cursor": cursor} if cursor else answer
+
+
+async def plan(archive: Archive, serve: Serve, clock: FakeClock, limit: int = 100, **fields: Any) -> list[Item]:
+    connection = Connection(archive_org_url=await archive.open(serve))
+    async with open_internet_archive(
+        make_spec(**fields), connection, Pace(requests_per_second=500), 2026, clock
+    ) as source:
+        return await source.plan(limit)
+
+
+async def fetch(archive: Archive, serve: Serve, clock: FakeClock, identifier: str, **fields: Any) -> Document | Reject:
+    connection = Connection(archive_org_url=await archive.open(serve))
+    async with open_internet_archive(
+        make_spec(**fields), connection, Pace(requests_per_second=500, attempts=3), 2026, clock
+    ) as source:
+        outcomes = [outcome async for outcome in source.fetch(Item(native_id=identifier, url="u"))]
+    assert len(outcomes) == 1
+    return outcomes[0]
+
+
+async def test_a_chain_of_cursors_is_followed_to_its_end(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {
+        "": page("a", "b", cursor="c1", total=5),
+        "c1": page("c", "b", cursor="c2", total=5),
+        "c2": page("d", "e", total=5),
+    }
+    items = await plan(archive, serve, clock)
+    assert [item.native_id for item in items] == ["a", "b", "c", "d", "e"]
+    assert items[0].url.endswith("/details/a")
+    assert [asked.get("cursor") for asked in archive.asked] == [None, "c1", "c2"]
+    assert archive.asked[0]["q"] == "mediatype:texts"
+    assert int(archive.asked[0]["count"]) >= 100
+
+
+async def test_no_more_is_listed_than_needed(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page(*(f"i{n}" for n in range(100)), cursor="c1", total=100_000)}
+    items = await plan(archive, serve, clock, limit=20)
+    assert len(items) == 35
+    assert len(archive.asked) == 1
+
+
+async def test_a_short_listing_is_an_error(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page("a", "b", total=3)}
+    with pytest.raises(CorruptAnswer, match="after 2 of 3"):
+        await plan(archive, serve, clock)
+
+
+async def test_a_server_that_ignores_the_cursor_beside_a_count(
+    archive: Archive, serve: Serve, clock: FakeClock
+) -> None:
+    archive.cursor_needs_no_count = True
+    archive.pages = {"": page("a", cursor="c1", total=2), "c1": page("b", total=2)}
+    assert [item.native_id for item in await plan(archive, serve, clock)] == ["a", "b"]
+    assert "count" not in archive.asked[-1]
+
+
+async def test_a_listing_in_a_circle_is_an_error(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page("a", cursor="c1", total=2), "c1": page("a", cursor="c1", total=2)}
+    with pytest.raises(CorruptAnswer, match="again and again"):
+        await plan(archive, serve, clock)
+
+
+async def test_a_search_without_results_says_so(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page(total=0)}
+    with pytest.raises(SourceUnavailable, match="finds nothing"):
+        await plan(archive, serve, clock)
+
+
+async def test_an_item_becomes_a_document(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    name = "sub/a b#1_djvu.txt"
+    archive.items["x1"] = item_of(
+        "x1",
+        text_file("small_djvu.txt", "tiny"),
+        text_file("hidden_djvu.txt", TEXT * 9, private="true"),
+        text_file(name),
+        {"name": "x1.pdf", "format": "Text PDF", "size": "9999999"},
+        creator=["Ford, D.", "Hough, F."],
+        date="[1897]",
+        language=["san\n", "eng\n"],
+        collection=["americana"],
+        part_of="work-7",
+        licenseurl="https://example.org/pd",
+    )
+    # Once with a wrong byte: the checksum tells, the second try is right.
+    archive.files["x1/" + name] = [TEXT.replace("truth", "trutb").encode(), TEXT.encode()]
+    document = await fetch(archive, serve, clock, "x1")
+    assert document == Document(
+        id="books:x1",
+        source="books",
+        source_type="historical_book",
+        text=TEXT,
+        url="u",
+        title="A book",
+        author="Ford, D.; Hough, F.",
+        year=1897,
+        year_evidence="metadata",
+        date="[1897]",
+        language="san",
+        licence="https://example.org/pd",
+        extra={"identifier": "x1", "file": name, "collection": ["americana"], "part_of": "work-7"},
+    )
+    assert "/download/x1/sub/a%20b%231_djvu.txt" in archive.paths
+
+
+async def test_what_cannot_be_had_has_a_reason(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    good = text_file("g_djvu.txt")
+    archive.items = {
+        "dark": {"is_dark": True, "files": []},
+        "lent": item_of("lent", good, **{"access-restricted-item": "true"}),
+        "library": item_of("library", good, collection=["inlibrary", "americana"]),
+        "private": item_of("private", text_file("p_djvu.txt", private="true")),
+        "pictures": item_of("pictures", {"name": "p.jpg", "format": "JPEG"}),
+        "stale": item_of("other", good),
+        "shapeless": {"metadata": [], "files": {}},
+        "late": item_of("late", good, date="1990"),
+        "large": item_of("large", text_file("l_djvu.txt", size=str(2**40))),
+        "climbing": item_of("climbing", text_file("../../etc/passwd")),
+        "broken": item_of("broken", text_file("b_djvu.txt")),
+    }
+    archive.files["broken/b_djvu.txt"] = b"something else"
+    expected = {
+        "absent": "not-found",
+        "dark": "dark",
+        "lent": "access-restricted",
+        "library": "access-restricted",
+        "private": "private-file",
+        "pictures": "no-text",
+        "stale": "corrupt-answer",
+        "shapeless": "corrupt-answer",
+        "late": "outside-years",
+        "large": "too-large",
+        "climbing": "bad-file-name",
+        "../x": "bad-identifier",
+    }
+    for identifier, reason in expected.items():
+        outcome = await fetch(archive, serve, clock, identifier, year_filter={"max": 1928, "unknown": "keep"})
+        assert isinstance(outcome, Reject), identifier
+        assert outcome.reason == reason
+        assert outcome.id == f"books:{identifier}"
+    assert not [path for path in archive.paths if "download" in path]
+    broken = await fetch(archive, serve, clock, "broken")
+    assert isinstance(broken, Reject)
+    assert (broken.reason, broken.attempts) == ("corrupt-answer", 3)
+
+
+async def test_an_item_whose_server_is_down_is_a_reject(serve: Serve, clock: FakeClock) -> None:
+    async def down(request: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    connection = Connection(archive_org_url=await serve({"/metadata/{id}": down}))
+    pace = Pace(requests_per_second=500, attempts=2)
+    async with open_internet_archive(make_spec(), connection, pace, 2026, clock) as source:
+        outcomes = [outcome async for outcome in source.fetch(Item(native_id="x"))]
+    assert [(o.reason, o.attempts) for o in outcomes if isinstance(o, Reject)] == [("archive-busy", 2)]
+
+
+def test_metadata_values_are_scalars_or_lists() -> None:
+    assert every(None) == every("") == every([]) == []
+    assert every(["a", None, " b\n"]) == ["a", "b"]
+    assert first({}.get("x")) is None
+
+
+@pytest.mark.parametrize("name", ["bhagavadgitawith00londiala", "in.ernet.dli.2015.386852", "journalofexpedit00ford"])
+def test_recorded_items_have_a_text(name: str) -> None:
+    answer = json.loads(recorded(f"archive.org_metadata_{name}.json").read_text("utf-8"))
+    metadata = check_item(answer, name)
+    file = choose_text(answer)
+    assert file["name"].endswith("_djvu.txt")
+    assert len(file["md5"]) == 32
+    assert first(metadata["title"])
+
+
+def test_a_recorded_collection_has_none() -> None:
+    answer = json.loads(recorded("archive.org_metadata_nasa.json").read_text("utf-8"))
+    check_item(answer, "nasa")
+    with pytest.raises(ItemUnavailable, match="no-text"):
+        choose_text(answer)
+
+
+async def test_a_recorded_search_is_listed(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    name = "archive.org_services_search_v1_scrape__q=collection-nasa.json"
+    answer = json.loads(recorded(name).read_text("utf-8"))
+    archive.pages = {"": answer, answer["cursor"]: page(total=100)}
+    items = await plan(archive, serve, clock, limit=50)
+    assert items[0].native_id == "00-042-154"
+    assert len(items) == 72
+    # The recording asks for a second page although all 100 items are on the first; an empty last page is fine.
+    assert len(await plan(archive, serve, clock, limit=500)) == 100

@@ -1,0 +1,109 @@
+"""Who may import whom: the arrows of the house, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
+FOLDERS = ("sources", "signals", "mixture", "lora", "evals", "exports")
+# Parameter models are the one thing of a room that flows may see: they are the forms.
+PARAMETER_MODELS = {
+    "tasks.sources.source",
+    "tasks.sources.catalogue",
+    "tasks.mixture.parameters",
+    "tasks.lora.recipe",
+    "tasks.evals.parameters",
+    "tasks.exports.parameters",
+}
+WRAPPER_FOLDER = {
+    "acquisition": "sources",
+    "scoring": "signals",
+    "rebalancing": "mixture",
+    "training": "lora",
+    "evaluation": "evals",
+    "exporting": "exports",
+    "checking": "lora",
+    "policies": None,
+}
+ACCELERATOR = ("mlx", "mlx_lm")
+MAY_LOAD_MLX = ("tasks/lora/", "tasks/evals/model_under_test.py", "tasks/exports/", "sandbox/")
+
+
+def modules() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the arrows"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_below(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def forbidden(path: Path, name: str) -> bool:
+    room, *rest = path.relative_to(ROOT).with_suffix("").parts
+    if room == "storage":
+        return is_below(name, "prefect", "tasks", "flows", "blocks", "deployments", "sandbox", *ACCELERATOR)
+    if room == "blocks":
+        return is_below(name, "tasks", "flows", "deployments", "sandbox", "aiohttp", *ACCELERATOR)
+    if room == "tasks" and len(rest) > 1:
+        siblings = [f"tasks.{folder}" for folder in FOLDERS if folder != rest[0]]
+        wrappers = [f"tasks.{wrapper}" for wrapper in WRAPPER_FOLDER]
+        return is_below(name, "prefect", "blocks", "flows", "deployments", "sandbox", *siblings, *wrappers)
+    if room == "tasks" and rest != ["__init__"]:
+        own = WRAPPER_FOLDER[rest[0]]
+        folders = [f"tasks.{folder}" for folder in FOLDERS if folder != own]
+        wrappers = [f"tasks.{wrapper}" for wrapper in WRAPPER_FOLDER if wrapper not in ("policies", rest[0])]
+        return is_below(name, "flows", "deployments", "sandbox", *folders, *wrappers, *ACCELERATOR)
+    if room == "flows":
+        inside = is_below(name, *(f"tasks.{folder}" for folder in FOLDERS)) and not is_below(name, *PARAMETER_MODELS)
+        return inside or is_below(name, "aiohttp", "deployments", "sandbox", *ACCELERATOR)
+    if room == "deployments":
+        return is_below(name, "tasks", "sandbox", *ACCELERATOR)
+    return is_below(name, "flows", "blocks")  # the sandbox starts the pipeline from outside, like a user
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    wrong = sorted({name for name in imports(path) if forbidden(path, name)})
+    assert not wrong, f"{path.relative_to(ROOT)} may not import {wrong}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_accelerator_is_loaded_only_where_it_is_used(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    if any(is_below(name, *ACCELERATOR) for name in imports(path)):
+        assert relative.startswith(MAY_LOAD_MLX), f"{relative} must not import mlx"
+
+
+def test_a_data_worker_never_loads_the_accelerator() -> None:
+    import subprocess
+    import sys
+
+    flows = [path.stem for path in (ROOT / "flows").glob("*.py") if path.stem not in ("__init__", "__main__")]
+    code = "import sys, importlib\n" + "".join(f"importlib.import_module('flows.{name}')\n" for name in flows)
+    code += "print(sorted(name for name in sys.modules if name.split('.')[0] in ('mlx', 'mlx_lm', 'torch')))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_the_arrows_can_fail() -> None:
+    assert forbidden(ROOT / "storage/x.py", "prefect.flows")
+    assert forbidden(ROOT / "tasks/lora/x.py", "tasks.evals.metrics")
+    assert forbidden(ROOT / "tasks/training.py", "tasks.exports.parameters")
+    assert forbidden(ROOT / "flows/x.py", "tasks.lora.trainer")
+    assert not forbidden(ROOT / "flows/x.py", "tasks.lora.recipe")
