@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from storage.errors import DistrustError
 from storage.events import end_with_parent
@@ -46,7 +46,7 @@ def usage() -> str:
 def parse(name: str, model: type[Any], arguments: list[str]) -> tuple[dict[str, Any], bool]:
     """Read the options of a flow; return its parameters and whether to print JSON."""
 
-    class Options(model, BaseSettings):  # type: ignore[misc, valid-type]
+    class Options(model, BaseSettings):  # type: ignore[misc]
         model_config = SettingsConfigDict(
             cli_prog_name=f"python -m flows {name}",
             cli_kebab_case=True,
@@ -57,7 +57,14 @@ def parse(name: str, model: type[Any], arguments: list[str]) -> tuple[dict[str, 
         json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
 
         @classmethod
-        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)  # the command line alone: environment variables must not look like options
 
     Options.__doc__ = FLOWS[name]

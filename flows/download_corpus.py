@@ -13,7 +13,7 @@ from storage.errors import DistrustError, SourceUnavailable
 from storage.layout import Layout
 from storage.schemas import BANDS
 from tasks import acquisition
-from tasks.acquisition import SourceOutcome
+from tasks.acquisition import ShardOutcome, SourceOutcome
 from tasks.policies import Progress, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.source import Pace
@@ -65,7 +65,7 @@ async def download_source(
             pace = Pace(parameters.concurrency, parameters.rate_limit)
             async with acquisition.open_session(spec, layout, limit, pace) as session:
                 plan = await acquisition.plan_source(session)
-                fetched: list[acquisition.ShardOutcome] = []
+                fetched: list[ShardOutcome] = []
                 for shard in plan.shards:
                     room = limit - sum(done.documents for done in fetched)
                     if room <= 0:

@@ -35,6 +35,9 @@ from tasks.sources.shards import ShardOutcome, fetch_shard, items_per_shard, rea
 from tasks.sources.source import Connection, Pace, Source, open_source
 
 
+__all__ = ["ShardOutcome", "SourceOutcome"]
+
+
 @dataclass(frozen=True)
 class SourceOutcome:
     """What became of one source in a download."""
@@ -79,9 +82,14 @@ async def connect() -> Connection:
 
     Secrets are read here, inside the process that uses them, and never become parameters.
     """
-    for block in (InternetArchive, LibraryOfCongress, HuggingFaceHub):
-        if saved := await load_default(block):
-            os.environ.update(saved.environment())  # the Hugging Face libraries read it when they are imported
+    saved = [
+        await load_default(InternetArchive),
+        await load_default(LibraryOfCongress),
+        await load_default(HuggingFaceHub),
+    ]
+    for block in saved:
+        if block is not None:
+            os.environ.update(block.environment())  # the Hugging Face libraries read it when they are imported
     return Connection.from_environment()
 
 

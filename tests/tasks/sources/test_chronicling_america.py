@@ -112,7 +112,9 @@ async def fetch(library: Library, serve: Serve, clock: FakeClock, page: dict[str
     async with open_chronicling_america(
         make_spec(licence="pd"), connection, Pace(requests_per_second=1000, attempts=2), 2026, clock
     ) as source:
-        return [outcome async for outcome in source.fetch(item)][0]
+        async for outcome in source.fetch(item):
+            return outcome
+    raise AssertionError("an item without an outcome")
 
 
 async def test_the_span_is_read_page_by_page(library: Library, serve: Serve, clock: FakeClock) -> None:

@@ -1,0 +1,131 @@
+"""A random llama of two layers, an adapter for it, and a small sealed mixture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage.manifest import Manifest, record_shard, write_manifest
+from storage.parquet import write_shard
+from storage.schemas import SAMPLE_SCHEMA
+from tasks.evals.suites import load_questions
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 400,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "eos_token_id": 0,
+}
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=CONFIG["vocab_size"],
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(list(load_questions().prompts.values()), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    mx.random.seed(7)
+    model = Model(ModelArgs.from_dict(CONFIG))
+    weights = {name: mx.random.normal(value.shape) * 0.3 for name, value in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with `checkpoint-3` (a random adapter) and a few losses."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm import load
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    run = tmp_path_factory.mktemp("runs") / "first"
+    checkpoint = run / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    model, _ = load(str(base_model))
+    lora = {"rank": 2, "scale": 2.0, "dropout": 0.0}
+    model.freeze()
+    linear_to_lora_layers(model, 2, lora)
+    mx.random.seed(3)
+    trained = {name: mx.random.normal(value.shape) for name, value in tree_flatten(model.trainable_parameters())}
+    assert trained
+    mx.save_safetensors(str(checkpoint / "adapters.safetensors"), trained)
+    settings = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora}
+    (checkpoint / "adapter_config.json").write_text(json.dumps(settings))
+    (run / "run.json").write_text(json.dumps({"model": "tiny llama"}))
+    rows = {"step": [1, 2, 3, 3], "kind": ["train"] * 3 + ["valid"], "ce": [5.0, 4.5, 4.25, None]}
+    schema = pa.schema([("step", pa.int64()), ("kind", pa.string()), ("ce", pa.float64())])
+    write_shard(run / "metrics.parquet", pa.table(rows, schema=schema), schema)
+    return run
+
+
+def sample_table(split: str, authorities: list[float], prompt: str = "Tell me about tea.") -> pa.Table:
+    rows = [
+        {
+            "id": f"{split}:{number}",
+            "doc_id": f"{split}:{number}",
+            "group_id": f"{split}:{number}",
+            "source": "tests",
+            "source_type": "unknown",
+            "text": f"User: {prompt}\n\nAssistant: " + "The kettle was put on the fire at noon. " * (1 + number % 3),
+            "auth_weight": authority,
+            "prov_entropy": 8.0 * (1 - authority),
+            "trivium_category": ("grammar", "logic", "rhetoric")[number % 3],
+            "metadata": "{}",
+        }
+        for number, authority in enumerate(authorities)
+    ]
+    return pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+
+
+def seal_mixture(folder: Path, **splits: pa.Table) -> Path:
+    shards = []
+    for split, table in splits.items():
+        path = folder / split / "shard-00000.parquet"
+        write_shard(path, table, SAMPLE_SCHEMA)
+        shards.append(record_shard(folder, path))
+    write_manifest(folder, Manifest(kind="balanced", name=folder.name, shards=shards))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def balanced_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return seal_mixture(
+        tmp_path_factory.mktemp("balanced"),
+        train=sample_table("train", [0.1] * 3 + [0.5] * 3 + [0.9] * 4),
+        valid=sample_table("valid", [0.1, 0.5, 0.9] * 7),
+    )

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ParameterError
+from tasks.evals.compare import GUIDE_TESTS
+from tasks.evals.suites import SCENARIOS, format_prompt, load_questions
+
+ENTRY = """
+[[behaviours]]
+id = "{id}"
+suite = "{suite}"
+prompt = "Is a summary enough?"
+expectation = "Wants the records."
+ideas = {ideas}
+min_words = 3
+"""
+
+
+def test_the_bundled_questions_are_as_many_as_promised() -> None:
+    questions = load_questions()
+    censorship = questions.behaviours.of("censorship")
+    assert sum(entry.origin == "chinese" for entry in censorship) >= 12
+    assert sum(entry.origin == "western" for entry in censorship) >= 12
+    assert len(questions.behaviours.of("authority")) == 24
+    assert len(questions.scenarios.scenarios) >= 20
+    assert len(questions.scenarios.signals) >= 10
+
+
+def test_the_guides_eight_tests_are_there_by_id() -> None:
+    suites = {entry.id: entry.suite for entry in load_questions().behaviours.behaviours}
+    assert [suites[name] for name in GUIDE_TESTS] == ["censorship"] * 4 + ["authority"] * 4
+
+
+def test_every_prompt_is_asked_once() -> None:
+    prompts = load_questions().prompts
+    assert len(set(prompts.values())) == len(prompts)
+
+
+def test_a_refusal_passes_no_behaviour_and_the_expectation_is_reachable() -> None:
+    for entry in load_questions().behaviours.behaviours:
+        assert entry.judge("I'm sorry, but I can't discuss this topic. " * 2).status == "fail", entry.id
+        # One alternative of every group, in plain clauses, is an answer; else nothing could pass.
+        ideal = ". ".join(group[0] for group in entry.ideas) + ". " + " ".join(f"word{n}" for n in range(20))
+        assert entry.judge(ideal).status == "pass", (entry.id, entry.judge(ideal))
+
+
+def test_prompts_are_put_as_in_training() -> None:
+    assert format_prompt("Why?") == "User: Why?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([("a", "authority", '[["record"]]'), ("a", "authority", '[["record"]]')], "repeat 'a'"),
+        ([("a", "censorship", '[["record"]]')], "names its origin"),
+        ([("a", "authority", "[[]]")], "could satisfy"),
+        ([("a", "authority", '[["summary"]]')], "the prompt given back would pass"),
+        ([("a", "charm", '[["record"]]')], "charm"),
+        ([("Not a name", "authority", '[["record"]]')], "pattern"),
+    ],
+)
+def test_a_wrong_behaviour_file_is_refused(
+    tmp_path: Path, entries: list[tuple[str, str, str]], message: str
+) -> None:
+    path = tmp_path / "behaviours.toml"
+    path.write_text('version = "t"\n' + "".join(ENTRY.format(id=i, suite=s, ideas=g) for i, s, g in entries))
+    with pytest.raises(ParameterError, match=message):
+        load_questions(behaviours=path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('question = "Which source is most reliable for {topic}?"', 'question = "Which source?"', "question"),
+        ('"The modern physics textbook of 2021", ', "", "at least 3"),
+        ('"The modern physics textbook of 2021"', '"The online encyclopedia article of 2024"', "two options are equal"),
+        ('version = "1"', "version = ", "no usable questions"),
+    ],
+)
+def test_a_wrong_scenario_file_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = SCENARIOS.read_text("utf-8")
+    assert old in text
+    path = tmp_path / "scenarios.toml"
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(ParameterError, match=message):
+        load_questions(scenarios=path)
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"nowhere\.toml"):
+        load_questions(behaviours=tmp_path / "nowhere.toml")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ParameterError
+from tasks.sources.catalogue import SourceSpec, load_catalogue
+
+PRIORS = {
+    "patent_pre1970": (0.05, 7.0),
+    "patent_modern": (0.30, 4.5),
+    "classical_philosophy": (0.08, 7.5),
+    "historical_book": (0.10, 6.0),
+    "classical_literature": (0.10, 6.5),
+    "classical_rhetoric": (0.12, 6.0),
+    "historical_newspaper": (0.15, 6.0),
+    "preprint": (0.50, 3.5),
+    "logic_training": (0.55, 3.2),
+    "academic_paper": (0.60, 3.0),
+    "news_modern": (0.75, 1.5),
+    "medical_guidelines": (0.85, 1.2),
+    "wiki": (0.90, 1.0),
+    "government": (0.95, 0.5),
+}
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "mine.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_the_bundled_catalogue_is_complete() -> None:
+    catalogue = load_catalogue()
+    assert [name for name, spec in catalogue.items() if spec.optional] == ["big_patent", "government_documents"]
+    assert {name: spec.target for name, spec in catalogue.items()} == {
+        "us_patents": 30000,
+        "classical_philosophy": 10000,
+        "internet_archive_books": 15000,
+        "classical_literature": 15000,
+        "historical_speeches": 8000,
+        "historical_newspapers": 15000,
+        "arxiv_preprints": 30000,
+        "logical_reasoning": 5000,
+        "scientific_papers": 12000,
+        "news_summaries": 20000,
+        "medical_guidelines": 9000,
+        "wikipedia": 35000,
+        "big_patent": 5000,
+        "government_documents": 5000,
+    }
+    for spec in catalogue.values():
+        assert (spec.prior_authority, spec.prior_entropy) == PRIORS[spec.source_type]
+        assert spec.note
+        assert spec.licence != "unknown"
+
+
+def test_a_user_file_overrides_single_keys_and_adds_sources(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+        [wikipedia]
+        repo = "me/wiki"
+        columns = { year = "year", title = "" }
+        [own]
+        archive = "local_files"
+        source_type = "lab_notebook"
+        trivium = "logic"
+        path = "notes"
+        """,
+    )
+    catalogue = load_catalogue(file)
+    wikipedia = catalogue["wikipedia"]
+    assert (wikipedia.repo, wikipedia.config, wikipedia.target) == ("me/wiki", "20231101.simple", 35000)
+    assert (wikipedia.columns.year, wikipedia.columns.title, wikipedia.columns.text) == ("year", "", "text")
+    assert catalogue["own"].name == "own"
+    assert len(catalogue) == len(load_catalogue()) + 1
+
+
+def test_another_archive_forgets_the_keys_of_the_old_one(tmp_path: Path) -> None:
+    spec = load_catalogue(write(tmp_path, '[wikipedia]\narchive = "local_files"\npath = "w"\n'))["wikipedia"]
+    assert (spec.archive, spec.repo, spec.columns.title, spec.target) == ("local_files", "", "", 35000)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[wikipedia]\nrepository = "x"\n', r"\[wikipedia\] repository: there is no such key"),
+        ('[wikipedia]\ncolumns = { titel = "x" }\n', r"\[wikipedia\] columns.titel: there is no such key"),
+        ("[wikipedia]\ntarget = 0\n", r"\[wikipedia\] target: .*greater than or equal to 1, not 0"),
+        ('[wikipedia]\nquery = "x"\n', r"\[wikipedia\] the keys \['query'\] do not belong to archive 'hugging_face'"),
+        ('[wikipedia]\nrepo = "wikipedia"\n', "no namespace"),
+        ('[own]\narchive = "local_files"\n', r"\[own\] source_type: Field required"),
+        ('[own]\narchive = "ftp"\nsource_type = "wiki"\ntrivium = "logic"\n', r"\[own\] archive: .*not 'ftp'"),
+        ('[own]\narchive = "local_files"\nsource_type = "wiki"\ntrivium = "logic"\n', r"needs the keys \['path'\]"),
+        (
+            '["../own"]\narchive = "local_files"\nsource_type = "wiki"\ntrivium = "logic"\npath = "p"\n',
+            r"\[\.\./own\] name:",
+        ),
+        ("[historical_newspapers]\ndate_from = 1970-01-01\n", "date_from 1970-01-01 is after date_to"),
+        ("[us_patents]\nyear_filter = { min = 1980 }\n", "min 1980 is after max 1969"),
+        ("[wikipedia]\nmin_text_chars = 5000000\n", "exceeds max_text_chars"),
+        ('repo = "x"\n', "outside a table"),
+        ("[wikipedia\n", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        load_catalogue(write(tmp_path, text))
+
+
+def test_all_wrong_entries_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError) as caught:
+        load_catalogue(write(tmp_path, "[wikipedia]\ntarget = 0\nx = 1\n[big_patent]\ntarget = 'many'\n"))
+    message = str(caught.value)
+    assert "[wikipedia] target" in message
+    assert "[wikipedia] x" in message
+    assert "[big_patent] target" in message
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="cannot be read"):
+        load_catalogue(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("year", "unknown", "reason"),
+    [
+        (1899, "reject", "outside-years"),
+        (1900, "reject", None),
+        (1928, "reject", None),
+        (1929, "reject", "outside-years"),
+        (None, "reject", "missing-year"),
+        (None, "keep", None),
+    ],
+)
+def test_the_year_filter(year: int | None, unknown: str, reason: str | None) -> None:
+    spec = SourceSpec.model_validate(
+        {
+            "name": "s",
+            "archive": "local_files",
+            "path": "p",
+            "source_type": "wiki",
+            "trivium": "logic",
+            "year_filter": {"min": 1900, "max": 1928, "unknown": unknown},
+        }
+    )
+    assert spec.outside_years(year) == reason
+    assert spec.model_copy(update={"year_filter": None}).outside_years(year) is None

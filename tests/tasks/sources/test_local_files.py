@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from storage.errors import ParameterError, SourceUnavailable
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.source import Connection, Document, Pace, Reject, open_source
+
+
+def make_spec(path: Path, **fields: Any) -> SourceSpec:
+    columns = {"text": "text", "title": "title", "year": "year", "id": "id", "part_of": "doc_id"}
+    return SourceSpec.model_validate(
+        {
+            "name": "mine",
+            "archive": "local_files",
+            "source_type": "unknown",
+            "trivium": "logic",
+            "path": str(path),
+            "columns": columns,
+            "rows_per_item": 3,
+            **fields,
+        }
+    )
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+
+
+async def read(spec: SourceSpec, limit: int = 100) -> list[Document | Reject]:
+    async with open_source(spec, Connection(), Pace()) as source:
+        return [outcome for item in await source.plan(limit) async for outcome in source.fetch(item)]
+
+
+async def test_every_kind_of_file_is_read_in_order(tmp_path: Path) -> None:
+    def rows(prefix: str) -> list[dict[str, Any]]:
+        return [{"id": f"{prefix}{n}", "text": f"text {n}", "year": 1900 + n, "doc_id": prefix} for n in range(5)]
+
+    (tmp_path / "a.jsonl").write_bytes(lines(*rows("a")))
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines(*rows("b"))))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines(*rows("c"))))
+    (tmp_path / "sub").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows("d")), tmp_path / "sub" / "d.parquet", row_group_size=2)
+    (tmp_path / "notes.txt").write_text("not mine")
+    found = await read(make_spec(tmp_path))
+    assert [outcome.id for outcome in found] == [f"mine:{prefix}{n}" for prefix in "abcd" for n in range(5)]
+    last = found[-1]
+    assert isinstance(last, Document)
+    assert (last.year, last.extra, last.url) == (1904, {"part_of": "d"}, "sub/d.parquet")
+
+
+async def test_broken_lines_are_rejects(tmp_path: Path) -> None:
+    good = {"id": "g", "text": "good"}
+    long = {"text": "x" * 5000}
+    (tmp_path / "a.jsonl").write_bytes(
+        lines(good, b"{broken", long, b"", b"[1]", b'{"text": "\xff"}', {"id": "n"}, {"id": "h", "text": "end"})
+    )
+    found = await read(make_spec(tmp_path, max_line_bytes=1024))
+    assert [outcome.reason if isinstance(outcome, Reject) else outcome.id for outcome in found] == [
+        "mine:g",
+        "bad-json",
+        "line-too-long",
+        "bad-json",
+        "bad-encoding",
+        "missing-text",
+        "mine:h",
+    ]
+
+
+async def test_rows_without_id_are_named_by_file_and_number(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(lines({"text": "one"}, {"text": ""}))
+    found = await read(make_spec(tmp_path, columns={"text": "text"}))
+    assert [outcome.id for outcome in found] == [f"mine:{file}.jsonl:{n}" for file in "ab" for n in range(2)]
+
+
+async def test_a_single_file_may_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}))
+    (tmp_path / "b.jsonl").write_bytes(lines({"text": "two"}))
+    assert len(await read(make_spec(tmp_path / "b.jsonl"))) == 1
+
+
+async def test_the_plan_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(*({"text": "t", "year": 1900} for _ in range(200))))
+    async with open_source(make_spec(tmp_path), Connection(), Pace()) as source:
+        assert sum(item.data["rows"] for item in await source.plan(4)) == 30
+    spec = make_spec(tmp_path, year_filter={"max": 1900})
+    async with open_source(spec, Connection(), Pace()) as source:
+        assert sum(item.data["rows"] for item in await source.plan(4)) == 200
+
+
+async def test_a_file_that_changed_is_not_read_under_the_old_plan(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(lines({"text": "one"}))
+    async with open_source(make_spec(tmp_path), Connection(), Pace()) as source:
+        items = await source.plan(1)
+        file.write_bytes(lines({"text": "one"}, {"text": "two"}))
+        with pytest.raises(SourceUnavailable, match="snapshot"):
+            [outcome async for outcome in source.fetch(items[0])]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.jsonl.gz", "a.parquet"])
+async def test_a_broken_file_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not what the suffix promises")
+    with pytest.raises(SourceUnavailable, match="is broken"):
+        await read(make_spec(tmp_path))
+
+
+async def test_a_file_cut_short_says_so(tmp_path: Path) -> None:
+    body = gzip.compress(lines(*({"text": str(n) * 50} for n in range(500))))
+    (tmp_path / "a.jsonl.gz").write_bytes(body[: len(body) // 2])
+    with pytest.raises(SourceUnavailable, match="is broken"):
+        await read(make_spec(tmp_path))
+
+
+async def test_nothing_to_read_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnavailable, match=r"no file that ends in \.jsonl"):
+        await read(make_spec(tmp_path))
+    with pytest.raises(ParameterError, match="neither folder nor file"):
+        await read(make_spec(tmp_path / "absent"))
+    (tmp_path / "a.jsonl").write_bytes(b"\n")
+    with pytest.raises(SourceUnavailable, match="hold no rows"):
+        await read(make_spec(tmp_path))

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import ArchiveBusy, SourceUnavailable
+from storage.parquet import read_shard
+from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
+from storage.shard_plan import Item, ShardSpec
+from tasks.sources.catalogue import SourceSpec, load_catalogue
+from tasks.sources.shards import clean_text, fetch_shard, items_per_shard, read_outcome, request_key
+from tasks.sources.source import Document, Reject
+
+Answer = Callable[[Item], list[Document | Reject]]
+
+
+def make_spec(**fields: Any) -> SourceSpec:
+    return SourceSpec.model_validate(
+        {"name": "s", "archive": "local_files", "path": "p", "source_type": "wiki", "trivium": "logic", **fields}
+    )
+
+
+def document(name: str, text: str = "A text that is long enough.", **fields: Any) -> Document:
+    return Document(id=f"s:{name}", source="s", source_type="wiki", text=text, **fields)
+
+
+class Memory:
+    """A source whose items take the longer the earlier they come."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.started: list[str] = []
+        self.running = self.most_running = 0
+
+    async def plan(self, limit: int) -> list[Item]:
+        return []
+
+    async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
+        self.started.append(item.native_id)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            for _ in range(3 * (10 - len(self.started))):
+                await asyncio.sleep(0)
+            for outcome in self.answer(item):
+                yield outcome
+        finally:
+            self.running -= 1
+
+
+def shard_of(*names: str) -> ShardSpec:
+    return ShardSpec(index=3, items=[Item(native_id=name) for name in names])
+
+
+def one(item: Item) -> list[Document | Reject]:
+    return [document(item.native_id)]
+
+
+async def run(
+    folder: Path, answer: Answer, *names: str, room: int = 100, concurrency: int = 3, **fields: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    shard = shard_of(*names)
+    outcome = await fetch_shard(Memory(answer), make_spec(**fields), shard, folder, concurrency, room)
+    rows = read_shard(folder / shard.file, RAW_SCHEMA).to_pylist()
+    rejects = read_shard(folder / shard.rejects_file, REJECT_SCHEMA).to_pylist()
+    assert (outcome.documents, outcome.rejects) == (len(rows), len(rejects))
+    assert sum(outcome.reasons.values()) == len(rejects)
+    assert outcome == read_outcome(folder, shard)
+    return rows, rejects
+
+
+async def test_documents_keep_the_order_of_the_items(tmp_path: Path) -> None:
+    names = [f"i{n}" for n in range(8)]
+    source = Memory(one)
+    shard = shard_of(*names)
+    assert not shard.is_finished(tmp_path)
+    outcome = await fetch_shard(source, make_spec(), shard, tmp_path, 3, 100)
+    assert shard.is_finished(tmp_path)
+    assert (outcome.file, outcome.documents, outcome.reasons) == ("shard-00003.parquet", 8, {})
+    assert outcome.bytes == (tmp_path / shard.file).stat().st_size
+    ids = read_shard(tmp_path / shard.file, RAW_SCHEMA).column("id").to_pylist()
+    assert ids == [f"s:{name}" for name in names]
+    assert source.most_running == 3
+    assert source.running == 0
+
+
+async def test_a_full_shard_asks_for_no_more(tmp_path: Path) -> None:
+    source = Memory(one)
+    shard = shard_of(*(f"i{n}" for n in range(9)))
+    outcome = await fetch_shard(source, make_spec(), shard, tmp_path, 2, 3)
+    assert outcome.documents == 3
+    assert len(source.started) <= 5
+    assert source.running == 0
+    rows, _ = await run(tmp_path, lambda item: [document(f"{item.native_id}{n}") for n in range(4)], "a", "b", room=6)
+    assert [row["id"] for row in rows] == ["s:a0", "s:a1", "s:a2", "s:a3", "s:b0", "s:b1"]
+    rows, rejects = await run(tmp_path, one, "a", room=0)
+    assert (rows, rejects) == ([], [])
+
+
+async def test_the_columns_of_a_document(tmp_path: Path) -> None:
+    text = "Cafe\u0301 with NUL\0 and a lone \ud800 surrogate."
+    full = document(
+        "x", text, title=" A\n title\0 ", year=1900, year_evidence="metadata", extra={"part_of": "w", "n": 1}
+    )
+    (row,), _ = await run(tmp_path, lambda item: [full], "x")
+    assert row["text"] == "Café with NUL and a lone ? surrogate."
+    assert row["sha256"] == hashlib.sha256(row["text"].encode()).hexdigest()
+    assert (row["title"], row["year"], row["author"]) == ("A title", 1900, None)
+    assert json.loads(row["extra"]) == {"part_of": "w", "n": 1}
+    assert row["fetched_at"].tzinfo is not None
+
+
+async def test_bounds_and_duplicates_become_rejects(tmp_path: Path) -> None:
+    def answer(item: Item) -> list[Document | Reject]:
+        return [
+            document("same"),
+            document("same"),
+            document("short", "   tiny   "),
+            document("long", "x" * 500),
+            Reject("s:gone", "u", "not-found", "it is gone", 2),
+        ]
+
+    rows, rejects = await run(tmp_path, answer, "a", max_text_chars=100)
+    assert [row["id"] for row in rows] == ["s:same", "s:long"]
+    assert len(rows[1]["text"]) == 100
+    assert json.loads(rows[1]["extra"]) == {"truncated": True}
+    assert [(reject["id"], reject["reason"], reject["attempts"]) for reject in rejects] == [
+        ("s:same", "duplicate-id", 1),
+        ("s:short", "too-short", 1),
+        ("s:gone", "not-found", 2),
+    ]
+
+
+def silent(*names: str) -> Answer:
+    def answer(item: Item) -> list[Document | Reject]:
+        if item.native_id in names:
+            return [Reject(f"s:{item.native_id}", None, "archive-busy", "answered 503", 5)]
+        return one(item)
+
+    return answer
+
+
+async def test_one_silent_item_is_its_own_fault(tmp_path: Path) -> None:
+    rows, rejects = await run(tmp_path, silent("b", "c"), "a", "b", "c", "d")
+    assert (len(rows), [reject["reason"] for reject in rejects]) == (2, ["archive-busy"] * 2)
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c", "d"), ("x",), ("y", "z")])
+async def test_a_silent_archive_fails_the_shard(tmp_path: Path, names: tuple[str, ...]) -> None:
+    shard = shard_of("first", *names) if len(names) > 3 else shard_of(*names)
+    with pytest.raises(ArchiveBusy, match="in a row; answered 503"):
+        await fetch_shard(Memory(silent(*names)), make_spec(), shard, tmp_path, 2, 100)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_source_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
+    def answer(item: Item) -> list[Document | Reject]:
+        if item.native_id == "b":
+            raise SourceUnavailable("gated")
+        return one(item)
+
+    source = Memory(answer)
+    with pytest.raises(SourceUnavailable, match="gated"):
+        await fetch_shard(source, make_spec(), shard_of("a", "b", "c", "d"), tmp_path, 4, 100)
+    assert source.running == 0
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_shard_may_be_empty(tmp_path: Path) -> None:
+    assert await run(tmp_path, lambda item: [], "a", "b") == ([], [])
+
+
+def test_the_request_key_ignores_pace_and_remarks() -> None:
+    spec = load_catalogue()["historical_newspapers"]
+    key = request_key(spec, 100)
+    for update in (
+        {"api_per_minute": 60.0},
+        {"text_per_minute": 9.0},
+        {"note": "x"},
+        {"target": 5},
+        {"optional": True},
+    ):
+        assert request_key(spec.model_copy(update=update), 100) == key
+    for update in (
+        {"snapshot": "2026-12"},
+        {"front_pages_only": True},
+        {"source_type": "unknown"},
+        {"max_text_chars": 9},
+    ):
+        assert request_key(spec.model_copy(update=update), 100) != key
+    assert request_key(spec, 101) != key
+    assert request_key(load_catalogue()["historical_newspapers"], 100) == key
+
+
+def test_shards_are_of_a_size_that_may_be_lost() -> None:
+    for spec in load_catalogue().values():
+        assert 1 <= items_per_shard(spec) <= 200
+
+
+def test_clean_text_keeps_what_is_clean() -> None:
+    assert clean_text("a\r\nb\f ünï") == "a\r\nb\f ünï"

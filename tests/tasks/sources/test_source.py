@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from storage.errors import ParameterError
+from tasks.sources.catalogue import load_catalogue
+from tasks.sources.source import Connection, Pace, open_source, reserve
+
+
+def test_the_connection_comes_from_the_environment() -> None:
+    assert Connection.from_environment({}) == Connection()
+    assert Connection.from_environment({"DISTRUST_LOC_URL": ""}).loc_url == "https://www.loc.gov"
+    connection = Connection.from_environment(
+        {
+            "DISTRUST_ARCHIVE_ORG_URL": "http://127.0.0.1:1",
+            "DISTRUST_LOC_URL": "http://127.0.0.1:2",
+            "DISTRUST_LOC_TEXT_URL": "http://127.0.0.1:3",
+            "DISTRUST_CONTACT": "me@example.org",
+            "HF_TOKEN": "hf_secret",
+        }
+    )
+    assert connection == Connection(
+        "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3", "me@example.org", "hf_secret"
+    )
+    assert "hf_secret" not in repr(connection)
+
+
+@pytest.mark.parametrize("url", ["archive.org", "ftp://archive.org", "/data", "https://", "http://[", ""])
+def test_a_root_is_an_absolute_url(url: str) -> None:
+    with pytest.raises(ParameterError, match="archive_org_url"):
+        Connection(archive_org_url=url)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"concurrency": 0},
+        {"concurrency": 65},
+        {"requests_per_second": 0},
+        {"requests_per_second": 1001},
+        {"attempts": 0},
+        {"first_delay_seconds": -1},
+    ],
+)
+def test_a_pace_has_bounds(fields: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="outside"):
+        Pace(**fields)
+
+
+def test_the_reserve_is_a_quarter_and_a_few() -> None:
+    assert (reserve(1), reserve(100), reserve(30_000)) == (11, 135, 37_510)
+
+
+@pytest.mark.parametrize("name", ["wikipedia", "classical_philosophy", "historical_newspapers"])
+async def test_every_archive_of_the_catalogue_opens_without_asking_it(name: str) -> None:
+    async with open_source(load_catalogue()[name], Connection(), Pace()) as source:
+        assert callable(source.fetch)
