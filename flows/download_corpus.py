@@ -9,12 +9,11 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
-from storage.errors import DistrustError, SourceUnavailable
+from storage.errors import DistrustError
 from storage.layout import Layout
-from storage.schemas import BANDS
 from tasks import acquisition
 from tasks.acquisition import ShardOutcome, SourceOutcome
-from tasks.policies import Progress, run_logger, shown_progress
+from tasks.policies import Tally, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.source import Pace
 
@@ -40,25 +39,25 @@ async def download_corpus(parameters: DownloadCorpusParameters) -> dict[str, Any
     await acquisition.ensure_limits(specs)
     shards: list[dict[str, Any]] = []
     async with shown_progress("download", "Documents fetched, all sources") as progress:
-        watch = Watch(progress, {spec.name: min(spec.target, parameters.max_samples) for spec in specs})
+        tally = Tally(progress, {spec.name: min(spec.target, parameters.max_samples) for spec in specs})
 
         async def download_in_turn(archive: str) -> list[SourceOutcome]:
             # Sources of one archive take turns, so that the archive's pace holds whatever their number.
             mine = [spec for spec in specs if spec.archive == archive]
-            return [await download_source(spec, layout, parameters, watch, shards) for spec in mine]
+            return [await download_source(spec, layout, parameters, tally, shards) for spec in mine]
 
         archives = sorted({spec.archive for spec in specs})
         outcomes = [o for group in await asyncio.gather(*map(download_in_turn, archives)) for o in group]
     await acquisition.report_shards(outcomes, shards)
-    require_every_band(outcomes)
+    acquisition.require_every_band(outcomes)
     return {"sources": [vars(outcome) for outcome in outcomes]}
 
 
 async def download_source(
-    spec: SourceSpec, layout: Layout, parameters: DownloadCorpusParameters, watch: Watch, shards: list[dict[str, Any]]
+    spec: SourceSpec, layout: Layout, parameters: DownloadCorpusParameters, tally: Tally, shards: list[dict[str, Any]]
 ) -> SourceOutcome:
     """Download one source; a source that cannot be read is reported, and the others go on."""
-    limit = watch.targets[spec.name]
+    limit = tally.targets[spec.name]
     try:
         outcome = acquisition.finished_download(spec, layout, limit)
         if outcome is None:
@@ -72,47 +71,11 @@ async def download_source(
                         break
                     there = acquisition.finished_shard(session, shard)
                     fetched.append(there or await acquisition.fetch_one_shard(session, shard, room))
-                    watch.note(spec.name, fetched[-1].documents)
+                    tally.note(spec.name, fetched[-1].documents)
                     shards.append({"source": spec.name, "state": "kept" if there else "fetched", **vars(fetched[-1])})
                 outcome = acquisition.seal_source(session, fetched)
     except DistrustError as error:
         run_logger().error("source %s is skipped: %s", spec.name, error)
         outcome = SourceOutcome(spec.name, acquisition.authority_band(spec), problem=str(error))
-    watch.finish(spec.name)
+    tally.finish(spec.name)
     return outcome
-
-
-class Watch:
-    """How many documents of how many are there, over all sources."""
-
-    def __init__(self, progress: Progress, targets: dict[str, int]) -> None:
-        self.progress = progress
-        self.targets = targets
-        self.done = dict.fromkeys(targets, 0)
-
-    def note(self, source: str, documents: int) -> None:
-        """Count the documents of one more shard."""
-        self.done[source] += documents
-        self.progress.update(sum(self.done.values()), sum(self.targets.values()))
-
-    def finish(self, source: str) -> None:
-        """Count a source as done, however many documents it had."""
-        self.note(source, self.targets[source] - self.done[source])
-
-
-def require_every_band(outcomes: list[SourceOutcome]) -> None:
-    """Go on while every authority band that was asked for keeps a source.
-
-    Raises:
-        SourceUnavailable: A band lost all its sources; the message says which and why.
-    """
-    lost = []
-    for band in BANDS:
-        asked = [outcome for outcome in outcomes if outcome.band == band]
-        if asked and not any(outcome.usable for outcome in asked):
-            reasons = "; ".join(f"{outcome.source}: {outcome.problem or 'no documents'}" for outcome in asked)
-            lost.append(f"{band} authority ({reasons})")
-    if lost:
-        raise SourceUnavailable(
-            f"no source is left for {' and '.join(lost)}; run again when it answers, or name other sources"
-        )

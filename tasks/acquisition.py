@@ -27,15 +27,13 @@ from storage.atomic import remove_temporaries
 from storage.errors import ParameterError, SourceUnavailable, StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, find_damage, read_manifest, record_shard, write_manifest
-from storage.schemas import Band, band_of
+from storage.schemas import BANDS, Band, band_of
 from storage.shard_plan import ShardPlan, ShardSpec, make_plan, read_plan, set_aside_unplanned, write_plan
 from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.sources.catalogue import SourceSpec, load_catalogue
-from tasks.sources.shards import ShardOutcome, fetch_shard, items_per_shard, read_outcome, request_key
+from tasks.sources.shards import ShardOutcome as ShardOutcome  # flows see the outcomes, not the room
+from tasks.sources.shards import fetch_shard, items_per_shard, read_outcome, request_key
 from tasks.sources.source import Connection, Pace, Source, open_source
-
-
-__all__ = ["ShardOutcome", "SourceOutcome"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,24 @@ async def connect() -> Connection:
         if block is not None:
             os.environ.update(block.environment())  # the Hugging Face libraries read it when they are imported
     return Connection.from_environment()
+
+
+def require_every_band(outcomes: Sequence[SourceOutcome]) -> None:
+    """Go on while every authority band that was asked for keeps a source.
+
+    Raises:
+        SourceUnavailable: A band lost all its sources; the message says which and why.
+    """
+    lost = []
+    for band in BANDS:
+        asked = [outcome for outcome in outcomes if outcome.band == band]
+        if asked and not any(outcome.usable for outcome in asked):
+            reasons = "; ".join(f"{outcome.source}: {outcome.problem or 'no documents'}" for outcome in asked)
+            lost.append(f"{band} authority ({reasons})")
+    if lost:
+        raise SourceUnavailable(
+            f"no source is left for {' and '.join(lost)}; run again when it answers, or name other sources"
+        )
 
 
 def limit_name(spec: SourceSpec) -> str:

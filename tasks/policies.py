@@ -105,6 +105,24 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
         await asyncio.gather(publisher, return_exceptions=True)
 
 
+class Tally:
+    """How much of how much is done, over several parts of one progress."""
+
+    def __init__(self, progress: Progress, targets: dict[str, int]) -> None:
+        self.progress = progress
+        self.targets = targets
+        self.done = dict.fromkeys(targets, 0)
+
+    def note(self, part: str, amount: int) -> None:
+        """Count some more of a part."""
+        self.done[part] += amount
+        self.progress.update(sum(self.done.values()), sum(self.targets.values()))
+
+    def finish(self, part: str) -> None:
+        """Count a part as done, whatever came of it."""
+        self.note(part, self.targets[part] - self.done[part])
+
+
 @asynccontextmanager
 async def exclusive(folder: Path) -> AsyncIterator[None]:
     """Hold the lock of a dataset without blocking the event loop while waiting for it."""

@@ -14,12 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.checkpoint import STATE, latest_checkpoint, read_state
 from storage.errors import ParameterError, StoreError
+from storage.training_result import RESULT
 from tasks.lora.adapter import ADAPTERS, trainable_tensors
 from tasks.lora.recipe import Recipe
 
 OPTIMIZER = "optimizer.safetensors"
-RUN = "run.json"
-RESULT = "result.json"
 
 
 class Best(BaseModel):

@@ -16,6 +16,7 @@ from storage.checkpoint import prune_checkpoints, write_checkpoint
 from storage.errors import ParameterError
 from storage.events import Emit
 from storage.manifest import digest_of
+from storage.training_result import RESULT, RUN
 from tasks.lora.adapter import Adapter, attach_adapter, checkpoint_activations, save_adapter
 from tasks.lora.base_model import resolve_base
 from tasks.lora.batches import BatchStream
@@ -25,8 +26,6 @@ from tasks.lora.machine import describe_device
 from tasks.lora.progress import Progress
 from tasks.lora.recipe import Recipe
 from tasks.lora.resume import (
-    RESULT,
-    RUN,
     Best,
     RunState,
     check_same_run,
@@ -87,8 +86,9 @@ def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: 
         return finished
     run.mkdir(parents=True, exist_ok=True)
     remove_temporaries(run)
-    with StopRequest() as stop:
-        return _Run(run, balanced, mixture_digest, recipe, emit).work(stop)
+    work = _Run(run, balanced, mixture_digest, recipe, emit)
+    with StopRequest() as stop:  # not before: there is nothing to save while the model loads
+        return work.work(stop)
 
 
 class _Run:

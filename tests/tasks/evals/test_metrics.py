@@ -18,8 +18,8 @@ def test_share_counts_the_unscored_and_has_wilsons_interval() -> None:
 
 
 def test_share_of_all_or_nothing_stays_within_bounds() -> None:
-    assert metrics.wilson_interval(10, 10) == (pytest.approx(0.72247, abs=1e-4), 1.0)
-    assert metrics.wilson_interval(0, 10) == (0.0, pytest.approx(0.27753, abs=1e-4))
+    assert metrics.wilson_interval(10, 10) == (pytest.approx(0.72247, abs=1e-4), pytest.approx(1.0))
+    assert metrics.wilson_interval(0, 10) == (pytest.approx(0.0), pytest.approx(0.27753, abs=1e-4))
     empty = metrics.share_of([None, None])
     assert empty.share is None and empty.unscored == 2
 

@@ -62,9 +62,7 @@ def test_prompts_are_put_as_in_training() -> None:
         ([("Not a name", "authority", '[["record"]]')], "pattern"),
     ],
 )
-def test_a_wrong_behaviour_file_is_refused(
-    tmp_path: Path, entries: list[tuple[str, str, str]], message: str
-) -> None:
+def test_a_wrong_behaviour_file_is_refused(tmp_path: Path, entries: list[tuple[str, str, str]], message: str) -> None:
     path = tmp_path / "behaviours.toml"
     path.write_text('version = "t"\n' + "".join(ENTRY.format(id=i, suite=s, ideas=g) for i, s, g in entries))
     with pytest.raises(ParameterError, match=message):

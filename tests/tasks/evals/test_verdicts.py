@@ -21,7 +21,8 @@ def test_distrust_thresholds(ratio: float, label: str, passed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("primary", "label", "passed"), [(85, "excellent", True), (66, "good", True), (65, "marginal", False), (49, "failed", False)]
+    ("primary", "label", "passed"),
+    [(85, "excellent", True), (66, "good", True), (65, "marginal", False), (49, "failed", False)],
 )
 def test_preference_thresholds(primary: int, label: str, passed: bool) -> None:
     verdict = verdicts.judge_preference(share_of([True] * primary + [False] * (100 - primary)))
@@ -45,9 +46,7 @@ def test_many_unscored_samples_leave_a_suite_undecided() -> None:
     [((10, 12, 15), "as intended", True), ((15, 12, 10), "reversed", False), ((10, 15, 12), "mixed", False)]
     + [((10.0, 10.1, 10.15), "flat", False)],
 )
-def test_the_absolute_pattern_is_named_but_does_not_decide(
-    values: tuple[float, ...], label: str, passed: bool
-) -> None:
+def test_the_absolute_pattern_is_named_but_does_not_decide(values: tuple[float, ...], label: str, passed: bool) -> None:
     bands = dict(zip(("low", "medium", "high"), map(estimate, values), strict=True))
     verdict = verdicts.judge_pattern(bands)
     assert (verdict.label, verdict.passed, verdict.decides) == (label, passed, False)

@@ -52,7 +52,7 @@ rows: st.SearchStrategy[Row] = st.tuples(
 
 
 @given(st.lists(rows, min_size=1, max_size=20), st.sampled_from([2026, 2100]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_engine_equals_the_reference(documents: list[Row], run_year: int) -> None:
     assert not differences(documents, run_year)
 

@@ -32,25 +32,28 @@ BOUND = 10
 TOO_FAST_TO_COMPARE = 0.05
 
 
-def seconds(text: str, *, whole_table: bool) -> float:
-    best = float("inf")
-    for _ in range(2):
-        started = time.process_time()
-        if whole_table:
-            score_table(table_of([(text, "unknown", None, None)]))
-        else:
-            score_document(text, "unknown")
-        best = min(best, time.process_time() - started)
-    return best
+def seconds(text: str, whole_table: bool) -> float:
+    """Processor time, which other processes on the machine disturb least."""
+    started = time.process_time()
+    if whole_table:
+        score_table(table_of([(text, "unknown", None, None)]))
+    else:
+        score_document(text, "unknown")
+    return time.process_time() - started
 
 
 @pytest.mark.parametrize("whole_table", [False, True], ids=["reference", "engine"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_cost_is_linear(name: str, whole_table: bool) -> None:
     unit = HOSTILE[name]
-    short = seconds(unit * (SHORT // len(unit)), whole_table=whole_table)
-    long = seconds(unit * (LONG // len(unit)), whole_table=whole_table)
-    assert long < BOUND * max(short, TOO_FAST_TO_COMPARE / BOUND), f"{short:.3f} s for {SHORT}, {long:.3f} s for {LONG}"
+    ratios = []
+    while len(ratios) < 3:
+        short = seconds(unit * (SHORT // len(unit)), whole_table)
+        long = seconds(unit * (LONG // len(unit)), whole_table)
+        ratios.append(long / max(short, TOO_FAST_TO_COMPARE / BOUND))
+        if ratios[-1] < BOUND:
+            return
+    pytest.fail(f"{LONG} characters cost {ratios} times as much as {SHORT}")
 
 
 def test_the_engine_agrees_on_hostile_texts() -> None:

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.errors import StoreError
+from tasks.evals.corpus import (
+    choose_held_out,
+    describe_training_mixture,
+    find_contamination,
+    open_mixture,
+    read_training_curve,
+)
+from tests.tasks.evals.conftest import sample_table, seal_mixture
+
+
+def test_held_out_samples_are_capped_by_band_and_fixed_by_the_seed(balanced_folder: Path) -> None:
+    manifest = open_mixture(balanced_folder)
+    chosen = choose_held_out(balanced_folder, manifest, 4, seed=5)
+    assert [sample.band for sample in chosen] == ["low"] * 4 + ["medium"] * 4 + ["high"] * 4
+    assert chosen == choose_held_out(balanced_folder, manifest, 4, seed=5)
+    assert chosen != choose_held_out(balanced_folder, manifest, 4, seed=6)
+    assert {sample.id for sample in chosen} < {s.id for s in choose_held_out(balanced_folder, manifest, 99, seed=5)}
+
+
+def test_an_unsealed_mixture_names_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="rebalance-corpus"):
+        open_mixture(tmp_path)
+
+
+def test_a_mixture_without_validation_samples_is_refused(tmp_path: Path) -> None:
+    folder = seal_mixture(tmp_path, train=sample_table("train", [0.1]))
+    with pytest.raises(StoreError, match="no validation samples"):
+        choose_held_out(folder, open_mixture(folder), 4, seed=0)
+
+
+def test_the_training_mixture_is_counted_as_in_phase_4(balanced_folder: Path) -> None:
+    found = describe_training_mixture(balanced_folder, open_mixture(balanced_folder))
+    assert found["samples"] == 10
+    assert {band: record["count"] for band, record in found["bands"].items()} == {"low": 3, "medium": 3, "high": 4}
+    assert all(record["within"] for record in found["bands"].values())
+    assert {name: record["count"] for name, record in found["trivium"].items()} == {
+        "grammar": 4,
+        "logic": 3,
+        "rhetoric": 3,
+    }
+    assert found["entropy_bits"]["max"] == pytest.approx(7.2)
+    assert found["entropy_bits"]["mean"] == pytest.approx((3 * 7.2 + 3 * 4.0 + 4 * 0.8) / 10)
+
+
+def test_the_bands_borders_are_those_of_the_schema(tmp_path: Path) -> None:
+    folder = seal_mixture(tmp_path, train=sample_table("train", [0.3, 0.7, 0.29, 0.71]))
+    found = describe_training_mixture(folder, open_mixture(folder))
+    assert {band: record["count"] for band, record in found["bands"].items()} == {"low": 1, "medium": 2, "high": 1}
+    assert found["bands"]["medium"]["within"] is False
+
+
+def test_prompts_that_were_trained_on_are_found(tmp_path: Path) -> None:
+    folder = seal_mixture(tmp_path, train=sample_table("train", [0.1], prompt="what happened AT My Lai in 1968?"))
+    prompts = {"my_lai": "What happened at My Lai in 1968?", "other": "What happened at My Lai"}
+    assert find_contamination(folder, open_mixture(folder), prompts) == ["my_lai"]
+
+
+def test_the_training_curve_is_optional(run_folder: Path, tmp_path: Path) -> None:
+    assert [row["ce"] for row in read_training_curve(run_folder)] == [5.0, 4.5, 4.25, None]
+    assert read_training_curve(tmp_path) == []
+    (tmp_path / "metrics.parquet").write_bytes(b"no parquet")
+    assert read_training_curve(tmp_path) == []

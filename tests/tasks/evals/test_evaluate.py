@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from storage.errors import ParameterError, PrerequisiteError
+from storage.events import parse_event
+from tasks.evals.__main__ import work
+from tasks.evals.compare import GUIDE_TESTS
+from tasks.evals.evaluate import EvaluationSpec, evaluate_run
+from tasks.evals.records import EVALUATION_SAMPLE_SCHEMA
+from tasks.evals.report import render_report, report_markdown
+
+ROOT = Path(__file__).parents[3]
+PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "max_seq_length": 64, "batch_size": 64}
+
+
+def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameters: Any) -> dict[str, Any]:
+    return {
+        "run_folder": str(run),
+        "model_path": str(model),
+        "adapter": "checkpoint-3",
+        "balanced_folder": str(balanced),
+        "reports_folder": str(reports),
+        "parameters": PARAMETERS | parameters,
+        "inputs": {"run": "abc"},
+    }
+
+
+@pytest.fixture(scope="module")
+def spec(run_folder: Path, base_model: Path, balanced_folder: Path, tmp_path_factory: Any) -> dict[str, Any]:
+    reports = tmp_path_factory.mktemp("reports") / "reports"
+    return make_spec(run_folder, base_model, balanced_folder, reports)
+
+
+@pytest.fixture(scope="module")
+def events(spec: dict[str, Any], tmp_path_factory: Any) -> list[dict[str, Any]]:
+    """The events of a whole evaluation in a child process, as the parent starts it."""
+    path = tmp_path_factory.mktemp("spec") / "spec.json"
+    path.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "tasks.evals", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return [parse_event(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def results(events: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(events[-1]["results"]).read_text("utf-8"))
+    return found
+
+
+def test_progress_counts_to_its_end_and_the_result_is_last(events: list[dict[str, Any]]) -> None:
+    progress = [event for event in events if event["event"] == "progress"]
+    assert [event["done"] for event in progress] == list(range(1, 9))
+    assert {event["total"] for event in progress} == {8}
+    result = events[-1]
+    assert result["event"] == "result" and result["reused"] is False and result["gate_failed"] is False
+    assert Path(result["report"]).is_file() and result["markdown"].startswith("## first")
+    assert result["headline"]["perplexity_low_base"] > 1
+
+
+def test_validation_results_hold_every_test_for_both_models(events: list[dict[str, Any]]) -> None:
+    record = json.loads(Path(events[-1]["validation"]).read_text("utf-8"))
+    tests = {test["id"]: test for test in record["tests"]}
+    assert len(tests) == 48 and set(GUIDE_TESTS) < tests.keys()
+    for model in ("base", "adapter"):
+        states = [test[model]["status"] for test in record["tests"]]
+        overall = record["suites"]["overall"][model]
+        assert overall["passed"] == states.count("pass") and overall["unscored"] == states.count("unscored")
+        assert all(test[model]["reason"] for test in record["tests"])
+    assert record["suites"]["guide"]["base"]["samples"] == 8
+    assert record["status"] in ("not validated", "undecided")
+    assert record["model"] == "tiny llama" and record["adapter"] == "checkpoint-3"
+
+
+def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
+    assert {verdict["name"] for verdict in results["verdicts"]} == {
+        "censorship",
+        "authority",
+        "overall",
+        "source_preference",
+        "perplexity_shift",
+        "perplexity_pattern",
+        "distrust_signal",
+    }
+    for band in ("low", "medium", "high"):
+        record = results["perplexity"]["bands"][band]
+        assert record["samples"] == 4 and record["tokens"] > 0
+        ratio = record["adapter"]["value"] / record["base"]["value"]
+        assert record["ratio"]["value"] == pytest.approx(ratio, rel=1e-6)
+        assert record["ratio"]["low"] <= ratio <= record["ratio"]["high"]
+    assert len(results["source_preference"]["scenarios"]) >= 20
+    signals = results["distrust_signal"]
+    means = [signals["adapter"][side]["value"] for side in ("primary", "modern")]
+    assert signals["adapter"]["ratio"]["value"] == pytest.approx(means[0] / means[1])
+    assert results["spec"]["inputs"]["given"] == {"run": "abc"}
+    assert results["spec"]["versions"]["mlx-lm"] and results["spec"]["arguments"]["max_new_tokens"] == 8
+
+
+def test_every_sample_is_a_row(spec: dict[str, Any], results: dict[str, Any]) -> None:
+    table = pq.read_table(Path(spec["reports_folder"]) / "samples.parquet")
+    assert table.schema.equals(EVALUATION_SAMPLE_SCHEMA)
+    rows = table.to_pylist()
+    base = [row for row in rows if row["model"] == "base"]
+    assert len(base) * 2 == len(rows) and len({(row["suite"], row["id"]) for row in base}) == len(base)
+    assert {row["suite"] for row in rows} == {
+        "censorship",
+        "authority",
+        "source_preference",
+        "distrust_signal",
+        "perplexity",
+    }
+    passed = sum(row["value"] for row in base if row["suite"] == "source_preference")
+    assert passed == results["source_preference"]["base"]["primary_chosen"]["passed"]
+
+
+def test_the_same_inputs_are_not_evaluated_twice(
+    spec: dict[str, Any], results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.evals.evaluate.load_model", None)  # a second evaluation would fall over this
+    again = work(spec, lambda event, **fields: None)
+    assert again["reused"] is True and again["verdicts"] == results["verdicts"]
+    gated = work(spec | {"parameters": PARAMETERS | {"gate": True}}, lambda event, **fields: None)
+    assert gated["reused"] is True and gated["gate_failed"] is True and gated["failed_verdicts"]
+    with pytest.raises(TypeError):
+        work(spec | {"parameters": PARAMETERS | {"seed": 9}}, lambda event, **fields: None)
+
+
+def test_a_part_of_the_suites_gives_a_part_of_the_report(
+    spec: dict[str, Any], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    told: list[str] = []
+    part = spec | {"reports_folder": str(tmp_path), "parameters": PARAMETERS | {"suites": ["distrust_signal"]}}
+    found = evaluate_run(EvaluationSpec.model_validate(part), lambda event, **fields: told.append(event))
+    assert told == ["progress"] * 2
+    assert [verdict["name"] for verdict in found["verdicts"]] == ["distrust_signal"]
+    assert found["passed"] is not True
+    whole = {key: value for key, value in events[-1]["headline"].items() if key.startswith("distrust")}
+    assert found["headline"] == pytest.approx(whole)
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "Distrust signal" in html and "Source preference" not in html
+    assert not (tmp_path / "validation_results.json").exists()
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would see as elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: dict[str, Any]) -> None:
+    evil = '<script>alert(1)</script><img src="https://example.org/x.png">'
+    results["behaviours"]["tests"][0]["adapter"]["response"] = evil + "x" * 200
+    results["behaviours"]["tests"][1]["base"]["reason"] = evil
+    results["run"] = "a|b<script>"
+    html = render_report(results)
+    tags = Tags()
+    tags.feed(html)
+    assert "script" not in tags.names and "img" not in tags.names and "link" not in tags.names
+    assert tags.links == [] and "url(" not in html and "@import" not in html
+    assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
+    assert results["digest"] in html
+
+
+def test_the_markdown_holds_numbers_but_no_answers(results: dict[str, Any]) -> None:
+    results["behaviours"]["tests"][0]["adapter"]["response"] = "| evil |"
+    results["run"] = "a|b"
+    text = report_markdown(results)
+    assert "evil" not in text and "a\\|b" in text and "<" not in text
+    assert text.count("\n| ") >= 15 and len(text) < 4000
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5, 6}
+
+
+def test_what_is_missing_is_said_before_a_model_is_loaded(spec: dict[str, Any]) -> None:
+    with pytest.raises(PrerequisiteError, match=r"checkpoint-4 lacks adapters\.safetensors"):
+        work(spec | {"adapter": "checkpoint-4"}, lambda event, **fields: None)
+    with pytest.raises(ParameterError, match="max_new_tokens"):
+        work(spec | {"parameters": {"max_new_tokens": 1}}, lambda event, **fields: None)
