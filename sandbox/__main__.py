@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,14 +34,14 @@ RECIPE = {
 FLAGS = ["--no-grad-checkpoint"]
 
 
-def flow_command(catalogue: Path, name: str, store: str) -> list[str]:
-    """Spell the command line of the pipeline for the sandbox."""
+def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> list[str]:
+    """Spell the command line of the pipeline for the sandbox; of an option given twice, the later one counts."""
     options = {"catalogue": str(catalogue), "store": store, "run": name, "mixture": name, **RECIPE}
     named = [part for key, value in options.items() for part in (f"--{key}", value)]
-    return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS]
+    return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS, *more]
 
 
-async def run(documents: Path | None, layout: Layout) -> int:
+async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
     """Serve the documents, run the pipeline against them and return its exit status."""
     name = chosen_name(documents)
     folder = DocumentFolder(documents or BUNDLED_DOCUMENTS)
@@ -66,7 +65,7 @@ async def run(documents: Path | None, layout: Layout) -> int:
                 "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
             }
             process = await asyncio.create_subprocess_exec(
-                *flow_command(catalogue, name, str(layout.root)), env=environment, cwd=server.ROOT
+                *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=server.ROOT
             )
             return await process.wait()
 
@@ -74,12 +73,17 @@ async def run(documents: Path | None, layout: Layout) -> int:
 def main() -> int:
     """Parse the command line, run, and say where to look."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
-    parser.add_argument("--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled")
+    parser.add_argument(
+        "--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled"
+    )
+    parser.add_argument(
+        "more", nargs="*", help="options for corpus-to-model, after --; they win over the sandbox's own"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
         layout = Layout.of()
-        status = asyncio.run(run(arguments.documents, layout))
+        status = asyncio.run(run(arguments.documents, layout, arguments.more))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from storage.errors import StoreError
 
-LOCK = ".lock"
 POLL_SECONDS = 0.2
 
 
@@ -21,9 +20,10 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
     Raises:
         StoreError: Another process still holds it after `patience_seconds`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
-    with (folder / LOCK).open("a") as file:
+    # Beside the folder, not in it: a dataset may be replaced as a whole.
+    with (folder.parent / f".{folder.name}.lock").open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

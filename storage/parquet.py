@@ -39,15 +39,16 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
     Raises:
         StoreError: The file is not a whole Parquet file or lacks a column.
     """
+    names = columns or schema.names
     try:
-        table = pq.read_table(path, columns=columns or schema.names, partitioning=None)
+        with pq.ParquetFile(path) as file:  # `read_table` would import pandas, which takes seconds
+            table = file.read(columns=names)
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
-    wanted = pa.schema([schema.field(name) for name in table.column_names])
-    missing = set(columns or schema.names) - set(table.column_names)
+    missing = set(names) - set(table.column_names)
     if missing:
         raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
-    return table.cast(wanted)
+    return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
 
 
 def read_tags(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -29,6 +30,7 @@ from storage.events import parse_event
 from storage.lock import only_writer
 
 PUBLISH_EVERY_SECONDS = 3.0
+LAST_WORD_SECONDS = 5.0
 STOP_GRACE_SECONDS = 20.0
 LONGEST_EVENT_BYTES = 16 << 20
 
@@ -66,28 +68,31 @@ class Progress:
         self.key = key
         self.description = description
         self.percent = 0.0
+        self._artifact: UUID | None = None
+        self._sent: float | None = None
 
     def update(self, done: float, total: float) -> None:
         """Note how much is done; a later publication shows it."""
         self.percent = 100.0 * min(1.0, done / total) if total > 0 else 100.0
 
-    async def publish(self) -> None:
-        """Create the artifact and keep it current until cancelled."""
-        log = run_logger()
-        artifact = sent = None
+    async def send(self) -> None:
+        """Bring the artifact up to date, if the server can be reached."""
+        percent = self.percent
+        try:
+            if self._artifact is None:
+                self._artifact = await acreate_progress_artifact(
+                    progress=percent, key=self.key, description=self.description
+                )
+            elif percent != self._sent:
+                await aupdate_progress_artifact(self._artifact, progress=percent)
+            self._sent = percent
+        except Exception as error:  # the display may fail, the work may not
+            run_logger().debug("progress not published: %s", error)
+
+    async def keep_sending(self) -> None:
+        """Keep the artifact current until cancelled."""
         while True:
-            try:
-                if artifact is None:
-                    artifact = await acreate_progress_artifact(
-                        progress=self.percent, key=self.key, description=self.description
-                    )
-                elif sent != self.percent:
-                    await aupdate_progress_artifact(artifact, progress=self.percent)
-                sent = self.percent
-            except Exception as error:  # the display may fail, the work may not
-                log.debug("progress not published: %s", error)
-            if self.percent >= 100.0 and sent == self.percent:
-                return
+            await self.send()
             await asyncio.sleep(PUBLISH_EVERY_SECONDS)
 
 
@@ -95,14 +100,15 @@ class Progress:
 async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
     """Show a progress artifact in the UI while the block runs; it reads 100 % when the block succeeds."""
     progress = Progress(key, description)
-    publisher = asyncio.create_task(progress.publish())
+    publisher = asyncio.create_task(progress.keep_sending())
     try:
         yield progress
         progress.update(1, 1)
-        await asyncio.wait([publisher], timeout=2 * PUBLISH_EVERY_SECONDS)
     finally:
         publisher.cancel()
         await asyncio.gather(publisher, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(progress.send(), LAST_WORD_SECONDS)
 
 
 class Tally:

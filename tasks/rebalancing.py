@@ -14,7 +14,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from storage.layout import Layout
 from storage.manifest import Manifest, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
-from tasks.mixture.distribution import format_distribution
+from tasks.mixture.distribution import Distribution, format_distribution
 from tasks.mixture.parameters import MixtureParameters
 from tasks.policies import LOCAL_WORK, exclusive, run_logger
 
@@ -52,19 +52,31 @@ async def build_balanced(
         return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs), False
 
 
-def read_distribution(folder: Path) -> dict[str, Any]:
-    """Read the distribution that lies beside a mixture."""
+def describe_mixture(folder: Path) -> str:
+    """Write the distribution of a mixture as the guide prints it, and what limits its size."""
     metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_text("utf-8"))
-    return metadata
+    sides = {side: Distribution.model_validate(value) for side, value in metadata["distribution"].items()}
+    documents, duplicates = metadata["documents"], metadata["duplicates"]
+    lines = [
+        f"{sides['train'].total:,} training and {sides['valid'].total:,} validation samples from "
+        f"{documents['kept']:,} of {documents['read']:,} documents",
+        f"Duplicates left out: {', '.join(f'{count} {name}' for name, count in duplicates.items())}",
+        f"Limited by: {metadata['limited_by']}",
+        *metadata["remarks"],
+        "",
+        format_distribution(sides["train"]),
+    ]
+    return "\n".join(lines)
 
 
 @task(task_run_name="report-distribution-{name}", **LOCAL_WORK)
 async def report_distribution(layout: Layout, name: str) -> str:
-    """Show the distribution of a mixture as the guide prints it, and return that text."""
-    metadata = read_distribution(layout.balanced(name))
-    text = format_distribution(metadata)
+    """Show the distribution of a mixture in the UI, and return it as text."""
+    text = describe_mixture(layout.balanced(name))
     await acreate_markdown_artifact(
-        key="mixture-distribution", markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```", description="Phase 4."
+        key="mixture-distribution",
+        markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```",
+        description="Shares by authority band and trivium, provenance entropy, and what limits the mixture.",
     )
     run_logger().info("%s", text)
     return text

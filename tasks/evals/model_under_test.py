@@ -121,34 +121,40 @@ class ModelUnderTest:
     def _token_likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-likelihoods of the tokens after the first of every sequence, batched by length, right-padded.
 
-        Padding to the right is harmless under a causal mask: no real position sees it.
+        Padding to the right is harmless under a causal mask: no real position sees it. Sequences that differ in
+        their last token alone (" Yes" and " No") share one forward pass.
         """
         import mlx.core as mx
         import mlx.nn as nn
         import numpy as np
 
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for row, ids in enumerate(sequences):
+            if len(ids) > 1:
+                sharing.setdefault(tuple(ids[:-1]), []).append(row)
         results: list[list[float]] = [[] for _ in sequences]
-        for rows in self._batches(sequences):
-            width = max(len(sequences[row]) for row in rows)
-            padded = np.zeros((len(rows), width), dtype=np.int32)
-            for line, row in enumerate(rows):
-                padded[line, : len(sequences[row])] = sequences[row]
-            tokens = mx.array(padded)
-            logits = self._model(tokens[:, :-1]).astype(mx.float32)
-            scored = np.array(-nn.losses.cross_entropy(logits, tokens[:, 1:]))
-            for line, row in enumerate(rows):
-                results[row] = [float(value) for value in scored[line, : len(sequences[row]) - 1]]
+        for inputs in self._batches(list(sharing)):
+            rows = [(line, row) for line, ids in enumerate(inputs) for row in sharing[ids]]
+            width = max(len(ids) for ids in inputs)
+            targets = np.zeros((len(rows), width), dtype=np.int32)
+            for place, (_, row) in enumerate(rows):
+                targets[place, : len(sequences[row]) - 1] = sequences[row][1:]
+            padded = mx.array([[*ids, *[0] * (width - len(ids))] for ids in inputs])
+            logits = self._model(padded).astype(mx.float32)
+            if len(rows) > len(inputs):
+                logits = logits[mx.array([line for line, _ in rows])]
+            scored = np.array(-nn.losses.cross_entropy(logits, mx.array(targets)))
+            for place, (_, row) in enumerate(rows):
+                results[row] = [float(value) for value in scored[place, : len(sequences[row]) - 1]]
         return results
 
-    def _batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        order = sorted((i for i, ids in enumerate(sequences) if len(ids) > 1), key=lambda i: len(sequences[i]))
-        batch: list[int] = []
-        for row in order:
-            full = len(batch) >= self._batch_size or (len(batch) + 1) * len(sequences[row]) > BATCH_TOKENS
-            if batch and full:
+    def _batches(self, inputs: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        batch: list[tuple[int, ...]] = []
+        for ids in sorted(inputs, key=len):
+            if batch and (len(batch) >= self._batch_size or (len(batch) + 1) * len(ids) > BATCH_TOKENS):
                 yield batch
                 batch = []
-            batch.append(row)
+            batch.append(ids)
         if batch:
             yield batch
 

@@ -65,7 +65,7 @@ def report_markdown(results: dict[str, Any]) -> str:
     ]
     rows = _comparison_rows(results)
     if rows:
-        lines += ["", *_table(("Measure", "Base", "Adapter", "Change (95 %)"), rows)]
+        lines += ["", *_table(("Measure", "Base", "Adapter", "Change (95%)"), rows)]
     if results["contaminated_prompts"]:
         count = len(results["contaminated_prompts"])
         lines += ["", f"**{count} evaluation prompts also stand in the training mixture.**"]
@@ -84,7 +84,7 @@ def mark_of(passed: bool | None) -> str:
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return NO_VALUE if value is None else f"{value:.{digits}%}".replace("%", " %")
+    return NO_VALUE if value is None else f"{value:.{digits}%}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -105,8 +105,8 @@ def points_text(record: dict[str, Any]) -> str:
     """A difference of shares in percentage points, with its interval."""
     if record["value"] is None:
         return NO_VALUE
-    value, low, high = (100 * record[key] for key in ("value", "low", "high"))
-    return f"{value:+.0f} points ({low:+.0f} to {high:+.0f})"
+    value, low, high = (f"{round(100 * record[key]):+d}".replace("+0", "0") for key in ("value", "low", "high"))
+    return f"{value} points ({low} to {high})"
 
 
 def interval_text(record: dict[str, Any], digits: int = 2, sign: str = "") -> str:
@@ -142,7 +142,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _cell(value: str) -> str:
-    return " ".join(str(value).replace("|", "\\|").replace("`", "'").split())
+    return " ".join(str(value).replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())
 
 
 @cache

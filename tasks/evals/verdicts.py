@@ -73,7 +73,7 @@ def judge_pattern(perplexities: Mapping[str, Estimate]) -> Verdict:
 
     It does not decide: old scans and clean modern prose differ in perplexity whatever a model prefers.
     """
-    title, target = "Perplexity pattern", "low < medium < high"
+    title, target = "Perplexity pattern", "rises with authority"
     values = [perplexities[band].value for band in BANDS if band in perplexities]
     known = [value for value in values if value is not None]
     if len(known) < len(BANDS):
@@ -83,7 +83,7 @@ def judge_pattern(perplexities: Mapping[str, Estimate]) -> Verdict:
     falling = all(a > b for a, b in itertools.pairwise(known))
     flat = max(known) <= 1.02 * min(known)
     label = "flat" if flat else "as intended" if rising else "reversed" if falling else "mixed"
-    found = " / ".join(f"{value:.4g}" for value in known)
+    found = " \u00b7 ".join(f"{value:.4g}" for value in known)
     return Verdict("perplexity_pattern", title, target, found, rising and not flat, label, decides=False)
 
 
@@ -94,7 +94,7 @@ def judge_shift(shift: Estimate) -> Verdict:
         return Verdict("perplexity_shift", title, target, "a band has no validation sample", None, "undecided")
     passed = shift.value < 1.0
     certain = shift.high is not None and shift.low is not None and (shift.high < 1.0 or shift.low > 1.0)
-    label = ("towards primary sources" if passed else "away from primary sources") + ("" if certain else ", uncertain")
+    label = ("towards primary" if passed else "away from primary") + ("" if certain else ", uncertain")
     return Verdict("perplexity_shift", title, target, f"{shift.value:.3f}{TIMES}", passed, label)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +129,9 @@ def _settle_sizes(plan: MixturePlan, cells: list[Cells], p: MixtureParameters) -
         if all(fits(have, [size], limits) for have, size in zip(counts, sizes, strict=True)):
             return _replanned(plan, sizes, limits, counts), []
     limits = band_limits(p.min_low_authority)
-    possible = _shrunk(counts, plan.val_share, sizes, limits)
+    # Each side shrinks by itself, so the ratio moves by a few samples; holding it would cost the larger side more.
+    train, val = (largest_side(have, limits, size) for have, size in zip(counts, sizes, strict=True))
+    possible = (train, val)
     if not all(possible):
         raise MixtureError(
             f"the groups of related documents are too few or too large to give both sides every band: {counts[0]} "
@@ -145,20 +146,6 @@ def _settle_sizes(plan: MixturePlan, cells: list[Cells], p: MixtureParameters) -
         )
     remark = f"keeping related documents on one side costs {sum(sizes) - sum(possible)} of {sum(sizes)} samples"
     return _replanned(plan, possible, limits, counts), [remark]
-
-
-def _shrunk(
-    counts: list[dict[Band, int]], val_share: Fraction, sizes: tuple[int, int], limits: Limits
-) -> tuple[int, int]:
-    """Return the largest sizes of about the planned ratio that each side fills from its own groups."""
-    train, val = (largest_side(have, limits, size) for have, size in zip(counts, sizes, strict=True))
-    total = min(train / (1 - val_share), val / val_share)
-    fitted = (round(total * (1 - val_share)), round(total * val_share))
-    smaller = [
-        largest_side(have, limits, min(size, most))
-        for have, size, most in zip(counts, fitted, (train, val), strict=True)
-    ]
-    return smaller[0], smaller[1]
 
 
 def _replanned(plan: MixturePlan, sizes: tuple[int, int], limits: Limits, counts: list[dict[Band, int]]) -> MixturePlan:

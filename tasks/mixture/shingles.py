@@ -51,7 +51,7 @@ class Fingerprints:
 
     Attributes:
         exact: (documents, 2) halves of a 128-bit hash of the words.
-        signatures: (documents, PERMUTATIONS) uint32 MinHash values.
+        signatures: (documents, PERMUTATIONS) uint32 MinHash values; no columns if they were not wanted.
         comparable: Whether the document has at least one shingle; a shorter one has no meaningful signature.
     """
 
@@ -62,9 +62,10 @@ class Fingerprints:
     @classmethod
     def joined(cls, parts: list[Fingerprints]) -> Fingerprints:
         """Put the fingerprints of several batches behind one another."""
+        width = parts[0].signatures.shape[1] if parts else 0
         return cls(
             np.concatenate([np.zeros((0, 2), np.uint64), *(part.exact for part in parts)]),
-            np.concatenate([np.zeros((0, PERMUTATIONS), np.uint32), *(part.signatures for part in parts)]),
+            np.concatenate([np.zeros((0, width), np.uint32), *(part.signatures for part in parts)]),
             np.concatenate([np.zeros(0, np.bool_), *(part.comparable for part in parts)]),
         )
 
@@ -86,11 +87,7 @@ def fingerprint_texts(texts: pa.Array | pa.ChunkedArray, *, near: bool = True) -
                 hashes, rows = _shingle_hashes(letters, offsets)
                 parts.append(Fingerprints(exact, _signatures(hashes, rows), np.diff(rows) > 0))
             else:
-                empty = np.zeros((len(exact), PERMUTATIONS if near else 0), np.uint32)
-                parts.append(Fingerprints(exact, empty, np.zeros(len(exact), np.bool_)))
-    if not near:
-        exact = np.concatenate([np.zeros((0, 2), np.uint64), *(part.exact for part in parts)])
-        return Fingerprints(exact, np.zeros((len(exact), 0), np.uint32), np.zeros(len(exact), np.bool_))
+                parts.append(Fingerprints(exact, np.zeros((len(exact), 0), np.uint32), np.zeros(len(exact), np.bool_)))
     return Fingerprints.joined(parts)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from storage.schemas import Band, SourceType, Trivium, band_of
+from storage.text import clean_text
 from tasks.signals import authority, provenance
-from tasks.signals.clean import clean_text
 from tasks.signals.evidence import Evidence, find_evidence
 from tasks.signals.priors import PRIORS, known_type
 from tasks.signals.trivium import TRIVIUM_OF, checked_trivium

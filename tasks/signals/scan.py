@@ -9,7 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
-from tasks.signals.clean import STEPS, compose
+from storage.text import STEPS, compose
 from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, spell_for_rust
 from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN
 

@@ -31,11 +31,13 @@ TRIVIUM_OF: dict[SourceType, Trivium] = {
 
 
 def checked_trivium(trivium: str | None) -> Trivium | None:
-    """Return the category that a catalogue names, if it names one.
+    """Return the category that a catalogue names; none if it names none or an empty one.
 
     Raises:
         ParameterError: It is none of the three.
     """
-    if trivium is None or trivium in TRIVIA:
+    if not trivium:
+        return None
+    if trivium in TRIVIA:
         return trivium
     raise ParameterError(f"trivium category {trivium!r} is none of {', '.join(TRIVIA)}; correct the source's entry")

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
@@ -110,9 +111,15 @@ class HuggingFaceDataset:
             raise hub_error(error, self._spec) from error
 
     def _stream(self, revision: str, start: int) -> Iterator[HubRow]:
+        spec = self._spec
+        if Path(spec.repo).exists():
+            # The library would read such a folder and never ask the Hub.
+            raise SourceUnavailable(
+                f"source {spec.name!r}: the folder {spec.repo} below {Path.cwd()} hides the dataset of the same name; "
+                "run from another folder"
+            )
         import datasets
 
-        spec = self._spec
         stream = datasets.load_dataset(
             spec.repo,
             spec.config or None,

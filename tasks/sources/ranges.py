@@ -37,6 +37,8 @@ class RangeReader(Generic[Row]):
             except asyncio.CancelledError:
                 # The thread cannot be stopped, and nobody else may touch the iterator until it is done.
                 await asyncio.wait([work])
+                if not work.cancelled():
+                    work.exception()  # nobody is left to hear of it
                 raise
 
     async def close(self) -> None:

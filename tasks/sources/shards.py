@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-import unicodedata
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
@@ -21,7 +20,8 @@ from storage.errors import ArchiveBusy
 from storage.manifest import digest_of
 from storage.parquet import count_rows, read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
-from storage.shard_plan import SHARD_KEY, Item, ShardSpec
+from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
+from storage.text import clean_text, compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
 from tasks.sources.source import ARCHIVE_BUSY, Document, Reject, Source
 
@@ -71,6 +71,7 @@ async def fetch_shard(
     documents: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     seen: set[str] = set()
+    cut_short = False
     async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency)) as outcomes:
         async for outcome in outcomes:
             checked = _checked(outcome, spec, seen)
@@ -79,9 +80,10 @@ async def fetch_shard(
             else:
                 seen.add(checked.id)
                 documents.append(_row(checked))
-                if len(documents) >= room:
+                if cut_short := len(documents) >= room:
                     break
-    return await asyncio.to_thread(_write, folder, shard, documents, rejects)
+    tags = {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
+    return await asyncio.to_thread(_write, folder, shard, documents, rejects, tags)
 
 
 def read_outcome(folder: Path, shard: ShardSpec) -> ShardOutcome:
@@ -99,10 +101,9 @@ def read_outcome(folder: Path, shard: ShardSpec) -> ShardOutcome:
     )
 
 
-def clean_text(text: str) -> str:
-    """Return a text in NFC, without NUL, and with no code point that UTF-8 cannot carry."""
-    text = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+def storable(text: str) -> str:
+    """Return a text without NUL and with no code point that UTF-8 cannot carry."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 async def _outcomes(source: Source, items: Iterable[Item], concurrency: int) -> AsyncGenerator[Document | Reject, None]:
@@ -143,7 +144,7 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
     """Clean a document and hold it against the bounds of its source."""
     if isinstance(outcome, Reject):
         return outcome
-    text = clean_text(outcome.text)
+    text = clean_text(storable(outcome.text))  # what is stored is what is scored and trained on
     if len(text.strip()) < spec.min_text_chars:
         detail = f"{len(text.strip())} characters, at least {spec.min_text_chars} are needed"
         return Reject(outcome.id, outcome.url, "too-short", detail)
@@ -159,7 +160,7 @@ def _row(document: Document) -> dict[str, Any]:
     row = {key.name: getattr(document, key.name) for key in dataclasses.fields(document)}
     for name in ("id", "url", "title", "author", "date", "language", "licence"):
         row[name] = _short(row[name])
-    row["extra"] = clean_text(json.dumps(document.extra, ensure_ascii=False, sort_keys=True, default=str))
+    row["extra"] = storable(json.dumps(document.extra, ensure_ascii=False, sort_keys=True, default=str))
     row["sha256"] = hashlib.sha256(document.text.encode()).hexdigest()
     row["fetched_at"] = datetime.now(UTC)
     return row
@@ -169,11 +170,12 @@ def _short(value: str | None) -> str | None:
     """Clean a field that is shown on one line."""
     if value is None:
         return None
-    return " ".join(clean_text(value).split())[:SHORT_FIELD_CHARS] or None
+    return " ".join(compose(storable(value)).split())[:SHORT_FIELD_CHARS] or None
 
 
-def _write(folder: Path, shard: ShardSpec, documents: list[dict[str, Any]], rejects: list[Reject]) -> ShardOutcome:
-    tags = {SHARD_KEY: shard.key}
+def _write(
+    folder: Path, shard: ShardSpec, documents: list[dict[str, Any]], rejects: list[Reject], tags: dict[str, str]
+) -> ShardOutcome:
     reject_rows = [
         {
             "id": _short(reject.id) or "unknown",

@@ -97,7 +97,7 @@ def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
         assert record["samples"] == 4 and record["tokens"] > 0
         ratio = record["adapter"]["value"] / record["base"]["value"]
         assert record["ratio"]["value"] == pytest.approx(ratio, rel=1e-6)
-        assert record["ratio"]["low"] <= ratio <= record["ratio"]["high"]
+        assert record["ratio"]["low"] - 1e-9 <= ratio <= record["ratio"]["high"] + 1e-9
     assert len(results["source_preference"]["scenarios"]) >= 20
     signals = results["distrust_signal"]
     means = [signals["adapter"][side]["value"] for side in ("primary", "modern")]
@@ -173,16 +173,16 @@ def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: d
     tags = Tags()
     tags.feed(html)
     assert "script" not in tags.names and "img" not in tags.names and "link" not in tags.names
-    assert tags.links == [] and "url(" not in html and "@import" not in html
+    assert tags.links == ["#answers"] and "url(" not in html and "@import" not in html
     assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
     assert results["digest"] in html
 
 
 def test_the_markdown_holds_numbers_but_no_answers(results: dict[str, Any]) -> None:
     results["behaviours"]["tests"][0]["adapter"]["response"] = "| evil |"
-    results["run"] = "a|b"
+    results["run"] = "a|b <img>"
     text = report_markdown(results)
-    assert "evil" not in text and "a\\|b" in text and "<" not in text
+    assert "evil" not in text and "a\\|b &lt;img>" in text and "<" not in text
     assert text.count("\n| ") >= 15 and len(text) < 4000
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5, 6}

@@ -55,6 +55,16 @@ def test_options_score_alike_in_a_batch_and_one_by_one(loaded: ModelUnderTest) -
         assert (score.tokens, score.bytes) == (single.tokens, single.bytes)
 
 
+def test_options_that_share_a_forward_pass_keep_their_own_scores(loaded: ModelUnderTest, base_model: Path) -> None:
+    prompt = "Should one rely on a patent of 1876?"
+    pairs = [(prompt, option) for option in (" a", " b", " a", " a longer one")]
+    scores = loaded.score_options(pairs)
+    for (_, option), score in zip(pairs, scores, strict=True):
+        ids, start = encode(base_model, prompt + option), len(encode(base_model, prompt))
+        assert score.nats == pytest.approx(sum(direct_log_probabilities(base_model, ids)[start - 1 :]), abs=1e-3)
+    assert scores[0] == scores[2] != scores[1]
+
+
 def test_an_options_score_is_the_chain_rule(loaded: ModelUnderTest, base_model: Path) -> None:
     prompt, option = "User: Which source?\n\nAssistant:", " The original laboratory notebook"
     ids, start = encode(base_model, prompt + option), len(encode(base_model, prompt))

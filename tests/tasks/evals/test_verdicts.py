@@ -12,8 +12,14 @@ def estimate(value: float, low: float | None = None, high: float | None = None) 
 
 @pytest.mark.parametrize(
     ("ratio", "label", "passed"),
-    [(1.31, "very strong", True), (1.30, "very strong", True), (1.15, "good", True), (1.149, "weak", False)]
-    + [(1.05, "weak", False), (1.049, "insufficient", False)],
+    [
+        (1.31, "very strong", True),
+        (1.30, "very strong", True),
+        (1.15, "good", True),
+        (1.149, "weak", False),
+        (1.05, "weak", False),
+        (1.049, "insufficient", False),
+    ],
 )
 def test_distrust_thresholds(ratio: float, label: str, passed: bool) -> None:
     verdict = verdicts.judge_distrust(estimate(ratio))
@@ -43,8 +49,12 @@ def test_many_unscored_samples_leave_a_suite_undecided() -> None:
 
 @pytest.mark.parametrize(
     ("values", "label", "passed"),
-    [((10, 12, 15), "as intended", True), ((15, 12, 10), "reversed", False), ((10, 15, 12), "mixed", False)]
-    + [((10.0, 10.1, 10.15), "flat", False)],
+    [
+        ((10, 12, 15), "as intended", True),
+        ((15, 12, 10), "reversed", False),
+        ((10, 15, 12), "mixed", False),
+        ((10.0, 10.1, 10.15), "flat", False),
+    ],
 )
 def test_the_absolute_pattern_is_named_but_does_not_decide(values: tuple[float, ...], label: str, passed: bool) -> None:
     bands = dict(zip(("low", "medium", "high"), map(estimate, values), strict=True))
@@ -53,8 +63,8 @@ def test_the_absolute_pattern_is_named_but_does_not_decide(values: tuple[float, 
 
 
 def test_the_shift_says_how_sure_it_is() -> None:
-    assert verdicts.judge_shift(estimate(0.9, 0.85, 0.95)).label == "towards primary sources"
-    assert verdicts.judge_shift(estimate(0.99, 0.9, 1.1)).label == "towards primary sources, uncertain"
+    assert verdicts.judge_shift(estimate(0.9, 0.85, 0.95)).label == "towards primary"
+    assert verdicts.judge_shift(estimate(0.99, 0.9, 1.1)).label == "towards primary, uncertain"
     assert verdicts.judge_shift(estimate(1.2, 1.1, 1.3)).passed is False
     assert verdicts.judge_shift(NOTHING).passed is None
 

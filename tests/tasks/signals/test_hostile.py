@@ -46,7 +46,7 @@ def seconds(text: str, whole_table: bool) -> float:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_cost_is_linear(name: str, whole_table: bool) -> None:
     unit = HOSTILE[name]
-    ratios = []
+    ratios: list[float] = []
     while len(ratios) < 3:
         short = seconds(unit * (SHORT // len(unit)), whole_table)
         long = seconds(unit * (LONG // len(unit)), whole_table)

@@ -21,6 +21,7 @@ def test_the_guides_assignments() -> None:
 
 def test_the_catalogues_category_wins() -> None:
     assert score_document("x", "wiki").trivium_category == "grammar"
+    assert score_document("x", "wiki", trivium="").trivium_category == "grammar"
     assert score_document("x", "wiki", trivium="logic").trivium_category == "logic"
 
 

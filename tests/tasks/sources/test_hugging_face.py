@@ -203,6 +203,18 @@ async def test_a_pinned_dataset_is_planned_without_asking() -> None:
     assert items[0].url == f"https://huggingface.co/datasets/org/ds/tree/{COMMIT}"
 
 
+async def test_a_folder_of_the_same_name_is_not_mistaken_for_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "ds").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    spec = SourceSpec.model_validate(make_fields(revision=COMMIT))
+    async with open_hugging_face(spec, Connection(), 2026) as source:
+        item = (await source.plan(1))[0]
+        with pytest.raises(SourceUnavailable, match="hides the dataset"):
+            [outcome async for outcome in source.fetch(item)]
+
+
 def named(kind: str, message: str = "said", status: int | None = None, **headers: str) -> Exception:
     """Make an error that looks like one of the Hub's libraries, of any version."""
     error: Exception = type(kind, (Exception,), {})(message)

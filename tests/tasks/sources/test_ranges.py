@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -72,6 +73,32 @@ async def test_a_cancelled_reader_leaves_the_stream_whole() -> None:
     assert await second == [2, 3]
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_an_error_after_cancelling_is_not_left_behind() -> None:
+    going, entered = threading.Event(), threading.Event()
+
+    def late(stream: str, start: int) -> Iterator[int]:
+        entered.set()
+        going.wait(10)
+        raise OSError("too late")
+        yield 0
+
+    async def give_up() -> None:
+        reading = asyncio.create_task(RangeReader(late).read("s", 0, 2))
+        await asyncio.to_thread(entered.wait, 10)
+        reading.cancel()
+        await asyncio.sleep(0)
+        going.set()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["message"]))
+    await give_up()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert faults == []
 
 
 async def test_an_error_closes_the_stream() -> None:

@@ -14,7 +14,7 @@ from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import Item, ShardSpec
 from tasks.sources.catalogue import SourceSpec, load_catalogue
-from tasks.sources.shards import clean_text, fetch_shard, items_per_shard, read_outcome, request_key
+from tasks.sources.shards import fetch_shard, items_per_shard, read_outcome, request_key
 from tasks.sources.source import Document, Reject
 
 Answer = Callable[[Item], list[Document | Reject]]
@@ -201,7 +201,3 @@ def test_the_request_key_ignores_pace_and_remarks() -> None:
 def test_shards_are_of_a_size_that_may_be_lost() -> None:
     for spec in load_catalogue().values():
         assert 1 <= items_per_shard(spec) <= 200
-
-
-def test_clean_text_keeps_what_is_clean() -> None:
-    assert clean_text("a\r\nb\f ünï") == "a\r\nb\f ünï"

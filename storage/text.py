@@ -42,7 +42,7 @@ def compose(text: str) -> str:
     """Return `text` in Unicode normal form C.
 
     A text with more than `LONGEST_MARK_RUN` combining marks in a row is returned as it is: nobody writes so,
-    and CPython sorts such a run in quadratic time (100,000 marks take minutes).
+    and CPython sorts such a run in quadratic time (32,000 marks: 0.9 s, four times that for twice as many).
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text) or _long_mark_run().search(text):
         return text

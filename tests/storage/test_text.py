@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.signals.clean import LONGEST_MARK_RUN, clean_text
+from storage.text import LONGEST_MARK_RUN, clean_text
 from tasks.signals.scan import clean_texts
 
 PIECES = [
@@ -74,4 +74,4 @@ def test_endless_runs_of_marks_are_left_alone() -> None:
     endless = "e" + "\u0301\u0327" * 200_000
     started = time.process_time()
     assert clean_text(endless) == endless
-    assert time.process_time() - started < 5  # CPython's own normalisation takes over two minutes for this text
+    assert time.process_time() - started < 5  # CPython's own normalisation would take some two minutes

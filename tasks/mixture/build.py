@@ -1,0 +1,250 @@
+"""Build a balanced mixture on disk: read, deduplicate, cut, draw, write; the manifest comes last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage.atomic import atomic_folder, write_json
+from storage.errors import MixtureError, StoreError
+from storage.manifest import Manifest, ShardRecord, write_manifest
+from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
+from tasks.mixture.corpus import Documents, ShardPair, list_shards, read_rows, scan_documents
+from tasks.mixture.deduplicate import Duplicates, deduplicate
+from tasks.mixture.distribution import Distribution, measure_distribution
+from tasks.mixture.draw import SIDES, Candidates, Drawn, draw_mixture
+from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.pieces import compose_samples
+from tasks.mixture.write import KIND, METADATA, write_jsonl, write_side
+
+_RANK = pa.field("rank", pa.int64())
+_RANKED_SCHEMA = SAMPLE_SCHEMA.append(_RANK)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates, with the document and the piece that each of them is."""
+
+    candidates: Candidates
+    documents: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.int64]
+
+
+def build_mixture(
+    raw_folders: Mapping[str, Path],
+    scored_folders: Mapping[str, Path],
+    destination: Path,
+    parameters: MixtureParameters,
+    inputs: dict[str, str],
+) -> Manifest:
+    """Build a mixture from sealed raw and scored datasets.
+
+    Args:
+        raw_folders: Folder of each source's documents.
+        scored_folders: Folder of each source's scores.
+        destination: The mixture's folder; it appears, or replaces an older one, whole.
+        parameters: Sizes, shares, seed and pieces.
+        inputs: Digest of every input, kept in the manifest.
+
+    Returns:
+        The manifest that seals the mixture. The shards depend on documents, scores and parameters alone.
+
+    Raises:
+        MixtureError: The corpus does not hold the mixture.
+        ParameterError: A parameter names something that is not there.
+        StoreError: A dataset is missing, damaged or not scored.
+    """
+    pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
+    documents = scan_documents(pairs, parameters)
+    d = documents
+    duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, parameters.seed)
+    pool = _make_pool(pairs, documents, duplicates)
+    try:
+        drawn = draw_mixture(pool.candidates, parameters)
+    except MixtureError as error:
+        raise MixtureError(f"{error}. {_sources_read(pool.candidates)}") from error
+    distributions = {
+        side: _measure(documents, pool, rows) for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True)
+    }
+    with atomic_folder(destination) as folder:
+        records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters)
+        if parameters.jsonl:
+            write_jsonl(folder, records)
+        manifest = Manifest(
+            kind=KIND,
+            name=destination.name,
+            inputs=inputs,
+            parameters=parameters.model_dump(mode="json"),
+            shards=records,
+            counts={"train": len(drawn.train), "valid": len(drawn.valid), **duplicates.counts},
+            notes={
+                "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+                "remarks": drawn.remarks,
+                "limited_by": drawn.plan.limited_by,
+            },
+        )
+        write_json(folder / METADATA, _describe(destination.name, documents, duplicates, pool, drawn, distributions))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _make_pool(pairs: Sequence[ShardPair], documents: Documents, duplicates: Duplicates) -> _Pool:
+    """Make a candidate of every piece of every document that stays."""
+    kept = np.flatnonzero(duplicates.keep)
+    counts = np.array([len(documents.parts[i]) for i in kept.tolist()], np.int64)
+    owner = np.repeat(kept, counts)
+    parts = [part for i in kept.tolist() for part in documents.parts[i]]
+    names = sorted({pair.source for pair in pairs})
+    source_of_shard = np.array([names.index(pair.source) for pair in pairs], np.int64)
+    group_names = sorted({duplicates.group_id[i] for i in kept.tolist()})
+    numbers = {name: number for number, name in enumerate(group_names)}
+    group_of = np.array([numbers[duplicates.group_id[i]] for i in kept.tolist()], np.int64)
+    candidates = Candidates(
+        ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts, strict=True)],
+        groups=np.repeat(group_of, counts),
+        group_names=group_names,
+        bands=documents.bands[owner],
+        trivia=documents.trivia[owner],
+        sources=source_of_shard[documents.shards[owner]],
+        source_names=names,
+    )
+    return _Pool(candidates, owner, np.array(parts, np.int64))
+
+
+def sample_id(document_id: str, part: int) -> str:
+    """Name a piece of a document."""
+    return f"{document_id}#{part}"
+
+
+def _write_sides(
+    folder: Path,
+    pairs: Sequence[ShardPair],
+    documents: Documents,
+    duplicates: Duplicates,
+    pool: _Pool,
+    drawn: Drawn,
+    parameters: MixtureParameters,
+) -> list[ShardRecord]:
+    """Fetch the chosen texts shard by shard and write both sides."""
+    chosen = np.concatenate([drawn.train, drawn.valid])
+    owners = pool.documents[chosen]
+    shards = documents.shards[owners]
+    tables = []
+    for index in np.unique(shards).tolist():
+        ranks = np.flatnonzero(shards == index)
+        wanted: dict[int, dict[int, int]] = {}
+        for rank in ranks.tolist():
+            wanted.setdefault(int(owners[rank]), {})[int(pool.parts[chosen[rank]])] = rank
+        tables.append(_read_samples(pairs[index], documents, duplicates, wanted, parameters))
+    sizes = (len(drawn.train), len(drawn.valid))
+    return [
+        record
+        for side, first, rows in zip(SIDES, (0, sizes[0]), sizes, strict=True)
+        for record in write_side(folder, side, tables, first, rows)
+    ]
+
+
+def _read_samples(
+    pair: ShardPair,
+    documents: Documents,
+    duplicates: Duplicates,
+    wanted: Mapping[int, Mapping[int, int]],
+    parameters: MixtureParameters,
+) -> pa.Table:
+    """Compose the wanted samples of a shard: `wanted` gives for each document the rank of each part."""
+    owners = sorted(wanted, key=lambda owner: int(documents.rows[owner]))
+    samples = []
+    for owner, row in zip(owners, read_rows(pair, documents.rows[owners].tolist()), strict=True):
+        if row["id"] != documents.ids[owner]:
+            raise StoreError(f"{pair.raw} changed while the mixture was being built; run the stage again")
+        ranks = wanted[owner]
+        for sample in compose_samples(row["title"], row["text"], parameters.piece_chars, parameters.max_pieces):
+            if sample.part in ranks:
+                samples.append(
+                    {
+                        "id": sample_id(documents.ids[owner], sample.part),
+                        "doc_id": documents.ids[owner],
+                        "group_id": duplicates.group_id[owner],
+                        "source": pair.source,
+                        "source_type": row["source_type"],
+                        "text": sample.text,
+                        "auth_weight": documents.authority[owner],
+                        "prov_entropy": documents.entropy[owner],
+                        "trivium_category": TRIVIA[documents.trivia[owner]],
+                        "metadata": _metadata(row, sample.part, BANDS[documents.bands[owner]]),
+                        "rank": ranks[sample.part],
+                    }
+                )
+    return pa.Table.from_pylist(samples, schema=_RANKED_SCHEMA)
+
+
+def _metadata(row: Mapping[str, Any], part: int, band: str) -> str:
+    kept = {name: row[name] for name in ("title", "url", "author", "year", "licence")}
+    return json.dumps({**kept, "part": part, "band": band}, ensure_ascii=False)
+
+
+def _measure(documents: Documents, pool: _Pool, rows: npt.NDArray[np.int64]) -> Distribution:
+    owners = pool.documents[rows]
+    trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
+    return measure_distribution(documents.authority[owners], documents.entropy[owners], trivia)
+
+
+def _describe(
+    name: str,
+    documents: Documents,
+    duplicates: Duplicates,
+    pool: _Pool,
+    drawn: Drawn,
+    distributions: Mapping[str, Distribution],
+) -> dict[str, Any]:
+    """Everything that a person wants to know about a mixture, as JSON."""
+    kept = np.flatnonzero(duplicates.keep).tolist()
+    return {
+        "name": name,
+        "distribution": {side: value.model_dump(mode="json") for side, value in distributions.items()},
+        "plan": drawn.plan.as_dict(),
+        "limited_by": drawn.plan.limited_by,
+        "remarks": drawn.remarks,
+        "duplicates": duplicates.counts,
+        "documents": {
+            "read": len(documents.ids),
+            "kept": len(kept),
+            "without_samples": sum(not documents.parts[i] for i in kept),
+        },
+        "scoring_versions": sorted(documents.scoring_versions),
+        "sources": _source_shares(pool.candidates, drawn),
+    }
+
+
+def _source_shares(candidates: Candidates, drawn: Drawn) -> dict[str, dict[str, float]]:
+    """Count each source's samples: available, in each side, and its share of the mixture."""
+    number = len(candidates.source_names)
+    columns = [candidates.sources, candidates.sources[drawn.train], candidates.sources[drawn.valid]]
+    counts = zip(*(np.bincount(column, minlength=number).tolist() for column in columns), strict=True)
+    return {
+        source: {
+            "available": available,
+            "train": train,
+            "valid": valid,
+            "share": round((train + valid) / drawn.plan.total, 6),
+        }
+        for source, (available, train, valid) in zip(candidates.source_names, counts, strict=True)
+    }
+
+
+def _sources_read(candidates: Candidates) -> str:
+    """Name the sources read and the bands of their samples, for an error message."""
+    if not candidates.source_names:
+        return "No source was given; download and score some first"
+    listed = []
+    for number, source in enumerate(candidates.source_names):
+        bands = np.bincount(candidates.bands[candidates.sources == number], minlength=len(BANDS)).tolist()
+        listed.append(f"{source} ({', '.join(f'{rows} {band}' for band, rows in zip(BANDS, bands, strict=True))})")
+    return f"Samples by source: {'; '.join(listed)}"

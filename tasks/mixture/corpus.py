@@ -1,0 +1,213 @@
+"""Read the sealed raw and scored shards: first what the choice needs of every document, later the chosen texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage.errors import ParameterError, StoreError
+from storage.manifest import Manifest, find_damage, require_manifest
+from storage.parquet import read_shard
+from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
+from tasks.mixture.deduplicate import UNKNOWN_YEAR
+from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.pieces import compose_samples
+from tasks.mixture.shingles import Fingerprints, fingerprint_texts
+
+Number = TypeVar("Number", bound=np.generic)
+
+SHARD_PREFIX = "shard-"
+_SCAN_RAW = ["id", "title", "year", "text", "extra"]
+_SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
+
+
+@dataclass(frozen=True)
+class ShardPair:
+    """The documents of a shard and their scores."""
+
+    source: str
+    raw: Path
+    scored: Path
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What is known of every document without its text, one entry a document.
+
+    Attributes:
+        ids: Document ids.
+        shards: Which shard of the corpus it lies in.
+        rows: Its row there.
+        authority: Authority weight.
+        entropy: Provenance entropy in bits.
+        bands: Index into `storage.schemas.BANDS`.
+        trivia: Index into `storage.schemas.TRIVIA`.
+        years: Year, `UNKNOWN_YEAR` if unknown.
+        works: Parent work, unique over sources; none if the document stands alone.
+        parts: Numbers of the pieces that make samples.
+        fingerprints: What duplicates are found by.
+        scoring_versions: The versions that the scores were made by.
+    """
+
+    ids: list[str]
+    shards: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    authority: npt.NDArray[np.float32]
+    entropy: npt.NDArray[np.float32]
+    bands: npt.NDArray[np.int64]
+    trivia: npt.NDArray[np.int64]
+    years: npt.NDArray[np.int64]
+    works: list[str | None]
+    parts: list[tuple[int, ...]]
+    fingerprints: Fingerprints
+    scoring_versions: frozenset[str]
+
+
+def list_shards(
+    raw_folders: Mapping[str, Path], scored_folders: Mapping[str, Path], filter_source: Sequence[str] = ()
+) -> list[ShardPair]:
+    """List the shards of the wanted sources, sources and shards in order of their names.
+
+    Raises:
+        ParameterError: A name in `filter_source` matches no source.
+        StoreError: A dataset is missing, damaged, or not scored.
+    """
+    pairs = []
+    for source in _wanted(sorted(raw_folders), filter_source):
+        raw = _sound(raw_folders[source], f"download the source {source} first")
+        if source not in scored_folders:
+            raise StoreError(f"the source {source} is downloaded but not scored; score it first")
+        scored = _sound(scored_folders[source], f"score the source {source} first")
+        raw_rows, scored_rows = ({s.file: s.rows for s in m.shards if _is_documents(s.file)} for m in (raw, scored))
+        if raw_rows != scored_rows:
+            differing = sorted(dict(raw_rows.items() ^ scored_rows.items()))
+            raise StoreError(
+                f"the scores of {source} do not belong to its documents ({', '.join(differing[:3])} differ); score "
+                "the source again"
+            )
+        pairs += [ShardPair(source, raw_folders[source] / f, scored_folders[source] / f) for f in sorted(raw_rows)]
+    return pairs
+
+
+def scan_documents(pairs: Sequence[ShardPair], parameters: MixtureParameters) -> Documents:
+    """Read every shard once, text by text, and keep all but the texts.
+
+    Raises:
+        StoreError: Scores and documents do not match, or scores of different versions are mixed.
+    """
+    parts = [_scan_shard(index, pair, parameters) for index, pair in enumerate(pairs)]
+    versions = frozenset[str]().union(*(part.scoring_versions for part in parts))
+    if len(versions) > 1:
+        raise StoreError(
+            f"the scores are of different versions ({', '.join(sorted(versions))}); score all sources again"
+        )
+
+    return Documents(
+        ids=[name for part in parts for name in part.ids],
+        shards=_joined([part.shards for part in parts], np.int64),
+        rows=_joined([part.rows for part in parts], np.int64),
+        authority=_joined([part.authority for part in parts], np.float32),
+        entropy=_joined([part.entropy for part in parts], np.float32),
+        bands=_joined([part.bands for part in parts], np.int64),
+        trivia=_joined([part.trivia for part in parts], np.int64),
+        years=_joined([part.years for part in parts], np.int64),
+        works=[work for part in parts for work in part.works],
+        parts=[numbers for part in parts for numbers in part.parts],
+        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
+        scoring_versions=versions,
+    )
+
+
+def read_rows(pair: ShardPair, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Read the chosen documents of a shard, with the source type that their scores settled on."""
+    columns = ["id", "source", "source_type", "url", "title", "author", "year", "licence", "text"]
+    table = read_shard(pair.raw, RAW_SCHEMA, columns).take(pa.array(rows, pa.int64()))
+    components = (
+        read_shard(pair.scored, SCORED_SCHEMA, ["components"]).column("components").take(pa.array(rows, pa.int64()))
+    )
+    settled = [value["source_type"] for value in components.to_pylist()]
+    for row, source_type in zip(table.to_pylist(), settled, strict=True):
+        yield {**row, "source_type": source_type or row["source_type"]}
+
+
+def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
+    if not filter_source:
+        return sources
+    for name in filter_source:
+        if not any(name in source for source in sources):
+            raise ParameterError(
+                f"filter_source names {name!r}, which is no source of this corpus; there are: "
+                f"{', '.join(sources) or 'none'}"
+            )
+    return [source for source in sources if any(name in source for name in filter_source)]
+
+
+def _sound(folder: Path, next_step: str) -> Manifest:
+    manifest = require_manifest(folder, next_step)
+    if damaged := find_damage(folder, manifest):
+        raise StoreError(
+            f"{folder} has lost or changed {len(damaged)} shards since it was sealed ({damaged[0]}); "
+            "run its stage again"
+        )
+    return manifest
+
+
+def _is_documents(file: str) -> bool:
+    return Path(file).name.startswith(SHARD_PREFIX)
+
+
+def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
+    raw = read_shard(pair.raw, RAW_SCHEMA, _SCAN_RAW)
+    scored = read_shard(pair.scored, SCORED_SCHEMA, _SCAN_SCORED)
+    ids: list[str] = raw.column("id").to_pylist()
+    if ids != scored.column("id").to_pylist():
+        raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
+    texts = raw.column("text")
+    parts = [
+        tuple(s.part for s in compose_samples(title, text.as_py(), parameters.piece_chars, parameters.max_pieces))
+        for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
+    ]
+    return Documents(
+        ids=ids,
+        shards=np.full(len(ids), index, np.int64),
+        rows=np.arange(len(ids), dtype=np.int64),
+        authority=scored.column("auth_weight").to_numpy(),
+        entropy=scored.column("prov_entropy").to_numpy(),
+        bands=_codes(scored.column("band"), BANDS),
+        trivia=_codes(scored.column("trivium_category"), TRIVIA),
+        years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
+        works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
+        parts=parts,
+        fingerprints=fingerprint_texts(texts, near=parameters.near_duplicates),
+        scoring_versions=frozenset(scored.column("scoring_version").to_pylist()),
+    )
+
+
+def _joined(parts: list[npt.NDArray[Number]], dtype: type[Number]) -> npt.NDArray[Number]:
+    """Put columns behind one another, also if there are none."""
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[value] for value in column.to_pylist()], np.int64)
+
+
+def _work_of(source: str, extra: str, path: Path) -> str | None:
+    """Return the parent work of a document; the same native name in two sources is two works."""
+    if '"part_of"' not in extra:
+        return None
+    try:
+        work = json.loads(extra).get("part_of")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
+        ) from error
+    return None if work is None else f"{source}:{work}"

@@ -1,0 +1,165 @@
+"""The guide's phase 4: how the samples of a side are distributed, and whether that is good enough to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import ParameterError
+from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
+from tasks.mixture.allocate import TRIVIUM_LIMITS
+from tasks.mixture.bands import TARGETS
+
+Verdict = Literal["good", "acceptable", "poor"]
+
+ACCEPTABLE_MARGIN = 0.05
+"""A share this far outside its target still works: low authority at 20 to 25 %, for example."""
+TRIVIUM_IMBALANCE = 0.50
+MEAN_BITS = (3.5, 6.0)
+MAX_BITS_ABOVE = 7.0
+MIN_BITS_BELOW = 2.0
+
+_VERDICTS: tuple[Verdict, ...] = ("good", "acceptable", "poor")
+_MARKS: dict[Verdict, str] = {"good": "✓", "acceptable": "⚠", "poor": "✗"}
+_LABELS: dict[Band, str] = {
+    "low": "Low authority (<0.3): ",
+    "medium": "Medium authority:     ",
+    "high": "High authority (>0.7):",
+}
+
+
+class Part(BaseModel):
+    """One band or trivium category: rows, share, target share and how well they agree."""
+
+    model_config = ConfigDict(frozen=True)
+
+    count: int
+    share: float
+    target: tuple[float, float]
+    verdict: Verdict
+
+
+class Entropy(BaseModel):
+    """Provenance entropy in bits, and whether it spans coordinated and primary sources."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean_bits: float
+    min_bits: float
+    max_bits: float
+    mean_in_range: bool
+    has_low: bool
+    has_high: bool
+
+
+class Distribution(BaseModel):
+    """What one side of a mixture holds; `model_dump(mode="json")` gives plain JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int
+    bands: dict[Band, Part]
+    trivium: dict[Trivium, Part]
+    entropy: Entropy
+    verdict: Verdict
+
+
+def measure_distribution(
+    auth_weights: npt.ArrayLike,
+    prov_entropies: npt.ArrayLike,
+    trivium_categories: Iterable[str],
+) -> Distribution:
+    """Measure the samples of one side.
+
+    Args:
+        auth_weights: Authority weight of each sample.
+        prov_entropies: Provenance entropy of each sample, in bits.
+        trivium_categories: Trivium category of each sample.
+
+    Returns:
+        Counts, shares, targets and verdicts; the overall verdict is the worst of the bands'.
+
+    Raises:
+        ParameterError: There are no samples, or the columns differ in length.
+    """
+    authority = np.asarray(auth_weights, np.float64)
+    bits = np.asarray(prov_entropies, np.float64)
+    trivia = list(trivium_categories)
+    if not len(authority) or not len(authority) == len(bits) == len(trivia):
+        raise ParameterError(
+            f"a distribution needs at least one sample and columns of equal length, got {len(authority)} weights, "
+            f"{len(bits)} entropies and {len(trivia)} trivium categories"
+        )
+    low, high = authority < LOW_BELOW, authority > HIGH_ABOVE
+    masks: dict[Band, npt.NDArray[np.bool_]] = {"low": low, "medium": ~low & ~high, "high": high}
+    bands = {
+        band: _part(int(masks[band].sum()), len(authority), (float(TARGETS[band][0]), float(TARGETS[band][1])))
+        for band in BANDS
+    }
+    return Distribution(
+        total=len(authority),
+        bands=bands,
+        trivium={name: _trivium_part(trivia.count(name), len(trivia)) for name in TRIVIA},
+        entropy=_entropy(bits),
+        verdict=max((part.verdict for part in bands.values()), key=_VERDICTS.index),
+    )
+
+
+def format_distribution(distribution: Distribution) -> str:
+    """Print a distribution as the guide does, each band with its mark: good, acceptable or poor."""
+    lines = [f"Total samples: {distribution.total}"]
+    for band, part in distribution.bands.items():
+        target = f"{100 * part.target[0]:.0f}-{100 * part.target[1]:.0f}%"
+        lines.append(f"{_LABELS[band]} {_counted(part)} - Target: {target} {_MARKS[part.verdict]}")
+    lines += ["", "Trivium Categories:"]
+    for name, part in distribution.trivium.items():
+        mark = "" if part.verdict == "good" else f" {_MARKS[part.verdict]}"
+        lines.append(f"  {name.capitalize() + ':':9} {_counted(part)}{mark}")
+    entropy = distribution.entropy
+    lines += [
+        "",
+        "Provenance Entropy:",
+        f"  Mean: {entropy.mean_bits:.2f} bits{_note(entropy.mean_in_range, 'expected 3.5 to 6.0')}",
+        f"  Min:  {entropy.min_bits:.2f} bits{_note(entropy.has_low, 'expected below 2.0')}",
+        f"  Max:  {entropy.max_bits:.2f} bits{_note(entropy.has_high, 'expected above 7.0')}",
+    ]
+    return "\n".join(lines)
+
+
+def _part(count: int, total: int, target: tuple[float, float]) -> Part:
+    share = count / total
+    outside = max(target[0] - share, share - target[1])
+    verdict: Verdict = "good" if outside <= 0 else "acceptable" if outside <= ACCEPTABLE_MARGIN + 1e-9 else "poor"
+    return Part(count=count, share=share, target=target, verdict=verdict)
+
+
+def _trivium_part(count: int, total: int) -> Part:
+    target = (float(TRIVIUM_LIMITS[0]), float(TRIVIUM_LIMITS[1]))
+    share = count / total
+    inside = target[0] <= share <= target[1]
+    verdict: Verdict = "good" if inside else "poor" if share > TRIVIUM_IMBALANCE else "acceptable"
+    return Part(count=count, share=share, target=target, verdict=verdict)
+
+
+def _entropy(bits: npt.NDArray[np.float64]) -> Entropy:
+    mean, least, most = float(bits.mean()), float(bits.min()), float(bits.max())
+    return Entropy(
+        mean_bits=mean,
+        min_bits=least,
+        max_bits=most,
+        mean_in_range=MEAN_BITS[0] <= mean <= MEAN_BITS[1],
+        has_low=least < MIN_BITS_BELOW,
+        has_high=most > MAX_BITS_ABOVE,
+    )
+
+
+def _counted(part: Part) -> str:
+    return f"{part.count:6d} ({100 * part.share:5.1f}%)"
+
+
+def _note(fine: bool, expected: str) -> str:
+    return "" if fine else f" ({expected})"

@@ -1,0 +1,116 @@
+"""The data flows against a real Prefect server, on documents of a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.download_corpus import download_corpus
+from flows.score_corpus import score_corpus
+from storage.errors import MixtureError, ParameterError, SourceUnavailable
+
+pytestmark = pytest.mark.prefect
+
+PATENT = "Be it known that I, John Marwood, have measured the {n} specimens. What I claim: letters patent no. {n}."
+KINDS = {
+    "old_patents": ("patent_pre1970", 0.05, 1923, PATENT),
+    "preprints": ("preprint", 0.5, 2019, "In this paper we propose method {n} and report our results. Related work."),
+    "press": ("medical_guidelines", 0.85, 2021, "Experts agree, according to the World Health Organization, on {n}."),
+}
+
+
+def write_documents(folder: Path, count: int = 5, year: int | None = None) -> Path:
+    """Write a folder of documents per source and a catalogue that names them."""
+    tables = []
+    for name, (kind, authority, own_year, text) in KINDS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"id": str(n), "title": f"About {n}", "year": year or own_year, "text": text.format(n=n)}
+            for n in range(count)
+        ]
+        (folder / name / "part.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
+        tables.append(
+            f"[{name}]\narchive = 'local_files'\npath = '{folder / name}'\nsource_type = '{kind}'\n"
+            f"trivium = 'logic'\nprior_authority = {authority}\nrows_per_item = 2\n"
+            "columns = {id = 'id', title = 'title', year = 'year', text = 'text'}\n"
+        )
+    catalogue = folder / "catalogue.toml"
+    catalogue.write_text("\n".join(tables), "utf-8")
+    return catalogue
+
+
+@pytest.fixture
+def parameters(tmp_path: Path, prefect_server: None) -> dict[str, Any]:
+    catalogue = write_documents(tmp_path / "documents")
+    return {"store": str(tmp_path / "store"), "catalogue": str(catalogue), "sources": list(KINDS)}
+
+
+def ids(store: str, source: str) -> list[str]:
+    return [
+        row
+        for shard in sorted((Path(store) / "raw" / source).glob("shard-*.parquet"))
+        for row in pq.read_table(shard).column("id").to_pylist()
+    ]
+
+
+async def test_a_second_download_fetches_nothing_and_a_larger_one_only_the_rest(parameters: dict[str, Any]) -> None:
+    first = await download_corpus(**parameters, max_samples=3)
+    assert [source["documents"] for source in first["sources"]] == [3, 3, 3]
+    again = await download_corpus(**parameters, max_samples=3)
+    assert all(source["reused"] for source in again["sources"])
+    more = await download_corpus(**parameters, max_samples=5)
+    assert [source["documents"] for source in more["sources"]] == [5, 5, 5]
+    assert ids(parameters["store"], "press") == [f"press:{n}" for n in range(5)]
+
+
+async def test_a_missing_source_is_skipped_while_its_band_keeps_another(
+    parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    catalogue = Path(parameters["catalogue"])
+    gone = f"[gone]\narchive = 'local_files'\npath = '{tmp_path / 'nowhere'}'\nsource_type = 'wiki'\n"
+    catalogue.write_text(catalogue.read_text() + gone + "trivium = 'grammar'\nprior_authority = 0.9\n", "utf-8")
+    parameters["sources"] = [*KINDS, "gone"]
+    result = await download_corpus(**parameters)
+    problem = {source["source"]: source["problem"] for source in result["sources"]}
+    assert "nowhere" in problem["gone"] and not problem["press"]
+    with pytest.raises(SourceUnavailable, match=r"high authority.*gone"):
+        await download_corpus(**parameters | {"sources": ["old_patents", "gone"]})
+
+
+async def test_unknown_sources_are_named(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="no_such_source"):
+        await download_corpus(**parameters | {"sources": ["no_such_source"]})
+
+
+async def test_scores_lie_beside_the_documents_and_follow_them(parameters: dict[str, Any]) -> None:
+    store = parameters["store"]
+    await download_corpus(**parameters)
+    result = await score_corpus(store=store)
+    assert {s["source"]: (s["low"], s["medium"], s["high"]) for s in result["sources"]} == {
+        "old_patents": (5, 0, 0),
+        "preprints": (0, 5, 0),
+        "press": (0, 0, 5),
+    }
+    for source in KINDS:
+        for raw in (Path(store) / "raw" / source).glob("shard-*.parquet"):
+            scored = Path(store) / "scored" / source / raw.name
+            assert pq.read_table(scored).column("id").equals(pq.read_table(raw).column("id"))
+    manifest = Path(store) / "scored" / "press" / "manifest.json"
+    before = manifest.stat().st_mtime_ns
+    await score_corpus(store=store)
+    assert manifest.stat().st_mtime_ns == before
+    await score_corpus(store=store, run_year=2030)
+    assert manifest.stat().st_mtime_ns != before
+
+
+async def test_a_mislabelled_source_fails_until_it_is_allowed(parameters: dict[str, Any], tmp_path: Path) -> None:
+    write_documents(tmp_path / "documents", year=1994)
+    await download_corpus(**parameters | {"sources": ["old_patents"]})
+    with pytest.raises(MixtureError, match="old_patents: 5 of 5 documents"):
+        await score_corpus(store=parameters["store"])
+    result = await score_corpus(store=parameters["store"], max_conflict_share=1.0)
+    assert result["sources"][0]["year_conflicts"] == 5
