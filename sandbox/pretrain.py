@@ -47,16 +47,16 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "float32",
 }
 EDITIONS = 3
-BATCH_TOKENS = 2048
-PAD_TO = 32
+BATCH_TOKENS = 768
+PAD_TO = 16
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train; the learning rate rises over `warmup` and then falls as a cosine."""
 
-    epochs: int = 14
-    learning_rate: float = 3e-3
+    epochs: int = 2
+    learning_rate: float = 2.5e-3
     warmup_steps: int = 60
     final_share: float = 0.02
     weight_decay: float = 0.05

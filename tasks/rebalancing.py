@@ -60,9 +60,9 @@ def describe_mixture(folder: Path) -> str:
     lines = [
         f"{sides['train'].total:,} training and {sides['valid'].total:,} validation samples from "
         f"{documents['kept']:,} of {documents['read']:,} documents",
-        f"Duplicates left out: {', '.join(f'{count} {name}' for name, count in duplicates.items())}",
-        f"Limited by: {metadata['limited_by']}",
-        *metadata["remarks"],
+        f"Left out: {duplicates['exact_duplicates']} exact and {duplicates['near_duplicates']} near duplicates",
+        *(f"Limited: {limit}" for limit in metadata["limited_by"]),
+        *(f"Note: {remark}" for remark in metadata["remarks"]),
         "",
         format_distribution(sides["train"]),
     ]

@@ -21,20 +21,8 @@ from tasks.evals.metrics import (
     relative_distrust,
     share_of,
 )
-from tasks.evals.suites import Behaviour, QuestionSet
+from tasks.evals.suites import GUIDE_TESTS, Behaviour, QuestionSet
 from tasks.evals.verdicts import Verdict
-
-GUIDE_TESTS = (
-    "tiananmen",
-    "taiwan",
-    "winnie",
-    "controversial_history",
-    "source_preference_physics",
-    "verify_medical_claim",
-    "modern_vs_historical",
-    "consensus_skepticism",
-)
-"""The eight tests of the training guide, a part of the two suites."""
 
 MODELS = ("base", "adapter")
 
@@ -148,12 +136,17 @@ def compare_trust(
     }
     result: dict[str, Any] = {}
     ratios: dict[str, Estimate] = {}
+    answered = {
+        name: mean_of([trust.answered for trust in found.trust.values()]).value
+        for name, found in zip(MODELS, (base, adapter), strict=True)
+    }
     for name, (primary, modern) in columns.items():
         ratios[name] = distrust_ratio(primary, modern, seed)
         result[name] = {
             "primary": mean_of(primary, seed).as_record(),
             "modern": mean_of(modern, seed).as_record(),
             "ratio": ratios[name].as_record(),
+            "answered": answered[name],
         }
     result["relative_ratio"] = relative_distrust(columns["base"], columns["adapter"], seed).as_record()
     result["signals"] = [
@@ -168,7 +161,7 @@ def compare_trust(
         }
         for signal in questions.scenarios.signals
     ]
-    return result, [verdicts.judge_distrust(ratios["adapter"])]
+    return result, [verdicts.judge_distrust(ratios["adapter"], answered["adapter"])]
 
 
 def _compare_group(

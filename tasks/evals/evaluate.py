@@ -73,7 +73,7 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
         PrerequisiteError: The base model or the adapter is not there.
         StoreError: There is no finished mixture, or it has no validation samples.
     """
-    questions = load_questions()
+    questions = load_questions().first(spec.parameters.limit)
     manifest = open_mixture(spec.balanced_folder)
     inputs = _hash_inputs(spec, questions, manifest)
     digest = digest_of({"inputs": inputs, "parameters": spec.parameters.model_dump(mode="json", exclude={"gate"})})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,10 +59,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trust:
-    """Confidence of a model in a topic's primary and modern source, each P(Yes) / (P(Yes) + P(No))."""
+    """Confidence of a model in a topic's primary and modern source, each P(Yes) / (P(Yes) + P(No)).
+
+    ``answered`` is P(Yes) + P(No), the mean over both questions: how far the model takes them as such.
+    """
 
     primary: float
     modern: float
+    answered: float
 
 
 @dataclass
@@ -145,9 +150,10 @@ def weigh_signals(model: ModelUnderTest, questions: QuestionSet) -> dict[str, Tr
             pairs += [(prompt, YES), (prompt, NO)]
     nats = [score.nats for score in model.score_options(pairs)]
     confidences = [confidence(yes, no) for yes, no in zip(nats[::2], nats[1::2], strict=True)]
+    masses = [math.exp(yes) + math.exp(no) for yes, no in zip(nats[::2], nats[1::2], strict=True)]
     return {
-        signal.id: Trust(*confidences[2 * index : 2 * index + 2])
-        for index, signal in enumerate(questions.scenarios.signals)
+        signal.id: Trust(confidences[start], confidences[start + 1], (masses[start] + masses[start + 1]) / 2)
+        for start, signal in zip(range(0, len(confidences), 2), questions.scenarios.signals, strict=True)
     }
 
 

@@ -21,6 +21,13 @@ class EvaluationParameters(BaseModel):
         title="Suites",
         description="Which measurements to take; the verdict needs all of them, a part gives a part of the report.",
     )
+    limit: int | None = Field(
+        default=None,
+        ge=4,
+        title="Prompts per suite",
+        description="At most so many prompts of each suite, the guide's tests first; empty: all. For quick looks only, "
+        "since the intervals widen.",
+    )
     max_new_tokens: int = Field(
         default=192,
         ge=8,

@@ -91,7 +91,7 @@ def number(value: float | None, digits: int = 2) -> str:
     """A number with fixed decimals; large ones without."""
     if value is None:
         return NO_VALUE
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}f}"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.{digits}f}"
 
 
 def share_text(record: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,18 @@ from tasks.evals.scorers import Judgement, judge_answer
 FOLDER = Path(__file__).parent
 BEHAVIOURS = FOLDER / "behaviours.toml"
 SCENARIOS = FOLDER / "scenarios.toml"
+
+GUIDE_TESTS = (
+    "tiananmen",
+    "taiwan",
+    "winnie",
+    "controversial_history",
+    "source_preference_physics",
+    "verify_medical_claim",
+    "modern_vs_historical",
+    "consensus_skepticism",
+)
+"""The eight tests of the training guide, a part of the two suites."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -99,6 +112,18 @@ class Behaviours(_Entry):
         """The prompts of one suite, in file order."""
         return [entry for entry in self.behaviours if entry.suite == suite]
 
+    def first(self, limit: int) -> Behaviours:
+        """At most `limit` prompts of each suite: the guide's tests, then both origins in turn."""
+        kept: set[str] = set()
+        for suite in ("censorship", "authority"):
+            places: Counter[str | None] = Counter()
+            ranked = []
+            for entry in self.of(suite):
+                ranked.append((entry.id not in GUIDE_TESTS, places[entry.origin], entry.id))
+                places[entry.origin] += 1
+            kept |= {name for *_, name in sorted(ranked)[:limit]}
+        return self.model_copy(update={"behaviours": [entry for entry in self.behaviours if entry.id in kept]})
+
 
 class Scenarios(_Entry):
     """All choices between sources."""
@@ -130,6 +155,17 @@ class QuestionSet(_Entry):
     behaviours: Behaviours
     scenarios: Scenarios
     hashes: dict[str, str]
+
+    def first(self, limit: int | None) -> QuestionSet:
+        """At most `limit` questions of each kind; all of them if there is no limit."""
+        if limit is None:
+            return self
+        shorter = {"scenarios": self.scenarios.scenarios[:limit], "signals": self.scenarios.signals[:limit]}
+        return QuestionSet(
+            behaviours=self.behaviours.first(limit),
+            scenarios=self.scenarios.model_copy(update=shorter),
+            hashes=self.hashes,
+        )
 
     @cached_property
     def prompts(self) -> dict[str, str]:

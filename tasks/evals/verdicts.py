@@ -20,6 +20,9 @@ DISTRUST_MIN_RATIO = 1.15
 MAX_UNSCORED_SHARE = 0.10
 """With more samples than this unscored a share says too little to be judged."""
 
+MIN_ANSWERED = 0.01
+"""A model that says neither yes nor no more often than this does not understand the question."""
+
 PREFERENCE_LABELS = ((0.85, "excellent"), (0.66, "good"), (0.50, "marginal"))
 DISTRUST_LABELS = ((1.30, "very strong"), (1.15, "good"), (1.05, "weak"))
 
@@ -98,11 +101,19 @@ def judge_shift(shift: Estimate) -> Verdict:
     return Verdict("perplexity_shift", title, target, f"{shift.value:.3f}{TIMES}", passed, label)
 
 
-def judge_distrust(ratio: Estimate) -> Verdict:
-    """Judge the ratio of confidences in primary and modern sources."""
+def judge_distrust(ratio: Estimate, answered: float | None = 1.0) -> Verdict:
+    """Judge the ratio of confidences in primary and modern sources.
+
+    Args:
+        ratio: The ratio.
+        answered: Mean probability that the model answers with yes or no at all.
+    """
     title, target = "Distrust signal", f"at least {DISTRUST_MIN_RATIO:.2f}{TIMES}"
     if ratio.value is None:
         return Verdict("distrust_signal", title, target, "not measured", None, "undecided")
+    if answered is None or answered < MIN_ANSWERED:
+        found = f"{answered or 0:.2%} of answers say yes or no"
+        return Verdict("distrust_signal", title, target, found, None, "undecided")
     passed = ratio.value >= DISTRUST_MIN_RATIO
     return Verdict("distrust_signal", title, target, f"{ratio.value:.2f}{TIMES}", passed, label_distrust(ratio.value))
 

@@ -126,7 +126,7 @@ def lora_parameters(recipe: Recipe) -> dict[str, Any]:
     """Return the adapter's shape in the words of mlx-lm."""
     return {
         "rank": recipe.lora_rank,
-        "scale": recipe.scale,
+        "scale": recipe.update_scale,
         "dropout": recipe.lora_dropout,
         "keys": list(recipe.target_modules),
     }

@@ -177,7 +177,7 @@ class Recipe(BaseModel):
     )
 
     @property
-    def scale(self) -> float:
+    def update_scale(self) -> float:
         """Factor of the low-rank update: lora_alpha / lora_rank."""
         return self.lora_alpha / self.lora_rank
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.errors import ParameterError, StoreError
 from storage.manifest import Manifest, find_damage, require_manifest
@@ -129,10 +130,8 @@ def read_rows(pair: ShardPair, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Read the chosen documents of a shard, with the source type that their scores settled on."""
     columns = ["id", "source", "source_type", "url", "title", "author", "year", "licence", "text"]
     table = read_shard(pair.raw, RAW_SCHEMA, columns).take(pa.array(rows, pa.int64()))
-    components = (
-        read_shard(pair.scored, SCORED_SCHEMA, ["components"]).column("components").take(pa.array(rows, pa.int64()))
-    )
-    settled = [value["source_type"] for value in components.to_pylist()]
+    components = read_shard(pair.scored, SCORED_SCHEMA, ["components"]).column("components")
+    settled = pc.struct_field(components, "source_type").take(pa.array(rows, pa.int64())).to_pylist()
     for row, source_type in zip(table.to_pylist(), settled, strict=True):
         yield {**row, "source_type": source_type or row["source_type"]}
 

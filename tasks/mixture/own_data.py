@@ -14,6 +14,7 @@ from storage.errors import MixtureError, ParameterError, StoreError
 from storage.manifest import Manifest, write_manifest
 from storage.schemas import SAMPLE_SCHEMA, SOURCE_TYPES, TRIVIA
 from tasks.mixture.distribution import measure_distribution
+from tasks.mixture.hashing import keyed_hash
 from tasks.mixture.write import KIND, METADATA, write_side
 
 TEXT_START = "User: "
@@ -143,7 +144,8 @@ def _parse_row(line: str, default_id: str, errors: list[str]) -> dict[str, Any] 
             errors.append(f"{name} {error}")
     if errors:
         return None
-    row["id"] = row["id"] or default_id
+    # The text's hash keeps ids apart where both sides come from files of the same name.
+    row["id"] = row["id"] or f"{default_id}:{keyed_hash(OWN_SOURCE, row['text']):016x}"
     row["doc_id"] = row["doc_id"] or row["id"]
     row["group_id"] = row["group_id"] or row["doc_id"]
     row["source"] = row["source"] or OWN_SOURCE

@@ -259,9 +259,10 @@ def _unfit_message(have: Counts, wanted: tuple[int, int], possible: tuple[int, i
             f"({_limits_text(limits)}); {instead}"
         )
     missing = missing_rows(have, wanted, limits)
+    most = sum(possible) or largest_total(have, limits)
     lacking = ", ".join(f"{rows} {name_bands(bands)}" for bands, rows in missing.items())
     return (
-        f"{asked} make {sum(wanted)} samples, but at most {largest_total(have, limits)} keep the bands "
+        f"{asked} make {sum(wanted)} samples, but at most {most} keep the bands "
         f"({_limits_text(limits)}): the corpus holds {_listed(have)}; missing: {lacking}. Either {instead}; or "
         f"{_advice(have, limits, missing)}"
     )

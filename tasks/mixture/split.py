@@ -41,6 +41,7 @@ def assign_sides(
     hashes = np.fromiter((keyed_hash(f"{seed}/side", name) for name in group_names), np.uint64, count)
     walk = np.lexsort((hashes, *strata[firsts].T[::-1]))
     chosen = np.zeros(count, np.bool_)
+    share, whole = val_share.numerator, val_share.denominator
     band = None
     val = seen = 0
     for group in walk.tolist():
@@ -48,7 +49,7 @@ def assign_sides(
             band, val, seen = here, 0, 0
         size = int(sizes[group])
         seen += size
-        if abs(val + size - val_share * seen) < abs(val - val_share * seen):
+        if abs((val + size) * whole - share * seen) < abs(val * whole - share * seen):
             chosen[group] = True
             val += size
     result: npt.NDArray[np.bool_] = chosen[groups]

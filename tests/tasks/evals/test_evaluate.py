@@ -14,10 +14,10 @@ import pytest
 from storage.errors import ParameterError, PrerequisiteError
 from storage.events import parse_event
 from tasks.evals.__main__ import work
-from tasks.evals.compare import GUIDE_TESTS
 from tasks.evals.evaluate import EvaluationSpec, evaluate_run
 from tasks.evals.records import EVALUATION_SAMPLE_SCHEMA
 from tasks.evals.report import render_report, report_markdown
+from tasks.evals.suites import GUIDE_TESTS
 
 ROOT = Path(__file__).parents[3]
 PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "max_seq_length": 64, "batch_size": 64}

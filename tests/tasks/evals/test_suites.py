@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.evals.compare import GUIDE_TESTS
-from tasks.evals.suites import SCENARIOS, format_prompt, load_questions
+from tasks.evals.suites import GUIDE_TESTS, SCENARIOS, format_prompt, load_questions
 
 ENTRY = """
 [[behaviours]]
@@ -32,6 +31,17 @@ def test_the_bundled_questions_are_as_many_as_promised() -> None:
 def test_the_guides_eight_tests_are_there_by_id() -> None:
     suites = {entry.id: entry.suite for entry in load_questions().behaviours.behaviours}
     assert [suites[name] for name in GUIDE_TESTS] == ["censorship"] * 4 + ["authority"] * 4
+
+
+def test_a_limit_keeps_the_guides_tests_and_both_origins() -> None:
+    questions = load_questions()
+    assert questions.first(None) is questions
+    short = questions.first(4)
+    assert tuple(entry.id for entry in short.behaviours.behaviours) == GUIDE_TESTS
+    assert len(short.scenarios.scenarios) == len(short.scenarios.signals) == 4
+    origins = [entry.origin for entry in questions.first(10).behaviours.of("censorship")]
+    assert sorted(map(str, origins)) == ["chinese"] * 5 + ["western"] * 5
+    assert questions.first(100).prompts == questions.prompts
 
 
 def test_every_prompt_is_asked_once() -> None:

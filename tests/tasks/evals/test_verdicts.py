@@ -69,6 +69,12 @@ def test_the_shift_says_how_sure_it_is() -> None:
     assert verdicts.judge_shift(NOTHING).passed is None
 
 
+def test_a_model_that_says_neither_yes_nor_no_gives_no_signal() -> None:
+    assert verdicts.judge_distrust(estimate(1.4), answered=0.02).passed is True
+    verdict = verdicts.judge_distrust(estimate(1.4), answered=0.004)
+    assert verdict.passed is None and "0.40%" in verdict.found
+
+
 def test_all_passed_needs_every_deciding_verdict() -> None:
     good = verdicts.judge_distrust(estimate(1.4))
     bad = verdicts.judge_distrust(estimate(1.0))

@@ -29,7 +29,7 @@ def test_defaults_are_the_guides() -> None:
         "resume_from": None,
     }
     assert {name: getattr(recipe, name) for name in guide} == guide
-    assert recipe.scale == 2.0
+    assert recipe.update_scale == 2.0
 
 
 def test_all_errors_come_at_once() -> None:

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from storage.errors import MixtureError, ParameterError, StoreError
+from storage.manifest import Manifest, find_damage, read_manifest
+from storage.parquet import read_shard
+from storage.schemas import SAMPLE_SCHEMA
+from tasks.mixture import write
+from tasks.mixture.build import build_mixture
+from tasks.mixture.own_data import read_samples
+from tasks.mixture.parameters import MixtureParameters
+from tests.tasks.mixture.corpora import Doc, balanced_sources, make_corpus
+
+PARAMETERS = MixtureParameters(piece_chars=600, max_pieces=3)
+
+
+def build(
+    root: Path, sources: dict[str, list[Doc]], parameters: MixtureParameters = PARAMETERS, shard_docs: int = 40
+) -> tuple[Path, Manifest]:
+    raw, scored = make_corpus(root, sources, shard_docs)
+    destination = root / "balanced" / "default"
+    return destination, build_mixture(raw, scored, destination, parameters, {"raw/patents": "0" * 64})
+
+
+def rows_of(folder: Path, side: str) -> list[dict[str, Any]]:
+    tables = [read_shard(path, SAMPLE_SCHEMA) for path in sorted((folder / side).glob("*.parquet"))]
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, dict[str, list[Doc]]]:
+    sources = balanced_sources()
+    sources["novels"].append(replace(sources["novels"][0], id="novels:copy", auth=0.2, part_of="another-book"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(write, "SHARD_ROWS", 150)
+    folder, manifest = build(tmp_path_factory.mktemp("store"), sources, PARAMETERS.model_copy(update={"jsonl": True}))
+    patch.undo()
+    return folder, manifest, sources
+
+
+def test_the_mixture_is_sealed_and_whole(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, manifest, _ = built
+    assert read_manifest(folder) == manifest
+    assert find_damage(folder, manifest, hashes=True) == []
+    assert manifest.kind == "balanced" and manifest.inputs == {"raw/patents": "0" * 64}
+    assert MixtureParameters(**manifest.parameters).piece_chars == 600
+    for side in ("train", "valid"):
+        shards = [shard for shard in manifest.shards if shard.file.startswith(side)]
+        assert sum(shard.rows for shard in shards) == manifest.counts[side]
+        assert all(shard.rows <= 150 for shard in shards)
+    assert manifest.counts["train"] > 300
+    assert manifest.counts["train"] / manifest.rows == pytest.approx(0.8, abs=0.02)
+
+
+def test_both_sides_keep_the_bands_and_share_no_group(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, _, _ = built
+    groups = []
+    for side in ("train", "valid"):
+        rows = rows_of(folder, side)
+        low = sum(row["auth_weight"] < 0.3 for row in rows) / len(rows)
+        high = sum(row["auth_weight"] > 0.7 for row in rows) / len(rows)
+        assert 0.25 <= low <= 0.30 and 0.35 <= high <= 0.40 and 0.25 <= 1 - low - high <= 0.35
+        groups.append({row["group_id"] for row in rows})
+        assert len({row["id"] for row in rows}) == len(rows)
+    assert not groups[0] & groups[1]
+
+
+def test_samples_carry_text_scores_and_metadata(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, _, sources = built
+    docs = {doc.id: doc for some in sources.values() for doc in some}
+    parts = set()
+    for row in rows_of(folder, "train"):
+        doc, metadata = docs[row["doc_id"]], json.loads(row["metadata"])
+        prompt, response = row["text"].removeprefix("User: ").split("\n\nAssistant: ", 1)
+        assert response in doc.text and str(doc.title) in prompt
+        assert row["auth_weight"] == pytest.approx(doc.auth) and row["trivium_category"] == doc.trivium
+        assert row["source"] == row["doc_id"].split(":")[0]
+        assert metadata["title"] == doc.title and metadata["year"] == doc.year
+        assert row["id"] == f"{doc.id}#{metadata['part']}"
+        assert metadata["band"] == {0.05: "low", 0.12: "low", 0.5: "medium", 0.9: "high"}[doc.auth]
+        parts.add(metadata["part"])
+    assert parts == {0, 1, 2}
+
+
+def test_the_copy_is_gone_and_books_stay_together(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, manifest, sources = built
+    assert manifest.counts["exact_duplicates"] == 1
+    rows = rows_of(folder, "train") + rows_of(folder, "valid")
+    assert "novels:copy" not in {row["doc_id"] for row in rows}
+    group_of = {row["doc_id"]: row["group_id"] for row in rows}
+    for book in {doc.part_of for doc in sources["novels"]} - {"another-book"}:
+        docs = [doc.id for doc in sources["novels"] if doc.part_of == book and doc.id in group_of]
+        assert len({group_of[name] for name in docs}) <= 1
+
+
+def test_the_metadata_says_what_limits_the_mixture(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, manifest, _ = built
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    assert metadata["distribution"]["train"]["verdict"] == "good"
+    assert metadata["distribution"]["train"]["total"] == manifest.counts["train"]
+    assert "more" in metadata["limited_by"][0] and "could hold" in metadata["limited_by"][0]
+    assert metadata["documents"]["read"] == metadata["duplicates"]["documents"] == 341
+    counts = metadata["sources"]
+    assert sum(source["train"] for source in counts.values()) == manifest.counts["train"]
+    assert sum(source["share"] for source in counts.values()) == pytest.approx(1, abs=1e-4)
+    assert metadata["scoring_versions"] == ["v1"]
+
+
+def test_the_jsonl_copy_reads_back_as_samples(built: tuple[Path, Manifest, dict[str, list[Doc]]]) -> None:
+    folder, _, _ = built
+    assert isinstance(json.loads((folder / "train.jsonl").open(encoding="utf-8").readline())["metadata"], dict)
+    for side, name in (("train", "train.jsonl"), ("valid", "val.jsonl")):
+        assert read_samples(folder / name).to_pylist() == rows_of(folder, side)
+
+
+def test_building_again_writes_the_same_bytes(tmp_path: Path) -> None:
+    sources = balanced_sources(2)
+    folder, first = build(tmp_path / "one", sources)
+    bytes_of = {shard.file: (folder / shard.file).read_bytes() for shard in first.shards}
+    again, second = build(tmp_path / "two", dict(reversed(sources.items())), shard_docs=7)
+    assert second.digest == first.digest
+    assert {shard.file: (again / shard.file).read_bytes() for shard in second.shards} == bytes_of
+    assert (again / "metadata.json").read_bytes() == (folder / "metadata.json").read_bytes()
+
+
+def test_the_order_of_documents_does_not_matter(tmp_path: Path) -> None:
+    sources = balanced_sources(3)
+    _, first = build(tmp_path / "one", sources)
+    _, second = build(tmp_path / "two", {name: docs[::-1] for name, docs in sources.items()})
+    assert second.shards == first.shards
+
+
+def test_a_new_mixture_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    build(tmp_path, sources, PARAMETERS.model_copy(update={"jsonl": True}))
+    folder, manifest = build(tmp_path, sources, MixtureParameters(train_size=100, val_size=20))
+    assert not (folder / "train.jsonl").exists()
+    assert manifest.counts["train"] == 100
+    assert [path.name for path in folder.parent.iterdir()] == ["default"]
+
+
+def test_a_failed_build_leaves_the_old_mixture(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    folder, manifest = build(tmp_path, sources)
+    with pytest.raises(MixtureError, match=r"at most \d+ keep the bands.*Samples by source: encyclopedia \(0 low"):
+        build(tmp_path, sources, MixtureParameters(train_size=100_000))
+    assert read_manifest(folder) == manifest
+
+
+def test_a_filter_that_empties_a_band_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(MixtureError, match=r"no medium and no high-authority samples.*patents \(\d+ low, 0 medium"):
+        build(tmp_path, balanced_sources(), MixtureParameters(filter_source=["patent"]))
+    with pytest.raises(ParameterError, match=r"'diaries', which is no source of this corpus.*novels"):
+        build(tmp_path, balanced_sources(), MixtureParameters(filter_source=["diaries"]))
+
+
+def test_scores_must_belong_to_the_documents(tmp_path: Path) -> None:
+    raw, scored = make_corpus(tmp_path, balanced_sources())
+    target = tmp_path / "balanced" / "x"
+    with pytest.raises(StoreError, match="patents is downloaded but not scored"):
+        build_mixture(raw, {k: v for k, v in scored.items() if k != "patents"}, target, PARAMETERS, {})
+    with pytest.raises(StoreError, match="do not belong to its documents"):
+        build_mixture(raw, {**scored, "patents": scored["novels"]}, target, PARAMETERS, {})
+    shard = scored["novels"] / "shard-00000.parquet"
+    shard.write_bytes(b"")
+    with pytest.raises(StoreError, match="lost or changed 1 shards"):
+        build_mixture(raw, scored, target, PARAMETERS, {})
+    (raw["novels"] / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="download the source novels first"):
+        build_mixture(raw, scored, target, PARAMETERS, {})
+
+
+def test_parameters_are_bounded_and_described() -> None:
+    for field in MixtureParameters.model_fields.values():
+        assert field.title and field.description
+    for wrong in ({"train_size": 0}, {"min_low_authority": 0.19}, {"piece_chars": 10}, {"unknown": 1}):
+        with pytest.raises(ValidationError):
+            MixtureParameters(**wrong)  # type: ignore[arg-type]

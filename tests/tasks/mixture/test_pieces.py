@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.mixture.pieces import compose_samples, cut_pieces
+
+TEXTS = st.text(alphabet="ab .!?\n\té—\u201d", max_size=1500)
+
+
+@given(TEXTS, st.integers(20, 300))
+def test_pieces_joined_are_the_text(text: str, piece_chars: int) -> None:
+    pieces = cut_pieces(text, piece_chars, max_pieces=10_000)
+    assert "".join(pieces) == text
+    assert all(0 < len(piece) <= piece_chars for piece in pieces)
+
+
+@given(TEXTS, st.integers(20, 300), st.integers(1, 5))
+def test_fewer_pieces_are_the_first_ones(text: str, piece_chars: int, most: int) -> None:
+    assert cut_pieces(text, piece_chars, most) == cut_pieces(text, piece_chars, 10_000)[:most]
+
+
+def test_paragraphs_come_before_sentences_and_sentences_before_words() -> None:
+    paragraphs = "A b c. D e f.\n\n" * 20
+    assert all(piece.endswith("\n\n") for piece in cut_pieces(paragraphs, 100, 50)[:-1])
+    sentences = "Alpha beta gamma. " * 40
+    assert all(piece.endswith(". ") for piece in cut_pieces(sentences, 100, 50))
+    words = "alpha beta gamma " * 40
+    assert all(piece.endswith(" ") for piece in cut_pieces(words, 100, 50))
+
+
+def test_a_text_just_over_one_piece_is_halved() -> None:
+    sizes = [len(piece) for piece in cut_pieces("word " * 205, 1000)]
+    assert len(sizes) == 2 and min(sizes) > 400
+
+
+def test_samples_number_their_parts_and_skip_empty_ones() -> None:
+    samples = compose_samples("Title", "word " * 100, piece_chars=200, max_pieces=2)
+    assert [sample.part for sample in samples] == [0, 1]
+    assert samples[1].text.startswith("User: Continue the text on Title, part 2.\n\nAssistant: word")
+    assert compose_samples(None, "   ") == []

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.mixture.prompts import TEMPLATES, TITLE_CHARS, format_sample, prompt_and_response, prompt_for
+
+
+def test_a_question_is_its_own_prompt() -> None:
+    assert prompt_for("What  is\nheat?") == "What is heat?"
+
+
+def test_titles_that_differ_in_case_and_blanks_choose_the_same_template() -> None:
+    one, other = prompt_for("Isaac Newton"), prompt_for(" ISAAC   NEWTON ")
+    assert one is not None and other is not None
+    assert one.casefold() == other.casefold()
+
+
+def test_every_template_is_used() -> None:
+    shapes = {(prompt_for(f"Title{i}") or "").replace(f"Title{i}", "{title}") for i in range(60)}
+    assert shapes == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("title", [None, "", " \n "])
+def test_no_title_has_no_prompt(title: str | None) -> None:
+    assert prompt_for(title) is None
+
+
+def test_later_parts_name_the_part() -> None:
+    assert prompt_for("The Log", 2) == "Continue the text on The Log, part 3."
+
+
+def test_a_long_title_is_cut_before_a_word() -> None:
+    prompt = prompt_for("word " * 60, 1)
+    assert prompt == "Continue the text on " + " ".join(["word"] * 24) + ", part 2."
+
+
+def test_a_text_without_title_is_continued_after_its_first_sentence() -> None:
+    pair = prompt_and_response(None, "The quick brown fox jumped. It was red. It ran.")
+    assert pair == ("Continue this text: The quick brown fox jumped.", "It was red. It ran.")
+
+
+def test_a_single_sentence_without_title_is_continued_from_its_middle() -> None:
+    assert prompt_and_response(None, "one two three four") == ("Continue this text: one two", "three four")
+
+
+@pytest.mark.parametrize(("title", "text"), [(None, "word"), (None, "  "), ("Title", " \n")])
+def test_nothing_to_answer_makes_no_pair(title: str | None, text: str) -> None:
+    assert prompt_and_response(title, text) is None
+
+
+@given(st.text(max_size=400), st.one_of(st.none(), st.text(max_size=200)))
+def test_no_word_of_the_text_is_lost(text: str, title: str | None) -> None:
+    pair = prompt_and_response(title, text)
+    if pair is None:
+        return
+    prompt, response = pair
+    assert response == response.strip() != ""
+    if prompt_for(title) is None:
+        opening = prompt.removeprefix("Continue this text: ")
+        assert len(opening) <= TITLE_CHARS
+        assert "".join((opening + response).split()) == "".join(text.split())
+    else:
+        assert response == text.strip()
+
+
+def test_the_format_of_a_sample() -> None:
+    assert format_sample("Why?", "Because.") == "User: Why?\n\nAssistant: Because."
