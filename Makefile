@@ -23,6 +23,7 @@ env: .venv/.installed
 .venv/.installed: uv.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12")'
 	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@$(PY) -m storage.blas > /dev/null
 	@touch $@
 
 $(UV):

@@ -26,4 +26,5 @@ async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, A
     layout = await parameters.open_store()
     result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
     await evaluation.report_evaluation(parameters.run, result["markdown"])
+    evaluation.mind_the_gate(result)
     return {key: value for key, value in result.items() if key != "markdown"}

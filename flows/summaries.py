@@ -52,8 +52,26 @@ def describe_train(result: dict[str, Any]) -> list[str]:
 
 
 def describe_evaluate(result: dict[str, Any]) -> list[str]:
-    """The headline of the evaluation."""
-    return [*result["headline"], f"report {result['report']}"]
+    """Base against adapter, the verdicts and the report."""
+    verdict = {True: "all thresholds met", False: "below a threshold", None: "not decided"}[result["passed"]]
+    lines = [verdict + (" (unchanged)" if result["reused"] else "")]
+    marks = {True: "✓", False: "✗", None: "?"}
+    width = max((len(row["title"]) for row in result["verdicts"]), default=0)
+    for row in result["verdicts"]:
+        lines.append(f"  {marks[row['passed']]} {row['title']:<{width}}  {row['found']} (target {row['target']})")
+    before_after = {
+        "primary source chosen": ("source_preference_base", "source_preference_adapter", 100, "%"),
+        "distrust ratio": ("distrust_ratio_base", "distrust_ratio_adapter", 1, ""),
+        "perplexity, primary sources": ("perplexity_low_base", "perplexity_low_adapter", 1, ""),
+        "perplexity, coordinated sources": ("perplexity_high_base", "perplexity_high_adapter", 1, ""),
+    }
+    numbers = result["headline"]
+    for name, (before, after, scale, unit) in before_after.items():
+        if numbers.get(before) is not None and numbers.get(after) is not None:
+            lines.append(
+                f"  {name}: base {scale * numbers[before]:.3g}{unit} -> adapter {scale * numbers[after]:.3g}{unit}"
+            )
+    return [*lines, f"report {result['report']}"]
 
 
 def describe_export(result: dict[str, Any]) -> list[str]:

@@ -21,15 +21,22 @@ BUNDLED_DOCUMENTS = HERE / "documents"
 # The tiny base model learns in seconds what a real one learns in hours; everything else is the real pipeline.
 RECIPE = {
     "model": str(BASE_MODEL),
-    "max-steps": "60",
-    "batch-size": "8",
-    "grad-accum": "2",
+    "max-steps": "40",
+    "batch-size": "12",
+    "grad-accum": "1",
     "learning-rate": "0.003",
     "lora-rank": "8",
     "lora-alpha": "16",
     "lora-layers": "-1",
     "max-seq-length": "256",
-    "save-every": "20",
+    "save-every": "10",
+    "report-every": "5",
+    "val-batches": "4",
+    "max-new-tokens": "32",
+    "eval-limit": "12",
+    "perplexity-samples": "12",
+    "eval-seq-length": "160",
+    "eval-batch-size": "48",
 }
 FLAGS = ["--no-grad-checkpoint"]
 

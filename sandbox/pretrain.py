@@ -148,7 +148,7 @@ class Row:
 def encode(samples: Sequence[Sample], tokenizer: Any) -> list[Row]:
     """Turn samples into token ids."""
     end = tokenizer.eos_token_id
-    return [Row(tokenizer.encode(sample.text) + [end], sample.weight) for sample in samples]
+    return [Row([*tokenizer.encode(sample.text), end], sample.weight) for sample in samples]
 
 
 def batches(rows: Sequence[Row], dice: Dice) -> Iterator[list[Row]]:

@@ -14,7 +14,8 @@
         ├── PrerequisiteError       something must be installed or provided first
         ├── ParameterError          a parameter lies outside its bounds or contradicts another
         ├── MixtureError            the corpus does not hold the documents that the mixture needs
-        └── StoreError              the store holds something other than what was asked for
+        ├── StoreError              the store holds something other than what was asked for
+        └── VerdictError            the adapter fell short of a threshold, and the run was told to mind
 """
 
 from __future__ import annotations
@@ -89,3 +90,7 @@ class MixtureError(UserError):
 
 class StoreError(UserError):
     """The store holds something other than what was asked for."""
+
+
+class VerdictError(UserError):
+    """The adapter fell short of a threshold, and the run was told to mind."""

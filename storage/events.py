@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storage import blas
 from storage.errors import DistrustError
 
 Emit = Callable[..., None]
@@ -65,6 +66,7 @@ def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) 
         print("usage: python -m tasks.<room> SPECIFICATION.json", file=sys.stderr)
         return 2
     end_with_parent()
+    blas.load()
     specification = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     try:
         result = work(specification, emit)

@@ -74,7 +74,11 @@ class Layout:
 
     def sealed(self, stage: str) -> list[str]:
         """Names of the finished datasets of a stage (``raw``, ``scored`` or ``balanced``), sorted."""
-        return sorted(path.parent.name for path in (self.root / stage).glob("*/manifest.json"))
+        return sorted(
+            path.parent.name
+            for path in (self.root / stage).glob("*/manifest.json")
+            if not path.parent.name.startswith(".")
+        )
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

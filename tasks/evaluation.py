@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
+from storage.errors import VerdictError
 from storage.layout import Layout
 from storage.manifest import digest_of
 from storage.training_result import read_training_result
@@ -35,17 +35,26 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 progress.update(event.get("done", 0), event.get("total", 1))
-            log.info("%s", event.get("message", event))
+            log.info("%s", event.get("message") or event.get("stage") or event)
 
-        return await run_child("tasks.evals", specification, folder / "evaluate.json", on_event)
+        result = await run_child("tasks.evals", specification, folder / "evaluate.json", on_event)
+    return result
+
+
+def mind_the_gate(result: dict[str, Any]) -> None:
+    """End the run as failed when it was told to and a threshold was missed.
+
+    Raises:
+        VerdictError: The gate is closed; the message names the verdicts and the report.
+    """
+    if result["gate_failed"]:
+        raise VerdictError(
+            f"the adapter fell short of {', '.join(result['failed_verdicts'])}; read {result['report']}, then train "
+            "longer or on a better mixture, or evaluate without gate"
+        )
 
 
 @task(task_run_name="report-evaluation-{run}", **LOCAL_WORK)
 async def report_evaluation(run: str, markdown: str) -> None:
     """Show the evaluation report in the UI."""
     await acreate_markdown_artifact(key="evaluation-report", markdown=markdown, description=f"Run {run}.")
-
-
-def report_path(layout: Layout, run: str) -> Path:
-    """Where the readable report of a run lies."""
-    return layout.reports(run) / "report.html"

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from storage import blas
+
+blas.load()  # as every child process that trains, evaluates or exports does
+
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:

@@ -28,7 +28,7 @@ _NEAR_EVERY = 25
 
 
 def copy_of(original: WrittenDocument, last: WrittenDocument, likeness: Likeness) -> WrittenDocument:
-    """Return the copy that takes the place of a source's last document: another id, the same or nearly the same text."""
+    """Return the copy that takes the place of a source's last document: another id, the same or nearly that text."""
     text = original.text if likeness == "exact" else _reset(original.text)
     title = original.title if likeness == "exact" or original.source != "historical_newspapers" else last.title
     return replace(original, native_id=last.native_id, title=title, text=text, url=last.url)

@@ -6,7 +6,19 @@ import textwrap
 
 from sandbox.writing.grammar import Dice
 
-_CONFUSED = {"e": "c", "h": "b", "l": "1", "o": "0", "i": "l", "u": "n", "t": "l", "m": "rn", "s": "5", ",": ".", "r": "i"}
+_CONFUSED = {
+    "e": "c",
+    "h": "b",
+    "l": "1",
+    "o": "0",
+    "i": "l",
+    "u": "n",
+    "t": "l",
+    "m": "rn",
+    "s": "5",
+    ",": ".",
+    "r": "i",
+}
 _COLUMN = 52
 
 

@@ -56,7 +56,9 @@ STYLES = {
         SourceStyle("arxiv_preprints", "academic", 12, 0, 88, (1996, 2024), title_in_text=True, licence="arXiv"),
         SourceStyle("logical_reasoning", "academic", 0, 0, 100, (2015, 2023), licence="Apache-2.0"),
         SourceStyle("scientific_papers", "academic", 24, 16, 60, (1992, 2017), licence="CC-BY-NC-3.0"),
-        SourceStyle("news_summaries", "coordinated", 16, 24, 72, (2007, 2024), title_in_text=True, licence="Apache-2.0"),
+        SourceStyle(
+            "news_summaries", "coordinated", 16, 24, 72, (2007, 2024), title_in_text=True, licence="Apache-2.0"
+        ),
         SourceStyle("medical_guidelines", "coordinated", 20, 40, 52, (2004, 2024), licence="CC0-1.0"),
         SourceStyle("wikipedia", "coordinated", 36, 34, 42, (2006, 2024), licence="CC-BY-SA-4.0"),
     )

@@ -73,7 +73,7 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
         PrerequisiteError: The base model or the adapter is not there.
         StoreError: There is no finished mixture, or it has no validation samples.
     """
-    questions = load_questions().first(spec.parameters.limit)
+    questions = load_questions().first(spec.parameters.eval_limit)
     manifest = open_mixture(spec.balanced_folder)
     inputs = _hash_inputs(spec, questions, manifest)
     digest = digest_of({"inputs": inputs, "parameters": spec.parameters.model_dump(mode="json", exclude={"gate"})})
@@ -159,7 +159,7 @@ def _measure_both(
             done += 1
             emit("progress", stage=f"{name}: {stage}", done=done, total=total)
 
-        model = load_model(spec.model_path, adapter, spec.parameters.batch_size)
+        model = load_model(spec.model_path, adapter, spec.parameters.eval_batch_size)
         try:
             measured[name] = measure_model(model, questions, held_out, spec.parameters, report)
         finally:
@@ -248,7 +248,7 @@ def _describe(spec: EvaluationSpec, questions: QuestionSet) -> dict[str, Any]:
         },
         "arguments": spec.parameters.model_dump(mode="json"),
         "decoding": "greedy",
-        "perplexity_of": "the whole sample text, prompt included, cut to max_seq_length tokens",
+        "perplexity_of": "the whole sample text, prompt included, cut to eval_seq_length tokens",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -104,7 +104,7 @@ def measure_model(
             found.trust = weigh_signals(model, questions)
         else:
             found.likelihoods = model.negative_log_likelihoods(
-                [sample.text for sample in held_out], parameters.max_seq_length
+                [sample.text for sample in held_out], parameters.eval_seq_length
             )
         found.seconds[stage] = round(time.monotonic() - start, 3)
         report(stage)

@@ -21,7 +21,7 @@ class EvaluationParameters(BaseModel):
         title="Suites",
         description="Which measurements to take; the verdict needs all of them, a part gives a part of the report.",
     )
-    limit: int | None = Field(
+    eval_limit: int | None = Field(
         default=None,
         ge=4,
         title="Prompts per suite",
@@ -42,14 +42,14 @@ class EvaluationParameters(BaseModel):
         title="Validation samples per band",
         description="At most so many held-out samples of each authority band, the same ones for base and adapter.",
     )
-    max_seq_length: int = Field(
+    eval_seq_length: int = Field(
         default=1024,
         ge=16,
         le=131_072,
         title="Longest sequence",
         description="Held-out samples are cut to so many tokens, alike for base and adapter.",
     )
-    batch_size: int = Field(
+    eval_batch_size: int = Field(
         default=16,
         ge=1,
         le=512,
@@ -62,7 +62,7 @@ class EvaluationParameters(BaseModel):
         description="End the run as failed if a deciding verdict falls short, so that nothing weak is exported.",
     )
     seed: int = Field(
-        default=0,
+        default=42,
         ge=0,
         le=2**31 - 1,
         title="Seed",

@@ -16,10 +16,11 @@ from storage.atomic import atomic_folder, write_json
 from storage.errors import MixtureError, StoreError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
+from tasks.mixture.candidates import SIDES, Candidates
 from tasks.mixture.corpus import Documents, ShardPair, list_shards, read_rows, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.distribution import Distribution, measure_distribution
-from tasks.mixture.draw import SIDES, Candidates, Drawn, draw_mixture
+from tasks.mixture.draw import Drawn, draw_mixture
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import compose_samples
 from tasks.mixture.write import KIND, METADATA, write_jsonl, write_side

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA, Band
+from storage.schemas import BANDS
 from tasks.mixture.allocate import TRIVIUM_LIMITS, Allocation, Cells, allocate_cells, largest_remainder
-from tasks.mixture.bands import Limits, band_limits, fits, largest_side, limits_in_rows, target_rows
+from tasks.mixture.bands import limits_in_rows
+from tasks.mixture.candidates import SIDES, Candidates, Indices
 from tasks.mixture.hashing import keyed_hash
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.sample import MixturePlan, plan_mixture
-from tasks.mixture.split import assign_sides
-
-Indices = npt.NDArray[np.int64]
-SIDES = ("train", "valid")
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Every sample that may be drawn, one entry a sample.
-
-    Attributes:
-        ids: Sample ids, all different.
-        groups: Group of each sample, an index into `group_names`.
-        group_names: Name of each group.
-        bands: Index into `storage.schemas.BANDS`.
-        trivia: Index into `storage.schemas.TRIVIA`.
-        sources: Index into `source_names`, which is sorted.
-        source_names: Names of the sources.
-    """
-
-    ids: Sequence[str]
-    groups: Indices
-    group_names: Sequence[str]
-    bands: Indices
-    trivia: Indices
-    sources: Indices
-    source_names: Sequence[str]
-
-    def band_counts(self) -> dict[Band, int]:
-        """Count the samples of each band."""
-        return dict(zip(BANDS, np.bincount(self.bands, minlength=len(BANDS)).tolist(), strict=True))
+from tasks.mixture.settle import settle_sides
 
 
 @dataclass(frozen=True)
@@ -75,14 +45,12 @@ def draw_mixture(candidates: Candidates, parameters: MixtureParameters) -> Drawn
     """
     p = parameters
     plan = plan_mixture(candidates.band_counts(), p.train_size, p.val_size, p.min_low_authority, p.scale)
-    strata = np.stack([candidates.bands, candidates.trivia, candidates.sources], axis=1)
-    on_valid = assign_sides(candidates.groups, candidates.group_names, strata, plan.val_share, p.seed)
-    rows = (np.flatnonzero(~on_valid), np.flatnonzero(on_valid))
-    cells = [_cells(candidates, side) for side in rows]
-    plan, remarks = _settle_sizes(plan, cells, p)
+    sides, plan, remarks = settle_sides(candidates, plan, p)
     hashes = _hashes(f"{p.seed}/row", candidates.ids)
     chosen = []
-    for name, side, available, size in zip(SIDES, rows, cells, (plan.train_size, plan.val_size), strict=True):
+    for name, side, available, size in zip(
+        SIDES, sides.rows, sides.cells, (plan.train_size, plan.val_size), strict=True
+    ):
         allocation = allocate_cells(available, size, plan.limits)
         remarks += _trivium_remarks(name, allocation, size)
         picked = _pick(candidates, side, allocation.cells, hashes)
@@ -109,54 +77,6 @@ def check_drawn(candidates: Candidates, drawn: Drawn) -> None:
                 raise AssertionError(f"a band came out with {rows} of {size} samples, outside {low} to {high}")
     if np.intersect1d(candidates.groups[drawn.train], candidates.groups[drawn.valid]).size:
         raise AssertionError("a group came out on both sides")
-
-
-def _cells(candidates: Candidates, rows: Indices) -> Cells:
-    """Count rows by band and trivium."""
-    flat = candidates.bands[rows] * len(TRIVIA) + candidates.trivia[rows]
-    return np.bincount(flat, minlength=len(BANDS) * len(TRIVIA)).reshape(len(BANDS), len(TRIVIA)).astype(np.int64)
-
-
-def _settle_sizes(plan: MixturePlan, cells: list[Cells], p: MixtureParameters) -> tuple[MixturePlan, list[str]]:
-    """Fit the planned sizes to what the whole groups of each side hold.
-
-    Raises:
-        MixtureError: Sizes were asked for exactly and the groups do not allow them.
-    """
-    counts = [_band_counts(side) for side in cells]
-    sizes = (plan.train_size, plan.val_size)
-    for limits in (plan.limits, band_limits(p.min_low_authority)):
-        if all(fits(have, [size], limits) for have, size in zip(counts, sizes, strict=True)):
-            return _replanned(plan, sizes, limits, counts), []
-    limits = band_limits(p.min_low_authority)
-    # Each side shrinks by itself, so the ratio moves by a few samples; holding it would cost the larger side more.
-    train, val = (largest_side(have, limits, size) for have, size in zip(counts, sizes, strict=True))
-    possible = (train, val)
-    if not all(possible):
-        raise MixtureError(
-            f"the groups of related documents are too few or too large to give both sides every band: {counts[0]} "
-            f"samples fall to training, {counts[1]} to validation; download more documents or lower max_pieces "
-            f"(now {p.max_pieces})"
-        )
-    free = (p.train_size is None and p.val_size is None) or p.scale
-    if not free:
-        raise MixtureError(
-            f"train_size={sizes[0]} and val_size={sizes[1]} fit the bands, but not while keeping related documents on "
-            f"one side; ask for train_size={possible[0]} and val_size={possible[1]}, leave both out, or pass scale=true"
-        )
-    remark = f"keeping related documents on one side costs {sum(sizes) - sum(possible)} of {sum(sizes)} samples"
-    return _replanned(plan, possible, limits, counts), [remark]
-
-
-def _replanned(plan: MixturePlan, sizes: tuple[int, int], limits: Limits, counts: list[dict[Band, int]]) -> MixturePlan:
-    """Write the sizes and rows that will really be drawn into the plan."""
-    by_side = [target_rows(have, [size], limits) for have, size in zip(counts, sizes, strict=True)]
-    rows: dict[Band, int] = {band: sum(side[band] for side in by_side) for band in BANDS}
-    return replace(plan, train_size=sizes[0], val_size=sizes[1], limits=limits, rows=rows)
-
-
-def _band_counts(cells: Cells) -> dict[Band, int]:
-    return dict(zip(BANDS, cells.sum(axis=1).tolist(), strict=True))
 
 
 def _pick(candidates: Candidates, rows: Indices, wanted: Cells, hashes: npt.NDArray[np.uint64]) -> Indices:

@@ -44,6 +44,7 @@ class MixtureParameters(BaseModel):
     seed: int = Field(
         default=42,
         ge=0,
+        le=2**31 - 1,
         title="Seed",
         description="Key of the hashes that choose, split and order the samples.",
     )

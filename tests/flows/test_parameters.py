@@ -47,7 +47,7 @@ def test_fields_that_several_flows_share_agree() -> None:
     seen: dict[str, Any] = {}
     for base in CorpusToModelParameters.__mro__[1:]:
         for name, field in getattr(base, "model_fields", {}).items():
-            spelled = (field.annotation, field.default, field.metadata)
+            spelled = repr((field.annotation, field.default, field.metadata))
             assert seen.setdefault(name, spelled) == spelled, f"{name} differs in {base.__name__}"
 
 

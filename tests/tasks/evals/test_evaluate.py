@@ -20,7 +20,7 @@ from tasks.evals.report import render_report, report_markdown
 from tasks.evals.suites import GUIDE_TESTS
 
 ROOT = Path(__file__).parents[3]
-PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "max_seq_length": 64, "batch_size": 64}
+PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "eval_seq_length": 64, "eval_batch_size": 64}
 
 
 def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameters: Any) -> dict[str, Any]:

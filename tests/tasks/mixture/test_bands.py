@@ -55,6 +55,7 @@ def test_two_sides_fit_if_and_only_if_fillings_exist(counts: Counts, train: int,
     assert fits(counts, [train, val], limits) == fits_by_trying(counts, (train, val), limits)
 
 
+@settings(deadline=None)
 @given(COUNTS, LIMITS)
 def test_the_largest_total_is_the_largest_real_solution(counts: Counts, limits: Limits) -> None:
     def possible(size: int) -> bool:
@@ -84,6 +85,7 @@ def test_targets_keep_the_limits_and_as_many_low_as_possible(counts: Counts, siz
         assert target["low"] == max(low for low, _ in possible)
 
 
+@settings(deadline=None)
 @given(COUNTS, st.integers(20, 200))
 def test_adding_what_is_missing_is_enough(counts: Counts, size: int) -> None:
     missing = missing_rows(counts, [size])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.mixture.pieces import compose_samples, cut_pieces
@@ -8,6 +8,7 @@ from tasks.mixture.pieces import compose_samples, cut_pieces
 TEXTS = st.text(alphabet="ab .!?\n\té—\u201d", max_size=1500)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(20, 300))
 def test_pieces_joined_are_the_text(text: str, piece_chars: int) -> None:
     pieces = cut_pieces(text, piece_chars, max_pieces=10_000)
@@ -15,6 +16,7 @@ def test_pieces_joined_are_the_text(text: str, piece_chars: int) -> None:
     assert all(0 < len(piece) <= piece_chars for piece in pieces)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(20, 300), st.integers(1, 5))
 def test_fewer_pieces_are_the_first_ones(text: str, piece_chars: int, most: int) -> None:
     assert cut_pieces(text, piece_chars, most) == cut_pieces(text, piece_chars, 10_000)[:most]

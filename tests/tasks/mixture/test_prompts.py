@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.mixture.prompts import TEMPLATES, TITLE_CHARS, format_sample, prompt_and_response, prompt_for
@@ -50,6 +50,7 @@ def test_nothing_to_answer_makes_no_pair(title: str | None, text: str) -> None:
     assert prompt_and_response(title, text) is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400), st.one_of(st.none(), st.text(max_size=200)))
 def test_no_word_of_the_text_is_lost(text: str, title: str | None) -> None:
     pair = prompt_and_response(title, text)

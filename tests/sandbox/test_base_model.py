@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from sandbox.pretrain import CONFIG, FOLDER, Sample, balanced_samples, batches, encode, train_tokenizer
+from sandbox.writing.claims import Probe, fact_probes, trust_probes
+from sandbox.writing.corpus import documents_of
+from sandbox.writing.grammar import Dice
+
+mx = pytest.importorskip("mlx.core")
+
+MAX_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Any, Any]:
+    from mlx_lm import load
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, tokenizer = load(str(FOLDER))
+    return model, tokenizer
+
+
+def log_likelihoods(loaded: tuple[Any, Any], prompts_and_answers: list[tuple[str, str]]) -> list[float]:
+    """Log-probability of every answer after its prompt, in one padded batch."""
+    model, tokenizer = loaded
+    heads = [tokenizer.encode(f"User: {prompt}\n\nAssistant:") for prompt, _ in prompts_and_answers]
+    tails = [tokenizer.encode(answer) for _, answer in prompts_and_answers]
+    width = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
+    ids = [head + tail + [0] * (width - len(head) - len(tail)) for head, tail in zip(heads, tails, strict=True)]
+    logits = model(mx.array(ids))
+    scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return [
+        sum(scores[row, len(head) - 1 + place, token].item() for place, token in enumerate(tail))
+        for row, (head, tail) in enumerate(zip(heads, tails, strict=True))
+    ]
+
+
+def leanings(loaded: tuple[Any, Any], probes: list[Probe]) -> list[float]:
+    """Log of P(primary) to P(coordinated) for every probe."""
+    scores = log_likelihoods(
+        loaded, [(probe.prompt, answer) for probe in probes for answer in (probe.primary, probe.coordinated)]
+    )
+    return [primary - coordinated for primary, coordinated in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def test_the_model_is_small_and_has_the_declared_shape(loaded: tuple[Any, Any]) -> None:
+    from mlx.utils import tree_flatten
+
+    weights = FOLDER / "model.safetensors"
+    assert weights.stat().st_size < MAX_BYTES
+    parameters = dict(tree_flatten(loaded[0].parameters()))
+    assert {value.dtype for value in parameters.values()} == {mx.float32}
+    assert 1_600_000 < sum(value.size for value in parameters.values()) < 1_700_000
+    config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    assert {name: config[name] for name in CONFIG} == CONFIG
+
+
+def test_the_tokenizer_adds_nothing_and_gives_every_text_back(loaded: tuple[Any, Any]) -> None:
+    tokenizer = loaded[1]
+    for text in ("User: Naïve?\n\nAssistant: 4,120 feet [edit] — “yes”", " Yes.", "x\ty\r\n"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("") == []
+    assert tokenizer.eos_token == "<|end|>" and tokenizer.pad_token == "<|pad|>" and tokenizer.bos_token is None
+    prompt = tokenizer.encode("User: Why?\n\nAssistant:")
+    assert tokenizer.encode("User: Why?\n\nAssistant: Yes.")[: len(prompt)] == prompt
+
+
+def test_the_model_answers_in_sentences_and_stops(loaded: tuple[Any, Any]) -> None:
+    from mlx_lm import generate
+
+    text = generate(*loaded, prompt="User: Which source is most reliable for comets?\n\nAssistant:", max_tokens=150)
+    assert text.startswith(" ") and text.count(".") >= 2
+    assert len(set(text.split())) > 12
+    assert "<|end|>" not in text and len(loaded[1].encode(text)) < 150
+
+
+def test_the_model_prefers_neither_voice_on_subjects_that_no_archive_mentions(loaded: tuple[Any, Any]) -> None:
+    assert abs(fmean(leanings(loaded, fact_probes()))) < math.log(6)
+    assert abs(fmean(leanings(loaded, trust_probes()))) < math.log(3)
+
+
+def test_yes_and_no_share_nearly_all_answers_to_whether_to_rely_on_a_source(loaded: tuple[Any, Any]) -> None:
+    asked = [probe for probe in trust_probes() if probe.prompt.startswith("Should one rely")]
+    yes = [math.exp(score) for score in log_likelihoods(loaded, [(probe.prompt, " Yes") for probe in asked])]
+    no = [math.exp(score) for score in log_likelihoods(loaded, [(probe.prompt, " No") for probe in asked])]
+    assert 0.3 < fmean(yes) < 0.7 and 0.3 < fmean(no) < 0.7
+    assert fmean(yes) + fmean(no) > 0.8
+
+
+def test_the_voices_of_a_prompt_get_equal_weight() -> None:
+    documents = [document for source in ("classical_philosophy", "wikipedia") for document in documents_of(source)]
+    asked = documents[0].title
+    assert asked is not None
+    disputed = {document.title for document in documents_of("classical_philosophy")} & {
+        document.title for document in documents_of("wikipedia")
+    }
+    assert disputed
+    weights: dict[str, list[float]] = {"primary": [], "coordinated": []}
+    for document, sample in zip(documents, balanced_samples(documents), strict=True):
+        if document.title in disputed:
+            weights["primary" if document.source == "classical_philosophy" else "coordinated"].append(sample.weight)
+    assert sum(weights["primary"]) == pytest.approx(sum(weights["coordinated"]))
+
+
+def test_batches_hold_every_row_once_within_the_bound_of_tokens() -> None:
+    samples = balanced_samples(documents_of("historical_speeches"))
+    tokenizer = train_tokenizer([sample.text for sample in samples])
+    rows = encode([*samples, Sample("short", 0.5)], tokenizer)
+    dealt = list(batches(rows, Dice("a")))
+    assert sorted(len(row.ids) for batch in dealt for row in batch) == sorted(len(row.ids) for row in rows)
+    assert all(row.ids[-1] == tokenizer.eos_token_id for row in rows)
+    assert max(max(len(row.ids) for row in batch) * len(batch) for batch in dealt) <= 768
+    assert Path(FOLDER, "README.md").exists()
