@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -89,6 +90,7 @@ def main(arguments: list[str]) -> int:
     except (ValidationError, SettingsError) as error:
         print(describe_bad_arguments(error), file=sys.stderr)
         return 2
+    tell_story(sys.stderr if as_json else sys.stdout)
     try:
         result = asyncio.run(flow(**parameters))
     except DistrustError as error:
@@ -96,6 +98,14 @@ def main(arguments: list[str]) -> int:
         return 1
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
     return 0
+
+
+def tell_story(stream: TextIO) -> None:
+    """Print what the stages announce, as they announce it."""
+    story = logging.getLogger("distrust.story")
+    story.handlers = [logging.StreamHandler(stream)]
+    story.setLevel(logging.INFO)
+    story.propagate = False
 
 
 def describe_bad_arguments(error: ValidationError | SettingsError) -> str:

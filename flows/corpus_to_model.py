@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prefect import flow
+from pydantic import BaseModel
 
 from flows.download_corpus import DownloadCorpusParameters, download_corpus
 from flows.evaluate_adapter import EvaluateAdapterParameters, evaluate_adapter
@@ -12,6 +14,7 @@ from flows.export_model import ExportModelParameters, export_model
 from flows.parameters import takes
 from flows.rebalance_corpus import RebalanceCorpusParameters, rebalance_corpus
 from flows.score_corpus import ScoreCorpusParameters, score_corpus
+from flows.summaries import announce
 from flows.train_adapter import TrainAdapterParameters, train_adapter
 
 
@@ -30,14 +33,17 @@ class CorpusToModelParameters(
 @takes(CorpusToModelParameters)
 async def corpus_to_model(parameters: CorpusToModelParameters) -> dict[str, Any]:
     """Go from the archives to an exported model; a run that was interrupted repeats no finished work."""
-    downloaded = await download_corpus(**parameters.pick(DownloadCorpusParameters).model_dump())
-    sources = [source["source"] for source in downloaded["sources"] if source["manifest"] and source["documents"]]
-    usable = parameters.model_copy(update={"sources": sources})
-    return {
-        "download": downloaded,
-        "score": await score_corpus(**usable.pick(ScoreCorpusParameters).model_dump()),
-        "rebalance": await rebalance_corpus(**usable.pick(RebalanceCorpusParameters).model_dump()),
-        "train": await train_adapter(**parameters.pick(TrainAdapterParameters).model_dump()),
-        "evaluate": await evaluate_adapter(**parameters.pick(EvaluateAdapterParameters).model_dump()),
-        "export": await export_model(**parameters.pick(ExportModelParameters).model_dump()),
-    }
+    results: dict[str, Any] = {}
+
+    async def stage(name: str, run: Callable[..., Awaitable[Any]], model: type[BaseModel], **changes: Any) -> None:
+        results[name] = await run(**parameters.pick(model).model_dump() | changes)
+        announce(name, results[name])
+
+    await stage("download", download_corpus, DownloadCorpusParameters)
+    usable = [found["source"] for found in results["download"]["sources"] if found["manifest"] and found["documents"]]
+    await stage("score", score_corpus, ScoreCorpusParameters, sources=usable)
+    await stage("rebalance", rebalance_corpus, RebalanceCorpusParameters, sources=usable)
+    await stage("train", train_adapter, TrainAdapterParameters)
+    await stage("evaluate", evaluate_adapter, EvaluateAdapterParameters)
+    await stage("export", export_model, ExportModelParameters)
+    return results

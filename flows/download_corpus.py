@@ -72,7 +72,7 @@ async def download_source(
                     there = acquisition.finished_shard(session, shard)
                     fetched.append(there or await acquisition.fetch_one_shard(session, shard, room))
                     tally.note(spec.name, fetched[-1].documents)
-                    shards.append({"source": spec.name, "state": "kept" if there else "fetched", **vars(fetched[-1])})
+                    shards.append(acquisition.shard_row(spec.name, fetched[-1], kept=there is not None))
                 outcome = acquisition.seal_source(session, fetched)
     except DistrustError as error:
         run_logger().error("source %s is skipped: %s", spec.name, error)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
+
+from tasks.policies import run_logger
+
+STORY = logging.getLogger("distrust.story")
+"""What a person at the command line reads while the pipeline runs."""
 
 
 def summarise(name: str, result: dict[str, Any]) -> str:
@@ -98,13 +104,19 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
 }
 
 
+def announce(stage: str, result: dict[str, Any]) -> None:
+    """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
+    title, describe = STAGES[stage]
+    first, *rest = describe(result)
+    number = list(STAGES).index(stage) + 1
+    text = "\n".join([f"{number}. {title}: {first}", *(f"   {line}".rstrip() for line in rest), ""])
+    run_logger().info("%s", text)
+    STORY.info("%s", text)
+
+
 def describe_pipeline(result: dict[str, Any]) -> list[str]:
-    """One paragraph per stage."""
-    lines: list[str] = []
-    for number, (stage, (title, describe)) in enumerate(STAGES.items(), 1):
-        first, *rest = describe(result[stage])
-        lines += ["", f"{number}. {title}: {first}", *(f"   {line}" for line in rest)]
-    return lines
+    """Where the results lie; what each stage did was announced when it was done."""
+    return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export']['folder']}"]
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {

@@ -59,7 +59,8 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             served = sum(summary.documents for summary in archives.summaries.values())
             print(
                 f"Serving {served:,} {'of your' if documents else 'bundled'} documents on loopback as archive.org, "
-                f"loc.gov and Hugging Face.\nWatch the run at http://{server.HOST}:{port} while it lasts.",
+                f"loc.gov and Hugging Face.\nFor the few minutes that it takes, watch the run at "
+                f"http://{server.HOST}:{port}.\n",
                 flush=True,
             )
             if folder.skipped_count:
@@ -69,7 +70,7 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
                 "HF_HOME": str(layout.root / "sandbox" / "hf-home"),
                 "DISTRUST_BLOCKS": "sandbox",  # a saved block named `default` must not lead to the real archives
                 "DISTRUST_END_WITH_PARENT": "1",
-                "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the whole log is in the UI
             }
             process = await asyncio.create_subprocess_exec(
                 *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=server.ROOT

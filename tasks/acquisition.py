@@ -229,6 +229,19 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
     )
 
 
+def shard_row(source: str, outcome: ShardOutcome, *, kept: bool) -> dict[str, Any]:
+    """Describe a shard as a row of a table artifact, whose cells show plain values only."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.items())
+    return {
+        "source": source,
+        "shard": outcome.file,
+        "state": "kept" if kept else "fetched",
+        "documents": outcome.documents,
+        "rejected": reasons or "none",
+        "kilobytes": round(outcome.bytes / 1000, 1),
+    }
+
+
 @task(task_run_name="report-shards", **LOCAL_WORK)
 async def report_shards(outcomes: Sequence[SourceOutcome], shards: Sequence[dict[str, Any]]) -> None:
     """Show the results of the download as table artifacts: one row per source, one per shard."""
