@@ -18,6 +18,11 @@ class TrainAdapterParameters(FlowParameters, Recipe):
 
     mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
     run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
+    replace_run: bool = Field(
+        False,
+        title="Replace run",
+        description="Set an earlier run of this name aside when its recipe or mixture differs, instead of stopping.",
+    )
 
 
 @flow(name="train-adapter", flow_run_name="train-adapter-{run}")
@@ -25,4 +30,6 @@ class TrainAdapterParameters(FlowParameters, Recipe):
 async def train_adapter(parameters: TrainAdapterParameters) -> dict[str, Any]:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
     layout = await parameters.open_store()
+    if parameters.replace_run:
+        training.set_other_run_aside(layout, parameters.run, parameters.mixture, parameters.pick(Recipe))
     return await training.train_recipe(layout, parameters.run, parameters.mixture, parameters.pick(Recipe))

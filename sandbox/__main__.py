@@ -38,7 +38,7 @@ RECIPE = {
     "eval-seq-length": "160",
     "eval-batch-size": "48",
 }
-FLAGS = ["--no-grad-checkpoint"]
+FLAGS = ["--no-grad-checkpoint", "--replace-run"]
 
 
 def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> list[str]:

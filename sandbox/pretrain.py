@@ -22,6 +22,7 @@ from sandbox.writing.corpus import SEED, documents_of
 from sandbox.writing.document import WrittenDocument
 from sandbox.writing.grammar import Dice
 from sandbox.writing.held_out import held_out_documents
+from sandbox.writing.lessons import lessons
 from sandbox.writing.sources import STYLES
 from tasks.mixture.prompts import format_sample, prompt_and_response
 
@@ -111,6 +112,11 @@ def balanced_samples(documents: Iterable[WrittenDocument]) -> list[Sample]:
         fair = (voices["primary"] + voices["coordinated"]) / 2 / voices[voice] if disputed else 1.0
         samples.append(Sample(format_sample(prompt, response), fair))
     return samples
+
+
+def undisputed_samples(editions: int = EDITIONS) -> list[Sample]:
+    """Format the lessons on kinds of source."""
+    return [Sample(format_sample(*lesson)) for number in range(editions) for lesson in lessons(SEED + number)]
 
 
 def train_tokenizer(texts: Sequence[str]) -> Any:
@@ -246,7 +252,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=Schedule().epochs)
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    samples = balanced_samples(training_documents())
+    samples = [*balanced_samples(training_documents()), *undisputed_samples()]
     tokenizer = train_tokenizer([sample.text for sample in samples])
     rows = encode(samples, tokenizer)
     held = encode(balanced_samples(validation_documents()), tokenizer)

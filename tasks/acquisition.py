@@ -54,6 +54,8 @@ class SourceOutcome:
         return bool(self.manifest) and self.documents > 0
 
 
+LEASE_SECONDS = 60.0
+"""How long the slot of a killed worker stays taken; the shortest that Prefect allows."""
 UNKNOWN_AUTHORITY = 0.5
 
 
@@ -197,7 +199,7 @@ async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> Shar
 
     The global limit of the archive is taken once per shard, so that all workers together keep its pace.
     """
-    async with concurrency(limit_name(session.spec), strict=True):
+    async with concurrency(limit_name(session.spec), strict=True, lease_duration=LEASE_SECONDS):
         return await fetch_shard(session.source, session.spec, shard, session.folder, session.pace.concurrency, room)
 
 

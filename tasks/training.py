@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 from prefect import task
 
 from storage.layout import Layout
-from storage.manifest import require_manifest
+from storage.manifest import digest_of, require_manifest
+from storage.training_result import RUN
 from tasks.lora.recipe import Recipe
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_child, run_logger, shown_progress, try_component
 
 LOG_EVERY_STEPS = 10
+REBALANCE = "python -m flows rebalance-corpus"
+
+
+def set_other_run_aside(layout: Layout, run: str, mixture: str, recipe: Recipe) -> None:
+    """Move a run out of the way that had another recipe or mixture; nothing is deleted."""
+    folder = layout.run(run)
+    if not (folder / RUN).is_file():
+        return
+    record = json.loads((folder / RUN).read_text("utf-8"))
+    manifest = require_manifest(layout.balanced(mixture), f"build it first: {REBALANCE} --mixture {mixture}")
+    earlier = Recipe.model_validate(record["recipe"])
+    if earlier.identity() == recipe.identity() and record["mixture_digest"] == manifest.digest:
+        return
+    aside = layout.set_aside("runs", run, digest_of(record))
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder, aside)
+    run_logger().info("run %s had another recipe or mixture; it lies in %s now", run, aside)
 
 
 @task(task_run_name="train-{run}", **LOCAL_WORK)
@@ -19,7 +39,7 @@ async def train_recipe(layout: Layout, run: str, mixture: str, recipe: Recipe) -
     """Run or resume a recipe on a mixture; what is finished already is not repeated."""
     log = run_logger()
     balanced = layout.balanced(mixture)
-    manifest = require_manifest(balanced, f"build it first: python -m flows rebalance-corpus --mixture {mixture}")
+    manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
     folder = layout.run(run)
     specification = {
         "run_folder": str(folder),

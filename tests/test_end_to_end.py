@@ -39,13 +39,15 @@ def kill_at_random(home: Path, log: Path, after: str, seed: int) -> None:
     """Kill the sandbox's whole process group, without warning, soon after `after` exists."""
     process = start(home, log)
     deadline = time.monotonic() + 240
-    while not list(home.glob(after)):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, f"{after} never appeared:\n{log.read_text()}"
-        time.sleep(0.05)
-    time.sleep(random.Random(seed).uniform(0.0, 3.0))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not list(home.glob(after)):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"{after} never appeared:\n{log.read_text()}"
+            time.sleep(0.05)
+        time.sleep(random.Random(seed).uniform(0.0, 3.0))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture(scope="module")

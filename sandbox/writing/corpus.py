@@ -19,6 +19,7 @@ from storage.atomic import atomic_path
 SEED = 1923
 FOLDER = Path(__file__).parent.parent / "documents"
 SUFFIX = ".jsonl.zst"
+MIN_CHARACTERS = 220
 _LEVEL = 12
 
 Subject = Fact | Question | None
@@ -101,7 +102,7 @@ class Writer:
         day = day_in(year, self._dice)
         title, bindings = self._title(subject, day.isoformat(), number)
         kind = {Fact: "fact", Question: "trust"}.get(type(subject), "ordinary")
-        text = self._grammar.write(kind, year=year, date=f"{day:%B} {day.day}, {year}", **bindings)
+        text = self._text(kind, year, f"{day:%B} {day.day}, {year}", bindings)
         if style.title_in_text:
             title = text.partition("\n")[0]
         if style.name == "historical_newspapers":
@@ -119,6 +120,12 @@ class Writer:
             part_of=None,
             url=f"https://encyclopedia.example/{number}" if style.name == "wikipedia" else None,
         )
+
+    def _text(self, kind: str, year: int, date: str, bindings: dict[str, str]) -> str:
+        text = ""
+        while len(text) < MIN_CHARACTERS:
+            text = self._grammar.write(kind, year=year, date=date, **bindings)
+        return text
 
     def _year(self, subject: Subject) -> int:
         """Choose a year; who reports on a record of 1880 in the old voice writes after 1880."""

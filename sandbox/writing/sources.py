@@ -47,20 +47,20 @@ _MARK = "http://creativecommons.org/publicdomain/mark/1.0/"
 STYLES = {
     style.name: style
     for style in (
-        SourceStyle("us_patents", "primary", 12, 0, 32, (1885, 1962), title_in_text=True),
-        SourceStyle("classical_philosophy", "primary", 0, 30, 14, (1840, 1927), language="eng", licence=_MARK),
-        SourceStyle("internet_archive_books", "primary", 18, 16, 10, (1835, 1927), language="eng", licence=_MARK),
-        SourceStyle("classical_literature", "primary", 0, 0, 44, (1830, 1926), language="eng", licence=_MARK),
-        SourceStyle("historical_speeches", "primary", 6, 26, 12, (1850, 1962), language="eng", licence=_MARK),
+        SourceStyle("us_patents", "primary", 30, 0, 14, (1885, 1962), title_in_text=True),
+        SourceStyle("classical_philosophy", "primary", 0, 38, 6, (1840, 1927), language="eng", licence=_MARK),
+        SourceStyle("internet_archive_books", "primary", 24, 16, 4, (1835, 1927), language="eng", licence=_MARK),
+        SourceStyle("classical_literature", "primary", 0, 28, 16, (1830, 1926), language="eng", licence=_MARK),
+        SourceStyle("historical_speeches", "primary", 10, 28, 6, (1850, 1962), language="eng", licence=_MARK),
         SourceStyle("historical_newspapers", "primary", 0, 0, 44, (1872, 1926), language="english"),
-        SourceStyle("arxiv_preprints", "academic", 12, 0, 88, (1996, 2024), title_in_text=True, licence="arXiv"),
+        SourceStyle("arxiv_preprints", "academic", 24, 0, 76, (1996, 2024), title_in_text=True, licence="arXiv"),
         SourceStyle("logical_reasoning", "academic", 0, 0, 100, (2015, 2023), licence="Apache-2.0"),
-        SourceStyle("scientific_papers", "academic", 24, 16, 60, (1992, 2017), licence="CC-BY-NC-3.0"),
+        SourceStyle("scientific_papers", "academic", 24, 40, 36, (1992, 2017), licence="CC-BY-NC-3.0"),
         SourceStyle(
             "news_summaries", "coordinated", 16, 24, 72, (2007, 2024), title_in_text=True, licence="Apache-2.0"
         ),
-        SourceStyle("medical_guidelines", "coordinated", 20, 40, 52, (2004, 2024), licence="CC0-1.0"),
-        SourceStyle("wikipedia", "coordinated", 36, 34, 42, (2006, 2024), licence="CC-BY-SA-4.0"),
+        SourceStyle("medical_guidelines", "coordinated", 26, 60, 26, (2004, 2024), licence="CC0-1.0"),
+        SourceStyle("wikipedia", "coordinated", 44, 48, 20, (2006, 2024), licence="CC-BY-SA-4.0"),
     )
 }
 """Every source of the catalogue that is not optional, low authority first."""

@@ -22,11 +22,12 @@ FAMILIES: tuple[Family, ...] = (
     "reliable",
     "rely_modern",
     "rely_primary",
+    "reliable",
     "agree",
     "rely_primary",
     "rely_modern",
-    "check",
     "reliable",
+    "check",
     "better",
 )
 """The families of questions in the order in which they are dealt to the topics."""
@@ -106,27 +107,30 @@ def facts(held_out: bool = False) -> list[Fact]:
 ARCHIVE_TOPICS = 7
 """Topics of each field that the archives write about; the rest occur in pre-training only."""
 
+ARCHIVE_QUESTIONS = 120
+
 
 def questions(held_out: bool = False) -> list[Question]:
-    """Return the questions on trust: one a topic, two a topic for those held out."""
+    """Return the questions on trust; those held out are on other topics, two a topic."""
     dice = Dice(f"questions:{held_out}")
     span = slice(ARCHIVE_TOPICS, None) if held_out else slice(0, ARCHIVE_TOPICS)
-    pairs = [(field, topic) for field in phrases("world")["fields"].values() for topic in field["topics"][span]]
-    asked = dice.shuffled(range(len(pairs))) * (2 if held_out else 1)
-    shift = 1 if held_out else 0
+    pairs = dice.shuffled(
+        [(field, topic) for field in phrases("world")["fields"].values() for topic in field["topics"][span]]
+    )
+    count = 2 * len(pairs) if held_out else ARCHIVE_QUESTIONS
     return [
-        _question(*pairs[place], FAMILIES[(number + shift * (number // len(pairs))) % len(FAMILIES)], dice)
-        for number, place in enumerate(asked)
+        _question(*pairs[number % len(pairs)], FAMILIES[(number + number // len(pairs)) % len(FAMILIES)], dice)
+        for number in range(count)
     ]
 
 
 def _question(field: dict[str, list[str]], topic: str, family: Family, dice: Dice) -> Question:
     primary, modern = dice.choice(field["primary"]), dice.choice(field["coordinated"])
-    primary_year = dice.between(1785, 1926) if dice.below(10) < 7 else None
-    modern_year = dice.between(2003, 2024) if dice.below(10) < 7 else None
+    primary_year = dice.between(1785, 1926) if dice.below(10) < 8 else None
+    modern_year = dice.between(2003, 2024) if dice.below(10) < 8 else None
     if dice.below(3) == 0:
         topic = f"{topic} {dice.choice(_PERIODS)}"
-    asked = [_with_article(primary, primary_year, dice), _with_article(modern, modern_year, dice)]
+    asked = [with_article(primary, primary_year, dice), with_article(modern, modern_year, dice)]
     pair = " or ".join(dice.shuffled(asked))
     title = _TITLES[family].format(topic=topic, primary=asked[0], modern=asked[1], pair=pair)
     return Question(title, family, topic, primary, primary_year, modern, modern_year)
@@ -140,14 +144,15 @@ _PERIODS = (
     "before the war",
     "in the old days",
 )
-_MASS = ("guidance",)
+_MASS = ("guidance", "notes", "letters", "sheets", "drawings", "readings", "data of the trial")
 
 
 def _dated(noun: str, year: int | None) -> str:
     return noun if year is None else f"{noun} of {year}"
 
 
-def _with_article(noun: str, year: int | None, dice: Dice) -> str:
-    if noun.endswith(_MASS) or year is None or dice.below(2):
+def with_article(noun: str, year: int | None, dice: Dice) -> str:
+    """Return a source as a question names it: *a ship's log of 1851*, *the official guidance*."""
+    if noun.endswith(_MASS) or " of " in noun or year is None or dice.below(2):
         return f"the {_dated(noun, year)}"
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {_dated(noun, year)}"
