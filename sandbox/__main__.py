@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from deployments import server
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.training_result import read_training_result
 
 HERE = Path(__file__).resolve().parent
 BASE_MODEL = HERE / "base_model"
@@ -21,16 +23,16 @@ BUNDLED_DOCUMENTS = HERE / "documents"
 # The tiny base model learns in seconds what a real one learns in hours; everything else is the real pipeline.
 RECIPE = {
     "model": str(BASE_MODEL),
-    "max-steps": "40",
-    "batch-size": "12",
+    "max-steps": "90",
+    "batch-size": "8",
     "grad-accum": "1",
-    "learning-rate": "0.003",
+    "learning-rate": "0.006",
     "lora-rank": "8",
     "lora-alpha": "16",
     "lora-layers": "-1",
     "max-seq-length": "256",
-    "save-every": "10",
-    "report-every": "5",
+    "save-every": "30",
+    "report-every": "10",
     "val-batches": "4",
     "max-new-tokens": "32",
     "eval-limit": "12",
@@ -99,6 +101,8 @@ def main() -> int:
         print("\nInterrupted; `make run` goes on where this stopped.", file=sys.stderr)
         return 130
     if status == 0:
+        if arguments.documents is None:
+            show_effect(layout.run(chosen_name(None)))
         print(
             f"\nDone in {time.monotonic() - started:.0f} s. Open the report in a browser; try the model:\n"
             f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(arguments.documents)))} "
@@ -106,6 +110,13 @@ def main() -> int:
             "The run stays in the Prefect UI: `make up`, then open the address it prints."
         )
     return status
+
+
+def show_effect(run: Path) -> None:
+    """Print what the adapter does to conflicts that no archive mentions."""
+    adapter = read_training_result(run).adapter
+    print("\nHeld-out conflicts between a primary and a coordinated voice, adapter against base:", flush=True)
+    subprocess.run([sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=server.ROOT, check=True)
 
 
 def chosen_name(documents: Path | None) -> str:

@@ -182,7 +182,7 @@ async def plan_source(session: Session) -> ShardPlan:
         aside = session.layout.set_aside("raw", session.spec.name, request)
         moved = await asyncio.to_thread(set_aside_unplanned, session.folder, plan, aside)
         if moved:
-            run_logger().warning("%d files of an earlier request moved to %s", moved, aside)
+            run_logger().info("%d files of an earlier request moved to %s", moved, aside)
         await asyncio.to_thread(write_plan, session.folder, plan)
     await asyncio.to_thread(remove_temporaries, session.folder)
     return plan
