@@ -23,15 +23,15 @@ BUNDLED_DOCUMENTS = HERE / "documents"
 # The tiny base model learns in seconds what a real one learns in hours; everything else is the real pipeline.
 RECIPE = {
     "model": str(BASE_MODEL),
-    "max-steps": "90",
+    "max-steps": "120",
     "batch-size": "8",
     "grad-accum": "1",
-    "learning-rate": "0.006",
+    "learning-rate": "0.005",
     "lora-rank": "8",
-    "lora-alpha": "16",
+    "lora-alpha": "32",
     "lora-layers": "-1",
     "max-seq-length": "256",
-    "save-every": "30",
+    "save-every": "40",
     "report-every": "10",
     "val-batches": "4",
     "max-new-tokens": "32",
@@ -116,6 +116,8 @@ def show_effect(run: Path) -> None:
     """Print what the adapter does to conflicts that no archive mentions."""
     adapter = read_training_result(run).adapter
     print("\nHeld-out conflicts between a primary and a coordinated voice, adapter against base:", flush=True)
+    print("(The tiny model knows nothing about the world and fails the suites above; this shift is what it can show.)")
+    sys.stdout.flush()
     subprocess.run([sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=server.ROOT, check=True)
 
 
