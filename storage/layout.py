@@ -48,6 +48,10 @@ class Layout:
         """Downloaded documents of a source."""
         return self.root / "raw" / checked_name(source, "source")
 
+    def unfinished(self, source: str) -> Path:
+        """What an interrupted download of a source goes on from; empty of meaning once the source is sealed."""
+        return self.root / "unfinished" / checked_name(source, "source")
+
     def scored(self, source: str) -> Path:
         """Scores of a source's documents, shard by shard."""
         return self.root / "scored" / checked_name(source, "source")

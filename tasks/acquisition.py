@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -146,7 +147,8 @@ class Session:
 async def open_session(spec: SourceSpec, layout: Layout, limit: int, pace: Pace) -> AsyncIterator[Session]:
     """Open a source for downloading at most `limit` documents."""
     folder = layout.raw(spec.name)
-    async with exclusive(folder), open_source(spec, await connect(), pace) as source:
+    workspace = layout.unfinished(spec.name)
+    async with exclusive(folder), open_source(spec, await connect(), pace, workspace) as source:
         yield Session(spec, limit, folder, layout, pace, source)
 
 
@@ -222,6 +224,7 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
         },
     )
     write_manifest(session.folder, manifest)
+    shutil.rmtree(session.layout.unfinished(session.spec.name), ignore_errors=True)
     return SourceOutcome(
         session.spec.name,
         authority_band(session.spec),

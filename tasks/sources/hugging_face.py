@@ -26,7 +26,7 @@ HubRow = dict[str, Any]
 
 @asynccontextmanager
 async def open_hugging_face(
-    spec: SourceSpec, connection: Connection, current_year: int
+    spec: SourceSpec, connection: Connection, current_year: int, workspace: Path | None = None
 ) -> AsyncIterator[HuggingFaceDataset]:
     """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
     source = HuggingFaceDataset(spec, connection.hf_token, current_year)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from yarl import URL
@@ -164,8 +165,18 @@ async def settle(document: Awaitable[Document], source: str, item: Item, tally: 
     return Reject(f"{source}:{item.native_id}", item.url, reason, detail, tally.attempts)
 
 
-def open_source(spec: SourceSpec, connection: Connection, pace: Pace) -> AbstractAsyncContextManager[Source]:
-    """Open the archive that a catalogue entry names; close it with the context."""
+def open_source(
+    spec: SourceSpec, connection: Connection, pace: Pace, workspace: Path | None = None
+) -> AbstractAsyncContextManager[Source]:
+    """Open the archive that a catalogue entry names; close it with the context.
+
+    Args:
+        spec: The catalogue entry.
+        connection: Where the archive is, and who is asking.
+        pace: How fast it is asked.
+        workspace: A folder of this source's own for what an interrupted read goes on from: half a file, the
+            position in a stream. Losing it costs time, never correctness. None: nothing is kept.
+    """
     # The adapters import this module, and one of them imports `datasets`, which takes seconds to load.
     current_year = datetime.now(UTC).year
     match spec.archive:
@@ -180,7 +191,7 @@ def open_source(spec: SourceSpec, connection: Connection, pace: Pace) -> Abstrac
         case "hugging_face":
             from tasks.sources.hugging_face import open_hugging_face
 
-            return open_hugging_face(spec, connection, current_year)
+            return open_hugging_face(spec, connection, current_year, workspace)
         case "local_files":
             from tasks.sources.local_files import open_local_files
 
