@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
 from storage.errors import PrerequisiteError
-from tasks import acquisition, scoring, training
+from tasks import archives, scoring, training
 from tasks.policies import Check, run_logger
 
 PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
@@ -34,7 +34,7 @@ async def check_setup(parameters: CheckSetupParameters) -> dict[str, Any]:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     checks = [
         Check("versions", sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}, {versions}"),
-        await acquisition.check_catalogue(parameters.catalogue),
+        await archives.check_catalogue(parameters.catalogue),
         await scoring.check_scoring(),
         *await training.check_training(layout, parameters.load_model),
     ]

@@ -1,21 +1,23 @@
-"""Download: plan shards per source, fetch the missing ones, seal ``raw/<source>``."""
+"""Download: plan every source, fetch its missing shards, seal it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from flows.parameters import FlowParameters, takes
 from storage.errors import DistrustError
 from storage.layout import Layout
-from tasks import acquisition
-from tasks.acquisition import ShardOutcome, SourceOutcome
-from tasks.policies import Tally, run_logger, shown_progress
+from tasks import acquisition, archives
+from tasks.acquisition import Session, ShardOutcome, SourceOutcome
+from tasks.policies import ensure_limits, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.source import Pace
+from tasks.sources.source import Archives, Pace
 
 
 class DownloadCorpusParameters(FlowParameters):
@@ -28,54 +30,121 @@ class DownloadCorpusParameters(FlowParameters):
         10.0, gt=0, le=1000, title="Rate limit", description="Most requests per second to an archive."
     )
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
+    bulk: bool = Field(False, title="Bulk", description="Read newspapers from the library's bulk files.")
+    refresh: bool = Field(
+        False, title="Refresh", description="Fetch up to max-samples documents that are new since the last download."
+    )
+    retry_failed: bool = Field(
+        False, title="Retry failed", description="Fetch items again that could not be had for a reason that may pass."
+    )
+    patience_hours: float = Field(
+        48.0, ge=0, le=1000, title="Patience", description="How long an archive that stopped answering is waited for."
+    )
+
+
+class DownloadCorpusForm(DownloadCorpusParameters):
+    """The download on its own can also only look."""
+
+    list_catalogue: bool = Field(
+        False,
+        title="List",
+        validation_alias=AliasChoices("list", "list_catalogue"),
+        description="Only list the catalogue and what of it is on disk.",
+    )
+    dry_run: bool = Field(
+        False, title="Dry run", description="Only ask how much there is and estimate bytes and hours."
+    )
+
+
+@dataclass
+class Download:
+    """One download under way, over all its sources."""
+
+    parameters: DownloadCorpusParameters
+    layout: Layout
+    reach: Archives
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+    def limit(self, spec: SourceSpec) -> int:
+        """How many documents a source is asked for."""
+        return min(spec.target, self.parameters.max_samples)
 
 
 @flow(name="download-corpus", flow_run_name="download-corpus")
-@takes(DownloadCorpusParameters)
-async def download_corpus(parameters: DownloadCorpusParameters) -> dict[str, Any]:
+@takes(DownloadCorpusForm)
+async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
     """Pull documents from the archives into Parquet; a second run fetches only what is missing."""
     layout = await parameters.open_store()
-    specs = acquisition.choose_sources(parameters.catalogue, parameters.sources)
-    await acquisition.ensure_limits(specs)
-    shards: list[dict[str, Any]] = []
-    async with shown_progress("download", "Documents fetched, all sources") as progress:
-        tally = Tally(progress, {spec.name: min(spec.target, parameters.max_samples) for spec in specs})
-
-        async def download_in_turn(archive: str) -> list[SourceOutcome]:
-            # Sources of one archive take turns, so that the archive's pace holds whatever their number.
-            mine = [spec for spec in specs if spec.archive == archive]
-            return [await download_source(spec, layout, parameters, tally, shards) for spec in mine]
-
-        archives = sorted({spec.archive for spec in specs})
-        outcomes = [o for group in await asyncio.gather(*map(download_in_turn, archives)) for o in group]
-    await acquisition.report_shards(outcomes, shards)
+    if parameters.list_catalogue:
+        return {"catalogue": archives.list_catalogue(archives.every_source(parameters.catalogue), layout)}
+    specs = archives.choose_sources(parameters.catalogue, parameters.sources, bulk=parameters.bulk)
+    await ensure_limits(spec.limit_name for spec in specs)
+    pace = Pace(parameters.concurrency, parameters.rate_limit)
+    async with archives.open_archives(pace, parameters.patience_hours) as reach:
+        download = Download(parameters, layout, reach)
+        if parameters.dry_run:
+            return {"survey": [await archives.survey_source(spec, download.limit(spec), reach) for spec in specs]}
+        # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
+        names = sorted({spec.archive for spec in specs})
+        groups = await asyncio.gather(
+            *(download_archive(download, [spec for spec in specs if spec.archive == name]) for name in names)
+        )
+    outcomes = [outcome for group in groups for outcome in group]
+    await acquisition.report_shards(outcomes, download.shards)
     acquisition.require_every_band(outcomes)
     return {"sources": [vars(outcome) for outcome in outcomes]}
 
 
-async def download_source(
-    spec: SourceSpec, layout: Layout, parameters: DownloadCorpusParameters, tally: Tally, shards: list[dict[str, Any]]
-) -> SourceOutcome:
+async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:
+    """Download the sources of one archive; those that cannot be read for now come round again."""
+    outcomes: dict[str, SourceOutcome] = {}
+    waits = acquisition.waits(download.parameters.patience_hours)
+    pending = list(specs)
+    while pending:
+        for spec in pending:
+            outcomes[spec.name] = await download_source(download, spec)
+        pending = [spec for spec in pending if outcomes[spec.name].passing]
+        wait = next(waits, None) if pending else None
+        if wait is None:
+            break
+        run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
+        await asyncio.sleep(wait)
+    return [outcomes[spec.name] for spec in specs]
+
+
+async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome:
     """Download one source; a source that cannot be read is reported, and the others go on."""
-    limit = tally.targets[spec.name]
+    parameters, layout, limit = download.parameters, download.layout, download.limit(spec)
     try:
-        outcome = acquisition.finished_download(spec, layout, limit)
-        if outcome is None:
-            pace = Pace(parameters.concurrency, parameters.rate_limit)
-            async with acquisition.open_session(spec, layout, limit, pace) as session:
-                plan = await acquisition.plan_source(session)
-                fetched: list[ShardOutcome] = []
-                for shard in plan.shards:
-                    room = limit - sum(done.documents for done in fetched)
-                    if room <= 0:
-                        break
-                    there = acquisition.finished_shard(session, shard)
-                    fetched.append(there or await acquisition.fetch_one_shard(session, shard, room))
-                    tally.note(spec.name, fetched[-1].documents)
-                    shards.append(acquisition.shard_row(spec.name, fetched[-1], kept=there is not None))
-                outcome = acquisition.seal_source(session, fetched)
+        sealed = acquisition.finished_download(spec, layout, limit)
+        if sealed is not None and not (parameters.refresh or parameters.retry_failed):
+            return sealed
+        async with (
+            shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,
+            acquisition.open_session(spec, layout, limit, download.reach, progress) as session,
+        ):
+            return await fetch_missing(download, session)
     except DistrustError as error:
-        run_logger().error("source %s is skipped: %s", spec.name, error)
-        outcome = SourceOutcome(spec.name, acquisition.authority_band(spec), problem=str(error))
-    tally.finish(spec.name)
-    return outcome
+        run_logger().error("source %s is incomplete: %s", spec.name, error)
+        return acquisition.failed_download(spec, layout, error)
+
+
+async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
+    """Fetch every shard of a source that is not there, mend those with failed items, and seal the source."""
+    parameters, limit = download.parameters, session.limit
+    plan = await acquisition.plan_source(session, refresh=parameters.refresh)
+    if parameters.refresh:
+        limit += acquisition.count_documents(session, plan)
+    done: list[ShardOutcome] = []
+    for shard in plan.shards:
+        room = limit - sum(outcome.documents for outcome in done)
+        if room <= 0:
+            break
+        there = acquisition.finished_shard(session, shard)
+        done.append(there or await acquisition.fetch_one_shard(session, shard, room))
+        download.shards.append(acquisition.shard_row(session, done[-1], kept=there is not None))
+    room = limit - sum(outcome.documents for outcome in done)
+    if room > 0 or parameters.retry_failed:
+        for shard in acquisition.shards_to_mend(session, plan.shards[: len(done)]):
+            done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
+    return acquisition.seal_source(session, done)

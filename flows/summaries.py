@@ -18,18 +18,59 @@ def summarise(name: str, result: dict[str, Any]) -> str:
 
 
 def describe_download(result: dict[str, Any]) -> list[str]:
-    """Documents, rejects and skipped sources."""
+    """Documents, rejects and incomplete sources; or what was only looked at."""
+    if "catalogue" in result:
+        return describe_catalogue(result["catalogue"])
+    if "survey" in result:
+        return describe_survey(result["survey"])
     sources = result["sources"]
     there = [source for source in sources if source["manifest"]]
     lines = [f"{sum(s['documents'] for s in there):,} documents from {len(there)} of {len(sources)} sources"]
     width = max((len(source["source"]) for source in sources), default=0)
     for source in sources:
         state = "already complete" if source["reused"] else "fetched"
-        rejected = f", {source['rejects']} rejected" if source["rejects"] else ""
+        rejected = f", {source['rejects']:,} rejected" if source["rejects"] else ""
         outcome = (
-            f"skipped: {source['problem']}" if source["problem"] else f"{source['documents']:>6,} {state}{rejected}"
+            f"incomplete: {source['problem']}" if source["problem"] else f"{source['documents']:>6,} {state}{rejected}"
         )
         lines.append(f"  {source['source']:<{width}}  {source['band']:<6}  {outcome}")
+    return lines
+
+
+def describe_catalogue(rows: list[dict[str, Any]]) -> list[str]:
+    """Every source by authority band, with what of it is on disk."""
+    lines = [f"{len(rows)} sources; those with * are fetched only when they are named"]
+    width = max(len(row["source"]) for row in rows) + 1
+    for band in ("low", "medium", "high"):
+        lines.append(f"{band} authority")
+        for row in rows:
+            if row["band"] == band:
+                name = row["source"] + ("*" if row["optional"] else "")
+                there = (
+                    f"{row['documents']:,} documents" if row["sealed"] else row["shards"] and f"{row['shards']} shards"
+                )
+                lines.append(
+                    f"  {name:<{width}}  {row['archive']:<18}  target {row['target']:>6,}  "
+                    f"on disk: {there}  ({row['licence']})"
+                )
+    return lines
+
+
+def describe_survey(rows: list[dict[str, Any]]) -> list[str]:
+    """What every source offers, and what its download would take."""
+    found = [row for row in rows if not row["problem"]]
+    total = f"{sum(row['documents'] for row in found):,} documents, {sum(row['bytes'] for row in found) / 1e9:.1f} GB"
+    lines = [f"{total}; nothing was fetched. Sources of one archive take turns, archives do not wait for each other"]
+    width = max(len(row["source"]) for row in rows)
+    for row in rows:
+        if row["problem"]:
+            lines.append(f"  {row['source']:<{width}}  {row['problem']}")
+            continue
+        offered = "of an unknown number" if row["offered"] is None else f"of {row['offered']:,} offered"
+        lines.append(
+            f"  {row['source']:<{width}}  {row['documents']:>6,} documents {offered}, about "
+            f"{row['bytes'] / 1e6:,.0f} MB and {row['hours']:.1f} h"
+        )
     return lines
 
 

@@ -6,6 +6,7 @@ temporary entry, never a half-written file under a final name.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from storage.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -76,6 +79,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk into one that says what to do.
+
+    Raises:
+        StoreError: There is no room left where `folder` lies, or a quota or a file size limit is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        raise StoreError(
+            f"no room to write {folder} ({error.strerror}; {free / 2**20:.0f} MiB free); nothing is half-written: "
+            "make room, or name another store, and run again"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,11 +5,12 @@
     DistrustError
     ├── TransientError              trying again may help; the retry policy matches on this class alone
     │   ├── ArchiveBusy             the archive said "later" (429, 5xx, a dropped connection)
+    │   │   ├── ArchiveBlocked      the archive blocks this client (challenge page, HTML instead of data)
+    │   │   └── ArchiveAway         the archive stayed away for longer than there is patience
     │   └── CorruptAnswer           the bytes do not match their size, checksum or expected shape
     ├── TerminalError               trying again cannot help
     │   ├── ItemUnavailable         one item cannot be had; it becomes a reject row with its reason
     │   └── SourceUnavailable       a whole source cannot be read; it is reported and skipped
-    │       └── ArchiveBlocked      the archive blocks this client (challenge page, HTML instead of data)
     └── UserError                   a person can mend it; the message names the value, the bound, the next step
         ├── PrerequisiteError       something must be installed or provided first
         ├── ParameterError          a parameter lies outside its bounds or contradicts another
@@ -35,11 +36,21 @@ class ArchiveBusy(TransientError):
     Args:
         message: What happened, with the URL.
         retry_after_seconds: The pause that the archive asked for, if it named one.
+        overloaded: Whether it said so because of too many requests.
     """
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, message: str, retry_after_seconds: float | None = None, *, overloaded: bool = False) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.overloaded = overloaded
+
+
+class ArchiveBlocked(ArchiveBusy):
+    """The archive blocks this client for a time: a challenge page or HTML where data belongs."""
+
+
+class ArchiveAway(ArchiveBusy):
+    """The archive stayed away, or wants to, for longer than there is patience; this concerns all its items."""
 
 
 class CorruptAnswer(TransientError):
@@ -66,10 +77,6 @@ class ItemUnavailable(TerminalError):
 
 class SourceUnavailable(TerminalError):
     """A whole source cannot be read."""
-
-
-class ArchiveBlocked(SourceUnavailable):
-    """The archive blocks this client: a challenge page or HTML where data belongs."""
 
 
 class UserError(DistrustError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,38 @@ def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[st
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
 
+class ShardWriter:
+    """A shard that is being written, piece by piece; see `open_shard`."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer = writer
+        self._schema = schema
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        if rows:
+            self._writer.write_table(pa.Table.from_pylist(rows, self._schema), row_group_size=ROW_GROUP_ROWS)
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Append rows of another shard."""
+        self._writer.write_batch(batch.select(self._schema.names), row_group_size=ROW_GROUP_ROWS)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add key-value metadata to the footer, read back by `read_tags`."""
+        self._writer.add_key_value_metadata(dict(tags))
+
+
+@contextmanager
+def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
+    """Open a shard for writing with bounded memory; it exists under `path` once the block ends without an error.
+
+    Raises:
+        ValueError: Rows do not fit the schema.
+    """
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield ShardWriter(writer, schema)
+
+
 def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read a shard and check it against its schema.
 
@@ -54,10 +88,10 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
 def read_tags(path: Path) -> dict[str, str]:
     """Read the footer's key-value metadata; an unreadable file has no tags."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError):
         return {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
 def count_rows(path: Path) -> int:

@@ -89,6 +89,15 @@ def make_plan(source: str, request: str, items: list[Item], shard_items: int) ->
     )
 
 
+def extend_plan(plan: ShardPlan, items: list[Item], shard_items: int) -> ShardPlan:
+    """Add shards of new items to a plan; the shards that it has stay as they are."""
+    more = make_plan(plan.source, plan.request, items, shard_items).shards
+    first = len(plan.shards)
+    return plan.model_copy(
+        update={"shards": [*plan.shards, *(ShardSpec(index=first + shard.index, items=shard.items) for shard in more)]}
+    )
+
+
 def write_plan(folder: Path, plan: ShardPlan) -> None:
     """Freeze a plan."""
     write_text(folder / PLAN, plan.model_dump_json() + "\n")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +13,20 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.concurrency.asyncio import concurrency
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from blocks.defaults import load_default
-from blocks.hugging_face import HuggingFaceHub
-from blocks.internet_archive import InternetArchive
-from blocks.library_of_congress import LibraryOfCongress
 from storage.atomic import remove_temporaries
-from storage.errors import ParameterError, SourceUnavailable, StoreError
+from storage.errors import DistrustError, SourceUnavailable, StoreError, TransientError
 from storage.layout import Layout
-from storage.manifest import Manifest, find_damage, read_manifest, record_shard, write_manifest
-from storage.schemas import BANDS, Band, band_of
-from storage.shard_plan import ShardPlan, ShardSpec, make_plan, read_plan, set_aside_unplanned, write_plan
-from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Check, exclusive, run_logger, try_component
-from tasks.sources.catalogue import SourceSpec, load_catalogue
+from storage.manifest import MANIFEST, Manifest, find_damage, read_manifest, record_shard, write_manifest
+from storage.schemas import BANDS, Band
+from storage.shard_plan import ShardPlan, ShardSpec, extend_plan, make_plan, read_plan, set_aside_unplanned, write_plan
+from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.estimate import Estimate as Estimate
+from tasks.sources.meter import Meter
 from tasks.sources.shards import ShardOutcome as ShardOutcome  # flows see the outcomes, not the room
-from tasks.sources.shards import fetch_shard, items_per_shard, read_outcome, request_key
-from tasks.sources.source import Connection, Pace, Source, open_source
+from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, read_outcome, request_key, retry_shard
+from tasks.sources.source import Archives, Document, Reject, Source
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,8 @@ class SourceOutcome:
     reused: bool = False
     manifest: str = ""
     problem: str = ""
+    passing: bool = False
+    """Whether the problem may pass, so that the source is worth another try."""
 
     @property
     def usable(self) -> bool:
@@ -55,43 +49,8 @@ class SourceOutcome:
         return bool(self.manifest) and self.documents > 0
 
 
-LEASE_SECONDS = 60.0
-"""How long the slot of a killed worker stays taken; the shortest that Prefect allows."""
-UNKNOWN_AUTHORITY = 0.5
-
-
-def choose_sources(catalogue: str, names: Sequence[str]) -> list[SourceSpec]:
-    """Return the sources that were named, or all that are not optional.
-
-    Raises:
-        ParameterError: A name is not in the catalogue.
-    """
-    known = load_catalogue(Path(catalogue) if catalogue else None)
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ParameterError(f"sources {unknown} are not in the catalogue; known are {sorted(known)}")
-    return [known[name] for name in names] if names else [spec for spec in known.values() if not spec.optional]
-
-
-def authority_band(spec: SourceSpec) -> Band:
-    """Return the band that a source's prior authority belongs to."""
-    return band_of(UNKNOWN_AUTHORITY if spec.prior_authority is None else spec.prior_authority)
-
-
-async def connect() -> Connection:
-    """Read how to reach the archives: the environment, overridden by saved blocks named ``default``.
-
-    Secrets are read here, inside the process that uses them, and never become parameters.
-    """
-    saved = [
-        await load_default(InternetArchive),
-        await load_default(LibraryOfCongress),
-        await load_default(HuggingFaceHub),
-    ]
-    for block in saved:
-        if block is not None:
-            os.environ.update(block.environment())  # the Hugging Face libraries read it when they are imported
-    return Connection.from_environment()
+FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
+LONGEST_WAIT_SECONDS = 3600.0
 
 
 def require_every_band(outcomes: Sequence[SourceOutcome]) -> None:
@@ -112,44 +71,42 @@ def require_every_band(outcomes: Sequence[SourceOutcome]) -> None:
         )
 
 
-def limit_name(spec: SourceSpec) -> str:
-    """Name of the global concurrency limit that all workers share for an archive."""
-    return f"archive-{spec.archive.replace('_', '-')}"
-
-
-async def ensure_limits(specs: Sequence[SourceSpec]) -> None:
-    """Create the archives' global limits that are missing; those that exist keep their value.
-
-    A missing limit would let every worker pass, so the tasks below ask for it strictly.
-    """
-    async with get_client() as client:
-        for name in sorted({limit_name(spec) for spec in specs}):
-            try:
-                await client.read_global_concurrency_limit_by_name(name)
-            except ObjectNotFound:
-                with contextlib.suppress(ObjectAlreadyExists):
-                    await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-
-
 @dataclass
 class Session:
-    """One source being downloaded: its archive connection and its folder."""
+    """One source being downloaded: its archive connection, its folder, and how far it is."""
 
     spec: SourceSpec
     limit: int
     folder: Path
     layout: Layout
-    pace: Pace
+    concurrency: int
     source: Source
+    meter: Meter
+    progress: Progress
+
+    def watch(self, outcome: Document | Reject) -> None:
+        """Note an outcome as it comes in."""
+        self.meter.note(outcome)
+        self.show()
+
+    def show(self) -> None:
+        """Bring the progress up to date."""
+        self.progress.update(self.meter.share, 1.0, f"{self.spec.name}: {self.meter.describe()}")
 
 
 @asynccontextmanager
-async def open_session(spec: SourceSpec, layout: Layout, limit: int, pace: Pace) -> AsyncIterator[Session]:
-    """Open a source for downloading at most `limit` documents."""
-    folder = layout.raw(spec.name)
-    workspace = layout.unfinished(spec.name)
-    async with exclusive(folder), open_source(spec, await connect(), pace, workspace) as source:
-        yield Session(spec, limit, folder, layout, pace, source)
+async def open_session(
+    spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress
+) -> AsyncIterator[Session]:
+    """Open a source for downloading at most `limit` documents; nobody else writes it or asks its archive meanwhile.
+
+    The archive's global limit is taken once a source: Prefect makes each taker of a contended limit wait seconds.
+    """
+    folder, workspace = layout.raw(spec.name), layout.unfinished(spec.name)
+    slot = global_slot(spec.limit_name)
+    async with exclusive(folder), slot, archives.open(spec, workspace) as source:
+        await asyncio.to_thread(remove_temporaries, folder)
+        yield Session(spec, limit, folder, layout, archives.pace.concurrency, source, Meter(limit), progress)
 
 
 def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOutcome | None:
@@ -163,7 +120,7 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
         raise StoreError(f"{folder} lost or changed {damaged}; delete {folder / 'manifest.json'} to fetch them again")
     return SourceOutcome(
         spec.name,
-        authority_band(spec),
+        spec.band,
         documents=manifest.rows,
         rejects=manifest.counts.get("rejects", 0),
         reused=True,
@@ -171,38 +128,98 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
     )
 
 
+def failed_download(spec: SourceSpec, layout: Layout, error: DistrustError) -> SourceOutcome:
+    """Say why a source is incomplete; what it has stays, and a later run goes on from there."""
+    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / "plan.json").is_file()
+    return SourceOutcome(spec.name, spec.band, problem=str(error), passing=begun)
+
+
+def waits(patience_hours: float) -> Iterator[float]:
+    """Yield how long to wait before each new round over sources that could not be read for now, in seconds."""
+    left = 3600 * patience_hours
+    for wait in (*FIRST_WAITS_SECONDS, *[LONGEST_WAIT_SECONDS] * int(left / LONGEST_WAIT_SECONDS)):
+        if wait > left:
+            return
+        left -= wait
+        yield wait
+
+
 @task(task_run_name="plan-{session.spec.name}", **ARCHIVE_WORK)
-async def plan_source(session: Session) -> ShardPlan:
-    """List what a source offers and freeze it into shards, or take up the plan of an interrupted download."""
-    request = request_key(session.spec, session.limit)
-    plan = await asyncio.to_thread(read_plan, session.folder)
+async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
+    """List what a source offers and freeze it into shards, or take up the plan of an interrupted download.
+
+    Args:
+        session: The source.
+        refresh: Ask the archive for items that the plan does not hold yet, and add them to it.
+    """
+    spec, folder = session.spec, session.folder
+    request = request_key(spec, session.limit)
+    plan = await asyncio.to_thread(read_plan, folder)
     if plan is None or plan.request != request:
         items = await session.source.plan(session.limit)
         if not items:
-            raise SourceUnavailable(f"{session.spec.name}: the archive lists nothing for this query")
-        plan = make_plan(session.spec.name, request, items, items_per_shard(session.spec))
-        aside = session.layout.set_aside("raw", session.spec.name, request)
-        moved = await asyncio.to_thread(set_aside_unplanned, session.folder, plan, aside)
+            raise SourceUnavailable(f"{spec.name}: the archive finds nothing for this entry; change its query or dates")
+        plan = make_plan(spec.name, request, items, items_per_shard(spec))
+        aside = session.layout.set_aside("raw", spec.name, request)
+        moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
             run_logger().info("%d files of an earlier request moved to %s", moved, aside)
-        await asyncio.to_thread(write_plan, session.folder, plan)
-    await asyncio.to_thread(remove_temporaries, session.folder)
+        await asyncio.to_thread(write_plan, folder, plan)
+    elif refresh:
+        known = {item.native_id: item for shard in plan.shards for item in shard.items}
+        items = await session.source.plan(session.limit, known)
+        run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
+        plan = extend_plan(plan, items, items_per_shard(spec))
+        await asyncio.to_thread(write_plan, folder, plan)
     return plan
 
 
 def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
     """Return the outcome of a shard that an earlier run finished."""
-    return read_outcome(session.folder, shard) if shard.is_finished(session.folder) else None
+    if not shard.is_finished(session.folder):
+        return None
+    outcome = read_outcome(session.folder, shard)
+    session.meter.note_kept(outcome.documents, outcome.reasons)
+    session.show()
+    return outcome
 
 
 @task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **ARCHIVE_WORK)
 async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
-    """Fetch the items of one shard into Parquet; the file appears only when whole.
+    """Fetch the items of one shard into Parquet; the file appears only when whole."""
+    return await fetch_shard(
+        session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch
+    )
 
-    The global limit of the archive is taken once per shard, so that all workers together keep its pace.
+
+def count_documents(session: Session, plan: ShardPlan) -> int:
+    """Count the documents of the shards that an earlier run finished."""
+    finished = (shard for shard in plan.shards if shard.is_finished(session.folder))
+    return sum(read_outcome(session.folder, shard).documents for shard in finished)
+
+
+def shards_to_mend(session: Session, shards: Sequence[ShardSpec]) -> list[ShardSpec]:
+    """Return the finished shards that lack documents: failed items that may pass, or a request that wanted no more."""
+    folder = session.folder
+    return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(session.spec, shard, folder)]
+
+
+@task(task_run_name="mend-{session.spec.name}-{shard.index:05d}", **LOCAL_WORK)
+async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
+    """Fetch what a finished shard lacks; if that cannot be had now either, the shard stays as it is.
+
+    The source is unsealed first: until it is sealed again its manifest would not fit its shards.
     """
-    async with concurrency(limit_name(session.spec), strict=True, lease_duration=LEASE_SECONDS):
-        return await fetch_shard(session.source, session.spec, shard, session.folder, session.pace.concurrency, room)
+    folder, spec, concurrency = session.folder, session.spec, session.concurrency
+    (folder / MANIFEST).unlink(missing_ok=True)
+    there = read_outcome(folder, shard)
+    try:
+        if shard.is_whole(folder) or room <= 0:
+            return await retry_shard(session.source, spec, shard, folder, concurrency, session.watch)
+        return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
+    except TransientError as error:
+        run_logger().warning("%s of %s stays as it is: %s", shard.file, spec.name, error)
+        return there
 
 
 @task(task_run_name="seal-{session.spec.name}", **LOCAL_WORK)
@@ -227,18 +244,18 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
     shutil.rmtree(session.layout.unfinished(session.spec.name), ignore_errors=True)
     return SourceOutcome(
         session.spec.name,
-        authority_band(session.spec),
+        session.spec.band,
         documents=manifest.rows,
         rejects=reasons.total(),
         manifest=str(session.folder / "manifest.json"),
     )
 
 
-def shard_row(source: str, outcome: ShardOutcome, *, kept: bool) -> dict[str, Any]:
+def shard_row(session: Session, outcome: ShardOutcome, *, kept: bool) -> dict[str, Any]:
     """Describe a shard as a row of a table artifact, whose cells show plain values only."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.items())
     return {
-        "source": source,
+        "source": session.spec.name,
         "shard": outcome.file,
         "state": "kept" if kept else "fetched",
         "documents": outcome.documents,
@@ -268,16 +285,3 @@ async def report_shards(outcomes: Sequence[SourceOutcome], shards: Sequence[dict
         await acreate_table_artifact(
             key="download-shards", table=list(shards), description="Shards fetched or taken up by this run."
         )
-
-
-@task(task_run_name="check-catalogue", **LOCAL_WORK)
-async def check_catalogue(catalogue: str) -> Check:
-    """Read the catalogue and the connections."""
-
-    async def work() -> str:
-        specs = load_catalogue(Path(catalogue) if catalogue else None)
-        connection = await connect()
-        contact = connection.contact or "none; set DISTRUST_CONTACT so that archives can reach you"
-        return f"{len(specs)} sources; contact: {contact}"
-
-    return await try_component("catalogue", work)

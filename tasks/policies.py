@@ -10,17 +10,22 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
+from prefect.exceptions import MissingContextError, ObjectAlreadyExists, ObjectNotFound
 from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
@@ -33,6 +38,9 @@ PUBLISH_EVERY_SECONDS = 3.0
 LAST_WORD_SECONDS = 5.0
 STOP_GRACE_SECONDS = 20.0
 LONGEST_EVENT_BYTES = 16 << 20
+LEASE_SECONDS = 60.0
+"""How long the slot of a killed worker stays taken; the shortest that Prefect allows."""
+SERVER_WAIT_SECONDS = 10.0
 
 
 async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -56,7 +64,7 @@ ARCHIVE_WORK: Mapping[str, Any] = {
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     """Return the logger of the current run, or a plain one outside of Prefect."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(MissingContextError):
         return get_run_logger()
     return logging.getLogger("distrust")
 
@@ -69,23 +77,22 @@ class Progress:
         self.description = description
         self.percent = 0.0
         self._artifact: UUID | None = None
-        self._sent: float | None = None
+        self._sent: tuple[float, str] | None = None
 
-    def update(self, done: float, total: float) -> None:
-        """Note how much is done; a later publication shows it."""
+    def update(self, done: float, total: float, description: str = "") -> None:
+        """Note how much is done, and how to describe it; a later publication shows it."""
         self.percent = 100.0 * min(1.0, done / total) if total > 0 else 100.0
+        self.description = description or self.description
 
     async def send(self) -> None:
         """Bring the artifact up to date, if the server can be reached."""
-        percent = self.percent
+        now = (self.percent, self.description)
         try:
             if self._artifact is None:
-                self._artifact = await acreate_progress_artifact(
-                    progress=percent, key=self.key, description=self.description
-                )
-            elif percent != self._sent:
-                await aupdate_progress_artifact(self._artifact, progress=percent)
-            self._sent = percent
+                self._artifact = await acreate_progress_artifact(progress=now[0], key=self.key, description=now[1])
+            elif now != self._sent:
+                await aupdate_progress_artifact(self._artifact, progress=now[0], description=now[1])
+            self._sent = now
         except Exception as error:  # the display may fail, the work may not
             run_logger().debug("progress not published: %s", error)
 
@@ -103,7 +110,7 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
     publisher = asyncio.create_task(progress.keep_sending())
     try:
         yield progress
-        progress.update(1, 1)
+        progress.percent = 100.0
     finally:
         publisher.cancel()
         await asyncio.gather(publisher, return_exceptions=True)
@@ -111,22 +118,39 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
             await asyncio.wait_for(progress.send(), LAST_WORD_SECONDS)
 
 
-class Tally:
-    """How much of how much is done, over several parts of one progress."""
+async def ensure_limits(names: Iterable[str]) -> None:
+    """Create the global concurrency limits that are missing, at one slot each; those that exist keep their value.
 
-    def __init__(self, progress: Progress, targets: dict[str, int]) -> None:
-        self.progress = progress
-        self.targets = targets
-        self.done = dict.fromkeys(targets, 0)
+    A missing limit would let every worker pass, so whoever takes a slot asks for it strictly.
+    """
+    async with get_client() as client:
+        for name in sorted(set(filter(None, names))):
+            try:
+                await client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound:
+                with contextlib.suppress(ObjectAlreadyExists):
+                    await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
 
-    def note(self, part: str, amount: int) -> None:
-        """Count some more of a part."""
-        self.done[part] += amount
-        self.progress.update(sum(self.done.values()), sum(self.targets.values()))
 
-    def finish(self, part: str) -> None:
-        """Count a part as done, whatever came of it."""
-        self.note(part, self.targets[part] - self.done[part])
+@asynccontextmanager
+async def global_slot(name: str) -> AsyncIterator[None]:
+    """Hold a slot of a global concurrency limit, so that all workers together keep it; none if there is no name.
+
+    A server that is away is waited for. One that goes away later does not stop the work in hand: while it is away,
+    nobody else can be given the slot.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        while name:
+            slot = concurrency(name, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+            try:
+                await stack.enter_async_context(slot)
+                break
+            except ConcurrencySlotAcquisitionError as error:
+                if not isinstance(error.__cause__, httpx.TransportError):
+                    raise
+                run_logger().warning("the Prefect server is away (%s); trying again", error.__cause__)
+                await asyncio.sleep(SERVER_WAIT_SECONDS)
+        yield
 
 
 @asynccontextmanager

@@ -21,13 +21,13 @@ PARAMETER_MODELS = {
     "tasks.exports.parameters",
 }
 WRAPPER_FOLDER = {
+    "archives": "sources",
     "acquisition": "sources",
     "scoring": "signals",
     "rebalancing": "mixture",
     "training": "lora",
     "evaluation": "evals",
     "exporting": "exports",
-    "checking": "lora",
     "policies": None,
 }
 ACCELERATOR = ("mlx", "mlx_lm")

@@ -21,7 +21,7 @@ GONE = {
 
 
 def error_of(
-    status: int, headers: Mapping[str, str], url: str, *, wants_json: bool, busy_pause_seconds: float | None = None
+    status: int, headers: Mapping[str, str], url: str, *, wants_json: bool, block_seconds: float | None = None
 ) -> DistrustError | None:
     """Return the error that a status and its headers stand for; none if the body may be read.
 
@@ -30,20 +30,23 @@ def error_of(
         headers: Headers, case-insensitive.
         url: For the message.
         wants_json: Whether an HTML page in place of data means that this client is locked out.
-        busy_pause_seconds: The pause to assume for a 429 that names none.
+        block_seconds: How long the archive shuts out a client that was too fast, where it is known to; assumed
+            for a block and for a 429 that names no pause.
     """
     challenge = headers.get("cf-mitigated", "").lower() == "challenge"
     if challenge or (wants_json and status in (200, 401, 403) and is_html(headers)):
         return ArchiveBlocked(
             f"{url} answered with a web page in place of data (status {status}): the archive blocks this client. "
-            "Wait some hours, lower the rate limit, set DISTRUST_CONTACT, or try from another network; "
-            "do not restart at once"
+            "Lower the rate limit, set DISTRUST_CONTACT, or try from another network; do not restart at once",
+            retry_after(headers.get("Retry-After")) or block_seconds,
+            overloaded=True,
         )
     if status in LATER:
         pause = retry_after(headers.get("Retry-After"))
+        overloaded = status == 429 or (status == 503 and pause is not None)
         if pause is None and status == 429:
-            pause = busy_pause_seconds
-        return ArchiveBusy(f"{url} answered {status}", pause)
+            pause = block_seconds
+        return ArchiveBusy(f"{url} answered {status}", pause, overloaded=overloaded)
     if status != 200:
         return ItemUnavailable(GONE.get(status, f"http-{status}"), f"{url} answered {status}")
     return None
@@ -68,26 +71,34 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return float(value)
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
 
 
-def parse_json(body: bytes, headers: Mapping[str, str], url: str, expect: tuple[str, ...]) -> dict[str, Any]:
-    """Parse an answer that must be a JSON object with certain keys.
+def parse_json(body: bytes, headers: Mapping[str, str], url: str) -> Any:
+    """Parse an answer that must be JSON.
 
     Raises:
-        CorruptAnswer: It is not JSON by its own words, does not parse, is no object, or lacks a key.
+        CorruptAnswer: It is not JSON by its own words, or does not parse.
     """
     kind = media_type(headers)
     if not (kind in ("application/json", "text/json") or kind.endswith("+json")):
         raise CorruptAnswer(f"{url} answered with {kind or 'no content type'}, not JSON")
     try:
-        value = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise CorruptAnswer(f"{url} answered with broken JSON ({error})") from error
+
+
+def check_object(value: Any, url: str, expect: tuple[str, ...]) -> dict[str, Any]:
+    """Return a JSON value if it is an object with certain keys.
+
+    Raises:
+        CorruptAnswer: It is no object, or lacks a key.
+    """
     if not isinstance(value, dict):
         raise CorruptAnswer(f"{url} answered with a JSON {type(value).__name__}, not an object")
     missing = [key for key in expect if key not in value]

@@ -14,18 +14,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from storage.errors import ParameterError
 from storage.layout import NAME_PATTERN
-from storage.schemas import SourceType, Trivium
+from storage.schemas import Band, SourceType, Trivium, band_of
 
 Archive = Literal["internet_archive", "chronicling_america", "hugging_face", "local_files"]
 Path_ = str | tuple[str, ...]
 
+UNKNOWN_AUTHORITY = 0.5
 BUNDLED = Path(__file__).with_name("catalogue.toml")
 
 _ROWS = frozenset({"columns", "rows_per_item", "first_row", "scan_rows"})
 ARCHIVE_KEYS: dict[str, frozenset[str]] = {
     "internet_archive": frozenset({"query", "sorts", "requests_per_second", "max_file_bytes"}),
     "chronicling_america": frozenset(
-        {"date_from", "date_to", "facets", "front_pages_only", "api_per_minute", "text_per_minute"}
+        {
+            "date_from",
+            "date_to",
+            "facets",
+            "front_pages_only",
+            "api_per_minute",
+            "text_per_minute",
+            "block_seconds",
+            "bulk",
+            "pages_per_batch",
+        }
     ),
     "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files"}) | _ROWS,
     "local_files": frozenset({"path", "max_line_bytes"}) | _ROWS,
@@ -37,6 +48,7 @@ NOT_IN_REQUEST = frozenset(
         "requests_per_second",
         "api_per_minute",
         "text_per_minute",
+        "block_seconds",
         "target",
         "optional",
         "note",
@@ -111,7 +123,7 @@ class SourceSpec(_Strict):
     snapshot: str = Field(default="", description="State of the archive that the plan is frozen against.")
     year_filter: YearFilter | None = None
     min_text_chars: int = Field(default=20, ge=1)
-    max_text_chars: int = Field(default=2_000_000, ge=100)
+    max_text_chars: int = Field(default=50_000_000, ge=100, description="Longer texts are rejected, never cut.")
 
     query: str = Field(default="", description="Internet Archive: what to search for.")
     sorts: str = Field(default="", description="Internet Archive: sort fields of the search, comma-separated.")
@@ -124,6 +136,9 @@ class SourceSpec(_Strict):
     front_pages_only: bool = False
     api_per_minute: float | None = Field(default=None, gt=0, le=60_000)
     text_per_minute: float | None = Field(default=None, gt=0, le=60_000)
+    block_seconds: float | None = Field(default=None, ge=0, description="How long the archive shuts out a fast client.")
+    bulk: bool = Field(default=False, description="Read the bulk files of recognised text, not page by page.")
+    pages_per_batch: int = Field(default=2000, ge=1, description="Most pages out of one bulk file.")
 
     repo: str = Field(default="", description="Hugging Face: namespace/name of the dataset.")
     config: str = ""
@@ -161,6 +176,16 @@ class SourceSpec(_Strict):
         if self.min_text_chars > self.max_text_chars:
             raise ValueError(f"min_text_chars {self.min_text_chars} exceeds max_text_chars {self.max_text_chars}")
         return self
+
+    @property
+    def band(self) -> Band:
+        """The authority band that the prior authority belongs to."""
+        return band_of(UNKNOWN_AUTHORITY if self.prior_authority is None else self.prior_authority)
+
+    @property
+    def limit_name(self) -> str:
+        """Name of the global concurrency limit that all workers share for the archive; files need none."""
+        return "" if self.archive == "local_files" else f"archive-{self.archive.replace('_', '-')}"
 
     def outside_years(self, year: int | None) -> str | None:
         """Return the reason for which a document of this year is not kept, if there is one."""

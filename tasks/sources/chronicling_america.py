@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from yarl import URL
 
 from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
+from tasks.sources.answers import check_object, media_type, parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.dates import year_of
-from tasks.sources.http import ArchiveClient, Clock, Tally, courteous_rate, is_loopback
-from tasks.sources.source import Connection, Document, Pace, Reject, reserve, settle
+from tasks.sources.http import ArchiveClient, Tally
+from tasks.sources.library_of_congress import LibraryClients
+from tasks.sources.newspaper_pages import WORDS, full_text, plan_page, text_address
+from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
+from tasks.sources.web import Web
 
 PAGE_SIZE = 100
 DEPTH_LIMIT = 100_000
 """The search shows nothing past this many hits, so a slice with as many is cut in two."""
-PUBLIC_API_PER_MINUTE = 20.0
-PUBLIC_TEXT_PER_MINUTE = 150.0
-BLOCK_SECONDS = 3600.0
-"""How long loc.gov shuts out a client that was too fast; its 429 names no pause."""
-
-_WORDS = "word-coordinates-service"
-_SEGMENT = re.compile(r"/service/[\w./:-]+\.xml", re.ASCII)
-_PAGE_URL = re.compile(
-    r"/(?:resource|item)/(?P<lccn>[\w-]+)/(?P<day>\d{4}-\d{2}-\d{2})/(?P<edition>ed-\d+)/?$", re.ASCII
-)
-_IMAGE_TITLE = re.compile(r"^Image \d+ of ")
+API_PER_MINUTE = 18.0
+TEXT_PER_MINUTE = 135.0
+"""A tenth below the limits that loc.gov published in 2026: 20 and 150 a minute."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +44,13 @@ class Slice:
 
 @asynccontextmanager
 async def open_chronicling_america(
-    spec: SourceSpec, connection: Connection, pace: Pace, current_year: int, clock: Clock | None = None
+    spec: SourceSpec, connection: Connection, pace: Pace, web: Web, current_year: int
 ) -> AsyncIterator[ChroniclingAmerica]:
     """Open Chronicling America for one catalogue entry, with one pace for its search and one for its texts."""
-
-    def client(root: str, per_minute: float | None, public: float) -> ArchiveClient:
-        ceiling = None if per_minute is None else per_minute / 60
-        return ArchiveClient(
-            root,
-            requests_per_second=courteous_rate(pace.requests_per_second, ceiling, public / 60, root),
-            contact=connection.contact,
-            allowed_hosts=connection.allowed_hosts,
-            concurrency=pace.concurrency,
-            attempts=pace.attempts,
-            first_delay_seconds=pace.first_delay_seconds,
-            busy_pause_seconds=None if is_loopback(root) else BLOCK_SECONDS,
-            clock=clock,
-        )
-
-    async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(client(connection.loc_url, spec.api_per_minute, PUBLIC_API_PER_MINUTE))
-        texts = await stack.enter_async_context(
-            client(connection.loc_text_url, spec.text_per_minute, PUBLIC_TEXT_PER_MINUTE)
-        )
-        yield ChroniclingAmerica(spec, api, texts, current_year)
+    library = LibraryClients(spec, connection, pace, web)
+    api = library.client("search", connection.loc_url, spec.api_per_minute, API_PER_MINUTE)
+    texts = library.client("texts", connection.loc_text_url, spec.text_per_minute, TEXT_PER_MINUTE)
+    yield ChroniclingAmerica(spec, api, texts, current_year)
 
 
 class ChroniclingAmerica:
@@ -82,29 +61,33 @@ class ChroniclingAmerica:
         self._api = api
         self._texts = texts
         self._current_year = current_year
+        self._known: Mapping[str, Item] = NOTHING
 
-    async def plan(self, limit: int) -> list[Item]:
-        """Search the span of the catalogue entry, slice by slice.
+    async def count(self) -> int | None:
+        """Ask the search how many pages the span holds."""
+        return _hits(await self._search(self._span(), 1))
+
+    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
+        """Search the span of the catalogue entry, slice by slice, passing over what is known.
 
         Raises:
-            SourceUnavailable: The search fails, ignores the dates, or finds nothing.
+            SourceUnavailable: The search cannot be used, or ignores the dates.
         """
-        if self._spec.date_from is None or self._spec.date_to is None:
-            raise SourceUnavailable(f"source {self._spec.name!r} names no dates; set date_from and date_to")
+        self._known = known
         pages: dict[str, Item] = {}
-        whole, wanted = Slice(self._spec.date_from, self._spec.date_to), reserve(limit)
+        whole, wanted = self._span(), reserve(limit)
         try:
             # A half with too few pages leaves a gap that the next round fills from the halves that have more.
             while len(pages) < wanted and await self._collect(whole, wanted - len(pages), pages):
                 pass
         except ItemUnavailable as error:
             raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
-        if not pages:
-            raise SourceUnavailable(
-                f"source {self._spec.name!r}: no newspaper pages from {self._spec.date_from} to {self._spec.date_to}; "
-                "widen the dates"
-            )
         return list(pages.values())
+
+    def _span(self) -> Slice:
+        if self._spec.date_from is None or self._spec.date_to is None:
+            raise SourceUnavailable(f"source {self._spec.name!r} names no dates; set date_from and date_to")
+        return Slice(self._spec.date_from, self._spec.date_to)
 
     async def _collect(self, span: Slice, quota: int, pages: dict[str, Item]) -> int:
         """Add up to `quota` pages of a slice; return how many were added.
@@ -128,7 +111,8 @@ class ChroniclingAmerica:
             for item in self._planned(answer["results"], span):
                 if len(pages) - before >= quota:
                     return quota
-                pages.setdefault(item.native_id, item)
+                if item.native_id not in self._known:
+                    pages.setdefault(item.native_id, item)
             number += 1
             if number > last or not answer["results"] or len(pages) - before >= quota:
                 return len(pages) - before
@@ -179,18 +163,11 @@ class ChroniclingAmerica:
         year = year_of(data["date"], self._current_year)
         if reason := self._spec.outside_years(year):
             raise ItemUnavailable(reason, f"the page is of {data['date']}")
-        if not data["segment"]:
-            raise ItemUnavailable("no-text", "the search names no text service for this page")
-        answer = await self._texts.get_json(
-            self._texts.url("text-services", _WORDS),
-            {"segment": data["segment"], "format": "alto_xml", "full_text": 1},
-            tally=tally,
-        )
-        text = full_text(answer)
+        text = await self._text(item, tally)
         if not text.strip():
             raise ItemUnavailable("no-text", "the page has no recognised text")
         return Document(
-            id=f"{self._spec.name}:{item.native_id}",
+            id=item_id(self._spec.name, item),
             source=self._spec.name,
             source_type=self._spec.source_type,
             text=text,
@@ -204,58 +181,25 @@ class ChroniclingAmerica:
             extra={key: data[key] for key in ("part_of", "lccn", "sequence", "place") if data[key]},
         )
 
-
-def plan_page(hit: Any) -> Item | None:
-    """Read one search hit as an item; none if it does not tell which page of which issue it is."""
-    if not isinstance(hit, dict):
-        return None
-    address = _first(hit.get("id")).replace("http://", "https://", 1)
-    parts = urlsplit(address)
-    known = _PAGE_URL.search(parts.path)
-    if known is None:
-        return None
-    sequence = next(iter(parse_qs(parts.query).get("sp", [])), "1")
-    lccn, day, edition = known["lccn"], known["day"], known["edition"]
-    title = _IMAGE_TITLE.sub("", _first(hit.get("title")))
-    return Item(
-        native_id=_first(hit.get("page_id")) or f"{lccn}/{day}/{edition}/seq-{sequence}",
-        url=address,
-        data={
-            "date": _first(hit.get("date")) or day,
-            "title": f"{title}, page {sequence}" if title else "",
-            "language": _first(hit.get("language")),
-            "lccn": lccn,
-            "sequence": sequence,
-            "place": ", ".join(filter(None, (_first(hit.get("location_city")), _first(hit.get("location_state"))))),
-            "part_of": f"{lccn}/{day}",
-            "segment": find_segment(hit),
-        },
-    )
-
-
-def find_segment(hit: dict[str, Any]) -> str:
-    """Return the path by which the text services know a page, or nothing."""
-    images = hit.get("image_url")
-    candidates = [*(images if isinstance(images, list) else [images]), hit.get("word_coordinates_url")]
-    for address in candidates:
-        if isinstance(address, str) and _WORDS in address:
-            for segment in parse_qs(urlsplit(address).query).get("segment", []):
-                if _SEGMENT.fullmatch(segment) and ".." not in segment:
-                    return segment
-    return ""
-
-
-def full_text(answer: dict[str, Any]) -> str:
-    """Return the text of a page; its key is the segment, but it is the only one, so the name is not relied on.
-
-    Raises:
-        CorruptAnswer: The answer does not hold exactly one page.
-    """
-    values = list(answer.values())
-    if len(values) != 1 or not isinstance(values[0], dict):
-        raise CorruptAnswer(f"the text service answered with {len(values)} entries, one page was asked for")
-    text = values[0].get("full_text")
-    return text if isinstance(text, str) else ""
+    async def _text(self, item: Item, tally: Tally) -> str:
+        segment = item.data["segment"]
+        if segment:
+            url = self._texts.url("text-services", WORDS)
+            answer = await self._texts.get_json(
+                url, {"segment": segment, "format": "alto_xml", "full_text": 1}, tally=tally
+            )
+            return full_text(answer)
+        # Some hits name no segment; the page's own record may still lead to its text.
+        record = await self._api.get_json(
+            self._api.base.join(URL(item.url).relative()), {"fo": "json", "at": "page,resource,segments"}, tally=tally
+        )
+        address = text_address(record, self._texts.base)
+        if address is None:
+            raise ItemUnavailable("no-text", "neither the search nor the page's record names a text")
+        body, headers = await self._texts.get_body(address, tally=tally)
+        if media_type(headers) == "text/plain":
+            return body.decode("utf-8", errors="replace")
+        return full_text(check_object(parse_json(body, headers, str(address)), str(address), ()))
 
 
 def _hits(answer: dict[str, Any]) -> int:
@@ -272,8 +216,3 @@ def _count(answer: dict[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise CorruptAnswer(f"the search answered with pagination.{key} = {value!r}, a number was expected")
     return value or 0
-
-
-def _first(value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return next((str(entry).strip() for entry in values if entry not in (None, "")), "")

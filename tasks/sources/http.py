@@ -1,30 +1,29 @@
-"""One polite HTTP client per archive host: paced, retrying, size-capped, and never redirected to strangers."""
+"""Asking an archive over HTTP: paced, retrying, size-capped, and never redirected to strangers."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
-import time
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import tenacity
-from aiolimiter import AsyncLimiter
 from yarl import URL
 
-from storage.errors import ArchiveBusy, CorruptAnswer, ItemUnavailable, TransientError
-from tasks.sources.answers import error_of, parse_json
+from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, TransientError
+from tasks.sources.answers import check_object, error_of, parse_json
+from tasks.sources.partial import PartialFile
+from tasks.sources.web import Web
 
-PRODUCT = "empirical-distrust/0.1"
 JSON_CAP_BYTES = 64 * 2**20
 LONGEST_BACKOFF_SECONDS = 60.0
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+HEADWAY_BYTES = 2**16
+"""A try that brought at least so many bytes of a file was not in vain and is not counted."""
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -44,114 +43,44 @@ class Tally:
         self.attempts = max(self.attempts, attempt)
 
 
-class Clock:
-    """The time and the waiting of a client, so that a test can hand in its own."""
-
-    def time(self) -> float:
-        """Return seconds from any fixed moment."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
-
-
-def user_agent(contact: str) -> str:
-    """Name this program and whom to write to, as archives ask."""
-    contact = re.sub(r"[^\x21-\x7e]+|[()]", " ", contact).strip()
-    return f"{PRODUCT} (+{contact})" if contact else f"{PRODUCT} (no contact given)"
-
-
-def limiter_for(requests_per_second: float) -> AsyncLimiter:
-    """Return a limiter that lets no burst pass: at most a tenth of a second's requests at once, at least one."""
-    at_once = max(1.0, requests_per_second / 10)
-    return AsyncLimiter(at_once, at_once / requests_per_second)
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a root URL is on this machine, where no public archive needs protection."""
-    return URL(url).host in LOOPBACK
-
-
-def courteous_rate(wanted: float, ceiling: float | None, public_ceiling: float, base_url: str) -> float:
-    """Return the requests a second to use: what is wanted, under the ceiling that holds for the archive.
-
-    A ceiling that the catalogue gives always holds. Where it gives none, the public archive's own limit holds,
-    unless the "archive" is a server on this machine.
-    """
-    if ceiling is None:
-        return wanted if is_loopback(base_url) else min(wanted, public_ceiling)
-    return min(wanted, ceiling)
-
-
 class ArchiveClient:
     """Asks one archive; an answer is data or an error of the tree in `storage.errors`.
 
     Args:
+        web: Session and paces.
         base_url: Root of the archive; redirects may lead to its host and that host's subdomains.
-        requests_per_second: The pace over all requests of this client.
-        contact: For the User-Agent.
+        requests_per_second: The pace of the host.
+        service: Which of the host's services, where each has a limit of its own.
         allowed_hosts: Further hosts that a redirect may lead to.
-        concurrency: Connections at most.
-        attempts: Tries per request; only transient errors are tried again.
+        attempts: Tries per request; only transient errors are tried again, and tries while the host is down for
+            everybody are not counted.
         first_delay_seconds: The first backoff; it doubles, with jitter.
-        longest_wait_seconds: An archive that asks for a longer pause gets it from the caller, who can let go of
-            the process meanwhile: the error is raised at once, with the pause.
-        busy_pause_seconds: The pause to assume for a 429 that names none.
-        timeout_seconds: Limit for connecting and for each silence while reading.
-        clock: Time and sleep.
+        block_seconds: How long the archive is known to shut out a client that was too fast.
     """
 
     def __init__(
         self,
+        web: Web,
         base_url: str,
         *,
         requests_per_second: float,
-        contact: str = "",
+        service: str = "",
         allowed_hosts: tuple[str, ...] = (),
-        concurrency: int = 10,
         attempts: int = 5,
         first_delay_seconds: float = 1.0,
-        longest_wait_seconds: float = 120.0,
-        busy_pause_seconds: float | None = None,
-        timeout_seconds: float = 90.0,
-        clock: Clock | None = None,
+        block_seconds: float | None = None,
     ) -> None:
         self.base = URL(base_url.rstrip("/"))
+        self.pace = web.pace_of(base_url, requests_per_second, service)
+        self._web = web
         self._hosts = (self.base.host or "", *allowed_hosts)
-        self._limiter = limiter_for(requests_per_second)
-        self._headers = {"User-Agent": user_agent(contact)}
-        self._concurrency = concurrency
         self._attempts = attempts
         self._backoff = tenacity.wait_exponential_jitter(
             multiplier=first_delay_seconds, jitter=first_delay_seconds, max=LONGEST_BACKOFF_SECONDS
         )
-        self._longest_wait = longest_wait_seconds
-        self._busy_pause = busy_pause_seconds
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=timeout_seconds, sock_connect=timeout_seconds, sock_read=timeout_seconds
-        )
-        self._clock = clock or Clock()
-        self._not_before = 0.0
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        # A proxy of the environment has no business between this process and a server on the same machine.
-        self._session = aiohttp.ClientSession(
-            headers=self._headers,
-            timeout=self._timeout,
-            connector=aiohttp.TCPConnector(limit=self._concurrency),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=not is_loopback(str(self.base)),
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._block_seconds = block_seconds
+        self._known_good: URL | None = None
+        self._probing = asyncio.Lock()
 
     def url(self, *segments: str, keep_slashes: bool = False) -> URL:
         """Build a URL below the root; every segment is untrusted and quoted."""
@@ -170,103 +99,171 @@ class ArchiveClient:
 
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
-            CorruptAnswer: The answer kept being no such object.
             ArchiveBlocked: A web page came in place of data.
+            CorruptAnswer: The answer kept being no such object.
             ItemUnavailable: There is no such thing, or it is not for us.
         """
-        if params:
-            url = url.update_query({key: str(value) for key, value in params.items()})
+        url = _with_params(url, params)
 
         async def ask() -> dict[str, Any]:
-            body, headers = await self._ask(url, JSON_CAP_BYTES, wants_json=True)
-            return parse_json(body, headers, str(url), expect)
+            body, headers = await self._ask(url, JSON_CAP_BYTES)
+            return check_object(parse_json(body, headers, str(url)), str(url), expect)
 
-        return await self._persist(ask, tally or Tally())
+        return await self._persist(ask, tally)
 
-    async def get_bytes(
-        self, url: URL, *, cap: int, size: int | None = None, md5: str | None = None, tally: Tally | None = None
-    ) -> bytes:
-        """Get a file whole; its size and MD5 are verified when given.
+    async def get_body(
+        self,
+        url: URL,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        cap: int = JSON_CAP_BYTES,
+        tally: Tally | None = None,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Get a body of any type but a web page, with its headers; raises as `get_json`."""
+        url = _with_params(url, params)
+        return await self._persist(lambda: self._ask(url, cap), tally)
+
+    async def save(
+        self,
+        url: URL,
+        to: Path,
+        *,
+        cap: int,
+        size: int | None = None,
+        checksum: tuple[str, str] | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """Save a file whole; an attempt that breaks off leaves ``*.part``, which the next one continues.
+
+        Args:
+            url: The file.
+            to: Where it appears once size and checksum are verified.
+            cap: Most bytes.
+            size: Its size, where the archive lists it.
+            checksum: Algorithm of `hashlib` and hex digest, where the archive lists one. Without one, nothing
+                could tell a wrong continuation, so each attempt starts over.
+            tally: Counts the tries that made no headway.
 
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
             CorruptAnswer: Size or checksum kept being wrong.
             ItemUnavailable: There is no such file, it is not for us, or it exceeds `cap` bytes.
         """
+        part = PartialFile(to.with_name(f"{to.name}.part"), cap=cap, size=size, checksum=checksum)
 
-        async def ask() -> bytes:
-            body, _ = await self._ask(url, cap, wants_json=False)
-            if size is not None and len(body) != size:
-                raise CorruptAnswer(f"{url} gave {len(body)} bytes, the archive lists {size}")
-            if md5 and (found := hashlib.md5(body, usedforsecurity=False).hexdigest()) != md5.lower():
-                raise CorruptAnswer(f"{url} has MD5 {found}, the archive lists {md5}")
-            return body
+        async def ask() -> None:
+            if not part.is_complete:
+                await self._turn(lambda: self._append(url, part), url)
+            await asyncio.to_thread(part.verify, str(url))
+            os.replace(part.path, to)
 
-        return await self._persist(ask, tally or Tally())
+        await self._persist(ask, tally, headway=lambda: part.kept)
 
-    async def _persist(self, ask: Callable[[], Awaitable[Got]], tally: Tally) -> Got:
+    async def _append(self, url: URL, part: PartialFile) -> None:
+        async with self._follow(url, {"Accept-Encoding": "identity", **part.request_headers()}) as response:
+            if response.status == 416:
+                part.discard()
+                raise CorruptAnswer(f"{url} has no bytes past {part.kept}; starting over")
+            part.accept(response.status, response.headers)
+            if response.status != 206:
+                self._check(response, url, wants_data=False)
+            with part.open() as file:
+                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    file.write(chunk)
+                    part.check_cap(file.tell(), str(url))
+
+    async def _persist(
+        self,
+        ask: Callable[[], Awaitable[Got]],
+        tally: Tally | None,
+        headway: Callable[[], int] = lambda: 0,
+    ) -> Got:
+        tally = tally or Tally()
+        tries, reached, answers = 0, headway(), self.pace.answers
+
+        def give_up(state: tenacity.RetryCallState) -> bool:
+            nonlocal tries, reached, answers
+            host_wide = self.pace.is_down or (_asked_pause(state) and 0 < self.pace.answers == answers)
+            if host_wide:
+                return False  # it says nothing about this request; `HostPace.turn` knows when patience ends
+            if (now := headway()) >= reached + HEADWAY_BYTES:
+                tries, reached = 0, now
+            tries, answers = tries + 1, self.pace.answers
+            return tries >= self._attempts
+
+        def delay(state: tenacity.RetryCallState) -> float:
+            # A pause that the archive asked for holds back all requests to it, in `HostPace.turn`.
+            return 0.0 if self.pace.is_down or _asked_pause(state) else self._backoff(state)
+
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            stop=self._give_up,
-            wait=self._delay,
-            sleep=self._clock.sleep,
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=give_up,
+            wait=delay,
+            sleep=self._web.clock.sleep,
             reraise=True,
         )
         async for attempt in retrying:
+            tally.count(tries + 1)
             with attempt:
-                tally.count(attempt.retry_state.attempt_number)
                 return await ask()
         raise AssertionError("a retry loop ended without a result")  # pragma: no cover
 
-    def _give_up(self, state: tenacity.RetryCallState) -> bool:
-        return state.attempt_number >= self._attempts or _asked_pause(state) > self._longest_wait
+    async def _ask(self, url: URL, cap: int) -> tuple[bytes, Mapping[str, str]]:
+        async def get() -> tuple[bytes, Mapping[str, str]]:
+            async with self._follow(url, {}) as response:
+                self._check(response, url, wants_data=True)
+                body = await _read(response, cap)
+            self._known_good = url
+            return body, response.headers
 
-    def _delay(self, state: tenacity.RetryCallState) -> float:
-        # A pause that the archive asked for holds back the whole client, see _wait_turn; here only backoff.
-        return 0.0 if _asked_pause(state) else self._backoff(state)
+        return await self._turn(get, url)
 
-    async def _wait_turn(self, url: URL) -> None:
-        left = self._not_before - self._clock.time()
-        if left > self._longest_wait:
-            raise ArchiveBusy(f"{url.host} asked for a pause of {left:.0f} s more", left)
-        if left > 0:
-            await self._clock.sleep(left)
-        await self._limiter.acquire()
+    def _check(self, response: aiohttp.ClientResponse, url: URL, *, wants_data: bool) -> None:
+        error = error_of(
+            response.status, response.headers, str(url), wants_json=wants_data, block_seconds=self._block_seconds
+        )
+        if error is not None:
+            raise error
 
-    async def _ask(self, url: URL, cap: int, *, wants_json: bool) -> tuple[bytes, Mapping[str, str]]:
-        await self._wait_turn(url)
+    async def _turn(self, request: Callable[[], Awaitable[Got]], url: URL) -> Got:
+        """Wait until the host may be asked; while it is down, make sure first that it is back."""
+        await self.pace.turn()
+        if self.pace.is_down and self._known_good is not None:
+            known = self._known_good
+            async with self._probing:
+                if self.pace.is_down:
+                    await self._heard(lambda: self._probe(known), known)
+                    await self.pace.turn()
+        return await self._heard(request, url)
+
+    async def _probe(self, url: URL) -> None:
+        async with self._follow(url, {}) as response:
+            self._check(response, url, wants_data=True)
+            await _read(response, JSON_CAP_BYTES)
+
+    async def _heard(self, request: Callable[[], Awaitable[Got]], url: URL) -> Got:
+        """Send a request, say what its failure means, and tell the host's pace of it."""
         try:
-            async with self._follow(url, compressed=wants_json) as response:
-                error = error_of(
-                    response.status,
-                    response.headers,
-                    str(url),
-                    wants_json=wants_json,
-                    busy_pause_seconds=self._busy_pause,
-                )
-                if error is not None:
-                    self._hold_back(error)
-                    raise error
-                return await _read(response, cap), response.headers
+            got = await request()
         except aiohttp.ClientPayloadError as error:
             raise CorruptAnswer(f"{url} broke off in the middle ({error})") from error
         except aiohttp.InvalidURL as error:
             raise ItemUnavailable("bad-url", f"{url!s} cannot be asked for") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise ArchiveBusy(f"{url} could not be read ({type(error).__name__}: {error})") from error
-
-    def _hold_back(self, error: Exception) -> None:
-        if isinstance(error, ArchiveBusy) and error.retry_after_seconds:
-            self._not_before = max(self._not_before, self._clock.time() + error.retry_after_seconds)
+            busy = ArchiveBusy(f"{url} could not be read ({type(error).__name__}: {error})")
+            self.pace.hear(busy)
+            raise busy from error
+        except DistrustError as error:
+            self.pace.hear(error)
+            raise
+        self.pace.hear(None)
+        return got
 
     @asynccontextmanager
-    async def _follow(self, url: URL, *, compressed: bool) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise RuntimeError("the client is not open; use it as an async context manager")
-        headers = {} if compressed else {"Accept-Encoding": "identity"}
+    async def _follow(self, url: URL, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         start = url
         for _ in range(_MAX_REDIRECTS + 1):
-            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            async with self._web.session_to(url).get(url, headers=headers, allow_redirects=False) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or not location:
                     yield response
@@ -286,9 +283,17 @@ class ArchiveClient:
         return target
 
 
-def _asked_pause(state: tenacity.RetryCallState) -> float:
+def _with_params(url: URL, params: Mapping[str, str | int] | None) -> URL:
+    return url.update_query({key: str(value) for key, value in params.items()}) if params else url
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and not isinstance(error, ArchiveAway)
+
+
+def _asked_pause(state: tenacity.RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    return (error.retry_after_seconds or 0.0) if isinstance(error, ArchiveBusy) else 0.0
+    return isinstance(error, ArchiveBusy) and bool(error.retry_after_seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:

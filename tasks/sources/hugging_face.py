@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.ranges import RangeReader
 from tasks.sources.rows import columns_of, map_row
-from tasks.sources.source import Connection, Document, Reject, reserve
+from tasks.sources.source import NOTHING, Connection, Document, Reject, reserve
 
 DEFAULT_SCAN_ROWS = 1_000_000
 
@@ -49,7 +49,11 @@ class HuggingFaceDataset:
         """Close the open stream."""
         await self._reader.close()
 
-    async def plan(self, limit: int) -> list[Item]:
+    async def count(self) -> int | None:
+        """The Hub does not tell in general how many rows there are."""
+        return None
+
+    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the rows into ranges, enough for `limit` documents; the rows themselves are not read.
 
         The Hub does not tell in general how many rows there are: ranges past the end hold nothing. With a year
@@ -59,7 +63,8 @@ class HuggingFaceDataset:
             SourceUnavailable: The dataset does not exist, is gated, or needs a script.
             ArchiveBusy: The Hub cannot be reached now.
         """
-        revision = self._spec.revision
+        # Rows that are added to a plan come from the commit that it was frozen at.
+        revision = next((str(item.data["revision"]) for item in known.values()), self._spec.revision)
         if not _COMMIT.fullmatch(revision):
             revision = await asyncio.to_thread(self._resolve, revision)
         rows = reserve(limit) * 2
@@ -67,15 +72,21 @@ class HuggingFaceDataset:
             rows = max(rows, self._spec.scan_rows or DEFAULT_SCAN_ROWS)
         if self._spec.scan_rows is not None:
             rows = min(rows, self._spec.scan_rows)
-        step, first = self._spec.rows_per_item, self._spec.first_row
+        step, start = self._spec.rows_per_item, self._spec.first_row
+        while self._range_id(start) in known:
+            start += step
+        end = start + rows
         return [
             Item(
-                native_id=f"{self._spec.repo}:{self._spec.split}:{start}",
+                native_id=self._range_id(at),
                 url=dataset_page(self._spec.repo, revision),
-                data={"revision": revision, "start": start, "rows": min(step, first + rows - start)},
+                data={"revision": revision, "start": at, "rows": min(step, end - at)},
             )
-            for start in range(first, first + rows, step)
+            for at in range(start, end, step)
         ]
+
+    def _range_id(self, start: int) -> str:
+        return f"{self._spec.repo}:{self._spec.split}:{start}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one range of rows.

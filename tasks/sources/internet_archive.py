@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.dates import date_of, year_of
-from tasks.sources.http import ArchiveClient, Clock, Tally, courteous_rate
-from tasks.sources.source import Connection, Document, Pace, Reject, reserve, settle
+from tasks.sources.http import ArchiveClient, Tally
+from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
+from tasks.sources.web import Web, courteous_rate
 
 TEXT_FORMAT = "DjVuTXT"
 PUBLIC_REQUESTS_PER_SECOND = 2.0
@@ -24,51 +29,59 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 @asynccontextmanager
 async def open_internet_archive(
-    spec: SourceSpec, connection: Connection, pace: Pace, current_year: int, clock: Clock | None = None
+    spec: SourceSpec,
+    connection: Connection,
+    pace: Pace,
+    web: Web,
+    current_year: int,
+    workspace: Path | None = None,
 ) -> AsyncIterator[InternetArchive]:
     """Open the Internet Archive for one catalogue entry."""
     root = connection.archive_org_url
-    rate = courteous_rate(pace.requests_per_second, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root)
-    async with ArchiveClient(
+    client = ArchiveClient(
+        web,
         root,
-        requests_per_second=rate,
-        contact=connection.contact,
+        requests_per_second=courteous_rate(
+            pace.requests_per_second, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root
+        ),
         allowed_hosts=connection.allowed_hosts,
-        concurrency=pace.concurrency,
         attempts=pace.attempts,
         first_delay_seconds=pace.first_delay_seconds,
-        clock=clock,
-    ) as client:
-        yield InternetArchive(spec, client, current_year)
+    )
+    with TemporaryDirectory(prefix="distrust-") as temporary:
+        yield InternetArchive(spec, client, current_year, workspace or Path(temporary))
 
 
 class InternetArchive:
     """Items of the Internet Archive that a search finds; one document per item, its largest readable text."""
 
-    def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int) -> None:
+    def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
         self._spec = spec
         self._client = client
         self._current_year = current_year
+        self._workspace = workspace
 
-    async def plan(self, limit: int) -> list[Item]:
-        """Enumerate the search, in the order of the archive.
+    async def count(self) -> int | None:
+        """Ask the search for its total."""
+        total = (await self._page("", MIN_PAGE)).get("total")
+        return total if isinstance(total, int) else None
+
+    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
+        """Enumerate the search, in the order of the archive, passing over what is known.
 
         Raises:
-            SourceUnavailable: The search fails or finds nothing.
+            SourceUnavailable: The search cannot be used.
             CorruptAnswer: The listing ends early or turns in a circle.
         """
         try:
-            identifiers = await self._enumerate(reserve(limit))
+            identifiers = await self._enumerate(reserve(limit), known)
         except ItemUnavailable as error:
             raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
-        if not identifiers:
-            raise SourceUnavailable(
-                f"source {self._spec.name!r}: the search {self._spec.query!r} finds nothing; change its query"
-            )
         return [Item(native_id=name, url=self._details(name)) for name in identifiers]
 
-    async def _enumerate(self, wanted: int) -> list[str]:
+    async def _enumerate(self, wanted: int, known: Mapping[str, Item]) -> list[str]:
         found: dict[str, None] = {}
+        seen: set[str] = set()
         first_of_page: set[str] = set()
         cursor, with_count = "", True
         while True:
@@ -81,12 +94,13 @@ class InternetArchive:
                 with_count = False
                 continue
             first_of_page.update(names[:1])
-            found.update(dict.fromkeys(names))
+            seen.update(names)
+            found.update(dict.fromkeys(name for name in names if name not in known))
             cursor = str(page.get("cursor") or "")
             if len(found) >= wanted:
                 return list(found)[:wanted]
             if not cursor:
-                self._check_complete(page, len(found))
+                self._check_complete(page, len(seen))
                 return list(found)
             if not names:
                 raise CorruptAnswer(f"the search {self._spec.query!r} sends an empty page with a cursor")
@@ -125,16 +139,28 @@ class InternetArchive:
         identifier = item.native_id
         if not _IDENTIFIER.fullmatch(identifier):
             raise ItemUnavailable("bad-identifier", f"{identifier!r} is no identifier of the archive")
-        answer = await self._client.get_json(self._client.url("metadata", identifier), tally=tally)
+        answer = await self._metadata(identifier, tally)
         metadata = check_item(answer, identifier)
-        file = choose_text(answer)
         year = year_of(first(metadata.get("date")), self._current_year)
         if year is None:
             year = year_of(first(metadata.get("year")), self._current_year)
         if reason := self._spec.outside_years(year):
             raise ItemUnavailable(reason, f"metadata.date is {metadata.get('date')!r}")
-        text = await self._download(identifier, file, tally)
+        file = choose_text(answer)
+        try:
+            text = await self._download(identifier, file, tally)
+        except ItemUnavailable as error:
+            if error.reason != "not-found":
+                raise
+            # A file may have been renamed since the metadata was written, so they are read once more.
+            again = choose_text(await self._metadata(identifier, tally))
+            if again == file:
+                raise
+            file, text = again, await self._download(identifier, again, tally)
         return self._described(item, metadata, str(file["name"]), year, text)
+
+    async def _metadata(self, identifier: str, tally: Tally) -> dict[str, Any]:
+        return await self._client.get_json(self._client.url("metadata", identifier), tally=tally)
 
     async def _download(self, identifier: str, file: dict[str, Any], tally: Tally) -> str:
         name = str(file["name"])
@@ -143,13 +169,18 @@ class InternetArchive:
         size = _integer(file.get("size"))
         if size is not None and size > self._spec.max_file_bytes:
             raise ItemUnavailable("too-large", f"{name} has {size} bytes, the cap is {self._spec.max_file_bytes}")
-        body = await self._client.get_bytes(
+        # The name on disk is made here; neither the identifier nor the file's name has a say in it.
+        path = self._workspace / hashlib.sha256(f"{identifier}/{name}".encode()).hexdigest()[:32]
+        await self._client.save(
             self._client.url("download", identifier, name, keep_slashes=True),
+            path,
             cap=self._spec.max_file_bytes,
             size=size,
-            md5=str(file["md5"]) if file.get("md5") else None,
+            checksum=("md5", str(file["md5"])) if file.get("md5") else None,
             tally=tally,
         )
+        body = await asyncio.to_thread(path.read_bytes)
+        path.unlink()
         return body.decode("utf-8", errors="replace")
 
     def _described(self, item: Item, metadata: dict[str, Any], name: str, year: int | None, text: str) -> Document:
@@ -161,7 +192,7 @@ class InternetArchive:
         if isinstance(metadata.get("part_of"), str):
             extra["part_of"] = metadata["part_of"]
         return Document(
-            id=f"{self._spec.name}:{item.native_id}",
+            id=item_id(self._spec.name, item),
             source=self._spec.name,
             source_type=self._spec.source_type,
             text=text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.ranges import RangeReader
 from tasks.sources.rows import map_row
-from tasks.sources.source import Document, Reject, reserve
+from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 PARQUET = ".parquet"
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", PARQUET)
@@ -50,7 +50,11 @@ class LocalFiles:
         """Close what is open."""
         await self._reader.close()
 
-    async def plan(self, limit: int) -> list[Item]:
+    async def count(self) -> int | None:
+        """Nobody counts the rows before they are read."""
+        return None
+
+    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the files into ranges of rows, enough for `limit` documents.
 
         With a year filter nobody knows how many rows that takes: then up to `scan_rows` rows, or all of them.
@@ -68,9 +72,11 @@ class LocalFiles:
                     return items
                 size = self._path(file).stat().st_size
                 data = {"file": file, "file_bytes": size, "start": start, "rows": rows}
-                items.append(Item(native_id=f"{file}:{start}", url=file, data=data))
-                planned += rows
-        if not items:
+                item = Item(native_id=f"{file}:{start}", url=file, data=data)
+                if item.native_id not in known:
+                    items.append(item)
+                    planned += rows
+        if not items and not known:
             raise SourceUnavailable(f"source {self._spec.name!r}: the files in {self._root} hold no rows")
         return items
 

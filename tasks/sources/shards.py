@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,18 +16,26 @@ from typing import Any
 
 import pyarrow as pa
 
+from storage.atomic import full_disk_explained
 from storage.errors import ArchiveBusy
 from storage.manifest import digest_of
-from storage.parquet import count_rows, read_shard, write_shard
+from storage.parquet import ShardWriter, count_rows, iterate_rows, open_shard, read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
-from storage.text import clean_text, compose
+from storage.text import compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
-from tasks.sources.source import ARCHIVE_BUSY, Document, Reject, Source
+from tasks.sources.source import PASSING, Document, Reject, Source, item_id
 
-BUSY_IN_A_ROW = 3
-"""So many items in a row that an archive does not answer for mean that it is the archive, not the item."""
+UNANSWERED_IN_A_ROW = 20
+"""So many items in a row that could not be had for now mean that it is the archive, not the items."""
+LOOK_AHEAD = 4
+"""How many times `concurrency` items may be under way or waiting for an earlier, slower one."""
+BUFFER_CHARS = 16 * 2**20
+"""Documents are gathered up to this size before they go to disk."""
 SHORT_FIELD_CHARS = 1000
+
+Watch = Callable[["Document | Reject"], None]
+"""Called for every outcome of a shard as it comes in; must not block."""
 
 
 @dataclass(frozen=True)
@@ -47,43 +55,99 @@ def request_key(spec: SourceSpec, limit: int) -> str:
 
 
 def items_per_shard(spec: SourceSpec) -> int:
-    """Return how many items make a shard of a size that a retry can afford to lose and memory can hold."""
+    """Return how many items make a shard of a size that a retry can afford to lose."""
     match spec.archive:
         case "internet_archive":
             return 50
         case "chronicling_america":
-            return 200
+            return 1 if spec.bulk else 200
         case _:
             return max(1, 2000 // spec.rows_per_item)
 
 
 async def fetch_shard(
-    source: Source, spec: SourceSpec, shard: ShardSpec, folder: Path, concurrency: int, room: int
+    source: Source,
+    spec: SourceSpec,
+    shard: ShardSpec,
+    folder: Path,
+    concurrency: int,
+    room: int,
+    watch: Watch = lambda outcome: None,
 ) -> ShardOutcome:
     """Fetch a shard's items, `concurrency` at a time, and write at most `room` documents in the items' order.
 
     The shard's file appears last and carries the shard's key, so that it exists means that the shard is finished.
 
     Raises:
-        ArchiveBusy: The archive wants a pause, or answers for several items in a row with nothing.
+        ArchiveBusy: The archive is away, or many items in a row cannot be had for now.
         SourceUnavailable: The whole source cannot be read.
+        StoreError: The disk is full.
     """
-    documents: list[dict[str, Any]] = []
     rejects: list[Reject] = []
-    seen: set[str] = set()
-    cut_short = False
-    async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency)) as outcomes:
-        async for outcome in outcomes:
-            checked = _checked(outcome, spec, seen)
-            if isinstance(checked, Reject):
-                rejects.append(checked)
-            else:
+    with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
+        buffer = _Buffer(file)
+        seen: set[str] = set()
+        cut_short = False
+        async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency)) as outcomes:
+            async for outcome in outcomes:
+                checked = _checked(outcome, spec, seen)
+                watch(checked)
+                if isinstance(checked, Reject):
+                    rejects.append(checked)
+                    continue
                 seen.add(checked.id)
-                documents.append(_row(checked))
-                if cut_short := len(documents) >= room:
+                await buffer.add(checked)
+                if cut_short := len(seen) >= room:
                     break
-    tags = {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
-    return await asyncio.to_thread(_write, folder, shard, documents, rejects, tags)
+        await buffer.flush()
+        file.tag({SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {}))
+        await asyncio.to_thread(_write_rejects, folder, shard, rejects)
+    return read_outcome(folder, shard)
+
+
+def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path) -> list[Item]:
+    """Return the items of a finished shard that were rejected for a reason that may have passed."""
+    rejected = {reject.id for reject in _read_rejects(folder, shard) if reject.reason in PASSING}
+    return [item for item in shard.items if item_id(spec.name, item) in rejected]
+
+
+async def retry_shard(
+    source: Source,
+    spec: SourceSpec,
+    shard: ShardSpec,
+    folder: Path,
+    concurrency: int,
+    watch: Watch = lambda outcome: None,
+) -> ShardOutcome:
+    """Fetch those items of a finished shard again that could not be had; what comes is added to the shard.
+
+    The documents are written before the rejects, so that a process that dies in between leaves an item in both,
+    never in none; such a reject is dropped by the next retry.
+    """
+    items = items_to_retry(spec, shard, folder)
+    again = {item_id(spec.name, item) for item in items}
+    kept = [reject for reject in _read_rejects(folder, shard) if reject.id not in again]
+    tags = read_tags(folder / shard.file)
+    with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
+        seen: set[str] = set()
+        for batch in iterate_rows(folder / shard.file, RAW_SCHEMA):
+            seen.update(batch.column("id").to_pylist())
+            await asyncio.to_thread(file.write_batch, batch)
+        buffer = _Buffer(file)
+        left = [item for item in items if item_id(spec.name, item) not in seen]
+        async with aclosing(_outcomes(source, left, concurrency)) as outcomes:
+            async for outcome in outcomes:
+                checked = _checked(outcome, spec, seen)
+                watch(checked)
+                if isinstance(checked, Reject):
+                    kept.append(checked)
+                else:
+                    seen.add(checked.id)
+                    await buffer.add(checked)
+        await buffer.flush()
+        file.tag(tags)
+    await asyncio.to_thread(_write_rejects, folder, shard, kept)
+    return read_outcome(folder, shard)
 
 
 def read_outcome(folder: Path, shard: ShardSpec) -> ShardOutcome:
@@ -109,51 +173,72 @@ def storable(text: str) -> str:
 async def _outcomes(source: Source, items: Iterable[Item], concurrency: int) -> AsyncGenerator[Document | Reject, None]:
     """Yield the outcomes of all items in order while later items are already on their way."""
     remaining = iter(items)
-    running: deque[asyncio.Task[list[Document | Reject]]] = deque()
-    answered, silent = 0, 0
+    window: deque[asyncio.Task[list[Document | Reject]]] = deque()
+    turns = asyncio.Semaphore(concurrency)
+    unanswered = 0
+
+    async def collect(item: Item) -> list[Document | Reject]:
+        async with turns:
+            return [outcome async for outcome in source.fetch(item)]
 
     def start_next() -> None:
         item = next(remaining, None)
         if item is not None:
-            running.append(asyncio.create_task(_collect(source, item)))
+            window.append(asyncio.create_task(collect(item)))
 
     try:
-        for _ in range(max(1, concurrency)):
+        for _ in range(LOOK_AHEAD * concurrency):
             start_next()
-        while running:
-            outcomes = await running[0]
-            running.popleft()
+        while window:
+            outcomes = await window[0]
+            window.popleft()
             start_next()
-            unanswered = [o for o in outcomes if isinstance(o, Reject) and o.reason == ARCHIVE_BUSY]
-            answered, silent = (answered, silent + 1) if unanswered else (answered + 1, 0)
-            if unanswered and (silent >= BUSY_IN_A_ROW or not (answered or running)):
-                raise ArchiveBusy(f"the archive did not answer for {silent} items in a row; {unanswered[-1].detail}")
+            passing = [o for o in outcomes if isinstance(o, Reject) and o.reason in PASSING]
+            unanswered = unanswered + 1 if passing else 0
+            if unanswered >= UNANSWERED_IN_A_ROW:
+                raise ArchiveBusy(f"{unanswered} items in a row could not be had for now; {passing[-1].detail}")
             for outcome in outcomes:
                 yield outcome
     finally:
-        for task in running:
+        for task in window:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-async def _collect(source: Source, item: Item) -> list[Document | Reject]:
-    return [outcome async for outcome in source.fetch(item)]
+        await asyncio.gather(*window, return_exceptions=True)
 
 
 def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Document | Reject:
-    """Clean a document and hold it against the bounds of its source."""
+    """Hold a document against the bounds of its source; its text is stored whole and as it is."""
     if isinstance(outcome, Reject):
         return outcome
-    text = clean_text(storable(outcome.text))  # what is stored is what is scored and trained on
-    if len(text.strip()) < spec.min_text_chars:
-        detail = f"{len(text.strip())} characters, at least {spec.min_text_chars} are needed"
+    text = storable(outcome.text)
+    length = len(text.strip())
+    if length < spec.min_text_chars:
+        detail = f"{length} characters, at least {spec.min_text_chars} are needed"
         return Reject(outcome.id, outcome.url, "too-short", detail)
+    if len(text) > spec.max_text_chars:
+        detail = f"{len(text)} characters, the cap is max_text_chars = {spec.max_text_chars}"
+        return Reject(outcome.id, outcome.url, "too-large", detail)
     if outcome.id in seen:
         return Reject(outcome.id, outcome.url, "duplicate-id", "an earlier document of this shard has the same id")
-    extra = outcome.extra
-    if len(text) > spec.max_text_chars:
-        text, extra = text[: spec.max_text_chars], {**extra, "truncated": True}
-    return dataclasses.replace(outcome, text=text, extra=extra)
+    return dataclasses.replace(outcome, text=text)
+
+
+class _Buffer:
+    """Gathers documents on their way to disk, so that a shard of long texts never lies in memory as a whole."""
+
+    def __init__(self, file: ShardWriter) -> None:
+        self._file = file
+        self._rows: list[dict[str, Any]] = []
+        self._chars = 0
+
+    async def add(self, document: Document) -> None:
+        self._rows.append(_row(document))
+        self._chars += len(document.text)
+        if self._chars >= BUFFER_CHARS:
+            await self.flush()
+
+    async def flush(self) -> None:
+        rows, self._rows, self._chars = self._rows, [], 0
+        await asyncio.to_thread(self._file.write, rows)
 
 
 def _row(document: Document) -> dict[str, Any]:
@@ -173,10 +258,8 @@ def _short(value: str | None) -> str | None:
     return " ".join(compose(storable(value)).split())[:SHORT_FIELD_CHARS] or None
 
 
-def _write(
-    folder: Path, shard: ShardSpec, documents: list[dict[str, Any]], rejects: list[Reject], tags: dict[str, str]
-) -> ShardOutcome:
-    reject_rows = [
+def _write_rejects(folder: Path, shard: ShardSpec, rejects: list[Reject]) -> None:
+    rows = [
         {
             "id": _short(reject.id) or "unknown",
             "url": _short(reject.url),
@@ -188,9 +271,12 @@ def _write(
     ]
     write_shard(
         folder / shard.rejects_file,
-        pa.Table.from_pylist(reject_rows, schema=REJECT_SCHEMA),
+        pa.Table.from_pylist(rows, schema=REJECT_SCHEMA),
         REJECT_SCHEMA,
-        tags,
+        {SHARD_KEY: shard.key},
     )
-    write_shard(folder / shard.file, pa.Table.from_pylist(documents, schema=RAW_SCHEMA), RAW_SCHEMA, tags)
-    return read_outcome(folder, shard)
+
+
+def _read_rejects(folder: Path, shard: ShardSpec) -> list[Reject]:
+    rows = read_shard(folder / shard.rejects_file, REJECT_SCHEMA).to_pylist()
+    return [Reject(row["id"], row["url"], row["reason"], row["detail"] or "", row["attempts"]) for row in rows]

@@ -8,20 +8,25 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from yarl import URL
 
-from storage.errors import ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
+from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.http import Tally
+from tasks.sources.web import Web
 
 ARCHIVE_ORG = "https://archive.org"
 LOC = "https://www.loc.gov"
 LOC_TEXT = "https://tile.loc.gov"
-ARCHIVE_BUSY = "archive-busy"
-"""Reason of an item for which the archive had no answer, though it named no pause: maybe only this item's server."""
+LOC_BULK = "https://chroniclingamerica.loc.gov"
+ARCHIVE_BUSY, CORRUPT_ANSWER = "archive-busy", "corrupt-answer"
+NOTHING: Mapping[str, Item] = MappingProxyType({})
+PASSING = frozenset({ARCHIVE_BUSY, CORRUPT_ANSWER})
+"""Reasons that may pass: items that were rejected for them are worth another try later."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Connection:
         archive_org_url: Root of the Internet Archive.
         loc_url: Root of the Library of Congress' JSON API.
         loc_text_url: Root of the Library of Congress' text services.
+        loc_bulk_url: Root of the Library of Congress' bulk files of recognised text.
         contact: E-mail address or URL for the User-Agent; archives throttle anonymous clients sooner.
         hf_token: Token of the Hugging Face Hub, for gated datasets and higher limits.
         allowed_hosts: Hosts to which a download may be redirected, besides the archive's own.
@@ -43,12 +49,13 @@ class Connection:
     archive_org_url: str = ARCHIVE_ORG
     loc_url: str = LOC
     loc_text_url: str = LOC_TEXT
+    loc_bulk_url: str = LOC_BULK
     contact: str = ""
     hf_token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("archive_org_url", "loc_url", "loc_text_url"):
+        for name in ("archive_org_url", "loc_url", "loc_text_url", "loc_bulk_url"):
             url = getattr(self, name)
             if not _is_web_root(url):
                 raise ParameterError(f"{name} {url!r} is not an absolute URL; write it like {ARCHIVE_ORG}")
@@ -61,6 +68,8 @@ class Connection:
             archive_org_url=values.get("DISTRUST_ARCHIVE_ORG_URL") or ARCHIVE_ORG,
             loc_url=values.get("DISTRUST_LOC_URL") or LOC,
             loc_text_url=values.get("DISTRUST_LOC_TEXT_URL") or LOC_TEXT,
+            # Whoever leads the search elsewhere does not want the public files.
+            loc_bulk_url=values.get("DISTRUST_LOC_BULK_URL") or values.get("DISTRUST_LOC_URL") or LOC_BULK,
             contact=values.get("DISTRUST_CONTACT") or "",
             hf_token=values.get("HF_TOKEN") or None,
         )
@@ -131,8 +140,17 @@ class Reject:
 class Source(Protocol):
     """An archive that is open for reading."""
 
-    async def plan(self, limit: int) -> list[Item]:
-        """List what must be read to get `limit` documents, in a stable order, with a reserve for rejects."""
+    async def count(self) -> int | None:
+        """Ask how many items there are, at the cost of a request or two; none if the archive does not tell."""
+        ...
+
+    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
+        """List what must be read to get `limit` documents, in a stable order, with a reserve for rejects.
+
+        Args:
+            limit: How many documents are wanted.
+            known: Items that an earlier plan holds, by native id; they are passed over.
+        """
         ...
 
     def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
@@ -149,7 +167,7 @@ async def settle(document: Awaitable[Document], source: str, item: Item, tally: 
     """Wait for an item's document; what cannot be had becomes a reject with its reason and tries.
 
     Raises:
-        ArchiveBusy: The archive asked for a pause, which concerns every item.
+        ArchiveAway: The archive is away, which concerns every item.
         SourceUnavailable: The whole source cannot be read.
     """
     try:
@@ -157,42 +175,55 @@ async def settle(document: Awaitable[Document], source: str, item: Item, tally: 
     except ItemUnavailable as error:
         reason, detail = error.reason, error.detail
     except CorruptAnswer as error:
-        reason, detail = "corrupt-answer", str(error)
+        reason, detail = CORRUPT_ANSWER, str(error)
+    except ArchiveAway:
+        raise
     except ArchiveBusy as error:
-        if error.retry_after_seconds:
-            raise
         reason, detail = ARCHIVE_BUSY, str(error)
-    return Reject(f"{source}:{item.native_id}", item.url, reason, detail, tally.attempts)
+    return Reject(item_id(source, item), item.url, reason, detail, tally.attempts)
 
 
-def open_source(
-    spec: SourceSpec, connection: Connection, pace: Pace, workspace: Path | None = None
-) -> AbstractAsyncContextManager[Source]:
-    """Open the archive that a catalogue entry names; close it with the context.
+def item_id(source: str, item: Item) -> str:
+    """Return the id of the one document, or reject, that an item becomes."""
+    return f"{source}:{item.native_id}"
 
-    Args:
-        spec: The catalogue entry.
-        connection: Where the archive is, and who is asking.
-        pace: How fast it is asked.
-        workspace: A folder of this source's own for what an interrupted read goes on from: half a file, the
-            position in a stream. Losing it costs time, never correctness. None: nothing is kept.
-    """
-    # The adapters import this module, and one of them imports `datasets`, which takes seconds to load.
-    current_year = datetime.now(UTC).year
-    match spec.archive:
-        case "internet_archive":
-            from tasks.sources.internet_archive import open_internet_archive
 
-            return open_internet_archive(spec, connection, pace, current_year)
-        case "chronicling_america":
-            from tasks.sources.chronicling_america import open_chronicling_america
+@dataclass(frozen=True)
+class Archives:
+    """What all sources of a process share: where the archives are, how fast they are asked, and the web to them."""
 
-            return open_chronicling_america(spec, connection, pace, current_year)
-        case "hugging_face":
-            from tasks.sources.hugging_face import open_hugging_face
+    connection: Connection
+    pace: Pace
+    web: Web
 
-            return open_hugging_face(spec, connection, current_year, workspace)
-        case "local_files":
-            from tasks.sources.local_files import open_local_files
+    def open(self, spec: SourceSpec, workspace: Path | None = None) -> AbstractAsyncContextManager[Source]:
+        """Open the archive that a catalogue entry names; close it with the context.
 
-            return open_local_files(spec, current_year)
+        Args:
+            spec: The catalogue entry.
+            workspace: A folder of this source's own for what an interrupted read goes on from: half a file, the
+                position in a stream. Losing it costs time, never correctness. None: nothing is kept.
+        """
+        # The adapters import this module, and one of them imports `datasets`, which takes seconds to load.
+        year = datetime.now(UTC).year
+        match spec.archive:
+            case "internet_archive":
+                from tasks.sources.internet_archive import open_internet_archive
+
+                return open_internet_archive(spec, self.connection, self.pace, self.web, year, workspace)
+            case "chronicling_america" if spec.bulk:
+                from tasks.sources.newspaper_batches import open_newspaper_batches
+
+                return open_newspaper_batches(spec, self.connection, self.pace, self.web, year, workspace)
+            case "chronicling_america":
+                from tasks.sources.chronicling_america import open_chronicling_america
+
+                return open_chronicling_america(spec, self.connection, self.pace, self.web, year)
+            case "hugging_face":
+                from tasks.sources.hugging_face import open_hugging_face
+
+                return open_hugging_face(spec, self.connection, year, workspace)
+            case "local_files":
+                from tasks.sources.local_files import open_local_files
+
+                return open_local_files(spec, year)

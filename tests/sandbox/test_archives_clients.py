@@ -26,7 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from datasets import load_dataset
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.source import Connection, Pace, open_source
+from tasks.sources.source import Archives, Connection, Pace
+from tasks.sources.web import Web
 
 found = {"rows": {}, "resumed": {}, "read": {}}
 catalogue = load_catalogue(Path(sys.argv[1]))
@@ -52,7 +53,8 @@ except Exception as error:
 async def read(spec):
     pace = Pace(requests_per_second=1000, first_delay_seconds=0.01)
     outcomes = []
-    async with open_source(spec, Connection.from_environment(), pace) as source:
+    connection = Connection.from_environment()
+    async with Web() as web, Archives(connection, pace, web).open(spec) as source:
         for item in await source.plan(spec.target):
             outcomes += [asdict(one) async for one in source.fetch(item)]
     return outcomes

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tasks.sources.http import Clock
+from tasks.sources.http import ArchiveClient
+from tasks.sources.pace import Clock
+from tasks.sources.web import Web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Mapping[str, Handler]], Awaitable[str]]
@@ -28,6 +32,17 @@ class FakeClock(Clock):
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+
+
+@asynccontextmanager
+async def client_to(
+    root: str, clock: Clock | None = None, *, requests_per_second: float = 1000.0, **options: Any
+) -> AsyncIterator[ArchiveClient]:
+    """Open a client of its own web; options of the web are told from those of the client by name."""
+    names = ("contact", "patience_seconds", "silence_seconds", "notify")
+    about_web = {name: options.pop(name) for name in names if name in options}
+    async with Web(clock=clock, **about_web) as web:
+        yield ArchiveClient(web, root, requests_per_second=requests_per_second, **options)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from multidict import CIMultiDict
 
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
-from tasks.sources.answers import error_of, parse_json, retry_after
+from tasks.sources.answers import check_object, error_of, parse_json, retry_after
 
 JSON = CIMultiDict({"Content-Type": "application/json; charset=utf-8"})
 HTML = CIMultiDict({"Content-Type": "text/html"})
@@ -64,16 +64,29 @@ def test_later_is_transient_even_as_a_web_page(status: int) -> None:
 def test_the_assumed_pause_holds_for_429_without_a_named_one() -> None:
     def pause(status: int, named: str | None = None) -> float | None:
         headers = CIMultiDict({"Retry-After": named} if named else {})
-        error = error_of(status, headers, "u", wants_json=True, busy_pause_seconds=3600)
+        error = error_of(status, headers, "u", wants_json=True, block_seconds=3600)
         assert isinstance(error, ArchiveBusy)
         return error.retry_after_seconds
 
     assert (pause(429), pause(429, "5"), pause(503)) == (3600, 5, None)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "overloaded"),
+    [(429, {}, True), (503, {"Retry-After": "1"}, True), (503, {}, False), (500, {"Retry-After": "1"}, False)],
+)
+def test_what_counts_as_too_many_requests(status: int, headers: dict[str, str], overloaded: bool) -> None:
+    error = error_of(status, CIMultiDict(headers), "u", wants_json=True)
+    assert isinstance(error, ArchiveBusy)
+    assert error.overloaded is overloaded
+
+
 def test_good_json_is_parsed() -> None:
     assert error_of(200, JSON, "u", wants_json=True) is None
-    assert parse_json(b'{"items": [], "total": 0}', JSON, "u", ("items",)) == {"items": [], "total": 0}
+    assert check_object(parse_json(b'{"items": [], "total": 0}', JSON, "u"), "u", ("items",)) == {
+        "items": [],
+        "total": 0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -88,4 +101,4 @@ def test_good_json_is_parsed() -> None:
 )
 def test_anything_else_is_corrupt(body: bytes, headers: CIMultiDict[str], words: str) -> None:
     with pytest.raises(CorruptAnswer, match=words):
-        parse_json(body, headers, "u", ("items",))
+        check_object(parse_json(body, headers, "u"), "u", ("items",))

@@ -100,7 +100,7 @@ def test_another_archive_forgets_the_keys_of_the_old_one(tmp_path: Path) -> None
         ),
         ("[historical_newspapers]\ndate_from = 1970-01-01\n", "date_from 1970-01-01 is after date_to"),
         ("[us_patents]\nyear_filter = { min = 1980 }\n", "min 1980 is after max 1969"),
-        ("[wikipedia]\nmin_text_chars = 5000000\n", "exceeds max_text_chars"),
+        ("[wikipedia]\nmin_text_chars = 50000001\n", "exceeds max_text_chars"),
         ('repo = "x"\n', "outside a table"),
         ("[wikipedia\n", "is not TOML"),
     ],

@@ -12,12 +12,11 @@ from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.chronicling_america import (
     Slice,
-    find_segment,
-    full_text,
     open_chronicling_america,
-    plan_page,
 )
-from tasks.sources.source import Connection, Document, Pace, Reject
+from tasks.sources.newspaper_pages import find_segment, full_text, plan_page
+from tasks.sources.source import Connection, Document, Pace, Reject, reserve
+from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, recorded
 
 SEGMENT = "/service/ndnp/curiv/batch_curiv_ocotillo_ver01/data/sn92070146/00414189696/1924112001/1270.xml"
@@ -64,10 +63,17 @@ class Library:
         self.segments: list[str] = []
         self.text: web.Response | None = None
         self.search_answer: web.Response | None = None
+        self.challenges_from = self.challenges = 0
+        self.records: dict[str, dict[str, Any]] = {}
+        self.plain_texts: dict[str, str] = {}
 
     async def open(self, serve: Serve) -> Connection:
-        root = await serve({"/collections/chronicling-america/": self.search})
-        texts = await serve({"/text-services/word-coordinates-service": self.words})
+        root = await serve(
+            {"/collections/chronicling-america/": self.search, "/resource/{lccn}/{day}/{edition}/": self.record}
+        )
+        texts = await serve(
+            {"/text-services/word-coordinates-service": self.words, "/storage-services/{name}": self.plain}
+        )
         return Connection(loc_url=root, loc_text_url=texts)
 
     async def search(self, request: web.Request) -> web.Response:
@@ -75,6 +81,8 @@ class Library:
         self.searches.append(query)
         if self.search_answer is not None:
             return self.search_answer
+        if self.challenges_from < len(self.searches) <= self.challenges_from + self.challenges:
+            return web.Response(status=403, text="<html>Just a moment...", content_type="text/html")
         assert (query["dl"], query["fo"], query["searchType"], query["qs"]) == ("page", "json", "advanced", "")
         start = date.fromisoformat("1850-01-01" if self.ignores_dates else query["start_date"])
         days = (date.fromisoformat(query["end_date"]) - date.fromisoformat(query["start_date"])).days + 1
@@ -92,6 +100,14 @@ class Library:
         assert request.query["full_text"] == "1"
         return self.text or web.json_response({"another-name.xml": {"full_text": "THE SUN\nshines", "height": "1"}})
 
+    async def record(self, request: web.Request) -> web.Response:
+        assert (request.query["fo"], request.query["sp"]) == ("json", "1")
+        found = self.records.get(request.match_info["day"])
+        return web.json_response(found) if found is not None else web.Response(status=404)
+
+    async def plain(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.plain_texts[request.match_info["name"]])
+
 
 @pytest.fixture
 def library() -> Library:
@@ -101,7 +117,10 @@ def library() -> Library:
 async def plan(library: Library, serve: Serve, clock: FakeClock, limit: int, **fields: Any) -> list[Item]:
     connection = await library.open(serve)
     pace = Pace(requests_per_second=1000, attempts=2)
-    async with open_chronicling_america(make_spec(**fields), connection, pace, 2026, clock) as source:
+    async with (
+        Web(clock=clock) as web,
+        open_chronicling_america(make_spec(**fields), connection, pace, web, 2026) as source,
+    ):
         return await source.plan(limit)
 
 
@@ -109,9 +128,11 @@ async def fetch(library: Library, serve: Serve, clock: FakeClock, page: dict[str
     item = plan_page(page)
     assert item is not None
     connection = await library.open(serve)
-    async with open_chronicling_america(
-        make_spec(licence="pd"), connection, Pace(requests_per_second=1000, attempts=2), 2026, clock
-    ) as source:
+    pace = Pace(requests_per_second=1000, attempts=2)
+    async with (
+        Web(clock=clock) as web,
+        open_chronicling_america(make_spec(licence="pd"), connection, pace, web, 2026) as source,
+    ):
         async for outcome in source.fetch(item):
             return outcome
     raise AssertionError("an item without an outcome")
@@ -168,17 +189,44 @@ async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve
         await plan(library, serve, clock, limit=10)
 
 
-async def test_an_empty_span_says_so(library: Library, serve: Serve, clock: FakeClock) -> None:
+async def test_an_empty_span_is_an_empty_plan(library: Library, serve: Serve, clock: FakeClock) -> None:
     library.per_day = 0
-    with pytest.raises(SourceUnavailable, match="widen the dates"):
-        await plan(library, serve, clock, limit=10)
+    assert await plan(library, serve, clock, limit=10) == []
 
 
-async def test_a_challenge_page_stops_the_source(library: Library, serve: Serve, clock: FakeClock) -> None:
-    library.search_answer = web.Response(status=403, text="<html>Just a moment...", content_type="text/html")
+async def test_a_first_challenge_page_is_waited_out_for_a_while_and_never_read(
+    library: Library, serve: Serve, clock: FakeClock
+) -> None:
+    library.challenges = 99
     with pytest.raises(ArchiveBlocked, match="blocks this client"):
         await plan(library, serve, clock, limit=10)
-    assert len(library.searches) == 1
+    assert clock.slept and max(clock.slept) <= 2
+
+
+async def test_a_block_parks_the_host_for_the_block_time(library: Library, serve: Serve, clock: FakeClock) -> None:
+    sentences: list[str] = []
+    library.challenges_from = 1
+    library.challenges = 3
+    connection = await library.open(serve)
+    async with Web(clock=clock, notify=sentences.append) as web:
+        spec = make_spec(block_seconds=3600)
+        async with open_chronicling_america(spec, connection, Pace(requests_per_second=1000), web, 2026) as source:
+            assert await source.count() == 31
+            assert len(await source.plan(5)) == reserve(5)
+    assert sum(clock.slept) == pytest.approx(3 * 3600, abs=5)
+    assert "parked for 3600 s" in sentences[0] and "other archives go on" in sentences[0]
+    assert sentences[-1].endswith("answers again")
+
+
+async def test_known_pages_are_passed_over(library: Library, serve: Serve, clock: FakeClock) -> None:
+    first = await plan(library, serve, clock, limit=1)
+    connection = await library.open(serve)
+    async with Web(clock=clock) as web:
+        pace = Pace(requests_per_second=1000)
+        async with open_chronicling_america(make_spec(), connection, pace, web, 2026) as source:
+            more = await source.plan(1, {item.native_id: item for item in first})
+    assert len(first) == len(more) == reserve(1)
+    assert not {item.native_id for item in first} & {item.native_id for item in more}
 
 
 async def test_strange_pagination_is_corrupt(library: Library, serve: Serve, clock: FakeClock) -> None:
@@ -232,21 +280,31 @@ async def test_a_page_without_text_is_a_reject(
     assert outcome.reason == reason
 
 
-async def test_a_page_without_segment_is_not_asked_for(library: Library, serve: Serve, clock: FakeClock) -> None:
-    outcome = await fetch(library, serve, clock, hit("1900-01-05", image_url=[]))
-    assert isinstance(outcome, Reject)
-    assert (outcome.reason, library.segments) == ("no-text", [])
+async def test_a_page_without_segment_is_looked_up(library: Library, serve: Serve, clock: FakeClock) -> None:
+    service = f"https://tile.loc.gov/text-services/word-coordinates-service?segment={SEGMENT}&full_text=1"
+    library.records = {
+        "1900-01-05": {"page": [{"use": "image"}, {"use": "text", "fulltext_service": service}], "resource": {}},
+        "1900-01-06": {"resource": {"fulltext_file": "https://tile.loc.gov/storage-services/page.text.txt"}},
+        "1900-01-07": {"resource": {"fulltext_file": "https://evil.example/x"}, "page": None},
+    }
+    library.plain_texts = {"page.text.txt": "plain\nwords of the page"}
+    found = [await fetch(library, serve, clock, hit(f"1900-01-0{day}", image_url=[])) for day in (5, 6, 7, 8)]
+    assert [one.text for one in found if isinstance(one, Document)] == ["THE SUN\nshines", "plain\nwords of the page"]
+    assert [one.reason for one in found if isinstance(one, Reject)] == ["no-text", "not-found"]
+    assert library.segments == [SEGMENT]
 
 
-async def test_a_429_names_an_hour_when_the_archive_is_the_public_one(clock: FakeClock) -> None:
-    async with open_chronicling_america(make_spec(), Connection(), Pace(), 2026, clock) as source:
-        assert source._api._busy_pause == source._texts._busy_pause == 3600
-        assert source._api._limiter.time_period == pytest.approx(3.0)
-        assert source._texts._limiter.time_period == pytest.approx(0.4)
-    spec = make_spec(api_per_minute=6, text_per_minute=60)
-    async with open_chronicling_america(spec, Connection(), Pace(), 2026, clock) as source:
-        assert source._api._limiter.time_period == pytest.approx(10.0)
-        assert source._texts._limiter.time_period == pytest.approx(1.0)
+async def test_the_public_archive_has_limits_of_its_own(clock: FakeClock) -> None:
+    async with Web(clock=clock) as web:
+        async with open_chronicling_america(make_spec(), Connection(), Pace(), web, 2026) as source:
+            assert source._api._block_seconds == source._texts._block_seconds == 3600
+            assert source._api.pace._limiter.time_period == pytest.approx(60 / 18)
+            assert source._texts.pace._limiter.time_period == pytest.approx(60 / 135)
+        spec = make_spec(api_per_minute=6, text_per_minute=60, block_seconds=30)
+        async with open_chronicling_america(spec, Connection(), Pace(), web, 2026) as source:
+            assert source._api._block_seconds == source._texts._block_seconds == 30
+            assert source._api.pace._limiter.time_period == pytest.approx(10.0)
+            assert source._texts.pace._limiter.time_period == pytest.approx(1.0)
 
 
 async def test_a_429_with_a_pause_reaches_the_caller(library: Library, serve: Serve, clock: FakeClock) -> None:

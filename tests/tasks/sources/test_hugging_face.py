@@ -28,14 +28,15 @@ READER = """
 import asyncio, json, sys
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.shards import fetch_shard
-from tasks.sources.source import Connection, Pace, open_source
+from tasks.sources.source import Archives, Connection, Pace
+from tasks.sources.web import Web
 from storage.errors import DistrustError
 from storage.shard_plan import make_plan
 from pathlib import Path
 
 async def read(fields, folder):
     spec = SourceSpec.model_validate(fields)
-    async with open_source(spec, Connection.from_environment(), Pace()) as source:
+    async with Archives(Connection.from_environment(), Pace(), Web()).open(spec) as source:
         items = await source.plan(fields["rows_per_item"])
         plan = make_plan(spec.name, "r", items, 2)
         outcomes = [await fetch_shard(source, spec, shard, folder, 4, 1000) for shard in plan.shards]

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
+from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.internet_archive import check_item, choose_text, every, first, open_internet_archive
 from tasks.sources.source import Connection, Document, Pace, Reject
+from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, recorded
 
 TEXT = "It is a truth universally acknowledged. \f Ünïcode."
@@ -95,17 +96,21 @@ def page(*names: str, cursor: str = "", total: int = 0) -> dict[str, Any]:
 
 async def plan(archive: Archive, serve: Serve, clock: FakeClock, limit: int = 100, **fields: Any) -> list[Item]:
     connection = Connection(archive_org_url=await archive.open(serve))
-    async with open_internet_archive(
-        make_spec(**fields), connection, Pace(requests_per_second=500), 2026, clock
-    ) as source:
+    pace = Pace(requests_per_second=500)
+    async with (
+        Web(clock=clock) as web,
+        open_internet_archive(make_spec(**fields), connection, pace, web, 2026) as source,
+    ):
         return await source.plan(limit)
 
 
 async def fetch(archive: Archive, serve: Serve, clock: FakeClock, identifier: str, **fields: Any) -> Document | Reject:
     connection = Connection(archive_org_url=await archive.open(serve))
-    async with open_internet_archive(
-        make_spec(**fields), connection, Pace(requests_per_second=500, attempts=3), 2026, clock
-    ) as source:
+    pace = Pace(requests_per_second=500, attempts=3)
+    async with (
+        Web(clock=clock) as web,
+        open_internet_archive(make_spec(**fields), connection, pace, web, 2026) as source,
+    ):
         outcomes = [outcome async for outcome in source.fetch(Item(native_id=identifier, url="u"))]
     assert len(outcomes) == 1
     return outcomes[0]
@@ -153,10 +158,9 @@ async def test_a_listing_in_a_circle_is_an_error(archive: Archive, serve: Serve,
         await plan(archive, serve, clock)
 
 
-async def test_a_search_without_results_says_so(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+async def test_a_search_without_results_is_an_empty_plan(archive: Archive, serve: Serve, clock: FakeClock) -> None:
     archive.pages = {"": page(total=0)}
-    with pytest.raises(SourceUnavailable, match="finds nothing"):
-        await plan(archive, serve, clock)
+    assert await plan(archive, serve, clock) == []
 
 
 async def test_an_item_becomes_a_document(archive: Archive, serve: Serve, clock: FakeClock) -> None:
@@ -242,7 +246,7 @@ async def test_an_item_whose_server_is_down_is_a_reject(serve: Serve, clock: Fak
 
     connection = Connection(archive_org_url=await serve({"/metadata/{id}": down}))
     pace = Pace(requests_per_second=500, attempts=2)
-    async with open_internet_archive(make_spec(), connection, pace, 2026, clock) as source:
+    async with Web(clock=clock) as web, open_internet_archive(make_spec(), connection, pace, web, 2026) as source:
         outcomes = [outcome async for outcome in source.fetch(Item(native_id="x"))]
     assert [(o.reason, o.attempts) for o in outcomes if isinstance(o, Reject)] == [("archive-busy", 2)]
 

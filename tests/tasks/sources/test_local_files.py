@@ -12,7 +12,8 @@ import zstandard
 
 from storage.errors import ParameterError, SourceUnavailable
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.source import Connection, Document, Pace, Reject, open_source
+from tasks.sources.source import Archives, Connection, Document, Pace, Reject
+from tasks.sources.web import Web
 
 
 def make_spec(path: Path, **fields: Any) -> SourceSpec:
@@ -36,7 +37,7 @@ def lines(*rows: Any) -> bytes:
 
 
 async def read(spec: SourceSpec, limit: int = 100) -> list[Document | Reject]:
-    async with open_source(spec, Connection(), Pace()) as source:
+    async with Archives(Connection(), Pace(), Web()).open(spec) as source:
         return [outcome for item in await source.plan(limit) async for outcome in source.fetch(item)]
 
 
@@ -90,17 +91,17 @@ async def test_a_single_file_may_be_named(tmp_path: Path) -> None:
 
 async def test_the_plan_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(*({"text": "t", "year": 1900} for _ in range(200))))
-    async with open_source(make_spec(tmp_path), Connection(), Pace()) as source:
+    async with Archives(Connection(), Pace(), Web()).open(make_spec(tmp_path)) as source:
         assert sum(item.data["rows"] for item in await source.plan(4)) == 30
     spec = make_spec(tmp_path, year_filter={"max": 1900})
-    async with open_source(spec, Connection(), Pace()) as source:
+    async with Archives(Connection(), Pace(), Web()).open(spec) as source:
         assert sum(item.data["rows"] for item in await source.plan(4)) == 200
 
 
 async def test_a_file_that_changed_is_not_read_under_the_old_plan(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(lines({"text": "one"}))
-    async with open_source(make_spec(tmp_path), Connection(), Pace()) as source:
+    async with Archives(Connection(), Pace(), Web()).open(make_spec(tmp_path)) as source:
         items = await source.plan(1)
         file.write_bytes(lines({"text": "one"}, {"text": "two"}))
         with pytest.raises(SourceUnavailable, match="snapshot"):

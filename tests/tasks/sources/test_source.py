@@ -6,7 +6,8 @@ import pytest
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.source import Connection, Pace, open_source, reserve
+from tasks.sources.source import Archives, Connection, Pace, reserve
+from tasks.sources.web import Web
 
 
 def test_the_connection_comes_from_the_environment() -> None:
@@ -22,8 +23,16 @@ def test_the_connection_comes_from_the_environment() -> None:
         }
     )
     assert connection == Connection(
-        "http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3", "me@example.org", "hf_secret"
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:2",
+        "http://127.0.0.1:3",
+        "http://127.0.0.1:2",  # nobody who leads the search elsewhere wants the public bulk files
+        "me@example.org",
+        "hf_secret",
     )
+    assert Connection.from_environment({}).loc_bulk_url == "https://chroniclingamerica.loc.gov"
+    named = {"DISTRUST_LOC_URL": "http://127.0.0.1:2", "DISTRUST_LOC_BULK_URL": "http://127.0.0.1:4"}
+    assert Connection.from_environment(named).loc_bulk_url == "http://127.0.0.1:4"
     assert "hf_secret" not in repr(connection)
 
 
@@ -55,5 +64,5 @@ def test_the_reserve_is_a_quarter_and_a_few() -> None:
 
 @pytest.mark.parametrize("name", ["wikipedia", "classical_philosophy", "historical_newspapers"])
 async def test_every_archive_of_the_catalogue_opens_without_asking_it(name: str) -> None:
-    async with open_source(load_catalogue()[name], Connection(), Pace()) as source:
+    async with Archives(Connection(), Pace(), Web()).open(load_catalogue()[name]) as source:
         assert callable(source.fetch)
