@@ -46,9 +46,8 @@ def describe_catalogue(rows: list[dict[str, Any]]) -> list[str]:
         for row in rows:
             if row["band"] == band:
                 name = row["source"] + ("*" if row["optional"] else "")
-                there = (
-                    f"{row['documents']:,} documents" if row["sealed"] else row["shards"] and f"{row['shards']} shards"
-                )
+                begun = f"{row['shards']} shards" if row["shards"] else "nothing"
+                there = f"{row['documents']:,} documents" if row["sealed"] else begun
                 lines.append(
                     f"  {name:<{width}}  {row['archive']:<18}  target {row['target']:>6,}  "
                     f"on disk: {there}  ({row['licence']})"

@@ -144,7 +144,7 @@ def waits(patience_hours: float) -> Iterator[float]:
         yield wait
 
 
-@task(task_run_name="plan-{session.spec.name}", **ARCHIVE_WORK)
+@task(task_run_name="plan-{session.spec.name}", **LOCAL_WORK)
 async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
     """List what a source offers and freeze it into shards, or take up the plan of an interrupted download.
 
@@ -171,6 +171,8 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
         plan = extend_plan(plan, items, items_per_shard(spec))
         await asyncio.to_thread(write_plan, folder, plan)
+    if spec.item_is_document:
+        session.meter.wanted = min(session.limit, sum(len(shard.items) for shard in plan.shards))
     return plan
 
 

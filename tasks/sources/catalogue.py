@@ -183,6 +183,11 @@ class SourceSpec(_Strict):
         return band_of(UNKNOWN_AUTHORITY if self.prior_authority is None else self.prior_authority)
 
     @property
+    def item_is_document(self) -> bool:
+        """Tell whether each planned item becomes one document, or a reject; else it holds many rows or pages."""
+        return self.archive == "internet_archive" or (self.archive == "chronicling_america" and not self.bulk)
+
+    @property
     def limit_name(self) -> str:
         """Name of the global concurrency limit that all workers share for the archive; files need none."""
         return "" if self.archive == "local_files" else f"archive-{self.archive.replace('_', '-')}"

@@ -1,0 +1,218 @@
+"""The download as a user meets it: looked at first, interrupted, refreshed, mended; on an archive over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from prefect.client.orchestration import get_client
+
+from flows.download_corpus import download_corpus
+from flows.summaries import summarise
+from storage.errors import SourceUnavailable
+from storage.manifest import find_damage, read_manifest
+from tasks import acquisition
+from tasks.sources.source import Pace
+from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, status
+
+pytestmark = pytest.mark.prefect
+
+
+def text(name: str) -> bytes:
+    return f"The whole text of {name}, as it was scanned. ".encode() * 20
+
+
+@pytest.fixture
+async def archive(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileArchive]:
+    """An archive of 70 items: two shards."""
+    hostile = HostileArchive({f"book-{number:02}": HostileItem(text(f"book-{number:02}")) for number in range(70)})
+    app = web.Application()
+    for route, handler in hostile.routes().items():
+        app.router.add_get(route, handler)
+    server = TestServer(app)
+    await server.start_server()
+    monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", str(server.make_url("/")))
+    yield hostile
+    await server.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between tries."""
+    monkeypatch.setattr("flows.download_corpus.Pace", partial(Pace, first_delay_seconds=0.0))
+    monkeypatch.setattr(acquisition.fetch_one_shard, "retry_delay_seconds", [0.0] * 3)
+
+
+@pytest.fixture
+def parameters(tmp_path: Path, archive: HostileArchive, prefect_server: None) -> dict[str, Any]:
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text(
+        "[books]\narchive = 'internet_archive'\nquery = 'mediatype:texts'\nsource_type = 'historical_book'\n"
+        "trivium = 'rhetoric'\nprior_authority = 0.1\n",
+        "utf-8",
+    )
+    return {
+        "store": str(tmp_path / "store"),
+        "catalogue": str(catalogue),
+        "sources": ["books"],
+        "rate_limit": 1000.0,
+        "patience_hours": 0.0,
+    }
+
+
+def stored(parameters: dict[str, Any]) -> dict[str, bytes]:
+    """Return what the sealed source holds, by name; every document once, every file as the manifest says."""
+    folder = Path(parameters["store"]) / "raw" / "books"
+    manifest = read_manifest(folder)
+    assert manifest is not None and find_damage(folder, manifest, hashes=True) == []
+    rows = [row for shard in manifest.shards for row in pq.read_table(folder / shard.file).to_pylist()]
+    found = {row["id"].removeprefix("books:"): row["text"].encode() for row in rows}
+    assert len(found) == len(rows)
+    assert not list(folder.glob(".tmp-*"))
+    assert not (Path(parameters["store"]) / "unfinished" / "books").exists()
+    return found
+
+
+async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
+    parameters: dict[str, Any], archive: HostileArchive
+) -> None:
+    result = await download_corpus(**parameters, dry_run=True)
+    assert sum(archive.requests.values()) == 1
+    assert not (Path(parameters["store"]) / "raw").exists()
+    (row,) = result["survey"]
+    assert (row["source"], row["offered"], row["documents"], row["problem"]) == ("books", 70, 70, "")
+    assert "books      70 documents of 70 offered, about 35 MB" in summarise("download-corpus", result)
+
+
+async def test_the_catalogue_is_listed_with_what_is_on_disk(
+    parameters: dict[str, Any], archive: HostileArchive
+) -> None:
+    await download_corpus(**parameters, max_samples=20)
+    asked = sum(archive.requests.values())
+    told = summarise("download-corpus", await download_corpus(**parameters, list_catalogue=True))
+    assert sum(archive.requests.values()) == asked
+    books = next(line for line in told.splitlines() if " books " in line)
+    assert "20 documents" in books
+    assert told.index("low authority") < told.index(books) < told.index("medium authority")
+    assert "big_patent*" in told
+    assert "on disk: nothing" in next(line for line in told.splitlines() if " wikipedia " in line)
+
+
+async def test_failed_items_come_round_again_before_the_source_is_sealed(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+) -> None:
+    archive.items["book-07"].about_metadata = [status(500)] * 5
+    result = await download_corpus(**parameters)
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+    assert result["sources"][0]["rejects"] == 0
+    assert archive.requests["metadata/book-07"] == 6
+    assert all(count == 1 for path, count in archive.requests.items() if path != "metadata/book-07")
+
+
+async def test_failed_items_are_kept_and_can_be_fetched_alone(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+) -> None:
+    for name in ("book-07", "book-60"):
+        archive.items[name].about_file, archive.items[name].for_ever = [status(500)], True
+    archive.items["book-08"].metadata = {"access-restricted-item": "true"}
+    result = await download_corpus(**parameters)
+    assert (result["sources"][0]["documents"], result["sources"][0]["rejects"]) == (67, 3)
+    for item in archive.items.values():
+        item.about_file = []
+    archive.requests.clear()
+    again = await download_corpus(**parameters)
+    assert again["sources"][0]["reused"] and not archive.requests
+    mended = await download_corpus(**parameters, retry_failed=True)
+    assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (69, 1)
+    assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
+    assert stored(parameters) == {name: text(name) for name in archive.items if name != "book-08"}
+
+
+async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], archive: HostileArchive) -> None:
+    await download_corpus(**parameters, max_samples=60)
+    before = stored(parameters)
+    assert len(before) == 60
+    shard = Path(parameters["store"]) / "raw" / "books" / "shard-00000.parquet"
+    written = shard.stat().st_mtime_ns
+    archive.items |= {f"new-{number}": HostileItem(text(f"new-{number}")) for number in range(7)}
+    archive.requests.clear()
+    result = await download_corpus(**parameters, max_samples=60, refresh=True)
+    after = stored(parameters)
+    # The ten items that the first request had no room for are new as well.
+    assert after == {name: text(name) for name in archive.items}
+    assert result["sources"][0]["documents"] == 77
+    assert {path for path in archive.requests if "book-0" in path} == set()
+    assert shard.stat().st_mtime_ns == written
+    archive.requests.clear()
+    await download_corpus(**parameters, max_samples=60, refresh=True)
+    assert set(archive.requests) == {"scrape"}
+    assert stored(parameters) == after
+
+
+async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str, Any], archive: HostileArchive) -> None:
+    first, second = await asyncio.gather(download_corpus(**parameters), download_corpus(**parameters))
+    assert first["sources"][0]["documents"] == second["sources"][0]["documents"] == 70
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+    assert set(archive.requests.values()) == {1}
+
+
+async def test_a_source_that_failed_for_now_comes_round_again(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
+    for number in range(20):  # so many in a row that it must be the archive, in the first try and its three retries
+        archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
+    result = await download_corpus(**parameters | {"patience_hours": 1.0})
+    assert result["sources"][0]["documents"] == 70
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+
+
+async def test_cancelled_half_way_it_leaves_sealed_shards_only(
+    parameters: dict[str, Any], archive: HostileArchive
+) -> None:
+    folder = Path(parameters["store"]) / "raw" / "books"
+    running = asyncio.create_task(download_corpus(**parameters | {"rate_limit": 60.0}))
+    while not list(folder.glob("shard-00000.parquet")):
+        assert not running.done()
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises((asyncio.CancelledError, Exception)):
+        await running
+    left = sorted(path.name for path in folder.iterdir() if path.name != "plan.json")
+    assert left == ["rejects-00000.parquet", "shard-00000.parquet"]
+    assert pq.read_table(folder / "shard-00000.parquet").num_rows == 50
+    archive.requests.clear()
+    await download_corpus(**parameters)
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+    assert sum(path.startswith("metadata") for path in archive.requests) == 20
+
+
+async def test_an_unreachable_archive_is_told_of_at_once(
+    parameters: dict[str, Any], impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", "http://127.0.0.1:9")
+    with pytest.raises(SourceUnavailable, match=r"low authority \(books: .*could not be read"):
+        await download_corpus(**parameters | {"patience_hours": 48.0})
+
+
+async def test_the_ui_shows_how_far_each_source_is(parameters: dict[str, Any], archive: HostileArchive) -> None:
+    archive.items["book-08"].metadata = {"access-restricted-item": "true"}
+    await download_corpus(**parameters)
+    async with get_client() as client:
+        found = await client.read_artifacts()
+    about_books = [one for one in found if one.key == "download-books" and one.created is not None]
+    progress = max(about_books, key=lambda one: str(one.created))
+    assert progress.description is not None
+    assert progress.description.startswith("books: 69 of 70 documents; ")
+    assert "MB/s" in progress.description and "rejected: 1 access-restricted" in progress.description
+    tables = [one for one in found if one.key == "download-sources"]
+    table = json.loads(str(max(tables, key=lambda one: str(one.created)).data))
+    assert table[0]["documents"] == 69
