@@ -128,4 +128,8 @@ def summary(name: str, result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     # A run without a server gets a temporary local one; see docs for the permanent one of `make up`.
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    # In memory, the leases of a killed run would die with its server, and its slots stay taken for ever.
+    os.environ.setdefault(
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
+    )
     raise SystemExit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,9 @@ class FakeClock(Clock):
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += seconds
+        over = self.now + seconds
+        await asyncio.sleep(0)  # whoever else waits begins to wait now, not after this
+        self.now = max(self.now, over)
 
 
 @asynccontextmanager

@@ -1,0 +1,175 @@
+"""A long download and what can happen to it: the server dies, the process dies, the disk is full."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pyarrow.parquet as pq
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from deployments import server
+from storage.manifest import find_damage, read_manifest
+from tests.tasks.sources.hostile import HostileArchive, HostileItem
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parent.parent
+ITEMS = {f"book-{number:03}": HostileItem(f"The whole text of book {number}. ".encode() * 50) for number in range(160)}
+
+
+class Server:
+    """A Prefect server of these tests' own; it can be killed and started again."""
+
+    def __init__(self) -> None:
+        self.port = server.free_port(0)
+        self.process = server.start_server(self.port)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def start(self) -> None:
+        self.process = server.start_server(self.port)
+
+    def stop(self) -> None:
+        server.stop("server")
+        with contextlib.suppress(ChildProcessError):
+            self.process.wait()
+
+    async def free_slot(self) -> None:
+        """Give back the slot of a killed process, for which Prefect waits a minute."""
+        url = f"{server.api_url(self.port)}/v2/concurrency_limits/archive-internet-archive"
+        async with aiohttp.ClientSession() as session, session.patch(url, json={"active_slots": 0}) as answer:
+            assert answer.status == 204
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        running = Server()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+async def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefect: Server) -> AsyncIterator[HostileArchive]:
+    """An archive of 160 items, four shards, led to by the environment of child processes."""
+    hostile = HostileArchive(dict(ITEMS))
+    app = web.Application()
+    for route, handler in hostile.routes().items():
+        app.router.add_get(route, handler)
+    served = TestServer(app)
+    await served.start_server()
+    monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", str(served.make_url("/")))
+    monkeypatch.setenv("DISTRUST_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("DISTRUST_BLOCKS", "none-saved")
+    (tmp_path / "catalogue.toml").write_text(
+        "[books]\narchive = 'internet_archive'\nquery = 'mediatype:texts'\nsource_type = 'historical_book'\n"
+        "trivium = 'rhetoric'\nprior_authority = 0.1\n",
+        "utf-8",
+    )
+    yield hostile
+    await served.close()
+
+
+async def start_download(tmp_path: Path, prefect: Server, rate: float, limits: str = "") -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "flows", "download-corpus", "--sources", "books", "--rate-limit", str(rate)]
+    command += ["--catalogue", str(tmp_path / "catalogue.toml")]
+    if limits:  # the limits of the shell that starts it are the child's
+        command = ["bash", "-c", f'{limits}; exec "$@"', "download", *command]
+    with (tmp_path / "log").open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env=server.client_environment(prefect.port),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+async def until(path: Path, process: asyncio.subprocess.Process, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.returncode is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        await asyncio.sleep(0.05)
+
+
+def check_whole(store: Path) -> None:
+    folder = store / "raw" / "books"
+    manifest = read_manifest(folder)
+    assert manifest is not None and find_damage(folder, manifest, hashes=True) == []
+    rows = [row for shard in manifest.shards for row in pq.read_table(folder / shard.file).to_pylist()]
+    assert len(rows) == len(ITEMS)
+    assert {row["id"].removeprefix("books:"): row["text"].encode() for row in rows} == {
+        name: item.text for name, item in ITEMS.items()
+    }
+    assert not list(folder.glob(".tmp-*"))
+
+
+async def test_a_download_outlives_the_prefect_server(archive: HostileArchive, prefect: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = await start_download(tmp_path, prefect, 20.0)
+    await until(tmp_path / "store" / "raw" / "books" / "shard-00000.parquet", process, log)
+    await asyncio.to_thread(prefect.kill)
+    await asyncio.sleep(4)
+    assert process.returncode is None, log.read_text()
+    await asyncio.to_thread(prefect.start)
+    assert await process.wait() == 0, log.read_text()
+    check_whole(tmp_path / "store")
+    assert set(archive.requests.values()) == {1}
+
+
+async def test_a_download_that_is_killed_goes_on_where_it_was(
+    archive: HostileArchive, prefect: Server, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
+    log = tmp_path / "log"
+    log.write_text(f"KILL_SEED={seed}\n")
+    folder = tmp_path / "store" / "raw" / "books"
+    process = await start_download(tmp_path, prefect, 40.0)
+    await until(folder / "shard-00000.parquet", process, log)
+    await asyncio.sleep(random.Random(seed).uniform(0.0, 3.0))
+    os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    await prefect.free_slot()
+    sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
+    asked = Counter(archive.requests)
+    process = await start_download(tmp_path, prefect, 1000.0)
+    assert await process.wait() == 0, log.read_text()
+    check_whole(tmp_path / "store")
+    assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed
+    assert archive.requests["scrape"] == 1  # the plan was frozen
+    again = [name for name in ITEMS if archive.requests[f"metadata/{name}"] > asked[f"metadata/{name}"] > 0]
+    assert len(again) <= 50, log.read_text()  # of the shard that was under way
+
+
+async def test_a_full_disk_is_told_and_nothing_is_half_written(
+    archive: HostileArchive, prefect: Server, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    archive.items |= {name: HostileItem(random.Random(name).randbytes(30_000).hex().encode()) for name in ITEMS}
+    folder = tmp_path / "store" / "raw" / "books"
+    process = await start_download(tmp_path, prefect, 1000.0, limits="ulimit -f 500")  # blocks of 1024 bytes
+    assert await process.wait() == 1
+    told = log.read_text()
+    assert "no room to write" in told and "run again" in told, told
+    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    archive.items |= ITEMS
+    process = await start_download(tmp_path, prefect, 1000.0)
+    assert await process.wait() == 0, log.read_text()
+    check_whole(tmp_path / "store")
