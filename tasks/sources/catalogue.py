@@ -10,11 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from storage.errors import ParameterError
 from storage.layout import NAME_PATTERN
 from storage.schemas import Band, SourceType, Trivium, band_of
+from tasks.sources.languages import language_code
 
 Archive = Literal["internet_archive", "chronicling_america", "hugging_face", "local_files"]
 Path_ = str | tuple[str, ...]
@@ -38,7 +39,7 @@ ARCHIVE_KEYS: dict[str, frozenset[str]] = {
             "pages_per_batch",
         }
     ),
-    "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files"}) | _ROWS,
+    "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir"}) | _ROWS,
     "local_files": frozenset({"path", "max_line_bytes"}) | _ROWS,
 }
 """Which keys only make sense for which archive."""
@@ -122,6 +123,7 @@ class SourceSpec(_Strict):
     note: str = ""
     snapshot: str = Field(default="", description="State of the archive that the plan is frozen against.")
     year_filter: YearFilter | None = None
+    languages: tuple[str, ...] = Field(default=(), description="Languages to keep; empty: all.")
     min_text_chars: int = Field(default=20, ge=1)
     max_text_chars: int = Field(default=50_000_000, ge=100, description="Longer texts are rejected, never cut.")
 
@@ -145,6 +147,7 @@ class SourceSpec(_Strict):
     split: str = "train"
     revision: str = Field(default="", description="Commit, tag or branch; empty: the newest commit when planning.")
     data_files: tuple[str, ...] = ()
+    data_dir: str = Field(default="", description="Hugging Face: the folder to read, as refs/convert/parquet needs.")
 
     path: str = Field(default="", description="Local files: a folder or a file.")
     max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
@@ -153,6 +156,14 @@ class SourceSpec(_Strict):
     rows_per_item: int = Field(default=200, ge=1, le=10_000)
     first_row: int = Field(default=0, ge=0)
     scan_rows: int | None = Field(default=None, ge=1, description="How many rows may be read to find the documents.")
+
+    @field_validator("languages")
+    @classmethod
+    def _one_code_each(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        codes = {language: language_code(language) for language in languages}
+        if nameless := [language for language, code in codes.items() if code is None]:
+            raise ValueError(f"{nameless[0]!r} names no language; write a code such as 'en'")
+        return tuple(dict.fromkeys(code for code in codes.values() if code))
 
     @model_validator(mode="after")
     def _fits_its_archive(self) -> Self:
@@ -201,6 +212,14 @@ class SourceSpec(_Strict):
         low, high = self.year_filter.min, self.year_filter.max
         outside = (low is not None and year < low) or (high is not None and year > high)
         return "outside-years" if outside else None
+
+    def outside_languages(self, language: str | None) -> str | None:
+        """Return the reason for which a document in this language is not kept, if there is one.
+
+        A document that names no language, or several, is kept: nothing says that it is in another one.
+        """
+        code = language_code(language) if self.languages else None
+        return None if code is None or code in self.languages else "other-language"
 
 
 def load_catalogue(path: Path | None = None) -> dict[str, SourceSpec]:

@@ -1,30 +1,26 @@
-"""Documents of the user's own: a folder of JSON lines (plain, zstd or gzip) and Parquet files."""
+"""Documents of the user's own: a folder of JSON lines, CSV and Parquet files, or of texts."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
+import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-import zstandard
+from typing import Any
 
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
-from tasks.sources.catalogue import SourceSpec
+from tasks.sources.catalogue import Columns, SourceSpec
+from tasks.sources.file_rows import ROW_SUFFIXES, TEXT_SUFFIXES, Row, read_rows
+from tasks.sources.json_lines import BadLine
 from tasks.sources.ranges import RangeReader
-from tasks.sources.rows import map_row
+from tasks.sources.rows import map_row, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
-PARQUET = ".parquet"
-SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", PARQUET)
-
-FileRow = dict[str, Any] | Reject
+SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
+"""Scores that the user's rows may already have; they are kept beside the document."""
 
 
 @asynccontextmanager
@@ -44,7 +40,7 @@ class LocalFiles:
         self._spec = spec
         self._current_year = current_year
         self._root = Path(spec.path).expanduser()
-        self._reader: RangeReader[FileRow] = RangeReader(self._open_at)
+        self._reader: RangeReader[Row] = RangeReader(self._open_at)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -55,7 +51,7 @@ class LocalFiles:
         return None
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Cut the files into ranges of rows, enough for `limit` documents.
+        """Cut the files into ranges of rows, enough for `limit` documents; a text file is one row.
 
         With a year filter nobody knows how many rows that takes: then up to `scan_rows` rows, or all of them.
 
@@ -64,38 +60,72 @@ class LocalFiles:
             SourceUnavailable: It holds no file that can be read, or one that is broken.
         """
         wanted = reserve(limit) * 2 if self._spec.year_filter is None else None
-        items: list[Item] = []
+        bounds = [bound for bound in (wanted, self._spec.scan_rows) if bound is not None]
+        files, refused = self._files()
+        items = [Item(native_id=f"{file}:0", url=file, data={"refused": file}) for file in refused]
+        items = [item for item in items if item.native_id not in known]
         planned = 0
-        for file in self._files():
-            for start, rows in await self._ranges_of(file):
-                if planned >= (self._spec.scan_rows or planned + 1) or (wanted is not None and planned >= wanted):
-                    return items
-                size = self._path(file).stat().st_size
-                data = {"file": file, "file_bytes": size, "start": start, "rows": rows}
-                item = Item(native_id=f"{file}:{start}", url=file, data=data)
-                if item.native_id not in known:
-                    items.append(item)
-                    planned += rows
-        if not items and not known:
+        async for item, rows in self._cut(files):
+            if planned >= min(bounds, default=planned + 1):
+                break
+            if item.native_id not in known:
+                items.append(item)
+                planned += rows
+        if not planned and not known:
             raise SourceUnavailable(f"source {self._spec.name!r}: the files in {self._root} hold no rows")
         return items
 
-    def _files(self) -> list[str]:
+    async def _cut(self, files: list[str]) -> AsyncIterator[tuple[Item, int]]:
+        """Yield the items of the files, and how many rows each holds."""
+        step = self._spec.rows_per_item
+        if files[0].endswith(TEXT_SUFFIXES):
+            for begin in range(0, len(files), step):
+                texts = [[file, self._path(file).stat().st_size] for file in files[begin : begin + step]]
+                yield Item(native_id=f"{texts[0][0]}:0", url=str(texts[0][0]), data={"texts": texts}), len(texts)
+            return
+        for file in files:
+            size = self._path(file).stat().st_size
+            for start, rows in await self._ranges_of(file):
+                data = {"file": file, "file_bytes": size, "start": start, "rows": rows}
+                yield Item(native_id=f"{file}:{start}", url=file, data=data), rows
+
+    def _files(self) -> tuple[list[str], list[str]]:
+        """Name the files to read, and those that a link leads to outside the folder.
+
+        Text files count only where there are no tables: beside data, a text file is a remark.
+        """
         if self._root.is_file():
             names = [self._root.name]
         elif self._root.is_dir():
-            names = sorted(path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file())
+            paths = [path.relative_to(self._root) for path in self._root.rglob("*") if path.is_file()]
+            names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
         else:
             raise ParameterError(f"source {self._spec.name!r}: path {self._spec.path!r} is neither folder nor file")
-        files = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+        found = [name for name in names if name.endswith(ROW_SUFFIXES)]
+        found = found or [name for name in names if name.endswith(TEXT_SUFFIXES)]
+        files = [name for name in found if self._is_inside(name)]
         if not files:
             raise SourceUnavailable(
-                f"source {self._spec.name!r}: {self._root} holds no file that ends in {', '.join(SUFFIXES)}"
+                f"source {self._spec.name!r}: {self._root} holds no file that ends in "
+                f"{', '.join((*ROW_SUFFIXES, *TEXT_SUFFIXES))}"
             )
-        return files
+        return files, [name for name in found if name not in set(files)]
+
+    def _is_inside(self, file: str) -> bool:
+        return self._root.is_file() or (self._root / file).resolve().is_relative_to(self._root.resolve())
 
     def _path(self, file: str) -> Path:
         return self._root if self._root.is_file() else self._root / file
+
+    def _unchanged(self, file: str, size: int) -> Path:
+        """Return the path of a file that is still as it was planned; a plan on disk is not believed blindly."""
+        path = self._path(file)
+        if not self._is_inside(file) or not path.is_file() or path.stat().st_size != size:
+            raise SourceUnavailable(
+                f"source {self._spec.name!r}: {file} changed since it was planned; "
+                "change `snapshot` of the catalogue entry to plan anew"
+            )
+        return path
 
     async def _ranges_of(self, file: str) -> list[tuple[int, int]]:
         """Count a file's rows by reading it once, and cut them."""
@@ -111,87 +141,41 @@ class LocalFiles:
         Raises:
             SourceUnavailable: The file changed since it was planned.
         """
+        if refused := item.data.get("refused"):
+            yield Reject(f"{self._spec.name}:{refused}", None, "outside-folder", "a link that leads out of the folder")
+            return
+        if texts := item.data.get("texts"):
+            for file, size in texts:
+                yield await asyncio.to_thread(self._text, str(file), int(size))
+            return
         file, start = str(item.data["file"]), int(item.data["start"])
-        path = self._path(file)
-        if not path.is_file() or path.stat().st_size != item.data["file_bytes"]:
-            raise SourceUnavailable(
-                f"source {self._spec.name!r}: {file} changed since it was planned; "
-                "change `snapshot` of the catalogue entry to plan anew"
-            )
+        self._unchanged(file, int(item.data["file_bytes"]))
         rows = await self._reader.read(file, start, int(item.data["rows"]))
         for number, row in enumerate(rows, start):
-            if isinstance(row, Reject):
-                yield row
+            if isinstance(row, BadLine):
+                yield Reject(f"{self._spec.name}:{file}:{number}", file, row.reason, row.detail)
             else:
                 yield self._mapped(row, file, number)
 
     def _mapped(self, row: dict[str, Any], file: str, number: int) -> Document | Reject:
         outcome = map_row(row, number, self._spec, self._current_year, origin=file)
-        if not self._spec.columns.id:
+        if pick(row, self._spec.columns.id) is None:
             # Rows of two files share their numbers.
-            fields = {**outcome.__dict__, "id": f"{self._spec.name}:{file}:{number}"}
-            return type(outcome)(**fields)
+            outcome = dataclasses.replace(outcome, id=f"{self._spec.name}:{file}:{number}")
+        if isinstance(outcome, Document):
+            scores = {name: row[name] for name in SCORE_COLUMNS if row.get(name) is not None}
+            outcome = dataclasses.replace(outcome, extra={**scores, **outcome.extra})
         return outcome
 
-    def _open_at(self, file: str, start: int) -> Iterator[FileRow]:
-        path = self._path(file)
-        return _parquet_rows(path, start) if file.endswith(PARQUET) else self._json_rows(path, file, start)
+    def _open_at(self, file: str, start: int) -> Iterator[Row]:
+        return islice(read_rows(self._path(file), self._spec.max_line_bytes), start, None)
 
-    def _json_rows(self, path: Path, file: str, start: int) -> Iterator[FileRow]:
-        cap = self._spec.max_line_bytes
-        try:
-            with _open_binary(path) as stream:
-                for number, line in enumerate(_lines(stream, cap)):
-                    if number >= start:
-                        yield self._parsed(line, file, number)
-        except (OSError, EOFError, zstandard.ZstdError) as error:
-            raise SourceUnavailable(f"source {self._spec.name!r}: {file} is broken ({error})") from error
-
-    def _parsed(self, line: bytes | None, file: str, number: int) -> FileRow:
-        def reject(reason: str, detail: str) -> Reject:
-            return Reject(f"{self._spec.name}:{file}:{number}", file, reason, detail)
-
-        if line is None:
-            return reject("line-too-long", f"line {number + 1} exceeds {self._spec.max_line_bytes} bytes")
-        try:
-            value = json.loads(line)
-        except UnicodeDecodeError as error:
-            return reject("bad-encoding", f"line {number + 1} is not UTF-8 ({error.reason})")
-        except (ValueError, RecursionError) as error:
-            return reject("bad-json", f"line {number + 1}: {error}")
-        return value if isinstance(value, dict) else reject("bad-json", f"line {number + 1} is no JSON object")
-
-
-def _open_binary(path: Path) -> IO[bytes]:
-    if path.name.endswith(".zst"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
-    if path.name.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(path, "rb"))
-    return path.open("rb")
-
-
-def _lines(stream: IO[bytes], cap: int) -> Iterator[bytes | None]:
-    """Yield the lines that are not blank; none in place of a line longer than `cap` bytes, which is never held."""
-    while line := stream.readline(cap + 1):
-        if len(line) > cap and not line.endswith(b"\n"):
-            while (rest := stream.readline(cap)) and not rest.endswith(b"\n"):
-                pass
-            yield None
-        elif line.strip():
-            yield line
-
-
-def _parquet_rows(path: Path, start: int) -> Iterator[FileRow]:
-    try:
-        with pq.ParquetFile(path) as file:
-            before = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if before + rows > start:
-                    for batch in file.iter_batches(batch_size=256, row_groups=[group]):
-                        yield from batch.slice(max(0, min(start - before, batch.num_rows))).to_pylist()
-                        before += batch.num_rows
-                else:
-                    before += rows
-    except (pa.ArrowException, OSError) as error:
-        raise SourceUnavailable(f"{path.name} is broken ({error})") from error
+    def _text(self, file: str, size: int) -> Document | Reject:
+        """Read a text file as one document, named by its file."""
+        name, cap = f"{self._spec.name}:{file}", self._spec.max_line_bytes
+        path = self._unchanged(file, size)
+        if size > cap:
+            return Reject(name, file, "file-too-large", f"{size} bytes, at most {cap} are read")
+        row = {"text": path.read_bytes().decode("utf-8-sig", "replace"), "title": path.stem, "id": file}
+        spec = self._spec.model_copy(update={"columns": Columns(text="text", title="title", id="id")})
+        return map_row(row, 0, spec, self._current_year, origin=file)

@@ -1,199 +1,287 @@
 from __future__ import annotations
 
-import asyncio
-import hashlib
+import gzip
+import itertools
 import json
-import os
-import sys
+import random
+from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from aiohttp import web
 
-from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
+from storage.errors import SourceUnavailable
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hugging_face import hub_error, open_hugging_face
+from tasks.sources.hugging_face import open_hugging_face
 from tasks.sources.source import Connection
 from tests.tasks.sources.conftest import Serve
+from tests.tasks.sources.hub_double import COMMIT, CONVERTED, Hub, make_fields, run_reader
 
-COMMIT = "a" * 40
-ROOT = Path(__file__).resolve().parents[3]
-
-# The Hub's libraries read their endpoint when they are imported, so the reading happens in a process of its own.
-READER = """
-import asyncio, json, sys
-from tasks.sources.catalogue import SourceSpec
-from tasks.sources.shards import fetch_shard
-from tasks.sources.source import Archives, Connection, Pace
-from tasks.sources.web import Web
-from storage.errors import DistrustError
-from storage.shard_plan import make_plan
-from pathlib import Path
-
-async def read(fields, folder):
-    spec = SourceSpec.model_validate(fields)
-    async with Archives(Connection.from_environment(), Pace(), Web()).open(spec) as source:
-        items = await source.plan(fields["rows_per_item"])
-        plan = make_plan(spec.name, "r", items, 2)
-        outcomes = [await fetch_shard(source, spec, shard, folder, 4, 1000) for shard in plan.shards]
-    return {"items": [item.data for item in items], "documents": [outcome.documents for outcome in outcomes],
-            "reasons": [outcome.reasons for outcome in outcomes]}
-
-results = []
-for fields in json.loads(sys.argv[1]):
-    try:
-        results.append(asyncio.run(read(fields, Path(sys.argv[2]) / fields["name"])))
-    except DistrustError as error:
-        results.append({"error": type(error).__name__, "message": str(error)})
-print("RESULT" + json.dumps(results))
-"""
+COLUMNS = {"text": "text", "id": "id", "date": "metadata.publication_date"}
 
 
-def make_fields(name: str = "hub", **fields: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "archive": "hugging_face",
-        "repo": "org/ds",
-        "source_type": "wiki",
-        "trivium": "grammar",
-        **fields,
-    }
-
-
-class Hub:
-    """The part of the Hub that streaming one dataset needs, over the files of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.downloads: list[tuple[str, str]] = []
-
-    def routes(self) -> dict[str, Any]:
-        return {
-            "/api/datasets/org/ds": self.info,
-            "/api/datasets/org/ds/revision/{revision}": self.info,
-            "/api/datasets/org/ds/tree/{revision}{path:.*}": self.tree,
-            "/datasets/org/ds/resolve/{revision}/{path:.*}": self.file,
-            "/{anything:.*}": self.absent,
+def make_rows(first: int, count: int) -> list[dict[str, Any]]:
+    noise = random.Random(first)
+    return [
+        {
+            "id": str(n),
+            "text": f"This is the text of row {n}. {noise.randbytes(200).hex()}",
+            "metadata": {"publication_date": str(1900 + n % 100)},
+            "unused": noise.randbytes(100).hex(),
         }
-
-    async def absent(self, request: web.Request) -> web.Response:
-        code = "EntryNotFound" if "/org/ds" in request.path else "RepoNotFound"
-        return web.json_response({"error": "not found"}, status=404, headers={"X-Error-Code": code})
-
-    async def info(self, request: web.Request) -> web.Response:
-        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
-        return web.json_response(
-            {
-                "id": "org/ds",
-                "_id": "1",
-                "sha": COMMIT,
-                "private": False,
-                "gated": False,
-                "disabled": False,
-                "tags": [],
-                "downloads": 0,
-                "likes": 0,
-                "lastModified": "2026-01-01T00:00:00.000Z",
-                "createdAt": "2026-01-01T00:00:00.000Z",
-                "siblings": [{"rfilename": name} for name in names],
-            }
-        )
-
-    async def tree(self, request: web.Request) -> web.Response:
-        below = self.folder / request.match_info["path"].strip("/")
-        if not below.is_dir():
-            return await self.absent(request)
-        deep = request.query.get("recursive", "false").lower() in ("true", "1")
-        entries = [
-            {
-                "type": "file" if path.is_file() else "directory",
-                "oid": hashlib.sha1(path.name.encode(), usedforsecurity=False).hexdigest(),
-                "size": path.stat().st_size if path.is_file() else 0,
-                "path": path.relative_to(self.folder).as_posix(),
-            }
-            for path in sorted(below.rglob("*") if deep else below.iterdir())
-        ]
-        return web.json_response(entries)
-
-    async def file(self, request: web.Request) -> web.StreamResponse:
-        path = self.folder / request.match_info["path"]
-        if not path.is_file():
-            return await self.absent(request)
-        if request.method == "GET":
-            self.downloads.append((request.match_info["revision"], request.match_info["path"]))
-        etag = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
-        return web.FileResponse(path, headers={"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"})
+        for n in range(first, first + count)
+    ]
 
 
-async def run_reader(endpoint: str, folder: Path, specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(folder / "home"),
-        "HF_TOKEN": "hf_test",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(ROOT),
-        "NO_PROXY": "127.0.0.1",
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        READER,
-        json.dumps(specs),
-        str(folder / "store"),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 120)
-    lines = [line for line in output.decode().splitlines() if line.startswith("RESULT")]
-    assert lines, errors.decode()[-3000:]
-    results: list[dict[str, Any]] = json.loads(lines[0].removeprefix("RESULT"))
-    return results
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=40)
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows, indent=1), "utf-8")
+    else:
+        file.write_bytes(gzip.compress(lines) if file.suffix == ".gz" else lines)
+
+
+def make_dataset(folder: Path, suffix: str, files: int, rows: int) -> None:
+    for part in range(files):
+        write_rows(folder / "data" / f"train-{part:05d}-of-{files:05d}{suffix}", make_rows(part * rows, rows))
 
 
 async def test_a_dataset_is_streamed_from_a_hub(tmp_path: Path, serve: Serve) -> None:
-    data = tmp_path / "repo" / "data"
-    data.mkdir(parents=True)
-    (data.parent / "README.md").write_text(
+    root = tmp_path / "hub"
+    make_dataset(root / "ds", ".parquet", files=2, rows=50)
+    (root / "ds" / "README.md").write_text(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n", "utf-8"
     )
-    for part in range(2):
-        rows = [
-            {
-                "id": str(n),
-                "text": f"This is the text of row {n}." if n % 10 else "",
-                "metadata": {"publication_date": str(1900 + n)},
-                "unused": "x",
-            }
-            for n in range(part * 50, part * 50 + 50)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), data / f"train-{part:05d}-of-00002.parquet")
-    hub = Hub(data.parent)
-    columns = {"text": "text", "id": "id", "date": "metadata.publication_date"}
-    specs = [
-        make_fields("all", columns=columns, rows_per_item=15),
-        make_fields(
-            "old", columns=columns, rows_per_item=20, year_filter={"max": 1949}, scan_rows=120, revision=COMMIT
-        ),
-        make_fields("typo", columns={"text": "txet"}, rows_per_item=10),
-        make_fields("absent", repo="org/absent", rows_per_item=10),
+    hub = Hub(root)
+    old = make_fields(
+        "old", columns=COLUMNS, rows_per_item=20, year_filter={"max": 1949}, scan_rows=120, revision=COMMIT
+    )
+    commands = [
+        {"fields": make_fields("all", columns=COLUMNS, rows_per_item=15), "limit": 100},
+        {"fields": old},
+        {"fields": make_fields("typo", columns={"text": "txet"})},
+        {"fields": make_fields("absent", repo="org/absent")},
+        {"fields": make_fields("split", split="test")},
     ]
-    everything, old, typo, absent = await run_reader(await serve(hub.routes()), tmp_path, specs)
+    everything, old_ones, typo, absent, split = await run_reader(await serve(hub.routes()), tmp_path, commands)
 
     assert everything["items"][1] == {"revision": COMMIT, "start": 15, "rows": 15}
-    assert sum(everything["documents"]) == 56 - 6
-    assert everything["reasons"][0] == {"missing-text": 3}
-    assert [item["start"] for item in old["items"]] == [0, 20, 40, 60, 80, 100]
-    assert (sum(old["documents"]), old["reasons"][-1]) == (45, {"missing-text": 2, "outside-years": 18})
-    assert typo["error"] == absent["error"] == "SourceUnavailable"
+    assert everything["ids"] == [str(n) for n in range(100)]
+    assert [item["start"] for item in old_ones["items"]] == [0, 20, 40, 60, 80, 100]
+    assert (len(old_ones["ids"]), old_ones["reasons"]) == (50, {"outside-years": 50})
+    assert typo["error"] == absent["error"] == split["error"] == "SourceUnavailable"
     assert "no columns ['txet']" in typo["message"]
     assert "HF_TOKEN" in absent["message"]
-    assert {revision for revision, path in hub.downloads if path.endswith(".parquet")} == {COMMIT}
+    assert "no split 'test', only ['train']" in split["message"]
+
+
+async def test_rows_come_once_and_in_order_wherever_reading_stops(tmp_path: Path, serve: Serve) -> None:
+    root = tmp_path / "hub"
+    cuts = random.Random(7)
+    commands = []
+    for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".json"):
+        for files in (1, 3):
+            name = f"ds{suffix}{files}".replace(".", "-")
+            make_dataset(root / name, suffix, files, 120 // files)
+            stops = [0, *sorted(cuts.sample(range(1, 18), 4)), 18]
+            # Each process begins some ranges before the end of what an earlier one read: shards under way start over.
+            parts = [[max(0, begin - cuts.choice((0, 0, 2))), end] for begin, end in itertools.pairwise(stops)]
+            commands.append(
+                {
+                    "fields": make_fields("ds", repo=f"org/{name}", columns=COLUMNS, rows_per_item=7),
+                    "limit": 50,
+                    "workspace": str(tmp_path / "work" / name),
+                    "parts": parts,
+                }
+            )
+    found = await run_reader(await serve(Hub(root).routes()), tmp_path, commands)
+    for command, result in zip(commands, found, strict=True):
+        expected = [str(n) for begin, end in command["parts"] for n in range(begin * 7, min(end * 7, 120))]
+        assert result.get("ids") == expected, (command, result)
+
+
+async def test_after_a_kill_the_files_that_were_read_are_not_fetched_again(tmp_path: Path, serve: Serve) -> None:
+    root = tmp_path / "hub"
+    hub = Hub(root)
+    endpoint = await serve(hub.routes())
+    commands = []
+    for suffix in (".parquet", ".jsonl", ".jsonl.gz"):
+        name = suffix.replace(".", "")
+        make_dataset(root / name, suffix, files=4, rows=400)
+        fields = make_fields(repo=f"org/{name}", columns=COLUMNS, rows_per_item=100)
+        commands.append({"fields": fields, "limit": 800, "workspace": str(tmp_path / "work" / name)})
+    first = [{**command, "parts": [[0, 10]]} for command in commands]
+    await run_reader(endpoint, tmp_path, [*first[:-1], {**first[-1], "die": True}])
+    before = hub.fetched.copy()
+    hub.fetched.clear()
+    found = await run_reader(endpoint, tmp_path, [{**command, "parts": [[9, None]]} for command in commands])
+    for suffix, result in zip((".parquet", ".jsonl", ".jsonl.gz"), found, strict=True):
+        assert result["ids"] == [str(n) for n in range(900, 1600)]
+        names = [f"{suffix.replace('.', '')}/data/train-{part:05d}-of-00004{suffix}" for part in range(4)]
+        assert min(before[name] for name in names[:3]) > 40_000
+        # Of a Parquet file the schema is read, which lies in its last 64 KiB.
+        assert hub.fetched[names[0]] <= (65_536 * 2 if suffix == ".parquet" else 0)
+        assert hub.fetched[names[1]] == 0
+        assert hub.fetched[names[2]] > 0
+        assert hub.fetched[names[3]] > 0
+
+
+async def test_a_saved_position_of_anything_else_is_refused(tmp_path: Path, serve: Serve) -> None:
+    root, work = tmp_path / "hub", tmp_path / "work"
+    make_dataset(root / "ds", ".jsonl", files=2, rows=60)
+    endpoint = await serve(Hub(root).routes())
+    fields = make_fields(columns=COLUMNS, rows_per_item=20)
+    command = {"fields": fields, "limit": 60, "workspace": str(work)}
+    await run_reader(endpoint, tmp_path, [{**command, "parts": [[0, 5]]}])
+    saved = json.loads((work / "position-000000000080.json").read_text("utf-8"))
+    later = json.loads((work / "position-000000000100.json").read_text("utf-8"))
+    variants: dict[str, Any] = {
+        "of a later row": {**saved, "state": later["state"]},
+        "of no shape": {**saved, "state": {"examples_iterable": {}}},
+        "of another row": {**saved, "last_row": "0" * 64},
+        "of another revision": {**saved, "identity": {**saved["identity"], "revision": CONVERTED}},
+        "of another version": {**saved, "identity": {**saved["identity"], "datasets": "4.0.0"}},
+        "of no number": {**saved, "row": "eighty"},
+        "of nothing": [],
+    }
+    commands = []
+    for name, content in variants.items():
+        folder = tmp_path / "variants" / name
+        folder.mkdir(parents=True)
+        (folder / "position-000000000080.json").write_text(json.dumps(content), "utf-8")
+        commands.append({**command, "workspace": str(folder), "parts": [[4, 6]]})
+    found = await run_reader(endpoint, tmp_path, commands)
+    for name, result in zip(variants, found, strict=True):
+        assert result.get("ids") == [str(n) for n in range(80, 120)], (name, result)
+
+
+async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Serve) -> None:
+    root = tmp_path / "hub"
+    hub = Hub(root)
+    commands = []
+    window = (429, {"RateLimit": '"api";r=0;t=9'})
+    for suffix in (".parquet", ".jsonl.gz"):
+        # The library tries six times by itself, in pauses of seconds, before it gives a status up.
+        for label, faults in {
+            "burst": [503] * 7,
+            "cut": ["cut"] * 3,
+            "forbidden-pace": [window] * 7,
+            "down": [503] * 100,
+            "long-pause": [(429, {"RateLimit": '"api";r=0;t=250'})] * 100,
+        }.items():
+            name = f"{label}{suffix.replace('.', '-')}"
+            make_dataset(root / name, suffix, files=3, rows=40)
+            hub.faults[f"{name}/data/train-00001-of-00003{suffix}"] = list(faults)
+            fields = make_fields(name, repo=f"org/{name}", columns=COLUMNS, rows_per_item=10)
+            commands.append({"fields": fields, "limit": 60})
+    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    for command, result in zip(commands, found, strict=True):
+        name = command["fields"]["name"]
+        if name.startswith("down"):
+            assert (result.get("error"), result["pause"]) == ("ArchiveBusy", None), result
+            assert "answered 503" in result["message"]
+            assert sum(result["slept"]) > 60
+        elif name.startswith("long-pause"):
+            assert (result.get("error"), result["pause"]) == ("ArchiveBusy", 250), result
+        else:
+            assert result.get("ids") == [str(n) for n in range(120)], (name, result)
+            assert not hub.faults[f"{name}/data/train-00001-of-00003{'.parquet' if 'parquet' in name else '.jsonl.gz'}"]
+
+
+async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, serve: Serve) -> None:
+    root = tmp_path / "hub"
+    hub = Hub(root)
+    rows = make_rows(0, 30)
+    for name in ("gated", "script", "converted"):
+        make_dataset(root / name, ".parquet", files=1, rows=30)
+    hub.gated.add("gated")
+    (root / "script" / "script.py").write_text("raise SystemExit\n", "utf-8")
+    write_rows(root / "converted.converted" / "all" / "partial-train" / "0000.parquet", rows)
+    write_rows(root / "other-columns" / "train-0.parquet", rows)
+    write_rows(
+        root / "other-columns" / "train-1.parquet",
+        [{"body": "x", "id": "30", "metadata": row["metadata"]} for row in rows],
+    )
+    write_rows(root / "more-columns" / "train-0.parquet", rows)
+    write_rows(
+        root / "more-columns" / "train-1.parquet", [{**row, "id": str(30 + n), "new": n} for n, row in enumerate(rows)]
+    )
+    # The library's own reader of JSON stops at both: a column that holds nothing in the first ten megabytes, and a
+    # key that comes up later.
+    filler = "x" * 100_000
+    late = [{"id": str(n), "text": f"text {n} {filler}", "date": None} for n in range(110)]
+    late += [{"id": "110", "text": "dated at last", "date": "1901", "metadata": {"new": 1}}]
+    write_rows(root / "null" / "train.jsonl", late)
+    lines = b'{"id": 1, "text": "one"}\n\n{broken\n[2]\n{"id": 3, "text": "bad \xff byte"}\n'
+    (root / "broken").mkdir()
+    (root / "broken" / "train.json").write_bytes(lines)
+    commands = [
+        {"fields": make_fields(name, repo=f"org/{name}", **{"columns": COLUMNS, **more}), "limit": 200}
+        for name, more in [
+            ("gated", {}),
+            ("script", {}),
+            ("converted", {"revision": "refs/convert/parquet", "data_dir": "all"}),
+            ("other-columns", {}),
+            ("more-columns", {}),
+            ("null", {"columns": {"text": "text", "id": "id", "date": "date"}}),
+            ("broken", {}),
+        ]
+    ]
+    results = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    found = {command["fields"]["name"]: result for command, result in zip(commands, results, strict=True)}
+    assert "accept its terms on https://huggingface.co/datasets/org/gated" in found["gated"]["message"]
+    assert "script of its own, which is never run" in found["script"]["message"]
+    assert found["converted"].get("ids") == [str(n) for n in range(30)], found["converted"]
+    assert found["converted"]["items"][0]["revision"] == CONVERTED
+    assert "do not share one set of columns" in found["other-columns"]["message"]
+    assert found["more-columns"].get("ids") == [str(n) for n in range(60)], found["more-columns"]
+    assert found["null"].get("ids") == [str(n) for n in range(111)], found["null"]
+    assert (found["broken"].get("ids"), found["broken"].get("reasons")) == (["1", "3"], {"bad-json": 2}), found[
+        "broken"
+    ]
+    assert found["broken"]["texts"][1] == "bad \ufffd byte"
+
+
+async def test_rows_outside_the_years_are_not_fetched_where_statistics_tell(tmp_path: Path, serve: Serve) -> None:
+    noise = random.Random(3)
+    file = tmp_path / "hub" / "dated" / "train.parquet"
+    file.parent.mkdir(parents=True)
+    rows = [
+        {"text": noise.randbytes(25_000).hex(), "id": str(n), "date": datetime(1900 + n // 10, 1, 1 + n % 10)}  # noqa: DTZ001
+        for n in range(1000)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=20, compression="none", use_dictionary=False)
+    hub = Hub(tmp_path / "hub")
+    columns = {"text": "text", "id": "id", "date": "date"}
+    fields = make_fields(repo="org/dated", columns=columns, year_filter={"min": 1990}, rows_per_item=30, scan_rows=900)
+    command = {"fields": fields, "workspace": str(tmp_path / "work"), "parts": [[0, 2], [1, None]]}
+    (found,) = await run_reader(await serve(hub.routes()), tmp_path, [command])
+    # The sieve lets a day before the year pass, whose row group holds it; the row itself is still checked.
+    assert [*dict.fromkeys(found["ids"])] == [str(n) for n in range(900, 1000)]
+    assert len(found["ids"]) == 130 - found["reasons"].get("outside-years", 0)
+    assert hub.fetched["dated/train.parquet"] < file.stat().st_size * 0.6  # of three openings; one alone reads it all
+
+
+async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, serve: Serve) -> None:
+    file = tmp_path / "hub" / "patents" / "train.jsonl.gz"
+    file.parent.mkdir(parents=True)
+    with gzip.open(file, "wt", 1) as lines:
+        for n in range(40_000):
+            day = "19230315" if n % 10_000 == 0 else 20100101 if n % 2 else None
+            lines.write(json.dumps({"id": n, "text": "x" * 5000, "metadata": {"publication_date": day}}) + "\n")
+    hub = Hub(tmp_path / "hub")
+    fields = make_fields(repo="org/patents", columns=COLUMNS, rows_per_item=500, year_filter={"max": 1969})
+    small = {"fields": {**fields, "scan_rows": 5_000}, "workspace": str(tmp_path / "a")}
+    large = {"fields": {**fields, "scan_rows": 40_000}, "workspace": str(tmp_path / "b")}
+    less, more = await run_reader(await serve(hub.routes()), tmp_path, [small, large])
+    assert more["ids"] == ["0", "10000", "20000", "30000"]
+    assert more["reasons"] == {"outside-years": 20_000, "missing-year": 19_996}
+    assert more["peak"] - less["peak"] < 60_000  # KiB; the texts alone are 200 MB
 
 
 async def test_a_pinned_dataset_is_planned_without_asking() -> None:
@@ -214,46 +302,3 @@ async def test_a_folder_of_the_same_name_is_not_mistaken_for_the_dataset(
         item = (await source.plan(1))[0]
         with pytest.raises(SourceUnavailable, match="hides the dataset"):
             [outcome async for outcome in source.fetch(item)]
-
-
-def named(kind: str, message: str = "said", status: int | None = None, **headers: str) -> Exception:
-    """Make an error that looks like one of the Hub's libraries, of any version."""
-    error: Exception = type(kind, (Exception,), {})(message)
-    if status is not None:
-        error.response = SimpleNamespace(status_code=status, headers=headers)  # type: ignore[attr-defined]
-    return error
-
-
-def wrapped(outer: Exception, inner: Exception) -> Exception:
-    outer.__cause__ = inner
-    return outer
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "words"),
-    [
-        (named("GatedRepoError", status=403), SourceUnavailable, "accept its terms"),
-        (named("RepositoryNotFoundError", status=401), SourceUnavailable, "does not exist or is private"),
-        (named("DatasetNotFoundError"), SourceUnavailable, "does not exist"),
-        (named("RevisionNotFoundError", status=404), SourceUnavailable, "no revision 'v9'"),
-        (named("HfHubHTTPError", status=503), ArchiveBusy, "answered 503"),
-        (named("HfHubHTTPError", status=429), ArchiveBusy, "answered 429"),
-        (wrapped(FileNotFoundError("x.parquet"), named("HTTPStatusError", status=429)), ArchiveBusy, "answered 429"),
-        (wrapped(RuntimeError("read"), ConnectionResetError("gone")), ArchiveBusy, "could not be read"),
-        (TimeoutError(), ArchiveBusy, "could not be read"),
-        (RuntimeError("Dataset scripts are no longer supported, but found ds.py"), SourceUnavailable, "refs/convert"),
-        (named("OfflineModeIsEnabled"), PrerequisiteError, "HF_HUB_OFFLINE"),
-        (ValueError("BuilderConfig 'x' not found. Available: ['y']"), SourceUnavailable, r"Available: \['y'\]"),
-    ],
-)
-def test_what_a_failure_of_the_hub_means(error: Exception, kind: type[DistrustError], words: str) -> None:
-    spec = SourceSpec.model_validate(make_fields(revision="v9"))
-    with pytest.raises(kind, match=words):
-        raise hub_error(error, spec)
-
-
-def test_a_named_pause_of_the_hub_is_kept() -> None:
-    spec = SourceSpec.model_validate(make_fields())
-    error = hub_error(named("HfHubHTTPError", status=429, **{"Retry-After": "55"}), spec)
-    assert isinstance(error, ArchiveBusy)
-    assert error.retry_after_seconds == 55

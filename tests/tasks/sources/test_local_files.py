@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from storage.errors import ParameterError, SourceUnavailable
+from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.source import Archives, Connection, Document, Pace, Reject
 from tasks.sources.web import Web
@@ -70,10 +71,16 @@ async def test_broken_lines_are_rejects(tmp_path: Path) -> None:
         "bad-json",
         "line-too-long",
         "bad-json",
-        "bad-encoding",
+        "mine:a.jsonl:4",
         "missing-text",
         "mine:h",
     ]
+    details = [outcome.detail for outcome in found if isinstance(outcome, Reject)]
+    assert details[0].startswith("line 2: ")
+    assert details[1:3] == ["line 3 exceeds 1024 bytes", "line 5 is no JSON object"]
+    repaired = found[4]
+    assert isinstance(repaired, Document)
+    assert repaired.text == "\ufffd"
 
 
 async def test_rows_without_id_are_named_by_file_and_number(tmp_path: Path) -> None:
@@ -130,3 +137,76 @@ async def test_nothing_to_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n")
     with pytest.raises(SourceUnavailable, match="hold no rows"):
         await read(make_spec(tmp_path))
+
+
+async def test_csv_is_read_with_fields_over_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(
+        b'\xef\xbb\xbfid,text,year\r\n1,"He said ""no"",\r\ntwice",1901\r\n\r\n2,short\r\n'
+        b"3," + b"x" * 5000 + b',1902\r\n4,bad \xff\0 byte,\r\n5,"never closed,1903\r\n'
+    )
+    found = await read(make_spec(tmp_path, max_line_bytes=1024, rows_per_item=2))
+    told = [outcome.detail if isinstance(outcome, Reject) else (outcome.id, outcome.year) for outcome in found]
+    assert told == [
+        ("mine:1", 1901),
+        "line 5 has 2 fields, the header names 3",
+        "line 6 exceeds 1024 bytes",
+        ("mine:4", None),
+        "line 8: unexpected end of data",
+    ]
+    texts = [outcome.text for outcome in found if isinstance(outcome, Document)]
+    assert texts == ['He said "no",\r\ntwice', "bad \ufffd byte"]
+
+
+async def test_a_folder_of_texts_is_one_document_a_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b c#1.md").write_text("second", "utf-8")
+    (tmp_path / "a.txt").write_bytes(b"first \xff")
+    (tmp_path / "large.txt").write_text("x" * 2000, "utf-8")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.txt").write_text("hidden", "utf-8")
+    spec = make_spec(tmp_path, max_line_bytes=1024, columns={"text": "body"})
+    found = await read(spec)
+    assert [(one.id, one.text, one.title) for one in found if isinstance(one, Document)] == [
+        ("mine:a.txt", "first \ufffd", "a"),
+        ("mine:sub/b c#1.md", "second", "b c#1"),
+    ]
+    assert [(one.id, one.reason) for one in found if isinstance(one, Reject)] == [("mine:large.txt", "file-too-large")]
+    async with Archives(Connection(), Pace(), Web()).open(spec) as source:
+        items = await source.plan(10)
+        (tmp_path / "a.txt").write_text("changed its size", "utf-8")
+        with pytest.raises(SourceUnavailable, match="snapshot"):
+            [outcome async for outcome in source.fetch(items[0])]
+
+
+async def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.jsonl").write_bytes(lines({"text": folder.name}))
+    (inside / "b.jsonl").symlink_to(outside / "a.jsonl")
+    (inside / "c").symlink_to(outside)
+    found = await read(make_spec(inside))
+    assert [(one.id, one.reason) for one in found if isinstance(one, Reject)] == [("mine:b.jsonl", "outside-folder")]
+    assert [one.text for one in found if isinstance(one, Document)] == ["inside"]
+    async with Archives(Connection(), Pace(), Web()).open(make_spec(inside)) as source:
+        size = (outside / "a.jsonl").stat().st_size
+        data = {"file": "../outside/a.jsonl", "file_bytes": size, "start": 0, "rows": 1}
+        item = Item(native_id="x", url="x", data=data)
+        with pytest.raises(SourceUnavailable):
+            [outcome async for outcome in source.fetch(item)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.gz", ".csv.gz"])
+async def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setattr("tasks.sources.file_rows.EXPANSION_FLOOR_BYTES", 2**20)
+    pack = zstandard.compress if suffix.endswith("zst") else gzip.compress
+    (tmp_path / f"a{suffix}").write_bytes(pack(b" " * 8 * 2**20))
+    with pytest.raises(SourceUnavailable, match="expands to more than"):
+        await read(make_spec(tmp_path))
+
+
+async def test_scores_that_rows_have_are_kept(tmp_path: Path) -> None:
+    scores = {"auth_weight": 0.05, "prov_entropy": 7.8, "trivium_category": "logic"}
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "one", **scores}, {"text": "two", "auth_weight": None}))
+    found = [one for one in await read(make_spec(tmp_path)) if isinstance(one, Document)]
+    assert [one.extra for one in found] == [scores, {}]

@@ -1,0 +1,143 @@
+"""Rows of one file of the user's own: JSON lines, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from storage.errors import SourceUnavailable
+from tasks.sources.json_lines import BadLine, lines_of, parse_line
+
+PARQUET = ".parquet"
+CSV_SUFFIXES = (".csv", ".csv.zst", ".csv.gz")
+ROW_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", *CSV_SUFFIXES, PARQUET)
+TEXT_SUFFIXES = (".txt", ".md")
+
+EXPANSION_FLOOR_BYTES = 64 * 2**20
+LARGEST_EXPANSION = 200
+"""A packed file may grow to so many times its size, or to the floor; prose packs to a tenth, a bomb to a thousandth."""
+MAX_ROW_GROUP_BYTES = 2 * 2**30
+
+Row = dict[str, Any] | BadLine
+
+
+class _Expanding(io.RawIOBase):
+    """Counts what comes out of a packed file and stops a bomb."""
+
+    def __init__(self, inner: IO[bytes], limit: int) -> None:
+        self._inner = inner
+        self._left = limit
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._inner.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(f"expands to more than {self._limit:,} bytes; unpack it yourself if it is no mistake")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+def read_rows(path: Path, cap: int) -> Iterator[Row]:
+    """Yield the rows of a file in order; a bad line or row in its place.
+
+    Args:
+        path: The file; its name says what it is.
+        cap: The longest line, in bytes.
+
+    Raises:
+        SourceUnavailable: The file is broken, or grows beyond all measure.
+    """
+    try:
+        if path.name.endswith(PARQUET):
+            yield from _parquet_rows(path)
+        else:
+            with _open_binary(path) as stream:
+                yield from (_csv_rows if path.name.endswith(CSV_SUFFIXES) else _json_rows)(stream, cap)
+    except (OSError, EOFError, zstandard.ZstdError, pa.ArrowException) as error:
+        raise SourceUnavailable(f"{path.name} is broken ({error})") from error
+
+
+def _open_binary(path: Path) -> IO[bytes]:
+    packed: Any
+    if path.name.endswith(".zst"):
+        packed = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+    elif path.name.endswith(".gz"):
+        packed = gzip.GzipFile(path, "rb")
+    else:
+        return path.open("rb")
+    limit = max(EXPANSION_FLOOR_BYTES, LARGEST_EXPANSION * path.stat().st_size)
+    return io.BufferedReader(_Expanding(packed, limit))
+
+
+def _json_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
+    for number, line in lines_of(stream, cap):
+        yield parse_line(line, number, cap)
+
+
+def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
+    """Yield the rows below a CSV file's header; a field may span lines, so a row's number is that of its last line."""
+    too_long: list[int] = []
+    csv.field_size_limit(max(cap, csv.field_size_limit()))
+    reader = csv.reader(_decoded(stream, cap, too_long), strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield BadLine("bad-csv", f"line {reader.line_num}: {error}")
+            continue
+        if too_long:
+            yield BadLine("line-too-long", f"line {too_long.pop()} exceeds {cap} bytes")
+        if fields is None:
+            return
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+        elif len(fields) != len(header):
+            detail = f"line {reader.line_num} has {len(fields)} fields, the header names {len(header)}"
+            yield BadLine("bad-csv", detail)
+        else:
+            # CSV knows no null: an empty field says nothing.
+            yield {name: value for name, value in zip(header, fields, strict=True) if value}
+
+
+def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(cap + 1):
+        number += 1
+        if len(line) > cap and not line.endswith(b"\n"):
+            while (rest := stream.readline(cap)) and not rest.endswith(b"\n"):
+                pass
+            too_long.append(number)
+            yield ""
+        else:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").replace("\0", "")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).total_byte_size
+            if size > MAX_ROW_GROUP_BYTES:
+                raise OSError(
+                    f"row group {group} holds {size:,} bytes, at most {MAX_ROW_GROUP_BYTES:,} are read at once"
+                )
+            for batch in file.iter_batches(batch_size=256, row_groups=[group]):
+                yield from cast("list[Row]", batch.to_pylist())

@@ -1,0 +1,153 @@
+"""The files of one split of a dataset, and how `datasets` streams their rows."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.errors import SourceUnavailable
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.hub_selection import pushed_down
+from tasks.sources.json_lines import lines_of
+from tasks.sources.rows import columns_of
+
+LIBRARY_RETRIES = 2
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
+PEEKED_BYTES = 65_536
+MAX_LINE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Table:
+    """A pipeline of `datasets`, and what its rows depend on.
+
+    Attributes:
+        build: Makes the pipeline, the same each time.
+        form: "table", or "lines" of JSON, which are parsed here.
+        columns: The columns that are read.
+        identity: What else decides on rows and their order.
+    """
+
+    build: Callable[[], Any]
+    form: str
+    columns: tuple[str, ...]
+    identity: dict[str, Any]
+
+
+def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
+    """Find the files of a split and choose how they are read.
+
+    JSON lines are read as lines: the library's JSON reader takes the columns' types from the first ten megabytes
+    and fails on a column that holds nothing there, or on a key that comes later. Of Parquet only the needed columns
+    are fetched, and row groups whose statistics lie outside the years are skipped.
+
+    Raises:
+        SourceUnavailable: There is no such split or column.
+    """
+    if Path(spec.repo).exists():
+        # The library would read such a folder and never ask the Hub.
+        raise SourceUnavailable(
+            f"source {spec.name!r}: the folder {spec.repo} below {Path.cwd()} hides the dataset of the same name; "
+            "run from another folder"
+        )
+    import datasets
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    # Its own loop waits up to 20 times as long, at one place, unseen; here the row is known and the wait is short.
+    datasets.config.STREAMING_READ_MAX_RETRIES = LIBRARY_RETRIES
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = LIBRARY_RETRIES
+    files: Any = list(spec.data_files) or None
+    builder = datasets.load_dataset_builder(
+        spec.repo,
+        spec.config or None,
+        data_dir=spec.data_dir or None,
+        data_files={spec.split: files} if files else None,
+        revision=revision,
+        token=token,
+    )
+    splits = {str(split): [str(file) for file in found] for split, found in (builder.config.data_files or {}).items()}
+    if spec.split not in splits:
+        raise SourceUnavailable(
+            f"source {spec.name!r}: {spec.repo} has no split {spec.split!r}, only {sorted(splits)}; correct `split` of "
+            "the catalogue entry"
+        )
+    identity = {
+        "repo": spec.repo,
+        "config": spec.config,
+        "split": spec.split,
+        "data_dir": spec.data_dir,
+        "data_files": list(spec.data_files),
+        "revision": revision,
+        "datasets": datasets.__version__,
+    }
+    needed = columns_of(spec.columns)
+    chosen = splits[spec.split]
+    if isinstance(builder, Json) and holds_lines(chosen[0], token):
+        # Given as a list, each file is a shard of its own, and a position names the shard.
+        build = functools.partial(
+            datasets.IterableDataset.from_generator, _lines_of_files, gen_kwargs={"files": chosen, "tokens": (token,)}
+        )
+        return Table(build, "lines", tuple(sorted(needed)), identity)
+    build = functools.partial(builder.as_streaming_dataset, split=spec.split)
+    features = build().features
+    names = sorted(features) if features is not None else None
+    if names is None:
+        return Table(build, "table", (), identity)
+    if absent := {name for name in needed if not _present(name, names)}:
+        raise absent_columns(spec, absent, set(names))
+    columns = tuple(name for name in names if name in needed or name.partition(".")[0] in needed)
+    if isinstance(builder, Parquet):
+        builder.config.columns = list(columns)
+        builder.config.filters = pushed_down(spec, features.arrow_schema)
+        return Table(build, "table", columns, {**identity, "filter": str(builder.config.filters)})
+    return Table(lambda: build().select_columns(list(columns)), "table", columns, identity)
+
+
+def holds_lines(file: str, token: str | None) -> bool:
+    """Tell whether a JSON file holds one object a line, rather than one array or one object over many lines."""
+    name = file.lower()
+    for suffix in PACKED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name.endswith(LINE_SUFFIXES):
+        return True
+    with _open_file(file, token, block_size=PEEKED_BYTES) as stream:
+        head: bytes = stream.read(PEEKED_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+    line, newline, _ = head.partition(b"\n")
+    if not head.startswith(b"{") or not newline:
+        return head.startswith(b"{")
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _lines_of_files(files: list[str], tokens: tuple[str | None]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with _open_file(file, tokens[0]) as stream:
+            for number, line in lines_of(io.BufferedReader(stream, 2**20), MAX_LINE_BYTES):
+                yield {"line": line, "number": number}
+
+
+def _open_file(file: str, token: str | None, **options: Any) -> Any:
+    import fsspec  # type: ignore[import-untyped]
+
+    return fsspec.open(file, "rb", compression="infer", token=token, **options)
+
+
+def _present(name: str, names: list[str]) -> bool:
+    return not name or name in names or any(known.partition(".")[0] == name for known in names)
+
+
+def absent_columns(spec: SourceSpec, absent: set[str], names: set[str]) -> SourceUnavailable:
+    """Say which columns a catalogue entry names that the dataset does not have."""
+    return SourceUnavailable(
+        f"source {spec.name!r}: {spec.repo} has no columns {sorted(absent)}, only {sorted(names)}; "
+        "correct `columns` of the catalogue entry"
+    )

@@ -1,0 +1,212 @@
+"""A Hub on loopback over the files of a folder, and a process of its own that reads it through the real libraries."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+COMMIT = "a" * 40
+CONVERTED = "c" * 40
+ROOT = Path(__file__).resolve().parents[3]
+
+# The Hub's libraries read their endpoint when they are imported, so the reading happens in a process of its own.
+# There, pauses are written down and not waited for. Each part of a command is read by a source opened anew over the
+# same workspace, as after a restart; a command with "die" ends the process at once.
+READER = """
+import asyncio, json, os, resource, sys, time
+slept = []
+time.sleep = slept.append
+from pathlib import Path
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.source import Archives, Connection, Pace, Reject
+from tasks.sources.web import Web
+from storage.errors import DistrustError
+
+async def read(command):
+    spec = SourceSpec.model_validate(command["fields"])
+    workspace = Path(command["workspace"]) if "workspace" in command else None
+    found = {"ids": [], "texts": [], "reasons": {}, "details": [], "items": []}
+    for begin, end in command.get("parts", [[0, None]]):
+        archives = Archives(Connection.from_environment(), Pace(), Web())
+        source = await archives.open(spec, workspace).__aenter__()
+        items = await source.plan(command.get("limit", 10))
+        found["items"] = [item.data for item in items]
+        for item in items[begin:end]:
+            async for outcome in source.fetch(item):
+                if isinstance(outcome, Reject):
+                    found["reasons"][outcome.reason] = found["reasons"].get(outcome.reason, 0) + 1
+                    found["details"] = (found["details"] + [outcome.detail])[:20]
+                else:
+                    found["ids"].append(outcome.id.partition(":")[2])
+                    found["texts"].append(outcome.text[:100])
+        if command.get("die"):
+            os._exit(9)
+        await source.close()
+    return found
+
+results = []
+for command in json.loads(Path(sys.argv[1]).read_text()):
+    slept.clear()
+    try:
+        result = asyncio.run(read(command))
+    except DistrustError as error:
+        result = {"error": type(error).__name__, "message": str(error),
+                  "pause": getattr(error, "retry_after_seconds", None)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results.append({**result, "slept": list(slept), "peak": peak})
+print("RESULT" + json.dumps(results))
+"""
+
+
+def make_fields(name: str = "hub", **fields: Any) -> dict[str, Any]:
+    """Make the fields of a catalogue entry that reads the double's dataset."""
+    fields = {"repo": "org/ds", "source_type": "wiki", "trivium": "grammar", **fields}
+    return {"name": name, "archive": "hugging_face", **fields}
+
+
+class Hub:
+    """The part of the Hub that streaming needs: one dataset per folder below `root`, ``org/<name of the folder>``.
+
+    Attributes:
+        fetched: Bytes sent of each file, as ``name/path``.
+        faults: For a file, what goes wrong at its next requests: a status, a status with headers, or "cut".
+        gated: Datasets that want their terms accepted first.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fetched: Counter[str] = Counter()
+        self.revisions: set[str] = set()
+        self.faults: dict[str, list[Any]] = {}
+        self.gated: set[str] = set()
+
+    def routes(self) -> dict[str, Any]:
+        return {
+            "/api/datasets/org/{name}": self.info,
+            "/api/datasets/org/{name}/revision/{revision:.*}": self.info,
+            "/api/datasets/org/{name}/tree/{revision}{path:.*}": self.tree,
+            "/datasets/org/{name}/resolve/{revision}/{path:.*}": self.file,
+            "/{anything:.*}": self.absent,
+        }
+
+    async def absent(self, request: web.Request) -> web.StreamResponse:
+        known = (self.root / request.match_info.get("name", "-")).is_dir()
+        code = "EntryNotFound" if known else "RepoNotFound"
+        return web.json_response({"error": "not found"}, status=404, headers={"X-Error-Code": code})
+
+    def _folder(self, request: web.Request) -> Path:
+        """Return the files of the asked revision; those of refs/convert/parquet lie in a folder of their own."""
+        name, revision = request.match_info["name"], request.match_info.get("revision", "")
+        self.revisions.add(revision)
+        converted = revision in ("refs/convert/parquet", "refs%2Fconvert%2Fparquet", CONVERTED)
+        return self.root / (f"{name}.converted" if converted else name)
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        folder = self._folder(request)
+        if not folder.is_dir():
+            return await self.absent(request)
+        name = request.match_info["name"]
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        return web.json_response(
+            {
+                "id": f"org/{name}",
+                "_id": "1",
+                "sha": CONVERTED if folder.name.endswith(".converted") else COMMIT,
+                "private": False,
+                "gated": "manual" if name in self.gated else False,
+                "disabled": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "lastModified": "2026-01-01T00:00:00.000Z",
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "siblings": [{"rfilename": file} for file in files],
+            }
+        )
+
+    async def tree(self, request: web.Request) -> web.StreamResponse:
+        folder = self._folder(request)
+        below = folder / request.match_info["path"].strip("/")
+        if not below.is_dir():
+            return await self.absent(request)
+        deep = request.query.get("recursive", "false").lower() in ("true", "1")
+        entries = [
+            {
+                "type": "file" if path.is_file() else "directory",
+                "oid": hashlib.sha1(path.name.encode(), usedforsecurity=False).hexdigest(),
+                "size": path.stat().st_size if path.is_file() else 0,
+                "path": path.relative_to(folder).as_posix(),
+            }
+            for path in sorted(below.rglob("*") if deep else below.iterdir())
+        ]
+        return web.json_response(entries)
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        folder = self._folder(request)
+        name, path = request.match_info["name"], folder / request.match_info["path"]
+        if not path.is_file():
+            return await self.absent(request)
+        if name in self.gated:
+            return web.Response(status=403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+        commit = CONVERTED if folder.name.endswith(".converted") else COMMIT
+        etag = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        if request.method == "HEAD":
+            return web.FileResponse(path, headers=headers)
+        label = f"{name}/{request.match_info['path']}"
+        body = path.read_bytes()[request.http_range]
+        self.fetched[label] += len(body)
+        if self.faults.get(label):
+            return await self._fail(request, self.faults[label].pop(0), body)
+        return web.FileResponse(path, headers=headers)
+
+    async def _fail(self, request: web.Request, fault: Any, body: bytes) -> web.StreamResponse:
+        if fault != "cut":
+            status, headers = fault if isinstance(fault, tuple) else (fault, {})
+            return web.Response(status=status, headers=headers, text="later")
+        response = web.StreamResponse(status=206, headers={"Content-Length": str(len(body))})
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+
+async def run_reader(endpoint: str, folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the commands in a reader process; nothing comes back from one that dies."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder / "home"),
+        "HF_TOKEN": "hf_test",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "127.0.0.1",
+    }
+    script = folder / "commands.json"
+    script.write_text(json.dumps(commands), "utf-8")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        READER,
+        str(script),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 120)
+    if any(command.get("die") for command in commands):
+        assert process.returncode == 9, errors.decode()[-3000:]
+        return []
+    lines = [line for line in output.decode().splitlines() if line.startswith("RESULT")]
+    assert lines, errors.decode()[-3000:]
+    results: list[dict[str, Any]] = json.loads(lines[0].removeprefix("RESULT"))
+    return results
