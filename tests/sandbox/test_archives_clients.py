@@ -25,12 +25,13 @@ import asyncio, json, sys
 from dataclasses import asdict
 from pathlib import Path
 from datasets import load_dataset
+from sandbox.archives.documents import ARCHIVE_OF
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.source import Archives, Connection, Pace
 from tasks.sources.web import Web
 
 found = {"rows": {}, "resumed": {}, "read": {}}
-catalogue = load_catalogue(Path(sys.argv[1]))
+catalogue = {name: spec for name, spec in load_catalogue(Path(sys.argv[1])).items() if name in ARCHIVE_OF}
 for name, spec in catalogue.items():
     if spec.archive != "hugging_face":
         continue

@@ -27,7 +27,9 @@ DOCUMENTS = [
 
 def test_the_catalogue_knows_the_same_sources_at_the_same_archives() -> None:
     catalogue = load_catalogue()
-    assert {name: spec.archive for name, spec in catalogue.items()} == ARCHIVE_OF
+    archives = {name: spec.archive for name, spec in catalogue.items()}
+    assert {name: archives[name] for name in ARCHIVE_OF} == ARCHIVE_OF
+    assert all(catalogue[name].optional for name in archives.keys() - ARCHIVE_OF.keys())
     for name, repository in REPOSITORIES.items():
         spec = catalogue[name]
         assert (spec.repo, spec.config, spec.split) == (repository.repo, repository.config, repository.split)

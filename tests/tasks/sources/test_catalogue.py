@@ -33,7 +33,14 @@ def write(path: Path, text: str) -> Path:
 
 def test_the_bundled_catalogue_is_complete() -> None:
     catalogue = load_catalogue()
-    assert [name for name, spec in catalogue.items() if spec.optional] == ["big_patent", "government_documents"]
+    assert [name for name, spec in catalogue.items() if spec.optional] == [
+        "big_patent",
+        "government_documents",
+        "newspaper_editions",
+        "newspaper_articles",
+        "library_of_congress_books",
+        "books_before_1929",
+    ]
     assert {name: spec.target for name, spec in catalogue.items()} == {
         "us_patents": 30000,
         "classical_philosophy": 10000,
@@ -49,6 +56,10 @@ def test_the_bundled_catalogue_is_complete() -> None:
         "wikipedia": 35000,
         "big_patent": 5000,
         "government_documents": 5000,
+        "newspaper_editions": 15000,
+        "newspaper_articles": 15000,
+        "library_of_congress_books": 15000,
+        "books_before_1929": 15000,
     }
     for spec in catalogue.values():
         assert (spec.prior_authority, spec.prior_entropy) == PRIORS[spec.source_type]
