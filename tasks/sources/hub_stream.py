@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,13 +39,14 @@ class HubStream:
         spec: SourceSpec,
         token: str | None,
         folder: Path | None,
-        sleep: Callable[[float], None],
+        sleep: Callable[[float], None] | None = None,
         attempts: int = 5,
     ) -> None:
         self._spec = spec
         self._token = token
         self._folder = folder
-        self._sleep = sleep
+        self._sleep = sleep or self._pause
+        self._interrupted = threading.Event()
         self._attempts = attempts
         self._tables: dict[str, tuple[Table, Positions]] = {}
 
@@ -55,6 +58,7 @@ class HubStream:
             SourceUnavailable: The dataset cannot be read, or lacks a column.
         """
         number = start
+        self._interrupted.clear()
         rows = self._open(revision, start)
         row: Any
 
@@ -75,6 +79,17 @@ class HubStream:
                 yield row
         finally:
             rows.close()
+
+    def interrupt(self) -> None:
+        """End the pause that the reading thread is in, if it is in one: the read then fails."""
+        self._interrupted.set()
+
+    def _pause(self, seconds: float) -> None:
+        while seconds > 0:
+            if self._interrupted.is_set():
+                raise ArchiveBusy(f"source {self._spec.name!r}: stopped while it waited for the Hub")
+            time.sleep(min(seconds, 1.0))
+            seconds -= 1.0
 
     def _retrying(self, read: Callable[[], Any]) -> Any:
         backoff = tenacity.wait_exponential_jitter(initial=1, max=LONGEST_WAIT_SECONDS, jitter=1)
@@ -114,22 +129,21 @@ class HubStream:
         step, first = self._spec.rows_per_item, self._spec.first_row
         seen: set[str] = set()
         state: dict[str, Any] | None = None
-        read = 0
+        checked = table.form == "lines" and start == first  # a table names its columns itself
         for row in rows:
             number += 1
             if state is not None:
                 positions.save(Position(number, state, digest_row(row)))
                 state = None
             if number > start:
-                if table.form == "lines" and read < CHECKED_ROWS and isinstance(row, dict):
+                if checked and isinstance(row, dict):
                     seen.update(row)
-                    read += 1
-                    if read == CHECKED_ROWS:
+                    if (checked := number < first + CHECKED_ROWS) is False:
                         self._require_text(seen)
                 yield self._numbered(row, number - 1)
             if (number + 1 - first) % step == 0:
                 state = stream.state_dict()  # of before the last row of a range; that row is kept as its digest
-        if table.form == "lines" and 0 < read < CHECKED_ROWS:
+        if checked and seen:
             self._require_text(seen)
 
     def _nearest(self, table: Table, positions: Positions, start: int) -> tuple[Any, Iterator[HubRow], int]:

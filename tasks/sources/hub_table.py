@@ -16,7 +16,6 @@ from tasks.sources.hub_selection import pushed_down
 from tasks.sources.json_lines import lines_of
 from tasks.sources.rows import columns_of
 
-LIBRARY_RETRIES = 2
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 PEEKED_BYTES = 65_536
@@ -60,9 +59,12 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
     from datasets.packaged_modules.json.json import Json
     from datasets.packaged_modules.parquet.parquet import Parquet
 
-    # Its own loop waits up to 20 times as long, at one place, unseen; here the row is known and the wait is short.
-    datasets.config.STREAMING_READ_MAX_RETRIES = LIBRARY_RETRIES
-    datasets.config.STREAMING_OPEN_MAX_RETRIES = LIBRARY_RETRIES
+    # The library would read again twenty times at one place, minutes apart and unseen; the waiting is done here.
+    for name in ("STREAMING_READ", "STREAMING_OPEN"):
+        setattr(datasets.config, f"{name}_MAX_RETRIES", 1)
+        setattr(datasets.config, f"{name}_RETRY_INTERVAL", 0)
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
     files: Any = list(spec.data_files) or None
     builder = datasets.load_dataset_builder(
         spec.repo,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -39,18 +38,12 @@ async def open_hugging_face(
 class HuggingFaceDataset:
     """Rows of one split of one dataset."""
 
-    def __init__(
-        self,
-        spec: SourceSpec,
-        token: str | None,
-        current_year: int,
-        workspace: Path | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, spec: SourceSpec, token: str | None, current_year: int, workspace: Path | None = None) -> None:
         self._spec = spec
         self._token = token
         self._current_year = current_year
-        self._reader: RangeReader[HubRow] = RangeReader(HubStream(spec, token, workspace, sleep).read_from)
+        stream = HubStream(spec, token, workspace)
+        self._reader: RangeReader[HubRow] = RangeReader(stream.read_from, stream.interrupt)
 
     async def close(self) -> None:
         """Close the open stream."""

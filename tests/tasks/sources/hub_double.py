@@ -78,7 +78,7 @@ class Hub:
     Attributes:
         fetched: Bytes sent of each file, as ``name/path``.
         faults: For a file, what goes wrong at its next requests: a status, a status with headers, or "cut".
-        gated: Datasets that want their terms accepted first.
+        gated: Datasets that want their terms accepted first, and the status that says so.
     """
 
     def __init__(self, root: Path) -> None:
@@ -86,7 +86,7 @@ class Hub:
         self.fetched: Counter[str] = Counter()
         self.revisions: set[str] = set()
         self.faults: dict[str, list[Any]] = {}
-        self.gated: set[str] = set()
+        self.gated: dict[str, int] = {}
 
     def routes(self) -> dict[str, Any]:
         return {
@@ -155,7 +155,9 @@ class Hub:
         if not path.is_file():
             return await self.absent(request)
         if name in self.gated:
-            return web.Response(status=403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+            return web.Response(
+                status=self.gated[name], headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}
+            )
         commit = CONVERTED if folder.name.endswith(".converted") else COMMIT
         etag = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
