@@ -65,7 +65,8 @@ class LocalFiles:
         items = [Item(native_id=f"{file}:0", url=file, data={"refused": file}) for file in refused]
         items = [item for item in items if item.native_id not in known]
         planned = 0
-        async for item, rows in self._cut(files):
+        seen = {str(file) for item in known.values() for file, _ in item.data.get("texts", ())}
+        async for item, rows in self._cut([file for file in files if file not in seen]):
             if planned >= min(bounds, default=planned + 1):
                 break
             if item.native_id not in known:
@@ -78,7 +79,7 @@ class LocalFiles:
     async def _cut(self, files: list[str]) -> AsyncIterator[tuple[Item, int]]:
         """Yield the items of the files, and how many rows each holds."""
         step = self._spec.rows_per_item
-        if files[0].endswith(TEXT_SUFFIXES):
+        if files and files[0].endswith(TEXT_SUFFIXES):
             for begin in range(0, len(files), step):
                 texts = [[file, self._path(file).stat().st_size] for file in files[begin : begin + step]]
                 yield Item(native_id=f"{texts[0][0]}:0", url=str(texts[0][0]), data={"texts": texts}), len(texts)

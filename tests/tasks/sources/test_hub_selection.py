@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.sources.catalogue import SourceSpec
+from tasks.sources.catalogue import SourceSpec, load_catalogue
 from tasks.sources.hub_selection import pushed_down
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document
@@ -68,3 +68,8 @@ def test_where_statistics_cannot_tell_every_row_is_read(columns: dict[str, Any],
 def test_a_bound_that_a_type_does_not_reach_excludes_nothing() -> None:
     schema = pa.schema([("text", pa.string()), ("date", pa.timestamp("ns"))])
     assert pushed_down(make_spec({"date": "date"}, min=1100), schema) is None
+
+
+def test_speeches_before_the_span_can_be_skipped() -> None:
+    schema = pa.schema([("text", pa.string()), ("date", pa.timestamp("us"))])
+    assert pushed_down(load_catalogue()["government_documents"], schema) is not None

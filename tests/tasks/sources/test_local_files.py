@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import zstandard
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.source import Archives, Connection, Document, Pace, Reject
+from tasks.sources.source import Archives, Connection, Document, Pace, Reject, Source
 from tasks.sources.web import Web
 
 
@@ -176,6 +177,30 @@ async def test_a_folder_of_texts_is_one_document_a_file(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("changed its size", "utf-8")
         with pytest.raises(SourceUnavailable, match="snapshot"):
             [outcome async for outcome in source.fetch(items[0])]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+async def test_files_that_came_since_are_planned_alone(tmp_path: Path, suffix: str) -> None:
+    def write(names: str) -> None:
+        for name in names:
+            (tmp_path / f"{name}{suffix}").write_bytes(lines({"text": f"text of {name}"}))
+
+    spec = make_spec(tmp_path, rows_per_item=2)
+    write("bd")
+    async with Archives(Connection(), Pace(), Web()).open(spec) as source:
+        known = {item.native_id: item for item in await source.plan(10)}
+    write("ace")
+    async with Archives(Connection(), Pace(), Web()).open(spec) as source:
+        added = await source.plan(10, known)
+        found = [outcome.id async for outcome in _all(source, added)]
+        assert await source.plan(10, known | {item.native_id: item for item in added}) == []
+    assert [name.partition(":")[2][0] for name in found] == ["a", "c", "e"]
+
+
+async def _all(source: Source, items: list[Item]) -> AsyncIterator[Document | Reject]:
+    for item in items:
+        async for outcome in source.fetch(item):
+            yield outcome
 
 
 async def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
