@@ -49,31 +49,10 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
     Raises:
         SourceUnavailable: There is no such split or column.
     """
-    if Path(spec.repo).exists():
-        # The library would read such a folder and never ask the Hub.
-        raise SourceUnavailable(
-            f"source {spec.name!r}: the folder {spec.repo} below {Path.cwd()} hides the dataset of the same name; "
-            "run from another folder"
-        )
-    import datasets
+    builder = _builder_of(spec, token, revision)
+    from datasets import __version__
     from datasets.packaged_modules.json.json import Json
-    from datasets.packaged_modules.parquet.parquet import Parquet
 
-    # The library would read again twenty times at one place, minutes apart and unseen; the waiting is done here.
-    for name in ("STREAMING_READ", "STREAMING_OPEN"):
-        setattr(datasets.config, f"{name}_MAX_RETRIES", 1)
-        setattr(datasets.config, f"{name}_RETRY_INTERVAL", 0)
-    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
-    files: Any = list(spec.data_files) or None
-    builder = datasets.load_dataset_builder(
-        spec.repo,
-        spec.config or None,
-        data_dir=spec.data_dir or None,
-        data_files={spec.split: files} if files else None,
-        revision=revision,
-        token=token,
-    )
     splits = {str(split): [str(file) for file in found] for split, found in (builder.config.data_files or {}).items()}
     if spec.split not in splits:
         raise SourceUnavailable(
@@ -87,29 +66,65 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
         "data_dir": spec.data_dir,
         "data_files": list(spec.data_files),
         "revision": revision,
-        "datasets": datasets.__version__,
+        "datasets": __version__,
     }
-    needed = columns_of(spec.columns)
-    chosen = splits[spec.split]
-    if isinstance(builder, Json) and holds_lines(chosen[0], token):
-        # Given as a list, each file is a shard of its own, and a position names the shard.
-        build = functools.partial(
-            datasets.IterableDataset.from_generator, _lines_of_files, gen_kwargs={"files": chosen, "tokens": (token,)}
+    files = splits[spec.split]
+    if isinstance(builder, Json) and holds_lines(files[0], token):
+        return _table_of_lines(spec, files, token, identity)
+    return _table_of_columns(spec, builder, identity)
+
+
+def _builder_of(spec: SourceSpec, token: str | None, revision: str) -> Any:
+    if Path(spec.repo).exists():
+        # The library would read such a folder and never ask the Hub.
+        raise SourceUnavailable(
+            f"source {spec.name!r}: the folder {spec.repo} below {Path.cwd()} hides the dataset of the same name; "
+            "run from another folder"
         )
-        return Table(build, "lines", tuple(sorted(needed)), identity)
+    import datasets
+
+    # The library would read again twenty times at one place, minutes apart and unseen; the waiting is done here.
+    for name in ("STREAMING_READ", "STREAMING_OPEN"):
+        setattr(datasets.config, f"{name}_MAX_RETRIES", 1)
+        setattr(datasets.config, f"{name}_RETRY_INTERVAL", 0)
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    return datasets.load_dataset_builder(
+        spec.repo,
+        spec.config or None,
+        data_dir=spec.data_dir or None,
+        data_files={spec.split: list(spec.data_files)} if spec.data_files else None,
+        revision=revision,
+        token=token,
+    )
+
+
+def _table_of_lines(spec: SourceSpec, files: list[str], token: str | None, identity: dict[str, Any]) -> Table:
+    import datasets
+
+    # Given as a list, each file is a shard of its own, and a position names the shard.
+    build = functools.partial(
+        datasets.IterableDataset.from_generator, _lines_of_files, gen_kwargs={"files": files, "tokens": (token,)}
+    )
+    return Table(build, "lines", tuple(sorted(columns_of(spec.columns))), identity)
+
+
+def _table_of_columns(spec: SourceSpec, builder: Any, identity: dict[str, Any]) -> Table:
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
     build = functools.partial(builder.as_streaming_dataset, split=spec.split)
     features = build().features
-    names = sorted(features) if features is not None else None
-    if names is None:
+    if features is None:
         return Table(build, "table", (), identity)
+    needed, names = columns_of(spec.columns), sorted(features)
     if absent := {name for name in needed if not _present(name, names)}:
         raise absent_columns(spec, absent, set(names))
-    columns = tuple(name for name in names if name in needed or name.partition(".")[0] in needed)
+    columns = [name for name in names if name in needed or name.partition(".")[0] in needed]
     if isinstance(builder, Parquet):
-        builder.config.columns = list(columns)
+        builder.config.columns = columns
         builder.config.filters = pushed_down(spec, features.arrow_schema)
-        return Table(build, "table", columns, {**identity, "filter": str(builder.config.filters)})
-    return Table(lambda: build().select_columns(list(columns)), "table", columns, identity)
+        return Table(build, "table", tuple(columns), {**identity, "filter": str(builder.config.filters)})
+    return Table(lambda: build().select_columns(columns), "table", tuple(columns), identity)
 
 
 def holds_lines(file: str, token: str | None) -> bool:
