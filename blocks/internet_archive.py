@@ -37,17 +37,20 @@ variables = archive.environment()
         title="Requests per second",
         gt=0,
         le=50,
-        description="Most requests sent in one second, over all downloads of one process.",
+        description="Most requests sent in one second; the public archive is never asked faster than twice a second.",
     )
-    concurrency: int = Field(
-        default=10,
-        title="Open requests",
-        ge=1,
-        le=64,
-        description="Most requests waiting for an answer at the same time.",
+    allowed_hosts: list[str] = Field(
+        default=[],
+        title="Allowed hosts",
+        description="Hosts to which a download may be redirected, besides the archive's own and its subdomains.",
     )
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that this connection sets; an empty field sets none."""
-        variables = {"DISTRUST_ARCHIVE_ORG_URL": self.archive_org_url, "DISTRUST_CONTACT": self.contact}
+        variables = {
+            "DISTRUST_ARCHIVE_ORG_URL": self.archive_org_url,
+            "DISTRUST_ARCHIVE_ORG_PER_SECOND": str(self.requests_per_second),
+            "DISTRUST_ALLOWED_HOSTS": ",".join(self.allowed_hosts),
+            "DISTRUST_CONTACT": self.contact,
+        }
         return {name: value for name, value in variables.items() if value}

@@ -52,4 +52,9 @@ variables = library.environment()
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that this connection sets."""
-        return {"DISTRUST_LOC_URL": self.loc_url, "DISTRUST_LOC_TEXT_URL": self.loc_text_url}
+        return {
+            "DISTRUST_LOC_URL": self.loc_url,
+            "DISTRUST_LOC_TEXT_URL": self.loc_text_url,
+            "DISTRUST_LOC_API_PER_MINUTE": str(self.api_per_minute),
+            "DISTRUST_LOC_TEXT_PER_MINUTE": str(self.text_per_minute),
+        }

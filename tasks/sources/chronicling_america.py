@@ -48,8 +48,9 @@ async def open_chronicling_america(
 ) -> AsyncIterator[ChroniclingAmerica]:
     """Open Chronicling America for one catalogue entry, with one pace for its search and one for its texts."""
     library = LibraryClients(spec, connection, pace, web)
-    api = library.client("search", connection.loc_url, spec.api_per_minute, API_PER_MINUTE)
-    texts = library.client("texts", connection.loc_text_url, spec.text_per_minute, TEXT_PER_MINUTE)
+    own = connection.loc_api_per_minute, connection.loc_text_per_minute
+    api = library.client("search", connection.loc_url, spec.api_per_minute, API_PER_MINUTE, own[0])
+    texts = library.client("texts", connection.loc_text_url, spec.text_per_minute, TEXT_PER_MINUTE, own[1])
     yield ChroniclingAmerica(spec, api, texts, current_year)
 
 

@@ -56,14 +56,17 @@ def _asking_seconds(spec: SourceSpec, documents: int, connection: Connection, pa
         case "internet_archive":
             root = connection.archive_org_url
             # The metadata and the text of every item.
-            return 2 * documents / courteous_rate(wanted, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root)
+            own = connection.archive_org_per_second
+            rate = courteous_rate(wanted, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root, own)
+            return 2 * documents / rate
         case "chronicling_america" if spec.bulk:
             root = connection.loc_bulk_url
             files = -(-documents // spec.pages_per_batch)
             return files / courteous_rate(wanted, None, BATCHES_PER_MINUTE / 60, root)
         case "chronicling_america":
             ceiling = None if spec.text_per_minute is None else spec.text_per_minute / 60
-            rate = courteous_rate(wanted, ceiling, TEXT_PER_MINUTE / 60, connection.loc_text_url)
+            own = None if connection.loc_text_per_minute is None else connection.loc_text_per_minute / 60
+            rate = courteous_rate(wanted, ceiling, TEXT_PER_MINUTE / 60, connection.loc_text_url, own)
             return documents * (1 + 1 / PAGE_SIZE) / rate
         case _:
             return 0.0  # rows come in files; their size is what counts

@@ -24,6 +24,16 @@ PUBLIC_REQUESTS_PER_SECOND = 2.0
 LENDING_COLLECTIONS = frozenset({"inlibrary", "printdisabled"})
 MIN_PAGE, MAX_PAGE = 100, 5000
 
+STAMPS = {
+    "google-books": "This is a digital copy of a book that was preserved for generations",
+    "internet-archive": "Digitized by the Internet Archive",
+    "google": "Digitized by Google",
+    "jstor-early-journals": "Early Journal Content on JSTOR",
+    "microsoft": "Digitized by Microsoft",
+}
+"""Words of the digitisers, not of the author; where they stand is recorded, so that a reader can leave them out."""
+STAMPED_CHARS = 20_000
+
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
@@ -42,7 +52,11 @@ async def open_internet_archive(
         web,
         root,
         requests_per_second=courteous_rate(
-            pace.requests_per_second, spec.requests_per_second, PUBLIC_REQUESTS_PER_SECOND, root
+            pace.requests_per_second,
+            spec.requests_per_second,
+            PUBLIC_REQUESTS_PER_SECOND,
+            root,
+            connection.archive_org_per_second,
         ),
         allowed_hosts=connection.allowed_hosts,
         attempts=pace.attempts,
@@ -189,6 +203,8 @@ class InternetArchive:
             "file": name,
             "collection": every(metadata.get("collection")),
         }
+        if stamps := find_stamps(text):
+            extra["boilerplate"] = stamps
         if isinstance(metadata.get("part_of"), str):
             extra["part_of"] = metadata["part_of"]
         return Document(
@@ -250,6 +266,13 @@ def choose_text(answer: dict[str, Any]) -> dict[str, Any]:
     if not readable:
         raise ItemUnavailable("private-file", f"all {len(texts)} texts are private")
     return max(readable, key=lambda file: (_integer(file.get("size")) or 0, str(file["name"])))
+
+
+def find_stamps(text: str) -> dict[str, int]:
+    """Return which digitisers' stamps stand at the beginning of a text, and at which character."""
+    beginning = text[:STAMPED_CHARS].lower()
+    places = {name: beginning.find(stamp.lower()) for name, stamp in STAMPS.items()}
+    return {name: place for name, place in places.items() if place >= 0}
 
 
 def every(value: Any) -> list[str]:

@@ -23,7 +23,14 @@ class LibraryClients:
     pace: Pace
     web: Web
 
-    def client(self, service: str, root: str, per_minute: float | None, public_per_minute: float) -> ArchiveClient:
+    def client(
+        self,
+        service: str,
+        root: str,
+        per_minute: float | None,
+        public_per_minute: float,
+        own_per_minute: float | None = None,
+    ) -> ArchiveClient:
         """Make the client of a service.
 
         Args:
@@ -31,15 +38,18 @@ class LibraryClients:
             root: Where it is.
             per_minute: Requests a minute that the catalogue entry allows, if it says so.
             public_per_minute: Requests a minute that the library allows.
+            own_per_minute: Requests a minute that the user's connection allows, if it says so.
         """
         block_seconds = self.spec.block_seconds
         if block_seconds is None:
             block_seconds = LOOPBACK_BLOCK_SECONDS if is_loopback(root) else BLOCK_SECONDS
+        wanted = self.pace.requests_per_second
         ceiling = None if per_minute is None else per_minute / 60
+        own = None if own_per_minute is None else own_per_minute / 60
         return ArchiveClient(
             self.web,
             root,
-            requests_per_second=courteous_rate(self.pace.requests_per_second, ceiling, public_per_minute / 60, root),
+            requests_per_second=courteous_rate(wanted, ceiling, public_per_minute / 60, root, own),
             service=service,
             allowed_hosts=self.connection.allowed_hosts,
             attempts=self.pace.attempts,

@@ -50,8 +50,12 @@ class ShardOutcome:
 
 
 def request_key(spec: SourceSpec, limit: int) -> str:
-    """Return the digest of what is asked for: the catalogue entry, less pace and remarks, and the limit."""
-    return digest_of({"spec": spec.model_dump(mode="json", exclude=set(NOT_IN_REQUEST)), "limit": limit})
+    """Return the digest of what is asked for: the catalogue entry, less pace and remarks, and the limit.
+
+    Keys that keep their default are left out, so that a key of a later version leaves old downloads as they are.
+    """
+    asked = spec.model_dump(mode="json", exclude=set(NOT_IN_REQUEST), exclude_defaults=True)
+    return digest_of({"spec": asked, "limit": limit})
 
 
 def items_per_shard(spec: SourceSpec) -> int:
@@ -217,6 +221,8 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
     if len(text) > spec.max_text_chars:
         detail = f"{len(text)} characters, the cap is max_text_chars = {spec.max_text_chars}"
         return Reject(outcome.id, outcome.url, "too-large", detail)
+    if reason := spec.outside_languages(outcome.language):
+        return Reject(outcome.id, outcome.url, reason, f"the language is {outcome.language!r}")
     if outcome.id in seen:
         return Reject(outcome.id, outcome.url, "duplicate-id", "an earlier document of this shard has the same id")
     return dataclasses.replace(outcome, text=text)

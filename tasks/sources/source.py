@@ -38,12 +38,15 @@ class Connection:
         loc_url: Root of the Library of Congress' JSON API.
         loc_text_url: Root of the Library of Congress' text services.
         loc_bulk_url: Root of the Library of Congress' bulk files of recognised text.
+        archive_org_per_second: Most requests a second to the Internet Archive; none: as the source and the flow say.
+        loc_api_per_minute: Most searches a minute at the Library of Congress; likewise.
+        loc_text_per_minute: Most page texts a minute there; likewise.
         contact: E-mail address or URL for the User-Agent; archives throttle anonymous clients sooner.
         hf_token: Token of the Hugging Face Hub, for gated datasets and higher limits.
         allowed_hosts: Hosts to which a download may be redirected, besides the archive's own.
 
     Raises:
-        ParameterError: A root is not an absolute http(s) URL.
+        ParameterError: A root is not an absolute http(s) URL, or a pace is not above 0.
     """
 
     archive_org_url: str = ARCHIVE_ORG
@@ -53,12 +56,19 @@ class Connection:
     contact: str = ""
     hf_token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    archive_org_per_second: float | None = None
+    loc_api_per_minute: float | None = None
+    loc_text_per_minute: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("archive_org_url", "loc_url", "loc_text_url", "loc_bulk_url"):
             url = getattr(self, name)
             if not _is_web_root(url):
                 raise ParameterError(f"{name} {url!r} is not an absolute URL; write it like {ARCHIVE_ORG}")
+        for name in ("archive_org_per_second", "loc_api_per_minute", "loc_text_per_minute"):
+            pace = getattr(self, name)
+            if pace is not None and not 0 < pace <= 60_000:
+                raise ParameterError(f"{name} {pace} lies outside (0, 60000]")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Connection:
@@ -72,7 +82,18 @@ class Connection:
             loc_bulk_url=values.get("DISTRUST_LOC_BULK_URL") or values.get("DISTRUST_LOC_URL") or LOC_BULK,
             contact=values.get("DISTRUST_CONTACT") or "",
             hf_token=values.get("HF_TOKEN") or None,
+            allowed_hosts=tuple(filter(None, map(str.strip, values.get("DISTRUST_ALLOWED_HOSTS", "").split(",")))),
+            archive_org_per_second=_number(values, "DISTRUST_ARCHIVE_ORG_PER_SECOND"),
+            loc_api_per_minute=_number(values, "DISTRUST_LOC_API_PER_MINUTE"),
+            loc_text_per_minute=_number(values, "DISTRUST_LOC_TEXT_PER_MINUTE"),
         )
+
+
+def _number(values: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(values[name]) if values.get(name) else None
+    except ValueError:
+        raise ParameterError(f"{name} is {values[name]!r}, which is no number") from None
 
 
 def _is_web_root(url: str) -> bool:

@@ -32,12 +32,15 @@ def is_loopback(url: str) -> bool:
     return URL(url).host in LOOPBACK
 
 
-def courteous_rate(wanted: float, ceiling: float | None, public_ceiling: float, base_url: str) -> float:
-    """Return the requests a second to use: what is wanted, under the ceiling that holds for the archive.
+def courteous_rate(
+    wanted: float, ceiling: float | None, public_ceiling: float, base_url: str, own_ceiling: float | None = None
+) -> float:
+    """Return the requests a second to use: what is wanted, under every ceiling that holds for the archive.
 
-    A ceiling that the catalogue gives always holds. Where it gives none, the public archive's own limit holds,
-    unless the "archive" is a server on this machine.
+    A ceiling that the catalogue or the user's connection gives always holds. Where the catalogue gives none, the
+    public archive's own limit holds, unless the "archive" is a server on this machine.
     """
+    wanted = min(wanted, own_ceiling or wanted)
     if ceiling is None:
         return wanted if is_loopback(base_url) else min(wanted, public_ceiling)
     return min(wanted, ceiling)
@@ -86,13 +89,17 @@ class Web:
 
     def _new_session(self, *, through_proxy: bool) -> aiohttp.ClientSession:
         # How many requests are under way is for each source to say, and for its pace to allow.
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             headers=self._headers,
             timeout=self._timeout,
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=through_proxy,
         )
+        # A kept connection that the host closed would be asked again behind the pace's back; there is no public
+        # switch for that, but the library's own test client turns the same one.
+        session._retry_connection = False
+        return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -24,7 +24,7 @@ FILLED: dict[type[Block], dict[str, Any]] = {
         "archive_org_url": "http://127.0.0.1:9001",
         "contact": "someone@example.org",
         "requests_per_second": 2.5,
-        "concurrency": 3,
+        "allowed_hosts": ["mirror.example", "files.example"],
     },
     LibraryOfCongress: {
         "loc_url": "http://127.0.0.1:9002",
@@ -40,9 +40,16 @@ FILLED: dict[type[Block], dict[str, Any]] = {
 ENVIRONMENT: dict[type[Block], dict[str, str]] = {
     InternetArchive: {
         "DISTRUST_ARCHIVE_ORG_URL": "http://127.0.0.1:9001",
+        "DISTRUST_ARCHIVE_ORG_PER_SECOND": "2.5",
+        "DISTRUST_ALLOWED_HOSTS": "mirror.example,files.example",
         "DISTRUST_CONTACT": "someone@example.org",
     },
-    LibraryOfCongress: {"DISTRUST_LOC_URL": "http://127.0.0.1:9002", "DISTRUST_LOC_TEXT_URL": "http://127.0.0.1:9003"},
+    LibraryOfCongress: {
+        "DISTRUST_LOC_URL": "http://127.0.0.1:9002",
+        "DISTRUST_LOC_TEXT_URL": "http://127.0.0.1:9003",
+        "DISTRUST_LOC_API_PER_MINUTE": "7.5",
+        "DISTRUST_LOC_TEXT_PER_MINUTE": "60.0",
+    },
     HuggingFaceHub: {"HF_ENDPOINT": "http://127.0.0.1:9004", "HF_TOKEN": "hf_not_a_real_token"},
     CorpusStore: {"DISTRUST_STORE": "/srv/corpus"},
     TrainingHost: {"HF_HOME": "/srv/models"},
@@ -116,7 +123,6 @@ class TestSecrets:
         (LibraryOfCongress, "api_per_minute", 21),
         (LibraryOfCongress, "text_per_minute", 151),
         (InternetArchive, "requests_per_second", 0),
-        (InternetArchive, "concurrency", 0),
         (InternetArchive, "archive_org_url", "ftp://archive.org"),
         (InternetArchive, "contact", "a\r\nX-Injected: 1"),
         (HuggingFaceHub, "endpoint", "huggingface.co"),

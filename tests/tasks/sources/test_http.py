@@ -226,3 +226,40 @@ def test_ceilings_protect_the_public_archive() -> None:
     assert courteous_rate(10, 5, 2, "https://archive.org") == 5
     assert courteous_rate(10, None, 2, "http://127.0.0.1:8000") == 10
     assert courteous_rate(10, 0.5, 2, "http://127.0.0.1:8000") == 0.5
+    assert courteous_rate(10, None, 2, "https://archive.org", 0.5) == 0.5
+    assert courteous_rate(10, 5, 2, "https://archive.org", 50) == 5
+
+
+async def test_a_connection_that_the_host_closed_costs_a_turn(serve: Serve, clock: FakeClock) -> None:
+    asked = 0
+
+    async def close_every_other(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response({"items": []})
+
+    root = await serve({"/a": close_every_other})
+    tally = Tally()
+    async with client_to(root, clock) as client:
+        await client.get_json(client.url("a"))
+        await client.get_json(client.url("a"), tally=tally)
+    assert (asked, tally.attempts) == (3, 2)  # not retried by the library, unseen
+
+
+async def test_one_parked_host_leaves_the_others_alone(serve: Serve, clock: FakeClock) -> None:
+    parked = await serve({"/a": scripted(good(), web.Response(status=429, headers={"Retry-After": "90"}), good())})
+    other = await serve({"/a": scripted(good())})
+    async with Web(clock=clock) as web_:
+        slow = ArchiveClient(web_, parked, requests_per_second=1000)
+        quick = ArchiveClient(web_, other, requests_per_second=1000)
+        await slow.get_json(slow.url("a"))
+        waiting = asyncio.create_task(slow.get_json(slow.url("a")))
+        for _ in range(20):
+            await quick.get_json(quick.url("a"))
+        assert await waiting
+        second = ArchiveClient(web_, parked, requests_per_second=1000)  # another source of the same host
+        assert second.pace is slow.pace
+    assert sum(clock.slept) == pytest.approx(90, abs=1)

@@ -10,7 +10,7 @@ from aiohttp import web
 from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.internet_archive import check_item, choose_text, every, first, open_internet_archive
+from tasks.sources.internet_archive import check_item, choose_text, every, find_stamps, first, open_internet_archive
 from tasks.sources.source import Connection, Document, Pace, Reject
 from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, recorded
@@ -249,6 +249,13 @@ async def test_an_item_whose_server_is_down_is_a_reject(serve: Serve, clock: Fak
     async with Web(clock=clock) as web, open_internet_archive(make_spec(), connection, pace, web, 2026) as source:
         outcomes = [outcome async for outcome in source.fetch(Item(native_id="x"))]
     assert [(o.reason, o.attempts) for o in outcomes if isinstance(o, Reject)] == [("archive-busy", 2)]
+
+
+def test_stamps_of_digitisers_are_recorded_where_they_stand() -> None:
+    text = "Digitized by the Internet Archive\nin 2008 with funding from\n\nTHE HISTORY\n" + "x" * 30_000
+    assert find_stamps(text) == {"internet-archive": 0}
+    assert find_stamps("p. 1\nDIGITIZED BY GOOGLE") == {"google": 5}
+    assert find_stamps("x" * 30_000 + "Digitized by Google") == find_stamps("The history of Google") == {}
 
 
 def test_metadata_values_are_scalars_or_lists() -> None:

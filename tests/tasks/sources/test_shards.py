@@ -206,6 +206,15 @@ async def test_long_texts_go_to_disk_as_they_come(tmp_path: Path, monkeypatch: p
     assert shard_of(*"abcdefg").is_finished(tmp_path)
 
 
+async def test_other_languages_are_rejected_when_some_are_named(tmp_path: Path) -> None:
+    languages = {"a": "English", "b": "ger", "c": None, "d": "eng"}
+    rows, rejects = await run(
+        tmp_path, lambda item: [document(item.native_id, language=languages[item.native_id])], *"abcd", languages=["en"]
+    )
+    assert [row["id"] for row in rows] == ["s:a", "s:c", "s:d"]
+    assert [(reject["id"], reject["reason"]) for reject in rejects] == [("s:b", "other-language")]
+
+
 async def test_every_outcome_is_watched(tmp_path: Path) -> None:
     seen: list[str] = []
     await fetch_shard(
@@ -250,6 +259,8 @@ def test_the_request_key_ignores_pace_and_remarks() -> None:
     ):
         assert request_key(spec.model_copy(update=update), 100) != key
     assert request_key(spec, 101) != key
+    # A key that keeps its default is no part of the request, so that new keys leave old downloads as they are.
+    assert request_key(spec.model_copy(update={"front_pages_only": False}), 100) == key
     assert request_key(load_catalogue()["historical_newspapers"], 100) == key
 
 

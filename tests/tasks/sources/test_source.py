@@ -34,6 +34,20 @@ def test_the_connection_comes_from_the_environment() -> None:
     named = {"DISTRUST_LOC_URL": "http://127.0.0.1:2", "DISTRUST_LOC_BULK_URL": "http://127.0.0.1:4"}
     assert Connection.from_environment(named).loc_bulk_url == "http://127.0.0.1:4"
     assert "hf_secret" not in repr(connection)
+    paced = Connection.from_environment(
+        {
+            "DISTRUST_ARCHIVE_ORG_PER_SECOND": "0.5",
+            "DISTRUST_LOC_API_PER_MINUTE": "7.5",
+            "DISTRUST_LOC_TEXT_PER_MINUTE": "60",
+            "DISTRUST_ALLOWED_HOSTS": "mirror.example, files.example,",
+        }
+    )
+    assert (paced.archive_org_per_second, paced.loc_api_per_minute, paced.loc_text_per_minute) == (0.5, 7.5, 60)
+    assert paced.allowed_hosts == ("mirror.example", "files.example")
+    with pytest.raises(ParameterError, match="'fast', which is no number"):
+        Connection.from_environment({"DISTRUST_LOC_API_PER_MINUTE": "fast"})
+    with pytest.raises(ParameterError, match="lies outside"):
+        Connection(archive_org_per_second=0)
 
 
 @pytest.mark.parametrize("url", ["archive.org", "ftp://archive.org", "/data", "https://", "http://[", ""])

@@ -1,0 +1,301 @@
+"""Acquisition: speed at a latency, the kept pace with and without faults, memory and orchestration of 20,000 pages.
+
+A newspaper archive in a process of its own answers over loopback HTTP. Ratios are taken within one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from pathlib import Path
+
+import requests
+from aiohttp import web
+
+from storage.shard_plan import Item, ShardSpec
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.shards import fetch_shard
+from tasks.sources.source import Archives, Connection, Pace, Source
+from tasks.sources.web import Web
+
+LATENCY_SECONDS = 0.1
+CONCURRENCY = 10
+PACE = 20.0
+PACED_SECONDS = 60
+FAULT_SHARE = 0.05
+MANY = 20_000
+GUIDE_REQUESTS_PER_SECOND = 10.0
+FIRST_DAY = date(1900, 1, 1)
+PAGES_A_DAY = 100
+TEXT = "The quick brown fox of the morning edition jumps over the lazy telegraph. " * 40
+
+
+# ---------------------------------------------------------------- the archive
+
+
+class Archive:
+    """Search and texts of newspaper pages; remembers when it was asked for texts."""
+
+    def __init__(self, latency_seconds: float, fault_share: float) -> None:
+        self.latency = latency_seconds
+        self.faults = fault_share
+        self.random = random.Random(7)
+        self.times: deque[float] = deque()
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/collections/chronicling-america/", self.search)
+        app.router.add_get("/text-services/word-coordinates-service", self.text)
+        app.router.add_get("/times", self.tell)
+        return app
+
+    async def search(self, request: web.Request) -> web.Response:
+        first = date.fromisoformat(request.query["start_date"])
+        days = (date.fromisoformat(request.query["end_date"]) - first).days + 1
+        start = (int(request.query["sp"]) - 1) * 100
+        total = days * PAGES_A_DAY
+        hits = [
+            hit(first + timedelta(days=n // PAGES_A_DAY), n % PAGES_A_DAY)
+            for n in range(start, min(total, start + 100))
+        ]
+        return web.json_response({"results": hits, "pagination": {"of": total, "total": -(-total // 100)}})
+
+    async def text(self, request: web.Request) -> web.StreamResponse:
+        self.times.append(time.monotonic())
+        segment = request.query["segment"]
+        if self.random.random() < self.faults:
+            return await self.fault(request, self.random.randrange(3))
+        await asyncio.sleep(self.latency)
+        return web.json_response({segment: {"full_text": f"{segment} {TEXT}"}})
+
+    async def fault(self, request: web.Request, kind: int) -> web.StreamResponse:
+        if kind == 0:
+            return web.Response(status=503)
+        if kind == 1:
+            return web.Response(text='{"half": ', content_type="application/json")
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def tell(self, request: web.Request) -> web.Response:
+        times = list(self.times)
+        self.times.clear()
+        return web.json_response(times)
+
+
+def hit(day: date, number: int) -> dict[str, object]:
+    segment = f"/service/ndnp/a/batch_a_ver01/data/sn1/1/{day:%Y%m%d}01/{number:04}.xml"
+    return {
+        "id": f"http://www.loc.gov/resource/sn1/{day}/ed-1/?sp={number + 1}",
+        "date": day.isoformat(),
+        "title": f"Image {number + 1} of The sun (New York), {day}",
+        "image_url": [f"https://tile.loc.gov/text-services/word-coordinates-service?segment={segment}&format=alto_xml"],
+    }
+
+
+@contextlib.contextmanager
+def archive(latency_seconds: float, fault_share: float = 0.0) -> Iterator[str]:
+    """Run the archive in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.acquisition", "serve", str(latency_seconds), str(fault_share)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+async def serve(latency_seconds: float, fault_share: float) -> None:
+    runner = web.AppRunner(Archive(latency_seconds, fault_share).application(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+# ---------------------------------------------------------------- the clients
+
+SPEC = SourceSpec.model_validate(
+    {
+        "name": "newspapers",
+        "archive": "chronicling_america",
+        "date_from": FIRST_DAY,
+        "date_to": FIRST_DAY + timedelta(days=MANY // PAGES_A_DAY + 60),
+        "source_type": "historical_newspaper",
+        "trivium": "rhetoric",
+        "prior_authority": 0.15,
+        "target": MANY,
+    }
+)
+
+
+def items(count: int) -> list[Item]:
+    from tasks.sources.newspaper_pages import plan_page
+
+    days = (divmod(number, PAGES_A_DAY) for number in range(count))
+    found = [plan_page(hit(FIRST_DAY + timedelta(days=day), number)) for day, number in days]
+    return [item for item in found if item is not None]
+
+
+@contextlib.asynccontextmanager
+async def source(root: str, requests_per_second: float) -> AsyncIterator[Source]:
+    connection = Connection(loc_url=root, loc_text_url=root)
+    pace = Pace(concurrency=CONCURRENCY, requests_per_second=requests_per_second, first_delay_seconds=0.2)
+    async with Web() as web_, Archives(connection, pace, web_).open(SPEC) as opened:
+        yield opened
+
+
+async def fetch(root: str, requests_per_second: float, count: int) -> float:
+    """Fetch pages as the pipeline does, into a shard on disk; return documents per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with source(root, requests_per_second) as opened:
+            shard = ShardSpec(index=0, items=items(count))
+            start = time.monotonic()
+            outcome = await fetch_shard(opened, SPEC, shard, Path(folder), CONCURRENCY, count)
+            return outcome.documents / (time.monotonic() - start)
+
+
+def fetch_with_threads(root: str, count: int) -> float:
+    """Fetch the same pages as the predecessor did: a pool of threads, each with a session; texts kept in memory."""
+    local = threading.local()
+
+    def one(item: Item) -> str:
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+        params = {"segment": item.data["segment"], "format": "alto_xml", "full_text": 1}
+        answer = local.session.get(f"{root}/text-services/word-coordinates-service", params=params, timeout=30)
+        return str(next(iter(answer.json().values()))["full_text"])
+
+    planned = items(count)
+    start = time.monotonic()
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        texts = list(pool.map(one, planned))
+    assert len(texts) == count
+    return count / (time.monotonic() - start)
+
+
+def busiest_second(times: list[float]) -> int:
+    window: deque[float] = deque()
+    most = 0
+    for moment in times:
+        window.append(moment)
+        while window[0] <= moment - 1.0:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+async def many(root: str, *, flow: bool) -> None:
+    """Download 20,000 pages, with or without Prefect, and print seconds and this process's peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        if flow:
+            from flows.download_corpus import download_corpus
+
+            catalogue = Path(folder) / "catalogue.toml"
+            table = SPEC.model_dump(include={"archive", "source_type", "trivium", "prior_authority", "target"})
+            lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+            lines += [f"date_from = {SPEC.date_from}", f"date_to = {SPEC.date_to}"]
+            catalogue.write_text("[newspapers]\n" + "\n".join(lines) + "\n", "utf-8")
+            result = await download_corpus(
+                store=folder, catalogue=str(catalogue), sources=["newspapers"], rate_limit=1000.0, max_samples=MANY
+            )
+            documents = result["sources"][0]["documents"]
+        else:
+            from storage.shard_plan import make_plan
+            from tasks.sources.shards import items_per_shard
+
+            documents = 0
+            async with source(root, 1000.0) as opened:
+                plan = make_plan(SPEC.name, "", await opened.plan(MANY), items_per_shard(SPEC))
+                for shard in plan.shards:
+                    if documents < MANY:
+                        done = await fetch_shard(opened, SPEC, shard, Path(folder), CONCURRENCY, MANY - documents)
+                        documents += done.documents
+        seconds = time.monotonic() - start
+    assert documents == MANY
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_mb = peak / (1e6 if sys.platform == "darwin" else 1e3)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), flush=True)
+
+
+def run_many(root: str, mode: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.acquisition", mode, root]
+    environment = {
+        **os.environ,
+        "DISTRUST_LOC_URL": root,
+        "DISTRUST_LOC_TEXT_URL": root,
+        "DISTRUST_BLOCKS": "none-saved",
+    }
+    environment |= {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    with tempfile.TemporaryDirectory() as home:
+        finished = subprocess.run(
+            command, env=environment | {"PREFECT_HOME": home}, stdout=subprocess.PIPE, text=True, check=True
+        )
+    return dict(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def report(name: str, **numbers: float | str) -> None:
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in numbers.items()}
+    print(json.dumps({"benchmark": f"acquisition.{name}", **rounded}), flush=True)
+
+
+def main() -> None:
+    """Run every measurement."""
+    with archive(LATENCY_SECONDS) as root:
+        ideal = CONCURRENCY / LATENCY_SECONDS
+        ours = asyncio.run(fetch(root, 1000.0, 1500))
+        threads = fetch_with_threads(root, 1500)
+        report(
+            "latency",
+            documents_per_second=ours,
+            share_of_ideal=ours / ideal,
+            threads_share_of_ideal=threads / ideal,
+            target="share of ideal >= 0.95",
+        )
+        requests.get(f"{root}/times", timeout=30)
+        rate = asyncio.run(fetch(root, PACE, int(PACE * PACED_SECONDS)))
+        most = busiest_second(requests.get(f"{root}/times", timeout=30).json())
+        report("pace", share_of_pace=rate / PACE, busiest_second=most, target=f"0.97..1, second <= {PACE + 2:.0f}")
+    with archive(LATENCY_SECONDS, FAULT_SHARE) as root:
+        rate = asyncio.run(fetch(root, PACE, int(PACE * PACED_SECONDS)))
+        most = busiest_second(requests.get(f"{root}/times", timeout=30).json())
+        report("pace_with_faults", share_of_pace=rate / PACE, busiest_second=most, target="useful >= 0.9")
+    with archive(0.0) as root:
+        plain, flow = run_many(root, "plain"), run_many(root, "flow")
+        overhead = flow["seconds"] - plain["seconds"]
+        report(
+            "twenty_thousand",
+            peak_mb=flow["peak_mb"],
+            documents_per_second=MANY / flow["seconds"],
+            overhead_seconds=overhead,
+            overhead_share_at_the_guides_pace=overhead / (MANY / GUIDE_REQUESTS_PER_SECOND),
+            target="peak < 400 MB, overhead < 0.02",
+        )
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", latency, faults]:
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(serve(float(latency), float(faults)))
+        case ["plain" | "flow" as mode, root]:
+            asyncio.run(many(root, flow=mode == "flow"))
+        case _:
+            main()
