@@ -31,6 +31,17 @@ FLOWS = {
 }
 
 
+SERVERLESS = {
+    # A run without a server gets a temporary local one; `make up` starts the permanent one.
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # In memory, the leases of a killed run would die with its server, and its slots stay taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+"""Settings that a run from the command line takes where the environment says nothing."""
+
+
 def load_flow(name: str) -> Any:
     """Import the flow of a dash-case name."""
     attribute = name.replace("-", "_")
@@ -126,10 +137,6 @@ def summary(name: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # A run without a server gets a temporary local one; see docs for the permanent one of `make up`.
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    # In memory, the leases of a killed run would die with its server, and its slots stay taken for ever.
-    os.environ.setdefault(
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
-    )
+    for name, value in SERVERLESS.items():
+        os.environ.setdefault(name, value)
     raise SystemExit(main(sys.argv[1:]))

@@ -143,8 +143,8 @@ async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
         there = acquisition.finished_shard(session, shard)
         done.append(there or await acquisition.fetch_one_shard(session, shard, room))
         download.shards.append(acquisition.shard_row(session, done[-1], kept=there is not None))
-    room = limit - sum(outcome.documents for outcome in done)
-    if room > 0 or parameters.retry_failed:
+    if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
         for shard in acquisition.shards_to_mend(session, plan.shards[: len(done)]):
+            room = limit - sum(outcome.documents for outcome in done)
             done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
     return acquisition.seal_source(session, done)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import email.utils
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from yarl import URL
 
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
 
@@ -76,6 +78,23 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
+    """Return where a redirect leads, if that is one of `hosts` or a subdomain of one, and no less safe than before.
+
+    Raises:
+        ItemUnavailable: It leads to a stranger, away from TLS, or cannot be read.
+    """
+    try:
+        target = url.join(URL(location, encoded="%" in location))
+    except ValueError as error:
+        raise ItemUnavailable("foreign-redirect", f"{url} redirects to the unreadable {location!r}") from error
+    host = target.host or ""
+    known = any(host == allowed or host.endswith(f".{allowed}") for allowed in hosts)
+    if not known or target.scheme not in ("http", "https") or (url.scheme, target.scheme) == ("https", "http"):
+        raise ItemUnavailable("foreign-redirect", f"{url} redirects to {host or target!s}, which is not trusted")
+    return target
 
 
 def parse_json(body: bytes, headers: Mapping[str, str], url: str) -> Any:

@@ -16,7 +16,7 @@ import tenacity
 from yarl import URL
 
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, TransientError
-from tasks.sources.answers import check_object, error_of, parse_json
+from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
 from tasks.sources.partial import PartialFile
 from tasks.sources.web import Web
 
@@ -268,19 +268,8 @@ class ArchiveClient:
                 if response.status not in _REDIRECTS or not location:
                     yield response
                     return
-                url = self._next(url, location)
+                url = redirect_target(url, location, self._hosts)
         raise ItemUnavailable("redirect-loop", f"{start} was redirected more than {_MAX_REDIRECTS} times")
-
-    def _next(self, url: URL, location: str) -> URL:
-        try:
-            target = url.join(URL(location, encoded="%" in location))
-        except ValueError as error:
-            raise ItemUnavailable("foreign-redirect", f"{url} redirects to the unreadable {location!r}") from error
-        host = target.host or ""
-        known = any(host == allowed or host.endswith(f".{allowed}") for allowed in self._hosts)
-        if not known or target.scheme not in ("http", "https") or (url.scheme, target.scheme) == ("https", "http"):
-            raise ItemUnavailable("foreign-redirect", f"{url} redirects to {host or target!s}, which is not trusted")
-        return target
 
 
 def _with_params(url: URL, params: Mapping[str, str | int] | None) -> URL:
