@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from pathlib import Path
 import requests
 from aiohttp import web
 
-from flows.__main__ import SERVERLESS
+from deployments.server import client_environment, local_server
 from storage.shard_plan import Item, ShardSpec
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.shards import fetch_shard
@@ -205,10 +205,10 @@ def busiest_second(times: list[float]) -> int:
 async def many(root: str, *, flow: bool) -> None:
     """Download 20,000 pages, with or without Prefect, and print seconds and this process's peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        start = time.monotonic()
         if flow:
             from flows.download_corpus import download_corpus
 
+            start = time.monotonic()
             catalogue = Path(folder) / "catalogue.toml"
             table = SPEC.model_dump(include={"archive", "source_type", "trivium", "prior_authority", "target"})
             lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
@@ -222,7 +222,7 @@ async def many(root: str, *, flow: bool) -> None:
             from storage.shard_plan import make_plan
             from tasks.sources.shards import items_per_shard
 
-            documents = 0
+            documents, start = 0, time.monotonic()
             async with source(root, 1000.0) as opened:
                 plan = make_plan(SPEC.name, "", await opened.plan(MANY), items_per_shard(SPEC))
                 for shard in plan.shards:
@@ -236,19 +236,11 @@ async def many(root: str, *, flow: bool) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), flush=True)
 
 
-def run_many(root: str, mode: str) -> dict[str, float]:
+def run_many(root: str, mode: str, server: Mapping[str, str]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.acquisition", mode, root]
-    environment = {
-        **os.environ,
-        "DISTRUST_LOC_URL": root,
-        "DISTRUST_LOC_TEXT_URL": root,
-        "DISTRUST_BLOCKS": "none-saved",
-    }
-    environment |= {"PREFECT_LOGGING_LEVEL": "ERROR", **SERVERLESS}
-    with tempfile.TemporaryDirectory() as home:
-        finished = subprocess.run(
-            command, env=environment | {"PREFECT_HOME": home}, stdout=subprocess.PIPE, text=True, check=True
-        )
+    places = {"DISTRUST_LOC_URL": root, "DISTRUST_LOC_TEXT_URL": root, "DISTRUST_BLOCKS": "none-saved"}
+    environment = {**server, **places, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(finished.stdout.splitlines()[-1]))
 
 
@@ -279,8 +271,11 @@ def main() -> None:
         rate = asyncio.run(fetch(root, PACE, int(PACE * PACED_SECONDS)))
         most = busiest_second(requests.get(f"{root}/times", timeout=30).json())
         report("pace_with_faults", share_of_pace=rate / PACE, busiest_second=most, target="useful >= 0.9")
-    with archive(0.0) as root:
-        plain, flow = run_many(root, "plain"), run_many(root, "flow")
+    with tempfile.TemporaryDirectory() as home, archive(0.0) as root:
+        os.environ["PREFECT_HOME"] = home
+        with local_server() as port:
+            server = client_environment(port)
+            plain, flow = run_many(root, "plain", server), run_many(root, "flow", server)
         overhead = flow["seconds"] - plain["seconds"]
         report(
             "twenty_thousand",
