@@ -189,9 +189,11 @@ def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
 @task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **ARCHIVE_WORK)
 async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
     """Fetch the items of one shard into Parquet; the file appears only when whole."""
-    return await fetch_shard(
+    outcome = await fetch_shard(
         session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch
     )
+    run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, describe_rejects(outcome))
+    return outcome
 
 
 def count_documents(session: Session, plan: ShardPlan) -> int:
@@ -253,15 +255,19 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
     )
 
 
+def describe_rejects(outcome: ShardOutcome) -> str:
+    """List how many items were rejected, by reason."""
+    return ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.items()) or "none"
+
+
 def shard_row(session: Session, outcome: ShardOutcome, *, kept: bool) -> dict[str, Any]:
     """Describe a shard as a row of a table artifact, whose cells show plain values only."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.items())
     return {
         "source": session.spec.name,
         "shard": outcome.file,
         "state": "kept" if kept else "fetched",
         "documents": outcome.documents,
-        "rejected": reasons or "none",
+        "rejected": describe_rejects(outcome),
         "kilobytes": round(outcome.bytes / 1000, 1),
     }
 
