@@ -13,10 +13,11 @@ from pydantic import AliasChoices, Field
 from flows.parameters import FlowParameters, takes
 from storage.errors import DistrustError
 from storage.layout import Layout
-from tasks import acquisition, archives
-from tasks.acquisition import Session, ShardOutcome, SourceOutcome
+from tasks import acquisition, archives, download_report
+from tasks.acquisition import Session
 from tasks.policies import ensure_limits, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
+from tasks.sources.outcome import SourceOutcome
 from tasks.sources.source import Archives, Pace
 
 
@@ -90,8 +91,8 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
             *(download_archive(download, [spec for spec in specs if spec.archive == name]) for name in names)
         )
     outcomes = [outcome for group in groups for outcome in group]
-    await acquisition.report_shards(outcomes, download.shards)
-    acquisition.require_every_band(outcomes)
+    await download_report.report_shards(outcomes, download.shards)
+    download_report.require_every_band(outcomes)
     return {"sources": [vars(outcome) for outcome in outcomes]}
 
 
@@ -135,16 +136,10 @@ async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
     plan = await acquisition.plan_source(session, refresh=parameters.refresh)
     if parameters.refresh:
         limit += acquisition.count_documents(session, plan)
-    done: list[ShardOutcome] = []
-    for shard in plan.shards:
-        room = limit - sum(outcome.documents for outcome in done)
-        if room <= 0:
-            break
-        there = acquisition.finished_shard(session, shard)
-        done.append(there or await acquisition.fetch_one_shard(session, shard, room))
-        download.shards.append(acquisition.shard_row(session, done[-1], kept=there is not None))
+    done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
         for shard in acquisition.shards_to_mend(session, plan.shards[: len(done)]):
             room = limit - sum(outcome.documents for outcome in done)
             done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
+    download.shards += [download_report.shard_row(session.spec.name, outcome) for outcome in done]
     return acquisition.seal_source(session, done)

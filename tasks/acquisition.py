@@ -9,66 +9,25 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect import task
-from prefect.artifacts import acreate_table_artifact
 
 from storage.atomic import remove_temporaries
 from storage.errors import DistrustError, SourceUnavailable, StoreError, TransientError
 from storage.layout import Layout
 from storage.manifest import MANIFEST, Manifest, find_damage, read_manifest, record_shard, write_manifest
-from storage.schemas import BANDS, Band
 from storage.shard_plan import ShardPlan, ShardSpec, extend_plan, make_plan, read_plan, set_aside_unplanned, write_plan
 from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.estimate import Estimate as Estimate
 from tasks.sources.meter import Meter
-from tasks.sources.shards import ShardOutcome as ShardOutcome  # flows see the outcomes, not the room
+from tasks.sources.outcome import ShardOutcome, SourceOutcome
 from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, read_outcome, request_key, retry_shard
 from tasks.sources.source import Archives, Document, Reject, Source
 
-
-@dataclass(frozen=True)
-class SourceOutcome:
-    """What became of one source in a download."""
-
-    source: str
-    band: Band
-    documents: int = 0
-    rejects: int = 0
-    reused: bool = False
-    manifest: str = ""
-    problem: str = ""
-    passing: bool = False
-    """Whether the problem may pass, so that the source is worth another try."""
-
-    @property
-    def usable(self) -> bool:
-        """Tell whether later stages can read this source."""
-        return bool(self.manifest) and self.documents > 0
-
-
+SHARDS_AT_ONCE = 2
 FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
 LONGEST_WAIT_SECONDS = 3600.0
-
-
-def require_every_band(outcomes: Sequence[SourceOutcome]) -> None:
-    """Go on while every authority band that was asked for keeps a source.
-
-    Raises:
-        SourceUnavailable: A band lost all its sources; the message says which and why.
-    """
-    lost = []
-    for band in BANDS:
-        asked = [outcome for outcome in outcomes if outcome.band == band]
-        if asked and not any(outcome.usable for outcome in asked):
-            reasons = "; ".join(f"{outcome.source}: {outcome.problem or 'no documents'}" for outcome in asked)
-            lost.append(f"{band} authority ({reasons})")
-    if lost:
-        raise SourceUnavailable(
-            f"no source is left for {' and '.join(lost)}; run again when it answers, or name other sources"
-        )
 
 
 @dataclass
@@ -83,6 +42,7 @@ class Session:
     source: Source
     meter: Meter
     progress: Progress
+    turns: asyncio.Semaphore
 
     def watch(self, outcome: Document | Reject) -> None:
         """Note an outcome as it comes in."""
@@ -106,7 +66,9 @@ async def open_session(
     slot = global_slot(spec.limit_name)
     async with exclusive(folder), slot, archives.open(spec, workspace) as source:
         await asyncio.to_thread(remove_temporaries, folder)
-        yield Session(spec, limit, folder, layout, archives.pace.concurrency, source, Meter(limit), progress)
+        concurrency = archives.pace.concurrency
+        turns = asyncio.Semaphore(concurrency)
+        yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns)
 
 
 def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOutcome | None:
@@ -190,10 +152,51 @@ def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
 async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
     """Fetch the items of one shard into Parquet; the file appears only when whole."""
     outcome = await fetch_shard(
-        session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch
+        session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch, session.turns
     )
-    run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, describe_rejects(outcome))
+    run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, outcome.describe_rejects())
     return outcome
+
+
+async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> list[ShardOutcome]:
+    """Fetch the shards of a plan that are not there, in order, until there are `limit` documents.
+
+    Where every item is a document, the next shard begins while the last items of one are tried again: the archive's
+    pace is used up. What one shard may still bring is then counted as brought, so that the limit holds.
+    """
+    done: dict[int, ShardOutcome] = {}
+    running: dict[int, asyncio.Task[ShardOutcome]] = {}
+    at_once = SHARDS_AT_ONCE if session.spec.item_is_document else 1
+
+    def room() -> int:
+        expected = sum(len(plan.shards[index].items) for index in running)
+        return limit - sum(outcome.documents for outcome in done.values()) - expected
+
+    async def finish_oldest() -> None:
+        index = min(running)
+        done[index] = await running[index]
+        del running[index]
+
+    try:
+        for shard in plan.shards:
+            while running and (len(running) >= at_once or room() < len(shard.items)):
+                await finish_oldest()
+            if room() <= 0:
+                break
+            if there := finished_shard(session, shard):
+                done[shard.index] = there
+            else:
+                running[shard.index] = asyncio.create_task(fetch_one_shard(session, shard, room()))
+        while running:
+            await finish_oldest()
+    except asyncio.CancelledError:
+        for task in running.values():
+            task.cancel()
+        raise
+    finally:
+        # A shard that is under way when another fails is work that need not be lost.
+        await asyncio.gather(*running.values(), return_exceptions=True)
+    return [done[index] for index in sorted(done)]
 
 
 def count_documents(session: Session, plan: ShardPlan) -> int:
@@ -253,43 +256,3 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
         rejects=reasons.total(),
         manifest=str(session.folder / "manifest.json"),
     )
-
-
-def describe_rejects(outcome: ShardOutcome) -> str:
-    """List how many items were rejected, by reason."""
-    return ", ".join(f"{count} {reason}" for reason, count in outcome.reasons.items()) or "none"
-
-
-def shard_row(session: Session, outcome: ShardOutcome, *, kept: bool) -> dict[str, Any]:
-    """Describe a shard as a row of a table artifact, whose cells show plain values only."""
-    return {
-        "source": session.spec.name,
-        "shard": outcome.file,
-        "state": "kept" if kept else "fetched",
-        "documents": outcome.documents,
-        "rejected": describe_rejects(outcome),
-        "kilobytes": round(outcome.bytes / 1000, 1),
-    }
-
-
-@task(task_run_name="report-shards", **LOCAL_WORK)
-async def report_shards(outcomes: Sequence[SourceOutcome], shards: Sequence[dict[str, Any]]) -> None:
-    """Show the results of the download as table artifacts: one row per source, one per shard."""
-    await acreate_table_artifact(
-        key="download-sources",
-        table=[
-            {
-                "source": outcome.source,
-                "authority": outcome.band,
-                "documents": outcome.documents,
-                "rejected": outcome.rejects,
-                "state": outcome.problem or ("already complete" if outcome.reused else "fetched"),
-            }
-            for outcome in outcomes
-        ],
-        description="What every source gave in this download.",
-    )
-    if shards:
-        await acreate_table_artifact(
-            key="download-shards", table=list(shards), description="Shards fetched or taken up by this run."
-        )

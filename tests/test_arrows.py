@@ -11,10 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
 FOLDERS = ("sources", "signals", "mixture", "lora", "evals", "exports")
-# Parameter models are the one thing of a room that flows may see: they are the forms.
+# Parameter models, which are the forms, and results are all that flows may see of a room.
 PARAMETER_MODELS = {
     "tasks.sources.source",
     "tasks.sources.catalogue",
+    "tasks.sources.outcome",
     "tasks.mixture.parameters",
     "tasks.lora.recipe",
     "tasks.evals.parameters",
@@ -23,6 +24,7 @@ PARAMETER_MODELS = {
 WRAPPER_FOLDER = {
     "archives": "sources",
     "acquisition": "sources",
+    "download_report": "sources",
     "scoring": "signals",
     "rebalancing": "mixture",
     "training": "lora",

@@ -9,7 +9,6 @@ import json
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
 from storage.text import compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
+from tasks.sources.outcome import ShardOutcome
 from tasks.sources.source import PASSING, Document, Reject, Source, item_id
 
 UNANSWERED_IN_A_ROW = 20
@@ -36,17 +36,6 @@ SHORT_FIELD_CHARS = 1000
 
 Watch = Callable[["Document | Reject"], None]
 """Called for every outcome of a shard as it comes in; must not block."""
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """What a finished shard holds: pointers and counts, never documents."""
-
-    file: str
-    documents: int
-    rejects: int
-    bytes: int
-    reasons: dict[str, int] = field(default_factory=dict)
 
 
 def request_key(spec: SourceSpec, limit: int) -> str:
@@ -77,10 +66,12 @@ async def fetch_shard(
     concurrency: int,
     room: int,
     watch: Watch = lambda outcome: None,
+    turns: asyncio.Semaphore | None = None,
 ) -> ShardOutcome:
     """Fetch a shard's items, `concurrency` at a time, and write at most `room` documents in the items' order.
 
     The shard's file appears last and carries the shard's key, so that it exists means that the shard is finished.
+    Shards that are fetched at the same time share `turns`, so that together they keep to the concurrency.
 
     Raises:
         ArchiveBusy: The archive is away, or many items in a row cannot be had for now.
@@ -92,7 +83,7 @@ async def fetch_shard(
         buffer = _Buffer(file)
         seen: set[str] = set()
         cut_short = False
-        async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency)) as outcomes:
+        async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency, turns)) as outcomes:
             async for outcome in outcomes:
                 checked = _checked(outcome, spec, seen)
                 watch(checked)
@@ -174,11 +165,13 @@ def storable(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
-async def _outcomes(source: Source, items: Iterable[Item], concurrency: int) -> AsyncGenerator[Document | Reject, None]:
+async def _outcomes(
+    source: Source, items: Iterable[Item], concurrency: int, turns: asyncio.Semaphore | None = None
+) -> AsyncGenerator[Document | Reject, None]:
     """Yield the outcomes of all items in order while later items are already on their way."""
     remaining = iter(items)
     window: deque[asyncio.Task[list[Document | Reject]]] = deque()
-    turns = asyncio.Semaphore(concurrency)
+    turns = turns or asyncio.Semaphore(concurrency)
     unanswered = 0
 
     async def collect(item: Item) -> list[Document | Reject]:
