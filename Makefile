@@ -4,17 +4,19 @@ UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 PY := .venv/bin/python
 PORT ?= 4200
+EXPORT ?= distrust
 DOCUMENTS ?=
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env run up down test lint types bench
+.PHONY: help env run up down test lint types bench clients serve
 
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
 	@echo "make run DOCUMENTS=DIR  the same on your own *.jsonl.zst documents"
 	@echo "make up | make down     Prefect server with UI, deployments and two workers"
+	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each"
 
@@ -46,8 +48,21 @@ lint: env
 types: env
 	@.venv/bin/mypy
 
-test: lint types
+# A real llama.cpp, prebuilt, for the tests of GGUF files; where it cannot be had they are skipped and say so.
+LLAMA_CLIENT := $(shell node -p 'process.platform === "darwin" ? "mac-arm64-metal" : process.platform + "-" + process.arch' 2>/dev/null)
+clients: .clients/.tried
+
+.clients/.tried: tests/clients/versions.txt
+	@mkdir -p .clients
+	@npm install --prefix .clients --silent --no-save --no-package-lock --ignore-scripts --omit=optional --no-audit --no-fund \
+	  $$(sed 's/PLATFORM/$(LLAMA_CLIENT)/' $<) >/dev/null 2>&1 || echo "llama.cpp client not installed: its tests are skipped"
+	@touch $@
+
+serve: env
+	@$(PY) -m tasks.exports.serve "$(EXPORT)"
+
+test: lint types clients
 	@$(PY) -m pytest
 
-bench: env
+bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done

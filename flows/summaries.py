@@ -123,7 +123,18 @@ def describe_evaluate(result: dict[str, Any]) -> list[str]:
 def describe_export(result: dict[str, Any]) -> list[str]:
     """Where the model lies and how far it is from the adapter."""
     size = sum(file["bytes"] for file in result["files"]) / 1e6
-    return [f"{result['folder']} ({size:.1f} MB)", f"top-1 agreement with the adapter {result['top1_agreement']:.3f}"]
+    agreement = result["top1_agreement"]
+    measured = "not compared: too large for this machine" if agreement is None else f"{agreement:.3f}"
+    lines = [
+        f"{result['folder']} ({size:.1f} MB)" + (" (unchanged)" if result["reused"] else ""),
+        f"top-1 agreement with the adapter {measured}",
+    ]
+    places = {"GGUF": result["gguf"], "LM Studio": result["lm_studio_folder"], "Ollama": result["ollama"]}
+    lines += [f"{name} {place}" for name, place in places.items() if place]
+    if hub := result["hub"]:
+        state = f"uploaded: {hub['address']}" if hub["uploaded"] else "dry run, --no-hub-dry-run uploads"
+        lines.append(f"Hub {hub['repository']}: {len(hub['files'])} files, {hub['bytes'] / 1e6:.1f} MB; {state}")
+    return lines
 
 
 def describe_check(result: dict[str, Any]) -> list[str]:

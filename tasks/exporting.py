@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 
+from blocks.defaults import load_default
+from blocks.hugging_face import HuggingFaceHub
 from storage.layout import Layout
 from storage.training_result import read_training_result
 from tasks.exports.parameters import ExportParameters
@@ -17,6 +20,8 @@ from tasks.policies import LOCAL_WORK, run_child, run_logger
 async def export_run(layout: Layout, run: str, name: str, parameters: ExportParameters) -> dict[str, Any]:
     """Fuse the adapter of a run into its base and save the model as a folder that MLX opens."""
     log = run_logger()
+    if parameters.hub_repository and (hub := await load_default(HuggingFaceHub)) is not None:
+        os.environ.update(hub.environment())  # the child inherits it; a secret is no parameter and no file
     folder = layout.run(run)
     trained = read_training_result(folder)
     specification = {
@@ -38,11 +43,13 @@ async def export_run(layout: Layout, run: str, name: str, parameters: ExportPara
 
 @task(task_run_name="report-export-{name}", **LOCAL_WORK)
 async def report_export(name: str, result: dict[str, Any]) -> None:
-    """Show the exported files and a link to their folder."""
-    await acreate_table_artifact(key="export-files", table=result["files"], description=f"Export {name}.")
+    """Show the exported files with sizes and hashes, and a link to their folder."""
+    await acreate_table_artifact(
+        key="export-files", table=result["files"], description=f"Export {name}. {result['precision']}"
+    )
     await acreate_link_artifact(
         key="exported-model",
         link=f"file://{result['folder']}",
         link_text=result["folder"],
-        description="Open with MLX.",
+        description=f"Open with MLX or LM Studio; serve with `python -m tasks.exports.serve {name}`.",
     )

@@ -5,109 +5,46 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from storage.atomic import TEMPORARY_PREFIX, atomic_folder, write_text
-from storage.errors import ParameterError
 from storage.events import Emit
-from storage.layout import checked_name
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
+from tasks.exports.gguf_file import check_gguf, write_gguf
+from tasks.exports.hub import check_upload, upload_export
 from tasks.exports.lm_studio import install_export, installed_folder
 from tasks.exports.manifest import (
     CARD,
     EXPORT,
+    MODELFILE,
     ExportManifest,
     is_whole,
+    link_files,
     read_export,
     read_object,
     record_file,
     record_files,
     require_replaceable,
 )
-from tasks.exports.mlx_folder import digest_inputs, write_mlx_folder
+from tasks.exports.mlx_folder import check_disk, digest_inputs, write_mlx_folder
 from tasks.exports.model_card import CardContent, licence_of_base, write_card
-from tasks.exports.parameters import BITS, ExportParameters
+from tasks.exports.ollama import register, write_modelfile
+from tasks.exports.parameters import BITS
+from tasks.exports.peft import write_peft
+from tasks.exports.request import PEFT_FOLDER, ExportRequest
 from tasks.exports.training_data import count_training_data
 from tasks.exports.verify import Agreement, fits_memory, measure_agreement, require_agreement
 
-WEIGHT_PARAMETERS = {"quantize", "group_size", "dequantize"}
-"""Parameters that change the exported weights; the others only change where they go."""
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export, from where, to where."""
-
-    run_folder: Path
-    base: Path
-    adapter: Path
-    export_folder: Path
-    reports_folder: Path
-    balanced_folder: Path
-    parameters: ExportParameters
-
-    @classmethod
-    def of(cls, specification: dict[str, Any]) -> ExportRequest:
-        """Read a child's specification.
-
-        Raises:
-            ParameterError: A parameter is out of bounds, or a folder lies inside another that it would damage.
-        """
-        try:
-            parameters = ExportParameters.model_validate(specification["parameters"])
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ParameterError(f"these export parameters cannot be used: {problems}") from error
-        run_folder = Path(specification["run_folder"]).resolve()
-        named = Path(specification["adapter"])
-        adapter = named if named.is_absolute() else run_folder / checked_name(str(named), "adapter")
-        request = cls(
-            run_folder=run_folder,
-            base=Path(specification["model_path"]).resolve(),
-            adapter=adapter.resolve(),
-            export_folder=Path(specification["export_folder"]).absolute(),
-            reports_folder=Path(specification["reports_folder"]),
-            balanced_folder=Path(specification["balanced_folder"]),
-            parameters=parameters,
-        )
-        request.check_folders()
-        return request
-
-    def check_folders(self) -> None:
-        """Refuse a place in which writing the export would replace something else.
-
-        Raises:
-            ParameterError: The export folder is, holds or lies in the run, the base model or the mixture.
-        """
-        checked_name(self.export_folder.name, "export name")
-        place = self.export_folder.resolve()
-        if place != self.export_folder.parent.resolve() / self.export_folder.name:
-            raise ParameterError(f"the export folder {self.export_folder} is a link; choose another export name")
-        for what, folder in (("run", self.run_folder), ("base model", self.base), ("mixture", self.balanced_folder)):
-            other = folder.resolve()
-            if place.is_relative_to(other) or other.is_relative_to(place):
-                raise ParameterError(f"the export folder {place} overlaps the {what} {other}; choose another name")
-
-    @property
-    def weight_parameters(self) -> dict[str, Any]:
-        """The parameters that decide what the weights are; a group size without bits decides nothing."""
-        chosen = self.parameters.model_dump(mode="json", include=WEIGHT_PARAMETERS)
-        if self.parameters.quantize == "none":
-            chosen.pop("group_size")
-        return chosen
-
 
 def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Export a model as a specification asks; an export of the same inputs is not made twice.
+    """Export a model as a specification asks; what an export of the same inputs already holds is not made twice.
 
     Returns:
-        folder, files (file, bytes, sha256), max_logit_difference and top1_agreement (none if not measured),
-        seconds, reused, lm_studio_folder (none if not asked for).
+        folder, files (file, bytes, sha256), precision (what was rounded, in words), max_logit_difference and
+        top1_agreement (none if not measured), seconds, reused, and, none if not asked for: gguf, lm_studio_folder,
+        ollama (name of the registered model), hub (what was or would be uploaded).
 
     Raises:
         UserError: Something that a person can mend; nothing is left under the export's name.
@@ -116,33 +53,49 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
     request = ExportRequest.of(specification)
     adapter_config = read_adapter_config(request.adapter)
     parameters = request.parameters
-    lm_studio = (
-        installed_folder(parameters.lm_studio_folder, parameters.lm_studio_publisher, request.export_folder.name)
-        if parameters.lm_studio_folder
-        else None
-    )
+    lm_studio = check_destinations(request)
     existing = read_export(request.export_folder)
     inputs = digest_inputs(request.base, request.adapter, emit)
-    if existing is not None and is_same(existing, request, inputs):
-        manifest = refresh_card(request, adapter_config, existing)
-        reused = True
+    same = existing if existing is not None and is_same(existing, request, inputs) else None
+    if reused := same is not None and request.wanted_files <= {record.file for record in same.files}:
+        assert same is not None
+        manifest = refresh_texts(request, adapter_config, same)
     else:
         if existing is not None:
             require_replaceable(request.export_folder, existing)
-        manifest = make_export(request, adapter_config, inputs, emit)
-        reused = False
+        manifest = make_export(request, adapter_config, inputs, same, emit)
     if lm_studio is not None:
         install_export(request.export_folder, lm_studio)
     measured = manifest.verification or {}
     return {
         "folder": str(request.export_folder),
         "files": [record.model_dump() for record in manifest.files],
+        "precision": manifest.precision,
         "max_logit_difference": measured.get("max_logit_difference"),
         "top1_agreement": measured.get("top1_agreement"),
-        "seconds": round(time.monotonic() - started, 3),
         "reused": reused,
+        "gguf": str(request.export_folder / request.gguf_file) if request.gguf_file else None,
         "lm_studio_folder": str(lm_studio) if lm_studio else None,
+        "ollama": register(request.export_folder, emit, again=not reused) if parameters.ollama else None,
+        "hub": upload_export(request.export_folder, manifest, parameters, emit) if parameters.hub_repository else None,
+        "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def check_destinations(request: ExportRequest) -> Path | None:
+    """Refuse what cannot be written or sent before any work is done; return the folder for LM Studio, if asked for.
+
+    Raises:
+        UserError: A form is not supported for this model, or a program, folder or token is missing.
+    """
+    parameters = request.parameters
+    if parameters.gguf_kind != "none":
+        check_gguf(parameters.gguf_kind, read_object(request.base / "config.json"))
+    if parameters.hub_repository:
+        check_upload(parameters)
+    if not parameters.lm_studio_folder:
+        return None
+    return installed_folder(parameters.lm_studio_folder, parameters.lm_studio_publisher, request.export_folder.name)
 
 
 def is_same(existing: ExportManifest, request: ExportRequest, inputs: dict[str, str]) -> bool:
@@ -155,41 +108,85 @@ def is_same(existing: ExportManifest, request: ExportRequest, inputs: dict[str, 
 
 
 def make_export(
-    request: ExportRequest, adapter_config: dict[str, Any], inputs: dict[str, str], emit: Emit
+    request: ExportRequest,
+    adapter_config: dict[str, Any],
+    inputs: dict[str, str],
+    same: ExportManifest | None,
+    emit: Emit,
 ) -> ExportManifest:
-    """Fuse, verify and describe in a temporary folder that gets the export's name when it is whole."""
-    parameters = request.parameters
+    """Write what is missing into a temporary folder that gets the export's name when it is whole.
+
+    Args:
+        request: What to export.
+        adapter_config: ``adapter_config.json``.
+        inputs: Hashes of the files that the weights depend on.
+        same: The record of an export of the same weights, whose files are kept; none: fuse and verify.
+        emit: Told about progress.
+    """
     sweep(request.export_folder)
     with atomic_folder(request.export_folder) as folder:
-        model = fuse_lazily(
-            request.base,
-            request.adapter,
-            dequantize=parameters.dequantize,
-            bits=BITS[parameters.quantize],
-            group_size=parameters.group_size,
-        )
-        size, quantized, gated = model.bytes, model.quantized, not (model.quantized or model.base_quantized)
-        write_mlx_folder(folder, request.base, model, emit)
-        del model
-        agreement = verify(request, folder, size, emit)
-        if agreement is not None:
-            require_agreement(agreement, parameters.minimum_top1_agreement if gated else None)
-        manifest = ExportManifest(
-            name=request.export_folder.name,
-            inputs=inputs,
-            parameters=request.weight_parameters,
-            quantized=quantized,
-            verification=agreement.as_record() if agreement else None,
-            files=[],
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("mlx", "mlx-lm", "transformers")},
-            },
-        )
-        write_text(folder / CARD, card_of(request, adapter_config, manifest))
+        if same is not None:
+            link_files(request.export_folder, folder, same)
+            manifest = same
+        else:
+            manifest = fuse_and_verify(request, folder, inputs, emit)
+        write_forms(request, folder, adapter_config, same, emit)
+        write_texts(request, folder, adapter_config, manifest)
         manifest = manifest.model_copy(update={"files": record_files(folder)})
         write_text(folder / EXPORT, manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def fuse_and_verify(request: ExportRequest, folder: Path, inputs: dict[str, str], emit: Emit) -> ExportManifest:
+    """Write the MLX folder and compare it with base and adapter; return its record, without files yet."""
+    parameters = request.parameters
+    model = fuse_lazily(
+        request.base,
+        request.adapter,
+        dequantize=parameters.dequantize,
+        bits=BITS[parameters.quantize],
+        group_size=parameters.group_size,
+    )
+    size, quantized, rounded = model.bytes, model.quantized, model.quantized or model.base_quantized
+    emit("progress", stage="fuse", done=0, total=1, message=model.precision)
+    write_mlx_folder(folder, request.base, model, emit)
+    precision = model.precision
+    del model
+    agreement = verify(request, folder, size, emit)
+    if agreement is not None:
+        name = "minimum_top1_agreement_quantised" if rounded else "minimum_top1_agreement"
+        require_agreement(agreement, name, getattr(parameters, name))
+    return ExportManifest(
+        name=request.export_folder.name,
+        inputs=inputs,
+        parameters=request.weight_parameters,
+        quantized=quantized,
+        precision=precision,
+        verification=agreement.as_record() if agreement else None,
+        files=[],
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("mlx", "mlx-lm", "transformers", "gguf")},
+        },
+    )
+
+
+def write_forms(
+    request: ExportRequest, folder: Path, adapter_config: dict[str, Any], same: ExportManifest | None, emit: Emit
+) -> None:
+    """Add the GGUF file and the PEFT adapter, if they are asked for and not there yet.
+
+    The GGUF file is written from base plus adapter as floats, not from the MLX weights: it is rounded only once.
+    """
+    there = {record.file for record in same.files} if same else set()
+    missing = request.wanted_files - there
+    if request.gguf_file in missing:
+        model = fuse_lazily(request.base, request.adapter, dequantize=True)
+        check_disk(folder.parent, model.bytes)
+        write_gguf(folder / str(request.gguf_file), folder, model, request.parameters.gguf_kind, emit)
+    if any(name.startswith(f"{PEFT_FOLDER}/") for name in missing):
+        run = read_object(request.run_folder / "run.json")
+        write_peft(folder / PEFT_FOLDER, request.adapter, adapter_config, run)
 
 
 def verify(request: ExportRequest, folder: Path, fused_bytes: int, emit: Emit) -> Agreement | None:
@@ -227,16 +224,33 @@ def card_of(request: ExportRequest, adapter_config: dict[str, Any], manifest: Ex
     )
 
 
-def refresh_card(request: ExportRequest, adapter_config: dict[str, Any], existing: ExportManifest) -> ExportManifest:
-    """Bring the card of an export up to date, for example after an evaluation; change nothing otherwise."""
-    path = request.export_folder / CARD
-    text = card_of(request, adapter_config, existing)
+def write_texts(
+    request: ExportRequest, folder: Path, adapter_config: dict[str, Any], manifest: ExportManifest
+) -> list[str]:
+    """Write card and Modelfile where they differ from what is there; return the names of those that changed."""
+    texts = {CARD: card_of(request, adapter_config, manifest)}
+    if request.parameters.ollama:
+        texts[MODELFILE] = write_modelfile(str(request.gguf_file))
+    changed = [name for name, text in texts.items() if not holds(folder / name, text)]
+    for name in changed:
+        write_text(folder / name, texts[name])
+    return changed
+
+
+def holds(path: Path, text: str) -> bool:
+    """Tell whether a file is there with exactly this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def refresh_texts(request: ExportRequest, adapter_config: dict[str, Any], existing: ExportManifest) -> ExportManifest:
+    """Bring card and Modelfile up to date, for example after an evaluation; change nothing otherwise."""
     recorded = {record.file: record for record in existing.files}
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
-    if (card := record_file(path)) == recorded.get(CARD):
+    write_texts(request, request.export_folder, adapter_config, existing)
+    present = [name for name in (CARD, MODELFILE) if (request.export_folder / name).is_file()]
+    current = recorded | {name: record_file(request.export_folder / name, request.export_folder) for name in present}
+    if current == recorded:
         return existing
-    manifest = existing.model_copy(update={"files": sorted((recorded | {CARD: card}).values(), key=lambda r: r.file)})
+    manifest = existing.model_copy(update={"files": sorted(current.values(), key=lambda record: record.file)})
     write_text(request.export_folder / EXPORT, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 

@@ -31,6 +31,10 @@ class LazyModel:
     config: dict[str, Any]
     parameter_count: int
     base_quantized: bool
+    arguments: Any
+    """The model's arguments as MLX reads them from the config, defaults filled in."""
+    precision: str
+    """What was rounded on the way, in words."""
 
     @property
     def bytes(self) -> int:
@@ -63,7 +67,9 @@ def fuse_lazily(
     from mlx_lm.utils import dequantize_model, get_total_parameters, quantize_model
 
     model, config = open_with_adapter(base, adapter, lazy=True)
-    base_quantized = "quantization" in config
+    arguments = model.args
+    quantization = config.get("quantization")
+    base_quantized = quantization is not None
     as_floats = base_quantized and (dequantize or bits is not None)
     fused = [
         (name, module.fuse(dequantize=as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")
@@ -77,7 +83,30 @@ def fuse_lazily(
     if bits is not None:
         check_group_size(model, group_size)
         model, config = quantize_model(model, config, group_size, bits)
-    return LazyModel(dict(tree_flatten(model.parameters())), config, get_total_parameters(model), base_quantized)
+    weights = dict(tree_flatten(model.parameters()))
+    norm = next((str(value.dtype).removeprefix("mlx.core.") for value in weights.values() if value.ndim == 1), "float")
+    precision = describe_precision(quantization, norm, config.get("quantization"), len(fused), as_floats)
+    return LazyModel(weights, config, get_total_parameters(model), base_quantized, arguments, precision)
+
+
+def describe_precision(
+    before: dict[str, Any] | None, floats: str, after: dict[str, Any] | None, changed: int, as_floats: bool
+) -> str:
+    """Say what is dequantised and quantised again when `changed` layers take up the adapter."""
+    if before is not None and not as_floats:
+        return (
+            f"The base is quantised to {bits_of(before)}. The {changed} layers that the adapter changes are "
+            f"dequantised to {floats}, added to and quantised again alike; all others are copied bit for bit."
+        )
+    source = f"The base, quantised to {bits_of(before)}, is dequantised to {floats}. " if before else ""
+    end = f"Then all layers are quantised to {bits_of(after)}." if after else f"The sum stays {floats}."
+    return f"{source}The adapter is added to {changed} layers in {floats}. {end}"
+
+
+def bits_of(quantization: dict[str, Any] | None) -> str:
+    """Name a quantisation in words."""
+    chosen = quantization or {}
+    return f"{chosen.get('bits')} bits in groups of {chosen.get('group_size')}"
 
 
 def open_with_adapter(base: Path, adapter: Path, *, lazy: bool) -> tuple[Any, dict[str, Any]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from storage.atomic import atomic_folder
 from storage.errors import ParameterError, PrerequisiteError
 from storage.layout import checked_name
-from tasks.exports.manifest import EXPORT, read_export, require_replaceable
+from tasks.exports.manifest import EXPORT, MODELFILE, link_files, read_export, require_replaceable
 
 
 def installed_folder(models_folder: str, publisher: str, model: str) -> Path:
@@ -32,18 +30,27 @@ def installed_folder(models_folder: str, publisher: str, model: str) -> Path:
 
 
 def install_export(export: Path, folder: Path) -> None:
-    """Place an export at `folder`, by hard links where the file system allows it, else by copies.
+    """Place the MLX folder of an export at `folder`, by hard links where the file system allows it, else by copies.
+
+    GGUF file, Modelfile and PEFT adapter stay away: LM Studio would list the model twice.
 
     Raises:
         StoreError: The place holds something that is no export.
     """
+    manifest = read_export(export)
+    assert manifest is not None
+    records = [record for record in manifest.files if not is_other_form(record.file)]
+    manifest = manifest.model_copy(update={"files": records})
+    text = manifest.model_dump_json(indent=2) + "\n"
     if (there := read_export(folder)) is not None:
-        if (folder / EXPORT).read_bytes() == (export / EXPORT).read_bytes():
+        if (folder / EXPORT).read_text("utf-8") == text:
             return
         require_replaceable(folder, there)
     with atomic_folder(folder) as temporary:
-        for path in sorted(export.iterdir()):
-            try:
-                os.link(path, temporary / path.name)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(path, temporary / path.name)
+        link_files(export, temporary, manifest)
+        (temporary / EXPORT).write_text(text, "utf-8")
+
+
+def is_other_form(file: str) -> bool:
+    """Tell whether a file of an export belongs to another form than the MLX folder."""
+    return "/" in file or file.endswith(".gguf") or file == MODELFILE

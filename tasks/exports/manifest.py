@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from storage.parquet import file_sha256
 
 EXPORT = "export.json"
 CARD = "README.md"
+MODELFILE = "Modelfile"
+TEXTS = (CARD, MODELFILE)
 DESKTOP_FILES = frozenset({".DS_Store", ".localized"})
 
 
@@ -39,6 +43,8 @@ class ExportManifest(BaseModel):
     parameters: dict[str, Any]
     """The parameters that the weights depend on."""
     quantized: bool
+    precision: str = ""
+    """What was rounded when the adapter was fused in, in words."""
     verification: dict[str, Any] | None
     """Agreement with base and adapter; none if the model is too large to be opened on this machine."""
     files: list[FileRecord]
@@ -47,13 +53,25 @@ class ExportManifest(BaseModel):
 
 
 def record_files(folder: Path) -> list[FileRecord]:
-    """Describe every file of an export, sorted by name."""
-    return [record_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != EXPORT]
+    """Describe every file of an export but its record, sorted by path."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path != folder / EXPORT]
+    return sorted((record_file(path, folder) for path in paths), key=lambda record: record.file)
 
 
-def record_file(path: Path) -> FileRecord:
-    """Describe one file."""
-    return FileRecord(file=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
+def record_file(path: Path, folder: Path) -> FileRecord:
+    """Describe one file of an export."""
+    return FileRecord(file=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def link_files(source: Path, target: Path, manifest: ExportManifest) -> None:
+    """Place the files of an export in another folder, by hard links where the file system allows it, else by copies."""
+    for record in manifest.files:
+        place = target / record.file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / record.file, place)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source / record.file, place)
 
 
 def read_export(folder: Path) -> ExportManifest | None:
@@ -75,9 +93,9 @@ def read_export(folder: Path) -> ExportManifest | None:
 
 
 def is_whole(folder: Path, manifest: ExportManifest) -> bool:
-    """Tell whether every file of an export is there in its recorded size; the card may differ."""
+    """Tell whether every file of an export is there in its recorded size; texts that are written anew may differ."""
     return all(
-        (path := folder / record.file).is_file() and (record.file == CARD or path.stat().st_size == record.bytes)
+        (path := folder / record.file).is_file() and (record.file in TEXTS or path.stat().st_size == record.bytes)
         for record in manifest.files
     )
 
@@ -88,8 +106,9 @@ def require_replaceable(folder: Path, manifest: ExportManifest) -> None:
     Raises:
         StoreError: The folder holds a file that its record does not name.
     """
-    known = {record.file for record in manifest.files} | {EXPORT} | DESKTOP_FILES
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    known = {record.file for record in manifest.files} | {EXPORT}
+    paths = [path for path in folder.rglob("*") if not path.is_dir() and path.name not in DESKTOP_FILES]
+    foreign = sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) not in known)
     if foreign:
         raise StoreError(
             f"{folder} would be replaced but also holds {', '.join(foreign[:5])}; "

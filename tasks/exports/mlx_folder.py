@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from storage.atomic import write_text
 from storage.errors import PrerequisiteError
 from storage.events import Emit
 from storage.parquet import file_sha256
 from tasks.exports.fuse import LazyModel, write_weights
+from tasks.exports.manifest import read_object
 
 WEIGHTS = "model*.safetensors"
 COPIED = (
@@ -31,6 +33,14 @@ COPIED = (
     "USE_POLICY*",
 )
 """Files of the base that the export keeps as they are. Python files are never among them."""
+
+
+TRAINED_LAYOUT = """\
+{%- for message in messages -%}
+{{ {"user": "User: ", "assistant": "Assistant: "}.get(message["role"], "") + message["content"] + "\\n\\n" }}
+{%- endfor -%}
+{{ "Assistant:" if add_generation_prompt else "" }}"""
+"""Chat template for a base without one: the layout that the adapter was trained on."""
 
 
 def files_to_copy(base: Path) -> list[Path]:
@@ -83,3 +93,6 @@ def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> 
     save_config(model.config, folder / "config.json")
     for path in files_to_copy(base):
         shutil.copyfile(path, folder / path.name)
+    settings = read_object(base / "tokenizer_config.json")
+    if not settings.get("chat_template") and not any(base.glob("chat_template.*")):
+        write_text(folder / "chat_template.jinja", TRAINED_LAYOUT)

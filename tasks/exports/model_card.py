@@ -112,6 +112,7 @@ print(generate(model, tokenizer, prompt, max_tokens=200))
 ```
 
 LM Studio opens the same folder from its models folder, two levels deep: `<publisher>/{content.manifest.name}`.
+A `.gguf` file, if there is one, opens in llama.cpp, LM Studio and Ollama; a folder `peft` holds the adapter alone.
 The model was trained on the layout `User: …`, blank line, `Assistant: …`; other prompt layouts work less well."""
 
 
@@ -188,9 +189,10 @@ def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
 
 def fidelity_section(manifest: ExportManifest) -> str:
     """Say how close the exported weights are to base and adapter."""
+    head = f"## Fidelity\n\n{manifest.precision}".strip()
     if manifest.verification is None:
         return (
-            "## Fidelity\n\nThe export was not compared with base and adapter: the model does not fit the memory of "
+            f"{head}\n\nThe export was not compared with base and adapter: the model does not fit the memory of "
             "the machine that exported it."
         )
     measured = manifest.verification
@@ -200,7 +202,7 @@ def fidelity_section(manifest: ExportManifest) -> str:
         else ""
     )
     return (
-        f"## Fidelity\n\nOn {measured['tokens']} tokens the exported model ranks the same token first as base and "
+        f"{head}\n\nOn {measured['tokens']} tokens the exported model ranks the same token first as base and "
         f"adapter in {percent(measured['top1_agreement'])} of the positions; the logits differ by at most "
         f"{show(measured['max_logit_difference'])}.{note}"
     )

@@ -100,12 +100,13 @@ def compare(expected: list[npt.NDArray[np.float32]], found: Iterator[npt.NDArray
     return Agreement(tokens, largest, mean, same / tokens)
 
 
-def require_agreement(agreement: Agreement, minimum_top1: float | None) -> None:
+def require_agreement(agreement: Agreement, bound: str, minimum_top1: float) -> None:
     """Refuse a fused model that is not the model that was trained.
 
     Args:
         agreement: What was measured.
-        minimum_top1: Lower bound of the top-1 agreement; none where rounding to few bits makes it meaningless.
+        bound: Name of the parameter that holds the bound.
+        minimum_top1: Lower bound of the top-1 agreement.
 
     Raises:
         UserError: It disagrees on too many tokens or yields values that are no numbers.
@@ -115,9 +116,14 @@ def require_agreement(agreement: Agreement, minimum_top1: float | None) -> None:
             "the fused model yields logits that are no numbers, so nothing was exported; "
             "export another checkpoint of the run"
         )
-    if minimum_top1 is not None and agreement.top1_agreement < minimum_top1:
+    if agreement.top1_agreement < minimum_top1:
+        advice = (
+            "Choose dequantize or 8bit, which keep more of the adapter"
+            if bound.endswith("quantised")
+            else "Check that the base model is the one the run was trained on"
+        )
         raise UserError(
             f"the fused model agrees with base and adapter on {agreement.top1_agreement:.3f} of {agreement.tokens} "
-            f"tokens, the bound is {minimum_top1}; nothing was exported. Check that the base model is the one the "
-            "run was trained on, or lower minimum_top1_agreement"
+            f"tokens (logits differ by at most {agreement.max_logit_difference:.3g}), the bound is {minimum_top1}; "
+            f"nothing was exported. {advice}, or lower {bound}"
         )

@@ -30,18 +30,37 @@ CONFIG = {
     "torch_dtype": "float32",
     "eos_token_id": 0,
 }
+QWEN2 = {name: value for name, value in CONFIG.items() if name != "head_dim"} | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "tie_word_embeddings": False,
+    "rope_theta": 1000000.0,
+}
+MISTRAL = CONFIG | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "tie_word_embeddings": False}
+LLAMA3 = CONFIG | {
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+LINEAR = CONFIG | {"rope_scaling": {"type": "linear", "factor": 4.0}}
 KEYS = ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 
 Emit = Callable[..., None]
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a byte-level tokenizer of 300 entries."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def write_tokenizer(folder: Path, rule: str | None = None) -> None:
+    """Write a byte-level tokenizer of 300 entries that splits text by a rule, GPT-2's if none is given."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule is None)
+    steps = [] if rule is None else [pre_tokenizers.Split(Regex(rule), "isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, plain]) if steps else plain
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
@@ -56,18 +75,50 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
+def random_weights(config: dict[str, Any]) -> dict[str, Any]:
+    """Draw the weights of a tiny model."""
+    import importlib
+
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    kind = str(config["model_type"]).replace("mistral", "llama")
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    mx.random.seed(7)
+    weights = dict(tree_flatten(module.Model(module.ModelArgs.from_dict(config)).parameters()))
+    # Random weights leave near-ties everywhere; wider ones make the ranking of tokens worth comparing.
+    return {name: value if value.ndim == 1 else 3 * value for name, value in weights.items()}
+
+
+def write_base(folder: Path, config: dict[str, Any], rule: str | None = None) -> Path:
+    """Write a tiny random model with a tokenizer."""
+    import mlx.core as mx
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = random_weights(config)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder, rule)
+    return folder
+
+
+def write_quantised(folder: Path, base: Path) -> Path:
+    """Quantise a model to 4 bits as a downloaded MLX model is."""
+    from mlx_lm.utils import load, quantize_model, save
+
+    model, tokenizer, config = load(str(base), return_config=True)
+    model, config = quantize_model(model, config, 32, 4)
+    save(folder, str(base), model, tokenizer, config)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def float_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float32 llama of two layers in two shards, with what else lies in a downloaded model folder."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.models.llama import Model, ModelArgs
 
     folder = tmp_path_factory.mktemp("base")
-    mx.random.seed(7)
-    weights = dict(tree_flatten(Model(ModelArgs.from_dict(CONFIG)).parameters()))
-    # Random weights leave near-ties everywhere; wider ones make the ranking of tokens worth comparing.
-    weights = {name: value if value.ndim == 1 else 3 * value for name, value in weights.items()}
+    weights = random_weights(CONFIG)
     names = sorted(weights)
     for number, part in enumerate((names[::2], names[1::2]), start=1):
         file = folder / f"model-{number:05d}-of-00002.safetensors"
@@ -84,13 +135,7 @@ def float_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def four_bit_base(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model quantised to 4 bits as a downloaded MLX model is."""
-    from mlx_lm.utils import load, quantize_model, save
-
-    folder = tmp_path_factory.mktemp("base-4bit")
-    model, tokenizer, config = load(str(float_base), return_config=True)
-    model, config = quantize_model(model, config, 32, 4)
-    save(folder, str(float_base), model, tokenizer, config)
-    return folder
+    return write_quantised(tmp_path_factory.mktemp("base-4bit"), float_base)
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +228,19 @@ def write_mixture(balanced: Path) -> None:
         schema=SAMPLE_SCHEMA,
     )
     write_shard(balanced / "train" / "shard-00000.parquet", table, SAMPLE_SCHEMA)
+
+
+def specify(base: Path, adapter: Path, folder: Path, **parameters: Any) -> dict[str, Any]:
+    """Specify an export named tiny of a run that recorded nothing but its adapter."""
+    return {
+        "run_folder": str(folder / "run"),
+        "model_path": str(base),
+        "adapter": str(adapter),
+        "export_folder": str(folder / "exports" / "tiny"),
+        "reports_folder": str(folder / "run" / "reports"),
+        "balanced_folder": str(folder / "balanced"),
+        "parameters": parameters,
+    }
 
 
 @pytest.fixture

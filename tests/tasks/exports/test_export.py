@@ -113,8 +113,9 @@ class TestFloatExport:
 class TestQuantisedExport:
     @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
     def test_opens_and_reports_its_agreement(self, specification: Specification, emit: Emit, quantize: str) -> None:
-        # An impossible bound for rounded weights: quantised exports are measured, not refused.
-        specification["parameters"] = {"quantize": quantize, "group_size": 32, "minimum_top1_agreement": 1.0}
+        # Random weights lose much more to rounding than trained ones, hence the low bound.
+        bounds = {"minimum_top1_agreement": 1.0, "minimum_top1_agreement_quantised": 0.3}
+        specification["parameters"] = {"quantize": quantize, "group_size": 32, **bounds}
         result = export_model(specification, emit)
         folder = Path(result["folder"])
         config = json.loads((folder / "config.json").read_text())
@@ -122,6 +123,12 @@ class TestQuantisedExport:
         assert result["max_logit_difference"] > 1e-3
         assert 0.3 < result["top1_agreement"] <= 1
         assert isinstance(generate_some(folder), str)
+
+    def test_too_much_rounding_is_refused(self, specification: Specification, emit: Emit) -> None:
+        specification["parameters"] = {"quantize": "4bit", "group_size": 32}
+        with pytest.raises(UserError, match=r"the bound is 0\.7; nothing was exported"):
+            export_model(specification, emit)
+        assert list(Path(specification["export_folder"]).parent.iterdir()) == []
 
     def test_the_group_size_is_checked_before_anything_is_written(
         self, specification: Specification, emit: Emit

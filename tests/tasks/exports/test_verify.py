@@ -24,14 +24,17 @@ def test_no_number_is_never_an_agreement() -> None:
     result = compare([row], iter([broken]))
     assert result.max_logit_difference == math.inf
     with pytest.raises(UserError, match="no numbers"):
-        require_agreement(result, None)
+        require_agreement(result, "minimum_top1_agreement", 0.0)
 
 
 def test_the_bound_is_inclusive_and_named() -> None:
-    require_agreement(Agreement(100, 0.1, 0.0, 0.98), 0.98)
-    require_agreement(Agreement(100, 5.0, 1.0, 0.5), None)
-    with pytest.raises(UserError, match=r"0\.970 of 100 tokens, the bound is 0\.98"):
-        require_agreement(Agreement(100, 0.1, 0.0, 0.97), 0.98)
+    require_agreement(Agreement(100, 0.1, 0.0, 0.98), "minimum_top1_agreement", 0.98)
+    with pytest.raises(
+        UserError, match=r"0\.970 of 100 tokens .*differ by at most 0\.1.*, the bound is 0\.98.*base model"
+    ):
+        require_agreement(Agreement(100, 0.1, 0.0, 0.97), "minimum_top1_agreement", 0.98)
+    with pytest.raises(UserError, match=r"dequantize or 8bit.* lower minimum_top1_agreement_quantised"):
+        require_agreement(Agreement(100, 9.0, 1.0, 0.69), "minimum_top1_agreement_quantised", 0.7)
 
 
 def test_an_unfused_base_is_told_apart(float_base: Path, adapter: Path) -> None:

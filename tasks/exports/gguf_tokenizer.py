@@ -1,0 +1,163 @@
+"""The tokenizer part of a GGUF file: vocabulary, merges, token types, special tokens and chat template.
+
+llama.cpp splits text before merging by a rule that it knows by name, so a tokenizer is accepted only if its own
+rule is exactly one of the known ones: a file that opens but tokenises differently would be worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ParameterError, StoreError
+
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS_AND_SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SPLIT_RULES = {
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + WORDS_AND_SPACES: "llama-bpe",
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + WORDS_AND_SPACES: "qwen2",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}"
+    + WORDS_AND_SPACES.replace(r"[\r\n]*|", r"[\r\n/]*|", 1): "tekken",
+}
+"""llama.cpp's name of a rule by the regular expression that ``tokenizer.json`` holds."""
+PLAIN_BYTE_LEVEL = "gpt-2"
+"""The rule of a byte-level tokenizer that names no expression of its own."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
+    """Add everything that llama.cpp needs to tokenise as the model's own tokenizer does.
+
+    Args:
+        writer: An open ``gguf.GGUFWriter``.
+        folder: Model folder with ``tokenizer.json``.
+        rows: Rows of the embedding; ids without a token are filled up with unused ones.
+
+    Raises:
+        ParameterError: The kind of tokenizer is not supported.
+        StoreError: There is no readable ``tokenizer.json``.
+    """
+    document = read_tokenizer(folder)
+    if document["model"].get("byte_fallback"):
+        add_sentence_pieces(writer, document)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(split_rule(document))
+    tokens, types = vocabulary(document, rows)
+    writer.add_token_list(tokens)
+    if document["model"].get("byte_fallback"):
+        writer.add_token_scores(scores(document, tokens))
+    writer.add_token_types(types)
+    add_special_tokens(writer, folder, rows, merges=not document["model"].get("byte_fallback"))
+
+
+def read_tokenizer(folder: Path) -> dict[str, Any]:
+    """Read ``tokenizer.json`` of a model whose tokens come from byte pair encoding.
+
+    Raises:
+        StoreError: It is missing or damaged.
+        ParameterError: It is of another kind.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        kind = document["model"]["type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({type(error).__name__}); a GGUF file needs the tokenizer.json of the base model"
+        ) from error
+    if kind != "BPE":
+        raise ParameterError(f"a {kind} tokenizer cannot be written to GGUF, only BPE; use gguf='none'")
+    return dict(document)
+
+
+def split_rule(document: dict[str, Any]) -> str:
+    """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text before merging.
+
+    Raises:
+        ParameterError: The rule is none of the known ones.
+    """
+    outer = document.get("pre_tokenizer") or {}
+    steps = outer.get("pretokenizers", [outer])
+    bytes_step = steps[-1] if steps else {}
+    splits = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
+    if bytes_step.get("type") == "ByteLevel" and not bytes_step.get("add_prefix_space"):
+        if not splits and bytes_step.get("use_regex", True):
+            return PLAIN_BYTE_LEVEL
+        if len(splits) == 1 and splits[0] in SPLIT_RULES and not bytes_step.get("use_regex", True):
+            return SPLIT_RULES[splits[0]]
+    raise ParameterError(
+        f"the tokenizer splits text by a rule that is not known here ({json.dumps(outer)[:200]}); known are "
+        f"{', '.join([*SPLIT_RULES.values(), PLAIN_BYTE_LEVEL])} and SentencePiece with byte fallback. Use gguf='none'"
+    )
+
+
+def add_sentence_pieces(writer: Any, document: dict[str, Any]) -> None:
+    """Declare a tokenizer of the SentencePiece kind (Llama 2, Mistral 7B)."""
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    normalizer = json.dumps(document.get("normalizer") or {})
+    scheme = (document.get("pre_tokenizer") or {}).get("prepend_scheme")
+    writer.add_add_space_prefix('"Prepend"' in normalizer or scheme in ("always", "first"))
+
+
+def scores(document: dict[str, Any], tokens: list[str]) -> list[float]:
+    """Score pieces by the rank of the merge that makes them: llama.cpp merges the best score first."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(document["model"]["merges"]):
+        ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), rank)
+    return [-float(ranks.get(token, len(ranks))) for token in tokens]
+
+
+def vocabulary(document: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    """List the text and the type of each token id, padded with unused tokens.
+
+    Raises:
+        StoreError: The tokenizer has ids beyond the embedding.
+    """
+    from gguf import TokenType
+
+    added = {token["id"]: token for token in document.get("added_tokens", [])}
+    texts = {number: text for text, number in document["model"]["vocab"].items()}
+    texts |= {number: token["content"] for number, token in added.items()}
+    if texts and max(texts) >= rows:
+        raise StoreError(f"the tokenizer has {max(texts) + 1} ids but the model {rows} embeddings; they do not match")
+    unknown = document["model"].get("unk_token") if document["model"].get("byte_fallback") else None
+    types = [TokenType.NORMAL if number in texts else TokenType.UNUSED for number in range(rows)]
+    for number, token in added.items():
+        types[number] = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
+    for number, text in texts.items():
+        if text == unknown:
+            types[number] = TokenType.UNKNOWN
+        elif document["model"].get("byte_fallback") and BYTE.fullmatch(text):
+            types[number] = TokenType.BYTE
+    return [texts.get(number, f"[PAD{number}]") for number in range(rows)], [int(kind) for kind in types]
+
+
+def add_special_tokens(writer: Any, folder: Path, rows: int, *, merges: bool) -> None:
+    """Add merges, special tokens, whether they are added to a text, and the chat template.
+
+    Raises:
+        StoreError: The tokenizer names no end of text.
+    """
+    from gguf import SpecialVocab
+    from mlx_lm.utils import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    special = SpecialVocab(folder, load_merges=merges, n_vocab=rows)
+    if tokenizer.eos_token_id is None:
+        raise StoreError(f"the tokenizer in {folder} names no eos_token; without one llama.cpp would never stop")
+    special.special_token_ids |= {"eos": int(tokenizer.eos_token_id)}
+    # What the tokenizer does, not what its files seem to say, decides: llama.cpp's own defaults differ by kind.
+    ids = tokenizer.encode("a")
+    special.add_special_token = {
+        "bos": bool(ids) and ids[0] == tokenizer.bos_token_id is not None,
+        "eos": bool(ids) and ids[-1] == tokenizer.eos_token_id,
+    }
+    if tokenizer.bos_token_id is not None:
+        special.special_token_ids |= {"bos": int(tokenizer.bos_token_id)}
+    special.add_to_gguf(writer, quiet=True)

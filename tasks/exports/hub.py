@@ -1,0 +1,76 @@
+"""Upload an export to the Hugging Face Hub: a dry run says what would be sent, a real one sends it as private."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from storage.errors import PrerequisiteError, TransientError
+from storage.events import Emit
+from tasks.exports.manifest import EXPORT, ExportManifest
+from tasks.exports.parameters import ExportParameters
+
+REFUSED = (401, 403, 404)
+
+
+def check_upload(parameters: ExportParameters) -> None:
+    """Refuse an upload without a token before any work is done.
+
+    Raises:
+        PrerequisiteError: There is none.
+    """
+    from huggingface_hub import get_token
+
+    if not parameters.hub_dry_run and get_token() is None:
+        raise PrerequisiteError(
+            f"uploading to {parameters.hub_repository} needs a token with write access: save it in the block "
+            "hugging-face-hub/default, or set HF_TOKEN"
+        )
+
+
+def upload_export(folder: Path, manifest: ExportManifest, parameters: ExportParameters, emit: Emit) -> dict[str, Any]:
+    """Send the recorded files of an export, and nothing else that may lie in its folder.
+
+    Returns:
+        repository, files (names), bytes, uploaded, address of the commit (none in a dry run).
+
+    Raises:
+        PrerequisiteError: The Hub refuses the token or the repository.
+        TransientError: The Hub cannot be reached.
+    """
+    repository = str(parameters.hub_repository)
+    files = [*(record.file for record in manifest.files), EXPORT]
+    size = sum(record.bytes for record in manifest.files)
+    would = "would upload" if parameters.hub_dry_run else "uploading"
+    message = f"{would} {len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
+    emit("progress", stage="hub", done=0, total=1, message=message)
+    address = None if parameters.hub_dry_run else send(folder, repository, files)
+    uploaded = address is not None
+    return {"repository": repository, "files": files, "bytes": size, "uploaded": uploaded, "address": address}
+
+
+def send(folder: Path, repository: str, files: list[str]) -> str:
+    """Create the repository if it is missing and commit the files; return the commit's address."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            allow_patterns=files,
+            commit_message=f"Export {folder.name}",
+        )
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in REFUSED:
+            raise PrerequisiteError(
+                f"the Hub refused {repository} (status {status}): check the name and that the token may write to it"
+            ) from error
+        raise TransientError(f"the Hub failed with status {status} while {repository} was uploaded") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise TransientError(f"the Hub cannot be reached ({type(error).__name__}); export again") from error
+    return str(commit.commit_url)

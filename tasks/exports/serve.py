@@ -1,0 +1,185 @@
+"""``python -m tasks.exports.serve EXPORT``: MLX's server on an export, with an API like OpenAI's.
+
+``--check`` starts it on a free port, asks through that API, prints what came back and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from storage import blas
+from storage.errors import DistrustError, ParameterError, StoreError, UserError
+from storage.events import end_with_parent
+from storage.layout import Layout
+from tasks.exports.manifest import is_whole, read_export
+
+MODEL = "default_model"
+"""The name under which the server knows the model that it was started with."""
+START_SECONDS = 600.0
+ANSWER_SECONDS = 300.0
+QUESTION = "Which sources should I trust for historical research?"
+
+
+def find_export(named: str, store: str | None) -> Path:
+    """Return the folder of an export, named by its folder or by its name in the store.
+
+    Raises:
+        UserError: There is no such export.
+    """
+    folder = Path(named) if Path(named).is_dir() else Layout.of(store).export(named)
+    manifest = read_export(folder)
+    if manifest is None:
+        raise ParameterError(f"there is no export {named!r} ({folder} does not exist); run export-model first")
+    if not is_whole(folder, manifest):  # the server would come up and then never answer
+        raise StoreError(f"{folder} lacks files or holds damaged ones; run export-model again")
+    return folder.resolve()
+
+
+def serve(folder: Path, host: str, port: int) -> None:
+    """Run MLX's server in this process until it is ended; no other model is ever downloaded for a request."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if os.environ.get("DISTRUST_END_WITH_PARENT"):
+        end_with_parent()
+    blas.load()
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from mlx_lm import server
+
+    Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)  # the server lists models there and fails if it is missing
+
+    sys.argv = ["mlx_lm.server", "--model", str(folder), "--host", host, "--port", str(port)]
+    server.main()
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float = ANSWER_SECONDS) -> Any:
+    """Send one request to the server on loopback and return the JSON of its answer.
+
+    Raises:
+        OSError: The server cannot be reached or answers with an error.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        content = None if body is None else json.dumps(body)
+        connection.request("GET" if body is None else "POST", path, content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read().decode("utf-8")
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise OSError(f"{path} answered with status {response.status}: {text[:300]}")
+    return json.loads(text)
+
+
+@contextmanager
+def running(folder: Path, start_seconds: float = START_SECONDS) -> Iterator[int]:
+    """Run the server as a child process on a free port of loopback; yield the port once the model is open.
+
+    Raises:
+        UserError: The server ended, or did not answer in time.
+    """
+    port = free_port()
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tasks.exports.serve", str(folder), "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "DISTRUST_END_WITH_PARENT": "1"}
+    child = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        wait_until_ready(child, port, time.monotonic() + start_seconds)
+        yield port
+    finally:
+        child.terminate()
+        child.communicate()
+
+
+def wait_until_ready(child: subprocess.Popen[bytes], port: int, deadline: float) -> None:
+    """Wait until the server says that it is healthy."""
+    while True:
+        try:
+            ask(port, "/health", timeout=5)
+            return
+        except OSError:
+            if child.poll() is not None:
+                last = child.stderr.read().decode("utf-8", "replace")[-1000:] if child.stderr else ""
+                raise UserError(f"the server ended with status {child.returncode}: {last}") from None
+            if time.monotonic() > deadline:
+                raise UserError("the server did not open the model in time; export with quantize=4bit") from None
+            time.sleep(0.1)
+
+
+def check(folder: Path, tokens: int = 16) -> dict[str, Any]:
+    """Ask an export through the API and check the shape of what comes back.
+
+    Returns:
+        models (names), answer (text), finish_reason, prompt_tokens, completion_tokens, seconds of the chat request.
+
+    Raises:
+        UserError: The server does not start, or an answer does not have the API's shape.
+    """
+    with running(folder) as port:
+        try:
+            models = [model["id"] for model in ask(port, "/v1/models")["data"]]
+            started = time.monotonic()
+            messages = [{"role": "user", "content": QUESTION}]
+            chat = ask(port, "/v1/chat/completions", {"model": MODEL, "messages": messages, "max_tokens": tokens})
+            seconds = time.monotonic() - started
+            choice = chat["choices"][0]
+            answer = choice["message"]["content"]
+            assert chat["object"] == "chat.completion" and choice["message"]["role"] == "assistant"
+            assert isinstance(answer, str) and choice["finish_reason"] in ("stop", "length")
+            text = ask(port, "/v1/completions", {"model": MODEL, "prompt": QUESTION, "max_tokens": tokens})
+            assert isinstance(text["choices"][0]["text"], str)
+            usage = chat["usage"]
+        except (OSError, AssertionError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"the served model does not answer as the API promises ({error!r})") from error
+    return {
+        "models": models,
+        "answer": answer,
+        "finish_reason": choice["finish_reason"],
+        "prompt_tokens": int(usage["prompt_tokens"]),
+        "completion_tokens": int(usage["completion_tokens"]),
+        "seconds": round(seconds, 3),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Serve or check; return the exit status: 1 for a mendable failure, 2 for bad arguments."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.exports.serve", description="Serve an exported model.")
+    parser.add_argument("export", help="name of an export in the store, or its folder")
+    parser.add_argument("--store", help="folder of the corpus store (DISTRUST_STORE, else ./data)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--check", action="store_true", help="start on a free port, ask once, print the answer, end")
+    options = parser.parse_args(arguments)
+    try:
+        folder = find_export(options.export, options.store)
+        if options.check:
+            print(json.dumps(check(folder), ensure_ascii=False))
+        else:
+            print(f"http://{options.host}:{options.port}/v1 (model {MODEL!r})", flush=True)
+            serve(folder, options.host, options.port)
+    except DistrustError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Programs of others that open what this project writes."""

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
+from tasks.exports.export import export_model
+from tasks.exports.fuse import fuse_lazily
+from tasks.exports.gguf_file import check_gguf, rope_factors, write_gguf
+from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer, split_rule
+from tests.clients import llama_cpp
+from tests.tasks.exports.conftest import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    LINEAR,
+    LLAMA3,
+    MISTRAL,
+    QWEN2,
+    Emit,
+    specify,
+    write_adapter,
+    write_base,
+    write_quantised,
+)
+
+FAMILIES = {"llama": CONFIG, "llama3": LLAMA3, "linear": LINEAR, "mistral": MISTRAL, "qwen2": QWEN2}
+PROMPT = "User: What do the records of the harbour say about the flood of 1891?\n\nAssistant:"
+TEXTS = [
+    "the record  of\n\nthe engineer's 12345 notes",
+    "Tab\tand naïve café, 漢字, Ünïcödé 🙂\r\n  'tis IT'S 1,000.5",
+    " leading and trailing ",
+]
+TOKENS = 24
+
+
+def greedy(folder: Path, count: int = TOKENS) -> tuple[list[int], list[int]]:
+    """The prompt's ids and MLX's greedy continuation."""
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.utils import load
+
+    model, tokenizer = load(str(folder))
+    prompt = tokenizer.encode(PROMPT)
+    return prompt, [int(token) for token, _ in generate_step(mx.array(prompt), model, max_tokens=count)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    base = write_base(folder / "base", FAMILIES[request.param])
+    # Of the seeds 11 to 13 the one whose best two tokens are never within half precision of each other.
+    return base, write_adapter(base, folder / "adapter", seed=12)
+
+
+@llama_cpp.needed
+def test_llama_cpp_continues_as_mlx_does(family: tuple[Path, Path], tmp_path: Path, emit: Emit) -> None:
+    base, adapter = family
+    folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
+    prompt, expected = greedy(folder)
+    found = llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
+    assert len(prompt) + TOKENS > 64, "long enough for stretched positions to matter"
+    assert len(set(expected)) > 3
+    assert found["greedy"] == expected
+    assert found["architecture"] == ("qwen2" if "qwen2" in (base / "config.json").read_text() else "llama")
+    assert found["chat_template"] == CHAT_TEMPLATE
+    assert found["eos"] == 0
+    assert found["adds_bos"] is False
+
+
+@llama_cpp.needed
+@pytest.mark.parametrize("config", [CONFIG, QWEN2], ids=["llama", "qwen2"])
+def test_a_four_bit_base_is_rounded_only_once(config: dict[str, Any], tmp_path: Path, emit: Emit) -> None:
+    base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
+    adapter = write_adapter(base, tmp_path / "adapter")
+    specification = specify(base, adapter, tmp_path, gguf="f16", dequantize=True)
+    folder = Path(export_model(specification, emit)["folder"])
+    prompt, expected = greedy(folder)
+    assert llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
+
+
+@llama_cpp.needed
+@pytest.mark.parametrize("rule", [None, *SPLIT_RULES], ids=["gpt-2", *SPLIT_RULES.values()])
+def test_llama_cpp_tokenises_as_the_tokenizer_does(rule: str | None, tmp_path: Path, emit: Emit) -> None:
+    from mlx_lm.utils import load_tokenizer
+
+    base = write_base(tmp_path / "base", CONFIG, rule)
+    write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
+    tokenizer = load_tokenizer(base)
+    found = llama_cpp.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, TEXTS)
+    assert found["texts"] == [tokenizer.encode(text) for text in TEXTS]
+
+
+@llama_cpp.needed
+def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Path, emit: Emit) -> None:
+    from mlx_lm.utils import load_tokenizer
+
+    base = write_base(tmp_path / "base", MISTRAL | {"vocab_size": 400})
+    write_sentence_pieces(base)
+    write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
+    tokenizer = load_tokenizer(base)
+    texts = [text for text in TEXTS if not text.startswith(" ")]
+    ids = [tokenizer.encode(text) for text in texts]
+    assert ids[0][0] == tokenizer.bos_token_id
+    assert len(ids[0]) < 0.7 * len(texts[0]), "merges are at work"
+    found = llama_cpp.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, texts)
+    assert found["adds_bos"] is True
+    assert found["texts"] == [row[1:] for row in ids]
+
+
+def write_sentence_pieces(folder: Path) -> None:
+    """Write a tokenizer of the kind of Llama 2 and Mistral 7B: pieces with a space mark, bytes for the rest."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+
+    special = ["<unk>", "<s>", "</s>"]
+    text = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Sequence(text)
+    trainer = trainers.BpeTrainer(vocab_size=90, show_progress=False)
+    trained.train_from_iterator(["the record of the measurement in the notebook of the engineer"] * 4, trainer)
+    learned = json.loads(trained.to_str())["model"]
+    pieces = special + [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces += sorted(learned["vocab"], key=learned["vocab"].get)
+    model = models.BPE(
+        {piece: number for number, piece in enumerate(pieces)},
+        [tuple(merge) for merge in learned["merges"]],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(text)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
+
+
+@llama_cpp.needed
+def test_k_quants_come_from_llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit) -> None:
+    import gguf
+
+    programs = llama_cpp.install_quantiser(tmp_path / "bin")
+    monkeypatch.setenv("LLAMA_CPP_MODULES", str(llama_cpp.MODULES))
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    wide = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
+    base = write_base(tmp_path / "base", wide)
+    specification = specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="q4_k_m")
+    folder = Path(export_model(specification, emit)["folder"])
+    assert not list(folder.glob("*.f16")), "the halves are only a step on the way"
+    kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(folder / "tiny-q4_k_m.gguf").tensors}
+    assert kinds == {"F32", "Q4_K", "Q6_K"}
+    assert len(llama_cpp.open_gguf(folder / "tiny-q4_k_m.gguf", [40, 41, 42], 8)["greedy"]) > 0
+
+
+def test_a_quantiser_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit) -> None:
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    base = write_base(tmp_path / "base", CONFIG)
+    with pytest.raises(UserError, match="status 3: no such thing"):
+        export_model(specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="q6_k"), emit)
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+class TestBlockFormats:
+    ERRORS: ClassVar = {"f16": 5e-4, "bf16": 4e-3, "q8_0": 8e-3, "q4_0": 0.11}
+    """Largest relative rounding error (root mean square) of a weight."""
+
+    @pytest.mark.parametrize("kind", ERRORS)
+    def test_weights_come_back_within_the_rounding(self, kind: str, tmp_path: Path, emit: Emit) -> None:
+        import gguf
+
+        base = write_base(tmp_path / "base", QWEN2)
+        adapter = write_adapter(base, tmp_path / "a")
+        expected = {name: np.array(value) for name, value in fuse_lazily(base, adapter).weights.items()}
+        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), kind, emit)
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+        assert len(tensors) == len(expected)
+        pairs = {
+            "model.embed_tokens.weight": "token_embd.weight",
+            "lm_head.weight": "output.weight",
+            "model.layers.1.self_attn.k_proj.weight": "blk.1.attn_k.weight",
+            "model.layers.0.mlp.down_proj.weight": "blk.0.ffn_down.weight",
+        }
+        for ours, theirs in pairs.items():
+            found = gguf.quants.dequantize(tensors[theirs].data, tensors[theirs].tensor_type)
+            error = np.sqrt(((found - expected[ours]) ** 2).mean() / (expected[ours] ** 2).mean())
+            assert 0 < error < self.ERRORS[kind], ours
+        eight = gguf.GGMLQuantizationType.Q8_0
+        assert (tensors["token_embd.weight"].tensor_type == eight) == (kind in ("q8_0", "q4_0"))
+        bias = tensors["blk.0.attn_q.bias"]
+        np.testing.assert_array_equal(bias.data, expected["model.layers.0.self_attn.q_proj.bias"])
+
+    @llama_cpp.needed
+    @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
+    def test_llama_cpp_opens_them(self, kind: str, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit) -> None:
+        write_gguf(tmp_path / "m.gguf", float_base, fuse_lazily(float_base, adapter), kind, emit)
+        assert len(llama_cpp.open_gguf(tmp_path / "m.gguf", [40, 41, 42], 8)["greedy"]) > 0
+
+    def test_rows_that_blocks_do_not_fit_stay_halves(self, tmp_path: Path, emit: Emit) -> None:
+        import gguf
+
+        base = write_base(tmp_path / "base", CONFIG | {"intermediate_size": 72})
+        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "q4_0", emit)
+        kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+        assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
+        assert kinds["blk.0.attn_norm.weight"] == "F32"
+
+
+class TestRefused:
+    def test_another_architecture_names_the_supported_ones(
+        self, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit
+    ) -> None:
+        base = tmp_path / "base"
+        base.mkdir()
+        for path in float_base.iterdir():
+            (base / path.name).write_bytes(path.read_bytes())
+        (base / "config.json").write_text(json.dumps(CONFIG | {"model_type": "gemma2"}))
+        with pytest.raises(
+            ParameterError, match="'gemma2' cannot be written to GGUF; supported are llama, mistral, qwen2"
+        ):
+            export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)
+        assert not (tmp_path / "exports").exists()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
+            ({"rope_traditional": True}, "rope_traditional"),
+            ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}, "sliding attention"),
+        ],
+    )
+    def test_what_llama_cpp_would_compute_differently(
+        self, change: dict[str, Any], message: str, tmp_path: Path, emit: Emit
+    ) -> None:
+        base = write_base(tmp_path / "base", CONFIG | change)
+        adapter = write_adapter(base, tmp_path / "a")
+        with pytest.raises(ParameterError, match=message):
+            export_model(specify(base, adapter, tmp_path, gguf="q8_0"), emit)
+        assert list((tmp_path / "exports").iterdir()) == []
+
+    def test_an_unknown_split_rule(self, tmp_path: Path, emit: Emit) -> None:
+        write_base(tmp_path, CONFIG, r"\p{L}+|\p{N}")
+        with pytest.raises(ParameterError, match=r"known are llama-bpe, qwen2, tekken, gpt-2"):
+            split_rule(read_tokenizer(tmp_path))
+
+    def test_a_missing_tokenizer(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match=r"needs the tokenizer\.json"):
+            read_tokenizer(tmp_path)
+
+    def test_a_tokenizer_larger_than_the_model(self, tmp_path: Path, emit: Emit) -> None:
+        base = write_base(tmp_path / "base", CONFIG | {"vocab_size": 200})
+        with pytest.raises(StoreError, match="294 ids but the model 200"):
+            write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
+
+    def test_a_value_beyond_half_precision(self, tmp_path: Path, emit: Emit) -> None:
+        import mlx.core as mx
+
+        base = write_base(tmp_path / "base", CONFIG)
+        adapter = write_adapter(base, tmp_path / "a")
+        weights: Any = mx.load(str(adapter / "adapters.safetensors"))
+        mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: 300 * w for name, w in weights.items()})
+        with pytest.raises(ParameterError, match=r"proj\.weight holds a value beyond 65504"):
+            write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "f16", emit)
+        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "bf16", emit)
+
+    def test_k_quants_without_llama_cpp(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(PrerequisiteError, match=r"llama-quantize, which is not installed; .*q8_0"):
+            check_gguf("q4_k_m", CONFIG)
+
+
+def test_stretched_wavelengths_are_the_published_ones(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", LLAMA3)
+    factors = rope_factors(fuse_lazily(base, write_adapter(base, tmp_path / "a")).arguments)
+    assert factors is not None
+    wavelengths = 2 * np.pi * 10000.0 ** (np.arange(0, 16, 2) / 16)
+    np.testing.assert_allclose(factors[wavelengths < 16], 1, rtol=1e-6)
+    np.testing.assert_allclose(factors[wavelengths > 64], 8, rtol=1e-6)
+    between = (wavelengths > 16) & (wavelengths < 64)
+    smooth = (64 / wavelengths[between] - 1) / 3
+    np.testing.assert_allclose(factors[between], 1 / ((1 - smooth) / 8 + smooth), rtol=1e-5)
+    assert between.any()
