@@ -1,0 +1,149 @@
+"""Uploads with the real client of the Hub, to a Hub on loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import ParameterError
+from storage.events import parse_event
+from tasks.exports.export import export_model
+from tests.tasks.exports.conftest import Emit
+from tests.tasks.exports.test_export import ROOT, Specification
+
+TOKEN = "hf_loopback"
+
+
+class Hub(ThreadingHTTPServer):
+    """The four calls that an upload makes; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Calls)
+        self.created: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.tokens: set[str | None] = set()
+        self.status = 200
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Calls(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.answer({"id": "me/tiny", "sha": "0" * 40, "private": True, "siblings": [], "tags": []})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.server.tokens.add(self.headers["Authorization"])
+        if self.path == "/api/repos/create":
+            self.server.created.append(json.loads(body))
+            self.answer({"url": f"{self.server.address}/me/tiny"})
+        elif "/preupload/" in self.path:
+            modes = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            self.answer({"files": modes})
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            address = f"{self.server.address}/me/tiny/commit/{'1' * 40}"
+            self.answer({"success": True, "commitOid": "1" * 40, "commitUrl": address, "hookOutput": ""})
+        else:
+            self.answer({"errors": [], "warnings": []})
+
+    def answer(self, content: dict[str, Any]) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def export(specification: Specification, hub: Hub, tmp_path: Path, token: str = TOKEN) -> dict[str, Any]:
+    """Run an export in a child, which reads the Hub's address when it starts; return its last event."""
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(specification))
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", "tasks.exports", str(path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert token == "" or token not in done.stdout + done.stderr
+    return parse_event(done.stdout.splitlines()[-1])
+
+
+def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_path: Path) -> None:
+    specification["parameters"] = {"hub_repository": "me/tiny"}
+    result = export(specification, hub, tmp_path, token="")
+    assert result["event"] == "result", result
+    record = result["hub"]
+    assert (record["repository"], record["uploaded"], record["address"]) == ("me/tiny", False, None)
+    assert {"model.safetensors", "README.md", "export.json"} <= set(record["files"])
+    assert record["bytes"] == sum(file["bytes"] for file in result["files"])
+    assert (hub.created, hub.files) == ([], {})
+
+
+def test_an_upload_sends_the_recorded_files_and_no_others(
+    specification: Specification, hub: Hub, tmp_path: Path, emit: Emit
+) -> None:
+    folder = Path(export_model(specification, emit)["folder"])
+    (folder / "notes.txt").write_text("mine")
+    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
+    result = export(specification, hub, tmp_path)
+    assert result["event"] == "result", result
+    assert result["hub"]["uploaded"] is True
+    assert result["hub"]["address"].startswith(f"{hub.address}/me/tiny/commit/")
+    assert hub.created[0]["visibility"] == "private"
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "notes.txt"}
+
+
+def test_a_token_that_may_not_write(specification: Specification, hub: Hub, tmp_path: Path) -> None:
+    hub.status = 403
+    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
+    failure = export(specification, hub, tmp_path)
+    assert (failure["event"], failure["kind"]) == ("error", "PrerequisiteError")
+    assert "refused me/tiny (status 403)" in failure["message"]
+    assert (Path(specification["export_folder"]) / "export.json").is_file(), "the export itself is kept"
+
+
+def test_no_token_is_said_before_any_work(specification: Specification, hub: Hub, tmp_path: Path) -> None:
+    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
+    failure = export(specification, hub, tmp_path, token="")
+    assert "needs a token with write access" in failure["message"]
+    assert not Path(specification["export_folder"]).exists()
+
+
+def test_a_name_that_is_no_repository(specification: Specification, emit: Emit) -> None:
+    specification["parameters"] = {"hub_repository": "../../elsewhere"}
+    with pytest.raises(ParameterError, match="hub_repository"):
+        export_model(specification, emit)
