@@ -25,7 +25,7 @@ ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2"}
 """Supported model types and the name by which ``gguf`` knows their layout."""
 FILE_TYPES = {"f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 QUANTISER = "llama-quantize"
-ENCODED_ROWS = 4096
+ENCODED_VALUES = 2**22
 HALF_MAX = 65504.0
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 
@@ -232,10 +232,11 @@ def encode(array: Any, kind: Any, name: str) -> npt.NDArray[Any]:
     array = array.reshape(-1, array.shape[-1])
     mx.eval(array)
     out = np.empty(gguf.quants.quant_shape_to_byte_shape(array.shape, kind), dtype=np.uint8)
-    for start in range(0, array.shape[0], ENCODED_ROWS):
-        rows = np.array(array[start : start + ENCODED_ROWS].astype(mx.float32))
+    step = max(1, ENCODED_VALUES // array.shape[-1])
+    for start in range(0, array.shape[0], step):
+        rows = np.array(array[start : start + step].astype(mx.float32))
         if kind == gguf.GGMLQuantizationType.F16 and np.abs(rows).max(initial=0) > HALF_MAX:
             raise ParameterError(f"{name} holds a value beyond {HALF_MAX:.0f}, too large for gguf='f16'; use 'bf16'")
         encoded = np.ascontiguousarray(gguf.quants.quantize(rows, kind))
-        out[start : start + ENCODED_ROWS] = encoded.view(np.uint8)
+        out[start : start + step] = encoded.view(np.uint8)
     return out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from tasks.exports.export import export_model
 from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, rope_factors, write_gguf
 from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer, split_rule
+from tasks.exports.mlx_folder import TRAINED_LAYOUT
 from tests.clients import llama_cpp
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
@@ -214,6 +216,40 @@ class TestBlockFormats:
         kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
         assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
         assert kinds["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path, emit: Emit) -> None:
+    import mlx.core as mx
+
+    config = CONFIG | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12, "head_dim": 64}
+    base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
+    adapter = write_adapter(base, tmp_path / "a")
+    gc.collect()
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    gc.disable()  # the bound must not depend on when the collector happens to run
+    try:
+        model = fuse_lazily(base, adapter, dequantize=True)
+        size = model.bytes
+        write_gguf(tmp_path / "m.gguf", base, model, "q8_0", emit)
+    finally:
+        gc.enable()
+    assert mx.get_peak_memory() - held < size / 8
+
+
+@llama_cpp.needed
+def test_a_trained_model_says_the_same_in_both(tmp_path: Path, emit: Emit) -> None:
+    base = Path(__file__).parents[3] / "sandbox" / "base_model"
+    adapter = write_adapter(base, tmp_path / "a")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["lora_parameters"]["scale"] = 0.02  # a gentle adapter: the model stays a trained one
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
+    prompt, expected = greedy(folder)
+    found = llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
+    assert found["greedy"] == expected
+    assert found["chat_template"] == TRAINED_LAYOUT
 
 
 class TestRefused:

@@ -1,0 +1,72 @@
+"""The export flow against a real Prefect server, on a tiny random Qwen2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from flows.export_model import export_model
+from flows.summaries import summarise
+from tests.tasks.exports.conftest import QWEN2, write_adapter, write_base, write_mixture
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with one finished run."""
+    base = write_base(tmp_path / "base", QWEN2)
+    write_mixture(tmp_path / "store" / "balanced" / "guide")
+    run = tmp_path / "store" / "runs" / "tiny"
+    write_adapter(base, run / "checkpoint-20")
+    (run / "run.json").write_text(json.dumps({"balanced": str(tmp_path / "store" / "balanced" / "guide")}))
+    result = {
+        "steps": 20,
+        "recipe_digest": "r",
+        "data_digest": "d",
+        "adapter": "checkpoint-20",
+        "model_path": str(base),
+    }
+    (run / "result.json").write_text(json.dumps(result))
+    return tmp_path / "store"
+
+
+async def artifacts(key: str) -> list[Any]:
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return sorted(found, key=lambda artifact: artifact.created, reverse=True)
+
+
+async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, prefect_server: None) -> None:
+    wanted: dict[str, Any] = {"gguf": "q8_0", "peft": True, "hub_repository": "me/tiny"}
+    result = await export_model(store=str(store), run="tiny", **wanted)
+    folder = store / "exports" / "tiny"
+    assert result["folder"] == str(folder)
+    shown = json.loads((await artifacts("export-files"))[0].data)
+    assert {row["file"]: (row["bytes"], row["sha256"]) for row in shown} == {
+        record["file"]: (record["bytes"], record["sha256"]) for record in result["files"]
+    }
+    assert {"model.safetensors", "tiny-q8_0.gguf", "peft/adapter_model.safetensors"} <= {row["file"] for row in shown}
+    link = (await artifacts("exported-model"))[0]
+    assert f"file://{folder}" in link.data
+    assert "tasks.exports.serve tiny" in link.description
+
+    text = summarise("export-model", result)
+    assert "GGUF" in text and "dry run, --no-hub-dry-run uploads" in text and "unchanged" not in text
+
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = await export_model(store=str(store), run="tiny", **wanted)
+    assert again["reused"] is True
+    assert "(unchanged)" in summarise("export-model", again)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
+
+
+def test_a_model_too_large_to_compare_is_summarised() -> None:
+    result = {"folder": "/x", "files": [], "top1_agreement": None, "reused": False}
+    result |= dict.fromkeys(("gguf", "lm_studio_folder", "ollama", "hub"))
+    assert "not compared: too large for this machine" in summarise("export-model", result)
