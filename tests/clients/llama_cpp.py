@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,34 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / ".clients" / "node_modules"
 CLIENT = MODULES / "node-llama-cpp" / "dist" / "index.js"
 
-needed = pytest.mark.skipif(
-    shutil.which("node") is None or not CLIENT.is_file(),
-    reason="llama.cpp is not installed: `make clients` needs node, npm and a prebuilt package for this platform",
-)
+
+class LlamaCpp:
+    """A running llama.cpp."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def open_gguf(self, path: Path, prompt: Sequence[int], count: int, texts: Sequence[str] = ()) -> dict[str, Any]:
+        """Open a GGUF file; return its greedy continuation of a prompt, its tokens of texts, and what it declares."""
+        question = {"model": str(path), "prompt": list(prompt), "count": count, "texts": list(texts)}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        found = dict(json.loads(self.process.stdout.readline()))
+        assert "error" not in found, found["error"]
+        return found
 
 
-def open_gguf(path: Path, prompt: Sequence[int], count: int, texts: Sequence[str] = ()) -> dict[str, Any]:
-    """Open a GGUF file; return its greedy continuation of a prompt, its tokens of texts, and what it declares."""
-    question = {"model": str(path), "prompt": list(prompt), "count": count, "texts": list(texts)}
+@contextmanager
+def running() -> Iterator[LlamaCpp]:
+    """Start llama.cpp, or skip the test that wants it."""
+    if shutil.which("node") is None or not CLIENT.is_file():
+        pytest.skip(
+            "llama.cpp is not installed: `make clients` needs node, npm and a prebuilt package for this platform"
+        )
     command = ["node", str(Path(__file__).with_suffix(".mjs")), CLIENT.as_uri()]
-    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(json.loads(done.stdout))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield LlamaCpp(process)
 
 
 def install_quantiser(folder: Path) -> Path:

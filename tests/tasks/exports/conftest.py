@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
+from tests.clients.llama_cpp import LlamaCpp, running
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -241,6 +242,13 @@ def specify(base: Path, adapter: Path, folder: Path, **parameters: Any) -> dict[
         "balanced_folder": str(folder / "balanced"),
         "parameters": parameters,
     }
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[LlamaCpp]:
+    """A real llama.cpp; without one, tests that want it are skipped."""
+    with running() as client:
+        yield client
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, rope_factors, write_gguf
 from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer, split_rule
 from tasks.exports.mlx_folder import TRAINED_LAYOUT
-from tests.clients import llama_cpp
+from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
     CONFIG,
@@ -59,12 +59,13 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return base, write_adapter(base, folder / "adapter", seed=12)
 
 
-@llama_cpp.needed
-def test_llama_cpp_continues_as_mlx_does(family: tuple[Path, Path], tmp_path: Path, emit: Emit) -> None:
+def test_llama_cpp_continues_as_mlx_does(
+    family: tuple[Path, Path], tmp_path: Path, emit: Emit, llama: LlamaCpp
+) -> None:
     base, adapter = family
     folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
     prompt, expected = greedy(folder)
-    found = llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
+    found = llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
     assert len(prompt) + TOKENS > 64, "long enough for stretched positions to matter"
     assert len(set(expected)) > 3
     assert found["greedy"] == expected
@@ -74,31 +75,32 @@ def test_llama_cpp_continues_as_mlx_does(family: tuple[Path, Path], tmp_path: Pa
     assert found["adds_bos"] is False
 
 
-@llama_cpp.needed
 @pytest.mark.parametrize("config", [CONFIG, QWEN2], ids=["llama", "qwen2"])
-def test_a_four_bit_base_is_rounded_only_once(config: dict[str, Any], tmp_path: Path, emit: Emit) -> None:
+def test_a_four_bit_base_is_rounded_only_once(
+    config: dict[str, Any], tmp_path: Path, emit: Emit, llama: LlamaCpp
+) -> None:
     base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
     adapter = write_adapter(base, tmp_path / "adapter")
     specification = specify(base, adapter, tmp_path, gguf="f16", dequantize=True)
     folder = Path(export_model(specification, emit)["folder"])
     prompt, expected = greedy(folder)
-    assert llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
+    assert llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
 
 
-@llama_cpp.needed
 @pytest.mark.parametrize("rule", [None, *SPLIT_RULES], ids=["gpt-2", *SPLIT_RULES.values()])
-def test_llama_cpp_tokenises_as_the_tokenizer_does(rule: str | None, tmp_path: Path, emit: Emit) -> None:
+def test_llama_cpp_tokenises_as_the_tokenizer_does(
+    rule: str | None, tmp_path: Path, emit: Emit, llama: LlamaCpp
+) -> None:
     from mlx_lm.utils import load_tokenizer
 
     base = write_base(tmp_path / "base", CONFIG, rule)
     write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
     tokenizer = load_tokenizer(base)
-    found = llama_cpp.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, TEXTS)
+    found = llama.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, TEXTS)
     assert found["texts"] == [tokenizer.encode(text) for text in TEXTS]
 
 
-@llama_cpp.needed
-def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Path, emit: Emit) -> None:
+def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Path, emit: Emit, llama: LlamaCpp) -> None:
     from mlx_lm.utils import load_tokenizer
 
     base = write_base(tmp_path / "base", MISTRAL | {"vocab_size": 400})
@@ -109,7 +111,7 @@ def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Pat
     ids = [tokenizer.encode(text) for text in texts]
     assert ids[0][0] == tokenizer.bos_token_id
     assert len(ids[0]) < 0.7 * len(texts[0]), "merges are at work"
-    found = llama_cpp.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, texts)
+    found = llama.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, texts)
     assert found["adds_bos"] is True
     assert found["texts"] == [row[1:] for row in ids]
 
@@ -144,12 +146,13 @@ def write_sentence_pieces(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
 
 
-@llama_cpp.needed
-def test_k_quants_come_from_llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit) -> None:
+def test_k_quants_come_from_llama_cpp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit, llama: LlamaCpp
+) -> None:
     import gguf
 
-    programs = llama_cpp.install_quantiser(tmp_path / "bin")
-    monkeypatch.setenv("LLAMA_CPP_MODULES", str(llama_cpp.MODULES))
+    programs = install_quantiser(tmp_path / "bin")
+    monkeypatch.setenv("LLAMA_CPP_MODULES", str(MODULES))
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     wide = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
     base = write_base(tmp_path / "base", wide)
@@ -158,7 +161,7 @@ def test_k_quants_come_from_llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not list(folder.glob("*.f16")), "the halves are only a step on the way"
     kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(folder / "tiny-q4_k_m.gguf").tensors}
     assert kinds == {"F32", "Q4_K", "Q6_K"}
-    assert len(llama_cpp.open_gguf(folder / "tiny-q4_k_m.gguf", [40, 41, 42], 8)["greedy"]) > 0
+    assert len(llama.open_gguf(folder / "tiny-q4_k_m.gguf", [40, 41, 42], 8)["greedy"]) > 0
 
 
 def test_a_quantiser_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit) -> None:
@@ -202,11 +205,12 @@ class TestBlockFormats:
         bias = tensors["blk.0.attn_q.bias"]
         np.testing.assert_array_equal(bias.data, expected["model.layers.0.self_attn.q_proj.bias"])
 
-    @llama_cpp.needed
     @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
-    def test_llama_cpp_opens_them(self, kind: str, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit) -> None:
+    def test_llama_cpp_opens_them(
+        self, kind: str, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit, llama: LlamaCpp
+    ) -> None:
         write_gguf(tmp_path / "m.gguf", float_base, fuse_lazily(float_base, adapter), kind, emit)
-        assert len(llama_cpp.open_gguf(tmp_path / "m.gguf", [40, 41, 42], 8)["greedy"]) > 0
+        assert len(llama.open_gguf(tmp_path / "m.gguf", [40, 41, 42], 8)["greedy"]) > 0
 
     def test_rows_that_blocks_do_not_fit_stay_halves(self, tmp_path: Path, emit: Emit) -> None:
         import gguf
@@ -238,8 +242,7 @@ def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path, emit
     assert mx.get_peak_memory() - held < size / 8
 
 
-@llama_cpp.needed
-def test_a_trained_model_says_the_same_in_both(tmp_path: Path, emit: Emit) -> None:
+def test_a_trained_model_says_the_same_in_both(tmp_path: Path, emit: Emit, llama: LlamaCpp) -> None:
     base = Path(__file__).parents[3] / "sandbox" / "base_model"
     adapter = write_adapter(base, tmp_path / "a")
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -247,7 +250,7 @@ def test_a_trained_model_says_the_same_in_both(tmp_path: Path, emit: Emit) -> No
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
     prompt, expected = greedy(folder)
-    found = llama_cpp.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
+    found = llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
     assert found["greedy"] == expected
     assert found["chat_template"] == TRAINED_LAYOUT
 
