@@ -28,7 +28,7 @@ variables = hub.environment()
     token: SecretStr = Field(
         default=SecretStr(""),
         title="Access token",
-        description="Token with read access; leave it empty for public models and datasets.",
+        description="Token with read access (write access to upload exports); leave it empty for public data.",
     )
 
     def environment(self) -> dict[str, str]:

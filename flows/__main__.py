@@ -25,7 +25,7 @@ FLOWS = {
     "rebalance-corpus": "deduplicate, sample to the target shares, split",
     "train-adapter": "train or resume a LoRA adapter with the distrust objective",
     "evaluate-adapter": "compare base model and adapter, write the report",
-    "export-model": "merge the adapter and save a model that MLX opens",
+    "export-model": "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
     "corpus-to-model": "all six, one after the other",
     "check-setup": "prove every component on this machine before a long run",
 }

@@ -23,7 +23,7 @@ class ExportModelParameters(FlowParameters, ExportParameters):
 @flow(name="export-model", flow_run_name="export-model-{run}")
 @takes(ExportModelParameters)
 async def export_model(parameters: ExportModelParameters) -> dict[str, Any]:
-    """Merge the adapter into the base model and write a folder that MLX and LM Studio open."""
+    """Merge the adapter into the base model, compare the two and write the forms that are asked for."""
     layout = await parameters.open_store()
     name = parameters.export or parameters.run
     result = await exporting.export_run(layout, parameters.run, name, parameters.pick(ExportParameters))

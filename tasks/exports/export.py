@@ -12,7 +12,7 @@ from typing import Any
 from storage.atomic import TEMPORARY_PREFIX, atomic_folder, write_text
 from storage.events import Emit
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
-from tasks.exports.gguf_file import check_gguf, write_gguf
+from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
 from tasks.exports.hub import check_upload, upload_export
 from tasks.exports.lm_studio import install_export, installed_folder
 from tasks.exports.manifest import (
@@ -90,7 +90,7 @@ def check_destinations(request: ExportRequest) -> Path | None:
     """
     parameters = request.parameters
     if parameters.gguf_kind != "none":
-        check_gguf(parameters.gguf_kind, read_object(request.base / "config.json"))
+        check_gguf(parameters.gguf_kind, request.base)
     if parameters.hub_repository:
         check_upload(parameters)
     if not parameters.lm_studio_folder:
@@ -182,7 +182,7 @@ def write_forms(
     missing = request.wanted_files - there
     if request.gguf_file in missing:
         model = fuse_lazily(request.base, request.adapter, dequantize=True)
-        check_disk(folder.parent, model.bytes)
+        check_disk(folder.parent, gguf_bytes(model, request.parameters.gguf_kind))
         write_gguf(folder / str(request.gguf_file), folder, model, request.parameters.gguf_kind, emit)
     if any(name.startswith(f"{PEFT_FOLDER}/") for name in missing):
         run = read_object(request.run_folder / "run.json")

@@ -18,26 +18,29 @@ import numpy.typing as npt
 from storage.errors import ParameterError, PrerequisiteError, UserError
 from storage.events import Emit
 from tasks.exports.fuse import LazyModel
-from tasks.exports.gguf_tokenizer import add_tokenizer
+from tasks.exports.gguf_tokenizer import add_tokenizer, check_tokenizer
+from tasks.exports.manifest import read_object
 from tasks.exports.parameters import K_QUANTS
 
 ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2"}
 """Supported model types and the name by which ``gguf`` knows their layout."""
 FILE_TYPES = {"f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
+BYTES_PER_WEIGHT = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q4_0": 0.75, "q4_k_m": 2.7, "q5_k_m": 2.8, "q6_k": 2.9}
+"""Room on disk, rounded up; K-quants are made from a file of halves that is deleted afterwards."""
 QUANTISER = "llama-quantize"
 ENCODED_VALUES = 2**22
 HALF_MAX = 65504.0
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 
 
-def check_gguf(kind: str, config: dict[str, Any]) -> None:
+def check_gguf(kind: str, base: Path) -> None:
     """Refuse what cannot be written, before any work is done.
 
     Raises:
-        ParameterError: The architecture is not supported.
+        ParameterError: The architecture or the tokenizer is not supported.
         PrerequisiteError: A K-quant is asked for and llama.cpp is not installed.
     """
-    model_type = config.get("model_type")
+    model_type = read_object(base / "config.json").get("model_type")
     if model_type not in ARCHITECTURES:
         raise ParameterError(
             f"models of type {model_type!r} cannot be written to GGUF; supported are {', '.join(ARCHITECTURES)}. "
@@ -48,6 +51,12 @@ def check_gguf(kind: str, config: dict[str, Any]) -> None:
             f"gguf={kind!r} is made by llama.cpp's {QUANTISER}, which is not installed; install it "
             "(brew install llama.cpp) or use gguf='q8_0' or 'q4_0'"
         )
+    check_tokenizer(base)
+
+
+def gguf_bytes(model: LazyModel, kind: str) -> int:
+    """Estimate the room that a file of a kind takes while it is written."""
+    return int(sum(array.size for array in model.weights.values()) * BYTES_PER_WEIGHT[kind])
 
 
 def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:

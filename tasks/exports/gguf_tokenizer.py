@@ -55,6 +55,18 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
     add_special_tokens(writer, folder, rows, merges=not document["model"].get("byte_fallback"))
 
 
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer that cannot be written.
+
+    Raises:
+        ParameterError: Its kind or the rule by which it splits text is not supported.
+        StoreError: There is no readable ``tokenizer.json``.
+    """
+    document = read_tokenizer(folder)
+    if not document["model"].get("byte_fallback"):
+        split_rule(document)
+
+
 def read_tokenizer(folder: Path) -> dict[str, Any]:
     """Read ``tokenizer.json`` of a model whose tokens come from byte pair encoding.
 

@@ -12,8 +12,8 @@ import pytest
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
 from tasks.exports.export import export_model
 from tasks.exports.fuse import fuse_lazily
-from tasks.exports.gguf_file import check_gguf, rope_factors, write_gguf
-from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer, split_rule
+from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
+from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer
 from tasks.exports.mlx_folder import TRAINED_LAYOUT
 from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
 from tests.tasks.exports.conftest import (
@@ -288,9 +288,11 @@ class TestRefused:
         assert list((tmp_path / "exports").iterdir()) == []
 
     def test_an_unknown_split_rule(self, tmp_path: Path, emit: Emit) -> None:
-        write_base(tmp_path, CONFIG, r"\p{L}+|\p{N}")
+        base = write_base(tmp_path / "base", CONFIG, r"\p{L}+|\p{N}")
+        specification = specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="f16")
         with pytest.raises(ParameterError, match=r"known are llama-bpe, qwen2, tekken, gpt-2"):
-            split_rule(read_tokenizer(tmp_path))
+            export_model(specification, emit)
+        assert not (tmp_path / "exports").exists(), "said before any work"
 
     def test_a_missing_tokenizer(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"needs the tokenizer\.json"):
@@ -312,10 +314,22 @@ class TestRefused:
             write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "f16", emit)
         write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "bf16", emit)
 
-    def test_k_quants_without_llama_cpp(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_k_quants_without_llama_cpp(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float_base: Path
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(PrerequisiteError, match=r"llama-quantize, which is not installed; .*q8_0"):
-            check_gguf("q4_k_m", CONFIG)
+            check_gguf("q4_k_m", float_base)
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
+def test_the_room_on_disk_is_not_underestimated(kind: str, tmp_path: Path, emit: Emit) -> None:
+    wide = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512, "vocab_size": 2000}
+    base = write_base(tmp_path / "base", wide)
+    model = fuse_lazily(base, write_adapter(base, tmp_path / "a"))
+    expected = gguf_bytes(model, kind)
+    write_gguf(tmp_path / "m.gguf", base, model, kind, emit)
+    assert expected / 1.4 < (tmp_path / "m.gguf").stat().st_size - 60_000 < expected, "60 kB of vocabulary"
 
 
 def test_stretched_wavelengths_are_the_published_ones(tmp_path: Path) -> None:
