@@ -97,7 +97,7 @@ def write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emi
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     try:
         add_hyperparameters(writer, model)
-        writer.add_name(path.stem)
+        writer.add_name(path.name.partition(".gguf")[0])
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[kind]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_tokenizer(writer, folder, int(model.weights["model.embed_tokens.weight"].shape[0]))
