@@ -138,23 +138,37 @@ def check(folder: Path, tokens: int = 16) -> dict[str, Any]:
             messages = [{"role": "user", "content": QUESTION}]
             chat = ask(port, "/v1/chat/completions", {"model": MODEL, "messages": messages, "max_tokens": tokens})
             seconds = time.monotonic() - started
-            choice = chat["choices"][0]
-            answer = choice["message"]["content"]
-            assert chat["object"] == "chat.completion" and choice["message"]["role"] == "assistant"
-            assert isinstance(answer, str) and choice["finish_reason"] in ("stop", "length")
             text = ask(port, "/v1/completions", {"model": MODEL, "prompt": QUESTION, "max_tokens": tokens})
-            assert isinstance(text["choices"][0]["text"], str)
-            usage = chat["usage"]
-        except (OSError, AssertionError, LookupError, TypeError, ValueError) as error:
+            choice, usage = require_shape(chat, text)
+        except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"the served model does not answer as the API promises ({error!r})") from error
     return {
         "models": models,
-        "answer": answer,
+        "answer": choice["message"]["content"],
         "finish_reason": choice["finish_reason"],
         "prompt_tokens": int(usage["prompt_tokens"]),
         "completion_tokens": int(usage["completion_tokens"]),
         "seconds": round(seconds, 3),
     }
+
+
+def require_shape(chat: Any, text: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return choice and usage of a chat answer, once both answers have the shape of OpenAI's API.
+
+    Raises:
+        ValueError: One has not.
+    """
+    choice = chat["choices"][0]
+    sound = (
+        chat["object"] == "chat.completion"
+        and choice["message"]["role"] == "assistant"
+        and isinstance(choice["message"]["content"], str)
+        and choice["finish_reason"] in ("stop", "length")
+        and isinstance(text["choices"][0]["text"], str)
+    )
+    if not sound:
+        raise ValueError(f"unexpected answers: {json.dumps([chat, text])[:500]}")
+    return choice, chat["usage"]
 
 
 def main(arguments: list[str]) -> int:

@@ -72,3 +72,14 @@ def test_a_server_that_ends_says_why(exported: Path) -> None:
     (exported / "export.json").unlink()
     with pytest.raises(UserError, match=r"the server ended with status 1: .* is not an export"):
         serve.check(exported)
+
+
+@pytest.mark.parametrize(("field", "value"), [("role", "user"), ("content", None)])
+def test_an_answer_of_another_shape_is_noticed(field: str, value: str | None) -> None:
+    message = {"role": "assistant", "content": "So."}
+    chat = {"object": "chat.completion", "choices": [{"message": message, "finish_reason": "stop"}], "usage": {"n": 1}}
+    text = {"choices": [{"text": "So."}]}
+    assert serve.require_shape(chat, text)[1] == {"n": 1}
+    message[field] = value
+    with pytest.raises(ValueError, match="unexpected answers"):
+        serve.require_shape(chat, text)
