@@ -1,6 +1,7 @@
 """The text as it is scored and trained on: scoring v1 reads exactly what `clean_text` returns.
 
-Cleaning is idempotent, so text that a loader cleaned already is left alone. Only the standard library is used.
+The raw store keeps texts as their archive sent them; scoring and the mixture clean what they read. Cleaning is
+idempotent. Only the standard library is used.
 """
 
 from __future__ import annotations

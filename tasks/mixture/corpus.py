@@ -17,6 +17,7 @@ from storage.errors import ParameterError, StoreError
 from storage.manifest import Manifest, find_damage, require_manifest
 from storage.parquet import read_shard
 from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
+from storage.text import clean_text
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import compose_samples
@@ -133,7 +134,7 @@ def read_rows(pair: ShardPair, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
     components = read_shard(pair.scored, SCORED_SCHEMA, ["components"]).column("components")
     settled = pc.struct_field(components, "source_type").take(pa.array(rows, pa.int64())).to_pylist()
     for row, source_type in zip(table.to_pylist(), settled, strict=True):
-        yield {**row, "source_type": source_type or row["source_type"]}
+        yield {**row, "text": clean_text(row["text"]), "source_type": source_type or row["source_type"]}
 
 
 def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
@@ -168,9 +169,10 @@ def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> D
     ids: list[str] = raw.column("id").to_pylist()
     if ids != scored.column("id").to_pylist():
         raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
-    texts = raw.column("text")
+    # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
+    texts = [clean_text(text) for text in raw.column("text").to_pylist()]
     parts = [
-        tuple(s.part for s in compose_samples(title, text.as_py(), parameters.piece_chars, parameters.max_pieces))
+        tuple(s.part for s in compose_samples(title, text, parameters.piece_chars, parameters.max_pieces))
         for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
     ]
     return Documents(
@@ -184,7 +186,7 @@ def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> D
         years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
         works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
         parts=parts,
-        fingerprints=fingerprint_texts(texts, near=parameters.near_duplicates),
+        fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=parameters.near_duplicates),
         scoring_versions=frozenset(scored.column("scoring_version").to_pylist()),
     )
 

@@ -139,6 +139,25 @@ def test_the_order_of_documents_does_not_matter(tmp_path: Path) -> None:
     assert second.shards == first.shards
 
 
+def test_what_an_archive_sent_is_cleaned_before_it_is_compared_and_sampled(tmp_path: Path) -> None:
+    clean = balanced_sources()
+
+    def as_scanned(text: str) -> str:
+        words = text.split(" ")
+        words[3::7] = [f"{word[:1]}-\n{word[1:]}" if word.isalpha() and len(word) > 2 else word for word in words[3::7]]
+        return " \t".join(words)
+
+    scanned = {name: [replace(doc, text=as_scanned(doc.text)) for doc in docs] for name, docs in clean.items()}
+    twin = replace(clean["novels"][0], id="novels:twin", auth=0.2)
+    scanned["novels"].append(twin)  # the same text without the noise
+    folder, manifest = build(tmp_path / "scanned", scanned)
+    texts = {row["id"]: row["text"] for row in rows_of(folder, "train")}
+    whole, _ = build(tmp_path / "clean", {**clean, "novels": [*clean["novels"], twin]})
+    assert texts == {row["id"]: row["text"] for row in rows_of(whole, "train")}
+    assert "-\n" not in "".join(texts.values()) and "  " not in "".join(texts.values())
+    assert manifest.counts["exact_duplicates"] == 1
+
+
 def test_a_new_mixture_replaces_the_old_one_whole(tmp_path: Path) -> None:
     sources = balanced_sources()
     build(tmp_path, sources, PARAMETERS.model_copy(update={"jsonl": True}))
