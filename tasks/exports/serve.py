@@ -9,6 +9,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from storage import blas
 from storage.errors import DistrustError, ParameterError, StoreError, UserError
 from storage.events import end_with_parent
-from storage.layout import Layout
+from storage.layout import NAME_PATTERN, Layout
 from tasks.exports.manifest import is_whole, read_export
 
 MODEL = "default_model"
@@ -37,7 +38,9 @@ def find_export(named: str, store: str | None) -> Path:
     Raises:
         UserError: There is no such export.
     """
-    folder = Path(named) if Path(named).is_dir() else Layout.of(store).export(named)
+    # A name in the store goes before a folder here: the project has folders of its own.
+    stored = Layout.of(store).export(named) if re.fullmatch(NAME_PATTERN, named) else None
+    folder = stored if stored is not None and (stored.is_dir() or not Path(named).is_dir()) else Path(named)
     manifest = read_export(folder)
     if manifest is None:
         raise ParameterError(f"there is no export {named!r} ({folder} does not exist); run export-model first")

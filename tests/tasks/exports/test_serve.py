@@ -52,8 +52,12 @@ def test_the_check_prints_what_came_back(exported: Path, capsys: pytest.CaptureF
     assert 1 <= found["completion_tokens"] <= 16
 
 
-def test_an_export_is_found_by_its_name(exported: Path) -> None:
+def test_an_export_is_found_by_its_name(exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert serve.find_export("tiny", str(exported.parents[1])) == exported
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()  # a folder of the same name here is not the export
+    assert serve.find_export("tiny", str(exported.parents[1])) == exported
+    assert serve.find_export(str(exported), None) == exported
 
 
 @pytest.mark.parametrize("name", ["nothing", "../tiny"])
