@@ -49,7 +49,7 @@ def describe_catalogue(rows: list[dict[str, Any]]) -> list[str]:
                 begun = f"{row['shards']} shards" if row["shards"] else "nothing"
                 there = f"{row['documents']:,} documents" if row["sealed"] else begun
                 lines.append(
-                    f"  {name:<{width}}  {row['archive']:<18}  target {row['target']:>6,}  "
+                    f"  {name:<{width}}  {row['archive']:<19}  target {row['target']:>6,}  "
                     f"on disk: {there}  ({row['licence']})"
                 )
     return lines
