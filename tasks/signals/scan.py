@@ -1,17 +1,23 @@
 """The counts of `tasks.signals.evidence` and the text years, for a whole table of texts at once.
 
-The lexicon runs as one pattern whose spans are then joined to its 321 rows: one pass per feature would cost six
-times as much. Nothing is lower-cased or tokenised; every pattern runs on the text as it is.
+The lexicon runs as one pattern whose spans are then looked up: one pass per feature would cost six times as much.
+Nothing is lower-cased or tokenised; every pattern runs on the text as it is. Spans repeat, so each distinct one is
+looked up once; phrases that count alike share a class, and a document's counts are its classes times their weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
 from storage.text import STEPS, compose
-from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, spell_for_rust
-from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN
+from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, Phrase, key_of, spell_for_rust
+from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN, Marker
 
 ROW = "row"
 TIER_COLUMNS = [f"tier_{tier}" for tier in TIERS]
@@ -19,34 +25,28 @@ TYPE_COLUMNS = [f"type_{kind}" for kind in EVIDENCE_TYPES]
 COUNT_COLUMNS = ["marks", "consensus", "primary", *TIER_COLUMNS, *TYPE_COLUMNS]
 
 
-def _weights(tier: str | None, consensus: int, primary: int, kind: str | None) -> dict[str, int]:
-    """Return what one match adds to each of `COUNT_COLUMNS`."""
-    adds = dict.fromkeys(COUNT_COLUMNS, 0) | {"marks": 1, "consensus": consensus, "primary": primary}
-    if tier:
-        adds[f"tier_{tier}"] = 1
-    if kind:
-        adds[f"type_{kind}"] = 1
-    return adds
+Weights = tuple[int, ...]
+"""What one match adds to each of `COUNT_COLUMNS`."""
 
 
-_PHRASES = pl.DataFrame(
-    [{"key": item.key, **_weights(item.tier, item.consensus, item.primary, item.kind)} for item in LEXICON],
-    schema={"key": pl.String, **dict.fromkeys(COUNT_COLUMNS, pl.Int64)},
-)
-_MARKER_WEIGHTS = {
-    name: _weights(marker.tier, marker.consensus, marker.primary, marker.kind) for name, marker in MARKERS.items()
-}
+def _weights(mark: Phrase | Marker) -> Weights:
+    adds = {"marks": 1, "consensus": mark.consensus, "primary": mark.primary}
+    adds |= {f"tier_{mark.tier}": 1, f"type_{mark.kind}": 1}
+    return tuple(adds.get(column, 0) for column in COUNT_COLUMNS)
+
+
+_CLASSES: list[Weights] = sorted({_weights(phrase) for phrase in LEXICON})
+_CLASS_WEIGHTS: NDArray[np.int64] = np.array(_CLASSES, dtype=np.int64)
+_CLASS_OF_KEY = {phrase.key: _CLASSES.index(_weights(phrase)) for phrase in LEXICON}
+_MARKER_WEIGHTS: NDArray[np.int64] = np.array([_weights(marker) for marker in MARKERS.values()], dtype=np.int64)
 
 
 def clean_texts(texts: pl.Series) -> pl.Series:
     """Clean every text exactly as `clean_text` does."""
     # Normal form C is Python's for both engines, so that one Unicode table decides. ASCII texts are in it.
     rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    changes = {}
-    for row, text in zip(rows, texts.gather(rows), strict=True):
-        composed = compose(text)
-        if composed != text:
-            changes[row] = composed
+    given: Sequence[str] = texts.gather(rows).to_list()
+    changes = {row: new for row, old in zip(rows, given, strict=True) if (new := compose(old)) != old}
     if changes:
         texts = texts.scatter(list(changes), list(changes.values()))
     for pattern, replacement in STEPS:
@@ -71,28 +71,32 @@ def scan_texts(texts: pl.Series, run_year: int) -> pl.DataFrame:
         pl.sum_horizontal(_count(pattern) for pattern in CITATIONS.values()).alias("citations"),
         *(_count(marker.pattern).alias(name) for name, marker in MARKERS.items()),
     )
-    counts = (
-        scan.select(ROW, "characters", "citations", *MARKERS)
-        .join(_count_phrases(scan), on=ROW, how="left", maintain_order="left")
-        .join(_find_years(scan, run_year), on=ROW, how="left", maintain_order="left")
-        .with_columns(pl.col(COUNT_COLUMNS).fill_null(0))
+    counts = _count_phrases(scan["spans"]) + scan.select(*MARKERS).to_numpy() @ _MARKER_WEIGHTS
+    return pl.concat(
+        [
+            scan.select("characters", "citations"),
+            pl.from_numpy(counts, schema=COUNT_COLUMNS),
+            scan.select(ROW)
+            .join(_find_years(scan, run_year), on=ROW, how="left", maintain_order="left")
+            .select("text_year"),
+        ],
+        how="horizontal",
     )
-    return counts.with_columns(_with_markers(column) for column in COUNT_COLUMNS).drop(ROW, *MARKERS)
 
 
 def _count(pattern: str) -> pl.Expr:
     return pl.col("text").str.count_matches(spell_for_rust(pattern)).cast(pl.Int64)
 
 
-def _with_markers(column: str) -> pl.Expr:
-    terms = [pl.col(name) * adds[column] for name, adds in _MARKER_WEIGHTS.items() if adds[column]]
-    return pl.sum_horizontal(pl.col(column), *terms).alias(column)
-
-
-def _count_phrases(scan: pl.DataFrame) -> pl.DataFrame:
-    key = pl.col("spans").str.replace_all(r"[ \t\r\n-]+", " ").str.to_lowercase()
-    spans = scan.select(ROW, "spans").explode("spans").drop_nulls().select(ROW, key.alias("key"))
-    return spans.join(_PHRASES, on="key").group_by(ROW).agg(pl.col(COUNT_COLUMNS).sum())
+def _count_phrases(spans: pl.Series) -> NDArray[np.int64]:
+    """Return what the lexicon's spans of every text add up to, (texts, `COUNT_COLUMNS`)."""
+    found = spans.list.explode(keep_nulls=False, empty_as_null=False).to_arrow().cast(pa.large_string())
+    distinct = found.dictionary_encode()
+    class_of_span = np.array([_CLASS_OF_KEY[key_of(span)] for span in distinct.dictionary.to_pylist()], dtype=np.int64)
+    rows = np.repeat(np.arange(len(spans)), spans.list.len().to_numpy())
+    cells = rows * len(_CLASSES) + class_of_span[distinct.indices.to_numpy()]
+    per_class = np.bincount(cells, minlength=len(spans) * len(_CLASSES)).reshape(len(spans), len(_CLASSES))
+    return per_class @ _CLASS_WEIGHTS
 
 
 def _find_years(scan: pl.DataFrame, run_year: int) -> pl.DataFrame:

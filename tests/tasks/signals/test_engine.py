@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from storage.errors import ParameterError, StoreError
 from storage.parquet import read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SOURCE_TYPES, band_of
-from tasks.signals import engine
+from tasks.signals import engine, formulas
 from tasks.signals.engine import score_shard, score_table
 from tasks.signals.lexicon import LEXICON
 from tests.tasks.signals.agreement import Row, differences, table_of
@@ -66,7 +66,7 @@ def test_the_engine_equals_the_reference_on_arbitrary_text(documents: list[Row])
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     undated: list[Row] = [("CNN measured it.", "wiki", None, None)]
     assert not differences(undated)
-    monkeypatch.setattr(engine, "MODERN_UNDATED", 1990)
+    monkeypatch.setattr(formulas, "MODERN_UNDATED", 1990)
     assert any("gate" in difference for difference in differences(undated))
 
 
