@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
 from storage.errors import StoreError
-from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks import scoring
 from tasks.policies import run_logger
@@ -32,35 +31,56 @@ class ScoreCorpusParameters(FlowParameters):
         title="Max conflict share",
         description="Fail a source when more of its documents carry a year that contradicts it.",
     )
+    signal: str = Field(
+        "",
+        title="Signal",
+        description="A scoring function of your own, module:function, found in the current folder or on the Python "
+        "path; empty: the built-in scores.",
+    )
+    signal_mode: Literal["replace", "join"] = Field(
+        "replace",
+        title="Signal mode",
+        description="Whether your signal's scores replace the built-in ones or are averaged with them.",
+    )
+
+
+class ScoreCorpusOptions(ScoreCorpusParameters):
+    """Scoring, or a look at one score."""
+
+    explain: str = Field(
+        "",
+        title="Explain",
+        description="Id of a document whose score to explain, source:id; nothing is scored then.",
+    )
 
 
 @flow(name="score-corpus", flow_run_name="score-corpus")
-@takes(ScoreCorpusParameters)
-async def score_corpus(parameters: ScoreCorpusParameters) -> dict[str, Any]:
+@takes(ScoreCorpusOptions)
+async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
+    if parameters.explain:
+        return {"explanation": scoring.explain(layout, parameters.explain)}
     sources = parameters.sources or layout.sealed("raw")
     if not sources:
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
+    signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
+    plans = [scoring.plan_scoring(layout, source, parameters.run_year, signal) for source in sources]
     gate = asyncio.Semaphore(SHARDS_AT_ONCE)
-    manifests = await asyncio.gather(*(score_source(source, layout, parameters, gate) for source in sources))
-    return {"sources": [{"source": manifest.name, **manifest.counts} for manifest in manifests]}
+    manifests = await asyncio.gather(*(score_source(plan, parameters.max_conflict_share, gate) for plan in plans))
+    await scoring.report_scores(manifests)
+    return {"sources": [{"source": manifest.name, "rows": manifest.rows, **manifest.counts} for manifest in manifests]}
 
 
-async def score_source(
-    source: str, layout: Layout, parameters: ScoreCorpusParameters, gate: asyncio.Semaphore
-) -> Manifest:
+async def score_source(plan: scoring.Scoring, max_conflict_share: float, gate: asyncio.Semaphore) -> Manifest:
     """Score one source, shard by shard."""
-    trivium = scoring.trivium_of(layout, source)
-    done = scoring.finished_scoring(layout, source, trivium, parameters.run_year)
-    if done:
-        run_logger().info("%s is scored already", source)
+    if done := plan.finished():
+        run_logger().info("%s is scored already", plan.source)
         return done
-    raw, scored = layout.raw(source), layout.scored(source)
 
-    async def score(file: str) -> Any:
+    async def score(shard: Any) -> Any:
         async with gate:
-            return await scoring.score_one_shard(source, file, raw, scored, trivium, parameters.run_year)
+            return await scoring.score_one_shard(plan, shard)
 
-    records = await asyncio.gather(*(score(shard.file) for shard in scoring.raw_manifest(layout, source).shards))
-    return scoring.seal_scores(layout, source, trivium, parameters.run_year, records, parameters.max_conflict_share)
+    records = await asyncio.gather(*map(score, plan.documents.shards))
+    return scoring.seal_scores(plan, records, max_conflict_share)

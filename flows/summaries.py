@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from storage.schemas import BANDS, TRIVIA
 from tasks.policies import run_logger
 
 STORY = logging.getLogger("distrust.story")
@@ -74,12 +75,23 @@ def describe_survey(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def describe_score(result: dict[str, Any]) -> list[str]:
-    """Documents per authority band."""
-    totals = {band: sum(source[band] for source in result["sources"]) for band in ("low", "medium", "high")}
-    conflicts = sum(source["year_conflicts"] for source in result["sources"])
-    lines = [f"{sum(totals.values()):,} documents: " + ", ".join(f"{n:,} {band}" for band, n in totals.items())]
-    if conflicts:
-        lines.append(f"  {conflicts} with a year that contradicts their source; scored as the newer kind")
+    """Documents per authority band, trivium and doubtful years; or why one document got its score."""
+    if "explanation" in result:
+        return list(result["explanation"])
+    sources = result["sources"]
+    rows = sum(source["rows"] for source in sources)
+
+    def shares(names: tuple[str, ...]) -> str:
+        totals = {name: sum(source[name] for source in sources) for name in names}
+        return ", ".join(f"{count:,} {name}" for name, count in totals.items())
+
+    lines = [f"{rows:,} documents: {shares(BANDS)} authority", f"  trivium: {shares(TRIVIA)}"]
+    if unverified := sum(source["years_unverified"] for source in sources):
+        lines.append(f"  {unverified:,} ({unverified / rows:.0%}) with a year that no metadata vouches for")
+    if conflicts := sum(source["year_conflicts"] for source in sources):
+        lines.append(f"  {conflicts:,} with a year that contradicts their source; scored as the newer kind")
+    if overridden := sum(source["overridden"] for source in sources):
+        lines.append(f"  {overridden:,} with a score of their own or of your signal")
     return lines
 
 

@@ -111,13 +111,18 @@ COMPONENTS = pa.struct(
         pa.field("n_primary", pa.int32()),
         pa.field("tiers", pa.struct([pa.field(tier, pa.int32()) for tier in TIERS])),
         pa.field("types", pa.struct([pa.field(kind, pa.int32()) for kind in EVIDENCE_TYPES])),
+        pa.field("overrides", pa.string()),
     ]
 )
 """Why a document got its score: every term of scoring v1 (``_bits`` fields in bits, the rest fractions or counts).
 
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
-(9999 for "modern, unknown").
+(9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
+instead of computed; empty: none.
 """
+
+SCORED_LAYOUT = 2
+"""Goes up with every change of the columns or components, so that older files are scored again."""
 
 SCORED_SCHEMA = pa.schema(
     [

@@ -3,91 +3,177 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import task
+from prefect.artifacts import acreate_table_artifact
 
-from storage.errors import MixtureError
+from storage.errors import MixtureError, ParameterError
 from storage.layout import Layout
-from storage.manifest import Manifest, ShardRecord, read_manifest, record_shard, require_manifest, write_manifest
-from storage.parquet import read_shard
-from storage.schemas import SCORED_SCHEMA, SCORING_VERSION
+from storage.manifest import (
+    Manifest,
+    ShardRecord,
+    digest_of,
+    read_manifest,
+    record_shard,
+    require_manifest,
+    write_manifest,
+)
+from storage.parquet import read_tags
+from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
 from tasks.policies import LOCAL_WORK, Check, try_component
-from tasks.signals.engine import score_shard
+from tasks.signals.custom import CustomSignal, load_signal
+from tasks.signals.explain import explain_document
+from tasks.signals.overlay import Mode
 from tasks.signals.reference import score_document
+from tasks.signals.shards import score_shard
+from tasks.signals.summary import summarise_scores
+
+MADE_FROM = "made_from"
+"""Footer tag of a scored shard: the digest of what its scores depend on."""
 
 
-def raw_manifest(layout: Layout, source: str) -> Manifest:
-    """Read the manifest of a downloaded source."""
-    return require_manifest(
+@dataclass(frozen=True)
+class Scoring:
+    """How one source is scored, and where."""
+
+    source: str
+    raw: Path
+    scored: Path
+    documents: Manifest
+    run_year: int
+    signal: CustomSignal | None = None
+
+    @property
+    def trivium(self) -> str:
+        """Trivium category of the source, as the catalogue had it when the source was downloaded."""
+        return str(self.documents.notes.get("trivium", ""))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the scores depend on besides the documents."""
+        given = {"signal": self.signal.identity} if self.signal else {}
+        return {
+            "source": self.source,
+            "trivium": self.trivium,
+            "run_year": self.run_year,
+            "scoring_version": SCORING_VERSION,
+            "layout": SCORED_LAYOUT,
+            **given,
+        }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the scores are made from."""
+        return {"raw": self.documents.digest}
+
+    def digest_of_shard(self, shard: ShardRecord) -> str:
+        """What the scores of one shard depend on."""
+        return digest_of({"shard": shard.sha256, **self.parameters})
+
+    def finished(self) -> Manifest | None:
+        """Return the manifest of scores that were made from the present documents, if there is one."""
+        manifest = read_manifest(self.scored)
+        return manifest if manifest is not None and manifest.made_from(self.inputs, self.parameters) else None
+
+
+def plan_scoring(layout: Layout, source: str, run_year: int, signal: CustomSignal | None) -> Scoring:
+    """Find the documents of a downloaded source and what their scores depend on."""
+    documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
     )
+    return Scoring(source, layout.raw(source), layout.scored(source), documents, run_year, signal)
 
 
-def trivium_of(layout: Layout, source: str) -> str:
-    """Trivium category of a source, as the catalogue had it when the source was downloaded."""
-    return str(raw_manifest(layout, source).notes.get("trivium", ""))
+def open_signal(name: str, mode: Mode) -> CustomSignal | None:
+    """Import the user's own signal; none if none is named."""
+    return load_signal(name, mode) if name else None
 
 
-def scoring_parameters(source: str, trivium: str, run_year: int) -> dict[str, object]:
-    """What the scores of a source depend on besides its documents."""
-    return {"source": source, "trivium": trivium, "run_year": run_year, "scoring_version": SCORING_VERSION}
+@task(task_run_name="score-{scoring.source}-{shard.file}", **LOCAL_WORK)
+async def score_one_shard(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
+    """Score the documents of one shard, unless that was done before an interruption."""
+    scored, made_from = scoring.scored / shard.file, scoring.digest_of_shard(shard)
+    if not scored.is_file() or read_tags(scored).get(MADE_FROM) != made_from:
+        await asyncio.to_thread(
+            score_shard,
+            scoring.raw / shard.file,
+            scored,
+            trivium=scoring.trivium,
+            run_year=scoring.run_year,
+            tags={MADE_FROM: made_from},
+            signal=scoring.signal,
+        )
+    return await asyncio.to_thread(record_shard, scoring.scored, scored)
 
 
-def finished_scoring(layout: Layout, source: str, trivium: str, run_year: int) -> Manifest | None:
-    """Return the manifest of scores that were made from the present documents, if there is one."""
-    manifest = read_manifest(layout.scored(source))
-    inputs = {"raw": raw_manifest(layout, source).digest}
-    wanted = manifest is not None and manifest.made_from(inputs, scoring_parameters(source, trivium, run_year))
-    return manifest if wanted else None
-
-
-@task(task_run_name="score-{source}-{file}", **LOCAL_WORK)
-async def score_one_shard(source: str, file: str, raw: Path, scored: Path, trivium: str, run_year: int) -> ShardRecord:
-    """Score the documents of one shard."""
-    await asyncio.to_thread(score_shard, raw / file, scored / file, trivium=trivium, run_year=run_year)
-    return record_shard(scored, scored / file)
-
-
-@task(task_run_name="seal-scores-{source}", **LOCAL_WORK)
-def seal_scores(
-    layout: Layout,
-    source: str,
-    trivium: str,
-    run_year: int,
-    records: Sequence[ShardRecord],
-    max_conflict_share: float,
-) -> Manifest:
+@task(task_run_name="seal-scores-{scoring.source}", **LOCAL_WORK)
+def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conflict_share: float) -> Manifest:
     """Write the manifest of a source's scores.
 
     Raises:
         MixtureError: More documents than `max_conflict_share` carry a year that contradicts their source.
     """
-    folder = layout.scored(source)
-    bands: Counter[str] = Counter()
-    conflicts = rows = 0
-    for record in records:
-        table = read_shard(folder / record.file, SCORED_SCHEMA, ["band", "components"])
-        bands.update(table.column("band").to_pylist())
-        conflicts += sum(bool(row["conflict"]) for row in table.column("components").to_pylist())
-        rows += table.num_rows
-    if rows and conflicts / rows > max_conflict_share:
+    found = summarise_scores(scoring.scored / record.file for record in records)
+    if found.conflict_share > max_conflict_share:
         raise MixtureError(
-            f"{source}: {conflicts} of {rows} documents carry a year outside their source's range, more than the "
-            f"share {max_conflict_share} allowed; correct the source in the catalogue or raise max_conflict_share"
+            f"{scoring.source}: {found.conflicts} of {found.documents} documents carry a year outside their source's "
+            f"range, more than the share {max_conflict_share} allowed; correct the source in the catalogue or raise "
+            "max_conflict_share"
         )
     manifest = Manifest(
         kind="scored",
-        name=source,
-        inputs={"raw": raw_manifest(layout, source).digest},
-        parameters=scoring_parameters(source, trivium, run_year),
+        name=scoring.source,
+        inputs=scoring.inputs,
+        parameters=scoring.parameters,
         shards=list(records),
-        counts={**{band: bands[band] for band in ("low", "medium", "high")}, "year_conflicts": conflicts},
+        counts=found.counts,
+        notes={"median_authority": found.median_authority, "median_bits": found.median_bits},
     )
-    write_manifest(folder, manifest)
+    write_manifest(scoring.scored, manifest)
     return manifest
+
+
+@task(task_run_name="report-scores", **LOCAL_WORK)
+async def report_scores(manifests: Sequence[Manifest]) -> None:
+    """Show the scores of every source as a table artifact."""
+    await acreate_table_artifact(
+        key="scores",
+        table=[score_row(manifest) for manifest in manifests],
+        description="Authority (0 to 0.99), provenance entropy (bits) and doubtful years of every source.",
+    )
+
+
+def score_row(manifest: Manifest) -> dict[str, Any]:
+    """Describe the scores of a source as a row of a table artifact."""
+    counts, rows = manifest.counts, max(1, manifest.rows)
+    return {
+        "source": manifest.name,
+        "documents": manifest.rows,
+        **{f"{band} authority": counts[band] for band in ("low", "medium", "high")},
+        "median authority": round(manifest.notes["median_authority"], 3),
+        "median bits": round(manifest.notes["median_bits"], 2),
+        "years unverified": f"{counts['years_unverified'] / rows:.0%}",
+        "years in conflict": counts["year_conflicts"],
+    }
+
+
+def explain(layout: Layout, identifier: str) -> list[str]:
+    """Explain the stored score of a document.
+
+    Raises:
+        ParameterError: There is no such document.
+        StoreError: Its source was not downloaded or not scored.
+    """
+    source, colon, _ = identifier.partition(":")
+    if not colon:
+        raise ParameterError(f"document id {identifier!r} is not spelt source:id, such as classical_philosophy:1497")
+    scores = require_manifest(layout.scored(source), f"score it first: python -m flows score-corpus --sources {source}")
+    files = [shard.file for shard in scores.shards]
+    return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 
 @task(task_run_name="check-scoring", **LOCAL_WORK)

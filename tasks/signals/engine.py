@@ -1,58 +1,39 @@
-"""Scoring v1 over tables: the formulas of `tasks.signals.reference` as polars expressions.
+"""Scoring v1 over tables: polars finds the evidence in the texts, numpy computes the formulas.
 
 Everything is computed in float64 and equals the reference; only the two output columns are float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from storage.errors import ParameterError
-from storage.parquet import read_shard, write_shard
-from storage.schemas import (
-    COMPONENTS,
-    RAW_SCHEMA,
-    SCORED_SCHEMA,
-    SCORING_VERSION,
+from storage.schemas import BANDS, COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS
+from tasks.signals.formulas import (
+    EVIDENCE_NAMES,
+    TYPE_NAMES,
+    UNKNOWN,
+    Dating,
+    Floats,
+    Indices,
+    apply_formulas,
+    date_documents,
 )
-from tasks.signals.formulas import apply_formulas
-from tasks.signals.scan import TIER_COLUMNS, TYPE_COLUMNS, clean_texts, scan_texts
-from tasks.signals.trivium import checked_trivium
+from tasks.signals.overlay import lay_given_over
+from tasks.signals.scan import Counts, clean_texts, scan_texts
+from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
 from tasks.signals.years import RUN_YEAR
 
-INPUT_COLUMNS = ("id", "text", "source_type", "year", "year_evidence")
+INPUT_COLUMNS = ("id", "text", "source_type", "year", "year_evidence", "extra")
 BLOCK_ROWS = 4096
 """Rows scored at a time, which bounds the memory of the matches."""
-
-
-def score_shard(
-    raw: Path, scored: Path, trivium: str | None, run_year: int = RUN_YEAR, tags: Mapping[str, str] | None = None
-) -> pa.Table:
-    """Score one raw shard into a scored shard of the same name and row order.
-
-    Args:
-        raw: The raw shard.
-        scored: Where the scored shard goes.
-        trivium: The category from the source's catalogue entry; none: the default of each source type.
-        run_year: The year taken for "now".
-        tags: Key-value metadata for the scored shard's footer.
-
-    Returns:
-        The scored rows.
-
-    Raises:
-        ParameterError: The two file names differ, or a parameter is wrong.
-        StoreError: The raw shard cannot be read.
-    """
-    if raw.name != scored.name:
-        raise ParameterError(f"the scores of {raw.name} must go to a file of the same name, not to {scored.name}")
-    table = score_table(read_shard(raw, RAW_SCHEMA, list(INPUT_COLUMNS)), run_year=run_year, trivium=trivium)
-    write_shard(scored, table, SCORED_SCHEMA, tags)
-    return table
 
 
 def score_table(table: pa.Table, *, run_year: int = RUN_YEAR, trivium: str | None = None) -> pa.Table:
@@ -60,7 +41,8 @@ def score_table(table: pa.Table, *, run_year: int = RUN_YEAR, trivium: str | Non
 
     Args:
         table: Needs the columns ``id``, ``text`` and ``source_type``; ``year`` (integers) and
-            ``year_evidence`` are used where there are any; others are ignored.
+            ``year_evidence`` are used where there are any, and so are valid scores in the JSON objects of
+            ``extra``; other columns are ignored.
         run_year: The year taken for "now".
         trivium: The category of all rows; none: the default of each row's source type.
 
@@ -71,66 +53,107 @@ def score_table(table: pa.Table, *, run_year: int = RUN_YEAR, trivium: str | Non
         ParameterError: A column is missing, holds nulls or has the wrong type, or `trivium` is no category.
     """
     category = checked_trivium(trivium)
-    rows = _checked_input(table)
-    blocks = [_score_block(block, run_year, category) for block in rows.iter_slices(BLOCK_ROWS)]
-    return pa.concat_tables(blocks) if blocks else SCORED_SCHEMA.empty_table()
+    _check(table)
+    blocks = [
+        _score_block(table.slice(start, BLOCK_ROWS), run_year, category)
+        for start in range(0, table.num_rows, BLOCK_ROWS)
+    ]
+    if not blocks:
+        return SCORED_SCHEMA.empty_table()
+    scored = pa.concat_tables(blocks)
+    return lay_given_over(scored, table.column("extra")) if "extra" in table.column_names else scored
 
 
-def _checked_input(table: pa.Table) -> pl.DataFrame:
+def clean_table(table: pa.Table) -> pa.Table:
+    """Return a raw table with its texts as they are scored and trained on."""
+    cleaned = clean_texts(_texts(table)).to_arrow().cast(pa.large_string())
+    return table.set_column(table.schema.get_field_index("text"), "text", cleaned)
+
+
+def _check(table: pa.Table) -> None:
     missing = [name for name in ("id", "text", "source_type") if name not in table.column_names]
     if missing:
         raise ParameterError(f"the table to score lacks the columns {missing}; it holds {table.column_names}")
     for name in ("id", "text"):
         if nulls := table.column(name).null_count:
             raise ParameterError(f"column {name!r} of the table to score holds {nulls} nulls; drop those rows first")
-    absent = pa.nulls(table.num_rows)
-    columns = {name: table.column(name) if name in table.column_names else absent for name in INPUT_COLUMNS}
-    year = columns["year"]
-    if not (pa.types.is_integer(year.type) or pa.types.is_null(year.type)):
-        raise ParameterError(f"column 'year' of the table to score is {year.type}; it must hold integers or nulls")
-    columns["year"] = year.cast(pa.int64())
-    for name in ("id", "text", "source_type", "year_evidence"):
-        columns[name] = columns[name].cast(pa.large_string())
-    frame = pl.from_arrow(pa.table(columns))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    if "year" in table.column_names:
+        kind = table.column("year").type
+        if not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise ParameterError(f"column 'year' of the table to score is {kind}; it must hold integers or nulls")
 
 
-def _score_block(rows: pl.DataFrame, run_year: int, trivium: str | None) -> pa.Table:
-    counts = scan_texts(clean_texts(rows["text"]), run_year)
-    frame = pl.concat([rows.drop("text"), counts], how="horizontal")
-    return _to_arrow(apply_formulas(frame, run_year), trivium)
+def _texts(table: pa.Table) -> pl.Series:
+    return pl.Series(pl.from_arrow(table.column("text").cast(pa.large_string())))
 
 
-def _to_arrow(frame: pl.DataFrame, trivium: str | None) -> pa.Table:
-    """Lay the columns out in `SCORED_SCHEMA`."""
-    column_of = {"n_citations": "citations", "n_consensus": "consensus", "n_primary": "primary"}
-    column_of |= {"consensus": "consensus_term", "primary": "primary_term"}
-
-    def array(column: str, kind: pa.DataType) -> pa.Array:
-        return frame[column].rechunk().to_arrow().cast(kind)
-
-    def structure(columns: Iterable[str], kind: pa.StructType) -> pa.Array:
-        fields = list(kind)
-        return pa.StructArray.from_arrays(
-            [array(column, field.type) for column, field in zip(columns, fields, strict=True)], fields=fields
-        )
-
-    parts = []
-    for field in COMPONENTS:
-        if field.name == "tiers":
-            parts.append(structure(TIER_COLUMNS, field.type))
-        elif field.name == "types":
-            parts.append(structure(TYPE_COLUMNS, field.type))
-        else:
-            parts.append(array(column_of.get(field.name, field.name), field.type))
-    count = len(frame)
-    categories = array("default_trivium", pa.string()) if trivium is None else pa.array([trivium] * count)
+def _score_block(block: pa.Table, run_year: int, trivium: str | None) -> pa.Table:
+    declared = _source_types(block)
+    counts = scan_texts(clean_texts(_texts(block)), run_year)
+    dating = date_documents(declared, _years(block), _years_from_text(block), counts, run_year)
+    terms = apply_formulas(dating, counts)
+    categories = _names([TRIVIUM_OF[name] for name in TYPE_NAMES], declared)
+    rows = block.num_rows
     columns = [
-        *(array(name, SCORED_SCHEMA.field(name).type) for name in ("id", "auth_weight", "prov_entropy")),
-        categories,
-        array("band", pa.string()),
-        pa.array([SCORING_VERSION] * count),
-        pa.StructArray.from_arrays(parts, fields=list(COMPONENTS)),
+        block.column("id").combine_chunks().cast(pa.string()),
+        pa.array(terms["auth_weight"]),
+        pa.array(terms["prov_entropy"]),
+        categories if trivium is None else _repeat(trivium, rows),
+        _names(BANDS, terms["band"]),
+        _repeat(SCORING_VERSION, rows),
+        _components(terms, dating, counts),
     ]
     return pa.Table.from_arrays(columns, schema=SCORED_SCHEMA)
+
+
+def _column(block: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    if name not in block.column_names:
+        return pa.nulls(block.num_rows, kind)
+    return block.column(name).cast(kind).combine_chunks()
+
+
+def _source_types(block: pa.Table) -> Indices:
+    """Return the declared types into `TYPE_NAMES`; what is no type counts as unknown."""
+    found = pc.index_in(_column(block, "source_type", pa.string()), value_set=pa.array(TYPE_NAMES))
+    return np.asarray(found.fill_null(UNKNOWN), dtype=np.int64)
+
+
+def _years(block: pa.Table) -> Floats:
+    return np.asarray(_column(block, "year", pa.int64()).cast(pa.float64(), safe=False).fill_null(np.nan))
+
+
+def _years_from_text(block: pa.Table) -> NDArray[np.bool_]:
+    evidence = _column(block, "year_evidence", pa.string())
+    return np.asarray(pc.equal(evidence, "text").fill_null(False), dtype=np.bool_)
+
+
+def _names(names: Sequence[str], indices: Indices) -> pa.Array:
+    return pa.array(names, pa.string()).take(pa.array(indices))
+
+
+def _repeat(name: str, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(name, pa.string()), rows)
+
+
+def _counted(names: Sequence[str], table: Indices) -> pa.Array:
+    columns = [pa.array(np.ascontiguousarray(column, dtype=np.int32)) for column in table.T]
+    return pa.StructArray.from_arrays(columns, names=list(names))
+
+
+def _components(terms: dict[str, NDArray[Any]], dating: Dating, counts: Counts) -> pa.Array:
+    """Lay the terms out in `COMPONENTS`."""
+    known: dict[str, Any] = {
+        **terms,
+        "source_type": _names(TYPE_NAMES, dating.source_type),
+        "conflict": dating.conflict,
+        "year": pa.array(np.nan_to_num(dating.year).astype(np.int32), mask=np.isnan(dating.year)),
+        "year_evidence": _names(EVIDENCE_NAMES, dating.year_evidence),
+        "n_citations": counts.citations.astype(np.int32),
+        "n_consensus": counts.consensus.astype(np.int32),
+        "n_primary": counts.primary.astype(np.int32),
+        "tiers": _counted(TIERS, counts.tiers),
+        "types": _counted(EVIDENCE_TYPES, counts.kinds),
+        "overrides": _repeat("", len(counts.marks)),
+    }
+    arrays = [value if isinstance(value := known[field.name], pa.Array) else pa.array(value) for field in COMPONENTS]
+    return pa.StructArray.from_arrays(arrays, fields=list(COMPONENTS))

@@ -66,5 +66,13 @@ def find_evidence(text: str) -> Evidence:
     )
 
 
+def find_phrases(text: str) -> list[str]:
+    """List what was found in a clean text, as often as it was: phrases of the lexicon, markers and citations."""
+    spans = [key_of(span) for span in _LEXICON.findall(text)]
+    for pattern in (*(pattern for pattern, _ in _MARKERS), *_CITATIONS):
+        spans += [match.group().strip() for match in pattern.finditer(text)]
+    return spans
+
+
 def _count(pattern: re.Pattern[str], text: str) -> int:
     return sum(1 for _ in pattern.finditer(text))

@@ -1,182 +1,159 @@
-"""The formulas of scoring v1 over columns of counts, in float64 as `tasks.signals.reference` computes them."""
+"""The formulas of scoring v1 over arrays of counts, in float64 as `tasks.signals.reference` computes them.
+
+Every array has one value per document; a year that is not known is NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
-from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW
+from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW, SourceType
 from tasks.signals import authority, provenance
 from tasks.signals.priors import PRIORS
-from tasks.signals.trivium import TRIVIUM_OF
+from tasks.signals.scan import Counts
 from tasks.signals.years import FIRST_YEAR, MODERN_UNDATED
 
-_WEIGHT_COLUMNS = {kind: f"weight_{kind}" for kind in EVIDENCE_TYPES}
-_PRIORS = pl.DataFrame(
-    [
-        {
-            "source_type": name,
-            "prior_authority": prior.authority,
-            "prior_bits": prior.bits,
-            "first_year": prior.first_year,
-            "last_year": prior.last_year,
-            "if_newer": prior.if_newer,
-            "default_trivium": TRIVIUM_OF[name],
-        }
-        for name, prior in PRIORS.items()
-    ],
-    schema_overrides={"first_year": pl.Int64, "last_year": pl.Int64, "if_newer": pl.String},
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+TYPE_NAMES: tuple[SourceType, ...] = tuple(PRIORS)
+EVIDENCE_NAMES = ("metadata", "text", "none")
+"""Where a year comes from."""
+
+UNKNOWN = TYPE_NAMES.index("unknown")
+
+
+def _each(values: list[Any]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+_PRIOR_AUTHORITY = _each([prior.authority for prior in PRIORS.values()])
+_PRIOR_BITS = _each([prior.bits for prior in PRIORS.values()])
+_FIRST_YEAR = _each([prior.first_year for prior in PRIORS.values()])
+_LAST_YEAR = _each([prior.last_year for prior in PRIORS.values()])
+_IF_NEWER: Indices = np.array([TYPE_NAMES.index(prior.if_newer or name) for name, prior in PRIORS.items()])
+_UNEDITABLE, _IN_PRINT = (
+    np.array([kind in group for kind in EVIDENCE_TYPES])
+    for group in (provenance.UNEDITABLE, provenance.UNEDITABLE_IN_PRINT)
 )
 
 
-def apply_formulas(frame: pl.DataFrame, run_year: int) -> pl.DataFrame:
-    """Add every term of scoring v1 and the final scores.
+@dataclass(frozen=True)
+class Dating:
+    """What year a document is taken for, and what that makes of its source."""
+
+    year: Floats
+    year_evidence: Indices
+    """Into `EVIDENCE_NAMES`."""
+    conflict: NDArray[np.bool_]
+    source_type: Indices
+    """Into `TYPE_NAMES`: the newer type where the year contradicts the declared one."""
+
+
+def date_documents(
+    source_type: Indices, year: Floats, from_text: NDArray[np.bool_], counts: Counts, run_year: int
+) -> Dating:
+    """Find each document's year, fit it into its source type, and take the newer type where the two conflict.
 
     Args:
-        frame: One row per document: ``source_type``, ``year``, ``year_evidence`` and the columns of
-            `tasks.signals.scan.scan_texts`.
+        source_type: Into `TYPE_NAMES`.
+        year: The declared year.
+        from_text: Whether the loader read the declared year in the text.
+        counts: What the texts show.
         run_year: The year taken for "now".
     """
-    return _blend(_weigh(_resolve_source(frame, run_year)))
+    declared = (year >= FIRST_YEAR) & (year <= run_year)
+    found = np.where(declared, year, counts.text_year)
+    evidence = np.where(declared, np.where(from_text, 1, 0), np.where(np.isnan(counts.text_year), 2, 1))
+    first, last = _FIRST_YEAR[source_type], _LAST_YEAR[source_type]
+    undated = np.where(np.isnan(last), np.where(np.isnan(first), np.nan, MODERN_UNDATED), last)
+    fitted = np.where(np.isnan(found), undated, np.fmax(found, first))
+    conflict = fitted > last
+    return Dating(fitted, evidence, conflict, np.where(conflict, _IF_NEWER[source_type], source_type))
 
 
-def _resolve_source(frame: pl.DataFrame, run_year: int) -> pl.DataFrame:
-    """Find each row's year, fit it into its source type, and take the newer type where the two conflict."""
-    declared = pl.when(pl.col("year").is_between(FIRST_YEAR, run_year)).then("year")
-    evidence = (
-        pl.when(declared.is_not_null())
-        .then(pl.when(pl.col("year_evidence") == "text").then(pl.lit("text")).otherwise(pl.lit("metadata")))
-        .when(pl.col("text_year").is_not_null())
-        .then(pl.lit("text"))
-        .otherwise(pl.lit("none"))
-    )
-    found = pl.coalesce(declared, "text_year")
-    undated = pl.coalesce("last_year", pl.when(pl.col("first_year").is_not_null()).then(MODERN_UNDATED))
-    fitted = pl.when(found.is_null()).then(undated).otherwise(pl.max_horizontal(found, "first_year"))
-    known = pl.col("source_type").is_in(list(PRIORS))
-    frame = (
-        frame.with_columns(pl.when(known).then("source_type").otherwise(pl.lit("unknown")).alias("source_type"))
-        .join(_PRIORS, on="source_type", how="left", maintain_order="left")
-        .with_columns(fitted.alias("year"), evidence.alias("year_evidence"))
-        .with_columns((pl.col("year") > pl.col("last_year")).fill_null(False).alias("conflict"))
-    )
-    newer = _PRIORS.select(
-        pl.col("source_type").alias("if_newer"),
-        pl.col("prior_authority").alias("newer_authority"),
-        pl.col("prior_bits").alias("newer_bits"),
-    )
-    conflict = pl.col("conflict")
-    return frame.join(newer, on="if_newer", how="left", maintain_order="left").with_columns(
-        pl.when(conflict).then("if_newer").otherwise("source_type").alias("source_type"),
-        pl.when(conflict).then("newer_authority").otherwise("prior_authority").alias("prior_authority"),
-        pl.when(conflict).then("newer_bits").otherwise("prior_bits").alias("prior_bits"),
-    )
+def apply_formulas(dating: Dating, counts: Counts) -> dict[str, NDArray[Any]]:
+    """Compute every term of scoring v1 and the final scores, by the names of `storage.schemas`."""
+    modern = np.clip((dating.year - authority.OLD_YEAR) / authority.YEARS_TO_MODERN, 0.0, 1.0)
+    modern = np.where(np.isnan(modern), authority.MODERN_SHARE_UNDATED, modern)
+    units = np.maximum(1.0, counts.characters / authority.UNIT_CHARACTERS)
+    terms: dict[str, NDArray[Any]] = {
+        "age_auth": authority.AGE_AUTHORITY[0] + authority.AGE_AUTHORITY[1] * modern,
+        "age_bits": provenance.AGE_BITS[0] + provenance.AGE_BITS[1] * modern,
+        "gate": authority.GATE[0] + authority.GATE[1] * modern,
+        "citation": _citation(counts.citations / units),
+        "institution": _institution(counts, units),
+        "consensus": authority.CONSENSUS_MAXIMUM * _saturation(counts.consensus / units, authority.CONSENSUS_HALF),
+        "primary": _saturation(counts.primary / units, authority.PRIMARY_HALF),
+        **_evidence_bits(counts.kinds, dating.year < authority.OLD_YEAR),
+    }
+    return _blend(terms, dating.source_type, counts.marks + counts.citations)
 
 
-def _saturation(count: str, half: float) -> pl.Expr:
-    rate = pl.col(count) / pl.col("units")
+def _saturation(rate: Floats, half: float) -> Floats:
     return rate / (rate + half)
 
 
-def _weight_log(column: str) -> pl.Expr:
-    weight = pl.col(column)
-    return pl.when(weight > 0).then(weight * weight.log(2)).otherwise(0.0)
+def _citation(rate: Floats) -> Floats:
+    full = np.log10(1.0 + authority.CITATIONS_FOR_MAXIMUM)
+    return np.asarray(authority.CITATION_MAXIMUM * np.minimum(1.0, np.log10(1.0 + rate) / full))
 
 
-def _entropy_bits(kinds: Iterable[str], total: str) -> pl.Expr:
-    """Entropy of the types' weights m with the sum T as log2 T - (sum of m log2 m) / T: one short expression."""
-    logs = pl.sum_horizontal(f"log_{kind}" for kind in kinds)
-    return pl.when(pl.col(total) > 0).then((pl.col(total).log(2) - logs / pl.col(total)).clip(0.0)).otherwise(0.0)
+def _institution(counts: Counts, units: Floats) -> Floats:
+    weights = np.array(list(authority.TIER_WEIGHTS.values()))
+    terms = _saturation(counts.tiers / units[:, None], authority.INSTITUTION_HALF) * weights
+    return np.asarray(np.minimum(authority.INSTITUTION_MAXIMUM, terms.sum(axis=1)))
 
 
-def _weigh(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add the terms of the formulas, column by column as `reference.Components` names them."""
-    modern = (
-        ((pl.col("year") - authority.OLD_YEAR) / authority.YEARS_TO_MODERN)
-        .clip(0.0, 1.0)
-        .fill_null(authority.MODERN_SHARE_UNDATED)
-    )
-    units = pl.max_horizontal(1.0, pl.col("characters") / authority.UNIT_CHARACTERS)
-    frame = frame.with_columns(
-        (authority.AGE_AUTHORITY[0] + authority.AGE_AUTHORITY[1] * modern).alias("age_auth"),
-        (provenance.AGE_BITS[0] + provenance.AGE_BITS[1] * modern).alias("age_bits"),
-        (authority.GATE[0] + authority.GATE[1] * modern).alias("gate"),
-        units.alias("units"),
-        *(pl.col(f"type_{kind}").sqrt().alias(column) for kind, column in _WEIGHT_COLUMNS.items()),
-    )
-    sums = {"all": EVIDENCE_TYPES, "uneditable": provenance.UNEDITABLE, "in_print": provenance.UNEDITABLE_IN_PRINT}
-    frame = frame.with_columns(
-        *(_weight_log(column).alias(f"log_{kind}") for kind, column in _WEIGHT_COLUMNS.items()),
-        *(
-            pl.sum_horizontal(_WEIGHT_COLUMNS[kind] for kind in kinds).alias(f"sum_{name}")
-            for name, kinds in sums.items()
-        ),
-    )
-    citations = (1 + pl.col("citations") / pl.col("units")).log10() / pl.lit(
-        1.0 + authority.CITATIONS_FOR_MAXIMUM
-    ).log10()
-    tiers = [
-        weight * _saturation(f"tier_{tier}", authority.INSTITUTION_HALF)
-        for tier, weight in authority.TIER_WEIGHTS.items()
-    ]
-    old = (pl.col("year") < authority.OLD_YEAR).fill_null(False)
-    total = pl.col("sum_all")
-    uneditable = pl.when(old).then("sum_in_print").otherwise("sum_uneditable")
-    return frame.with_columns(
-        (authority.CITATION_MAXIMUM * citations.clip(0.0, 1.0)).alias("citation"),
-        pl.min_horizontal(authority.INSTITUTION_MAXIMUM, pl.sum_horizontal(tiers)).alias("institution"),
-        (authority.CONSENSUS_MAXIMUM * _saturation("consensus", authority.CONSENSUS_HALF)).alias("consensus_term"),
-        _saturation("primary", authority.PRIMARY_HALF).alias("primary_term"),
-        pl.when(total > 0).then(uneditable / total).otherwise(0.0).alias("primary_share"),
-        _entropy_bits(EVIDENCE_TYPES, "sum_all").alias("types_bits"),
-        pl.when(old)
-        .then(_entropy_bits(provenance.UNEDITABLE_IN_PRINT, "sum_in_print"))
-        .otherwise(_entropy_bits(provenance.UNEDITABLE, "sum_uneditable"))
-        .alias("primary_bits"),
-    )
+def _evidence_bits(kinds: Indices, old: NDArray[np.bool_]) -> dict[str, Floats]:
+    weights = np.sqrt(kinds)
+    uneditable = weights * np.where(old[:, None], _IN_PRINT, _UNEDITABLE)
+    total, part = weights.sum(axis=1), uneditable.sum(axis=1)
+    return {
+        "primary_share": np.divide(part, total, out=np.zeros_like(total), where=total > 0),
+        "types_bits": _entropy_bits(weights, total),
+        "primary_bits": _entropy_bits(uneditable, part),
+    }
 
 
-def _blend(frame: pl.DataFrame) -> pl.DataFrame:
+def _entropy_bits(weights: Floats, total: Floats) -> Floats:
+    """Shannon entropy of weights m with the sum T, as log2 T - (sum of m log2 m) / T; 0 where all are 0."""
+    safe = np.where(total > 0, total, 1.0)
+    logs = np.log2(np.where(weights > 0, weights, 1.0))
+    return np.asarray(np.maximum(0.0, np.log2(safe) - (weights * logs).sum(axis=1) / safe))
+
+
+def _blend(terms: dict[str, NDArray[Any]], source_type: Indices, evidence: Indices) -> dict[str, NDArray[Any]]:
     """Add the text's own scores, their weight, and the final scores with their band."""
-    gate, institution, consensus = pl.col("gate"), pl.col("institution"), pl.col("consensus_term")
-    primary = pl.col("primary_term")
-    text_authority = (
-        pl.col("age_auth") + gate * (pl.col("citation") + institution + consensus) - authority.PRIMARY_RELIEF * primary
+    gate, institution, consensus, primary = (terms[name] for name in ("gate", "institution", "consensus", "primary"))
+    text_auth = np.clip(
+        terms["age_auth"] + gate * (terms["citation"] + institution + consensus) - authority.PRIMARY_RELIEF * primary,
+        0.0,
+        authority.AUTHORITY_MAXIMUM,
     )
     penalties = gate * (
         provenance.INSTITUTION_PENALTY_BITS * institution / authority.INSTITUTION_MAXIMUM
         + provenance.CONSENSUS_PENALTY_BITS * consensus / authority.CONSENSUS_MAXIMUM
     )
-    mix = pl.col("primary_share") * pl.col("primary_bits")
-    bits = pl.col("age_bits") + mix + provenance.PRIMARY_BONUS_BITS * primary - penalties
-    evidence = (pl.col("marks") + pl.col("citations")).cast(pl.Float64)
-    most = pl.when(pl.col("source_type") == "unknown").then(1.0).otherwise(provenance.TEXT_SHARE)
-    weight, stored = pl.col("weight_text"), pl.col("auth_weight")
-    low, medium, high = (pl.lit(band) for band in BANDS)
-    return (
-        frame.with_columns(
-            text_authority.clip(0.0, authority.AUTHORITY_MAXIMUM).alias("text_auth"),
-            bits.clip(0.0, provenance.BITS_MAXIMUM).alias("text_bits"),
-            (most * evidence / (evidence + provenance.EVIDENCE_HALF)).alias("weight_text"),
-        )
-        .with_columns(
-            ((1 - weight) * pl.col("prior_authority") + weight * pl.col("text_auth"))
-            .clip(0.0, authority.AUTHORITY_MAXIMUM)
-            .cast(pl.Float32)
-            .alias("auth_weight"),
-            ((1 - weight) * pl.col("prior_bits") + weight * pl.col("text_bits"))
-            .clip(0.0, provenance.BITS_MAXIMUM)
-            .cast(pl.Float32)
-            .alias("prov_entropy"),
-        )
-        .with_columns(
-            # Compared as float64, as `band_of` does with the number that a reader takes from the column.
-            pl.when(stored.cast(pl.Float64) < LOW_BELOW)
-            .then(low)
-            .when(stored.cast(pl.Float64) > HIGH_ABOVE)
-            .then(high)
-            .otherwise(medium)
-            .alias("band")
-        )
-    )
+    mix = terms["primary_share"] * terms["primary_bits"]
+    bits = terms["age_bits"] + mix + provenance.PRIMARY_BONUS_BITS * primary - penalties
+    text_bits = np.clip(bits, 0.0, provenance.BITS_MAXIMUM)
+    most = np.where(source_type == UNKNOWN, 1.0, provenance.TEXT_SHARE)
+    weight = most * evidence / (evidence + provenance.EVIDENCE_HALF)
+    blended = (1 - weight) * _PRIOR_AUTHORITY[source_type] + weight * text_auth
+    auth_weight = np.clip(blended, 0.0, authority.AUTHORITY_MAXIMUM).astype(np.float32)
+    blended = (1 - weight) * _PRIOR_BITS[source_type] + weight * text_bits
+    # Compared as float64, as `band_of` does with the number that a reader takes from the column.
+    stored = auth_weight.astype(np.float64)
+    return terms | {
+        "text_auth": text_auth,
+        "text_bits": text_bits,
+        "weight_text": weight,
+        "auth_weight": auth_weight,
+        "prov_entropy": np.clip(blended, 0.0, provenance.BITS_MAXIMUM).astype(np.float32),
+        "band": np.where(stored < LOW_BELOW, 0, np.where(stored > HIGH_ABOVE, len(BANDS) - 1, 1)),
+    }

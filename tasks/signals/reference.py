@@ -46,6 +46,8 @@ class Components:
     n_primary: int
     tiers: Mapping[str, int]
     types: Mapping[str, int]
+    overrides: str = ""
+    """Always empty here: this is what scoring v1 computes; see `tasks.signals.overlay`."""
 
 
 @dataclass(frozen=True)

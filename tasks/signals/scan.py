@@ -8,6 +8,7 @@ looked up once; phrases that count alike share a class, and a document's counts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -19,10 +20,37 @@ from storage.text import STEPS, compose
 from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, Phrase, key_of, spell_for_rust
 from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN, Marker
 
-ROW = "row"
-TIER_COLUMNS = [f"tier_{tier}" for tier in TIERS]
-TYPE_COLUMNS = [f"type_{kind}" for kind in EVIDENCE_TYPES]
-COUNT_COLUMNS = ["marks", "consensus", "primary", *TIER_COLUMNS, *TYPE_COLUMNS]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+COUNT_COLUMNS = [
+    *("marks", "consensus", "primary"),
+    *(f"tier_{tier}" for tier in TIERS),
+    *(f"type_{kind}" for kind in EVIDENCE_TYPES),
+]
+
+_YEARS = 10_000
+"""More than any year of four digits."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What texts show: arrays with one entry, or one row, per text."""
+
+    characters: Integers
+    """Length in code points."""
+    citations: Integers
+    marks: Integers
+    """Lexicon phrases and markers, of any kind."""
+    consensus: Integers
+    primary: Integers
+    """Markers of primary evidence, by their weights."""
+    tiers: Integers
+    """(texts, `TIERS`)."""
+    kinds: Integers
+    """(texts, `EVIDENCE_TYPES`)."""
+    text_year: Floats
+    """The year that the text itself mentions; NaN: none."""
 
 
 Weights = tuple[int, ...]
@@ -36,9 +64,9 @@ def _weights(mark: Phrase | Marker) -> Weights:
 
 
 _CLASSES: list[Weights] = sorted({_weights(phrase) for phrase in LEXICON})
-_CLASS_WEIGHTS: NDArray[np.int64] = np.array(_CLASSES, dtype=np.int64)
+_CLASS_WEIGHTS: Integers = np.array(_CLASSES, dtype=np.int64)
 _CLASS_OF_KEY = {phrase.key: _CLASSES.index(_weights(phrase)) for phrase in LEXICON}
-_MARKER_WEIGHTS: NDArray[np.int64] = np.array([_weights(marker) for marker in MARKERS.values()], dtype=np.int64)
+_MARKER_WEIGHTS: Integers = np.array([_weights(marker) for marker in MARKERS.values()], dtype=np.int64)
 
 
 def clean_texts(texts: pl.Series) -> pl.Series:
@@ -54,16 +82,10 @@ def clean_texts(texts: pl.Series) -> pl.Series:
     return texts
 
 
-def scan_texts(texts: pl.Series, run_year: int) -> pl.DataFrame:
-    """Count the evidence in clean texts.
-
-    Returns:
-        One row per text, in order: ``characters``, ``citations``, every one of `COUNT_COLUMNS` and
-        ``text_year``.
-    """
+def scan_texts(texts: pl.Series, run_year: int) -> Counts:
+    """Count the evidence in clean texts."""
     text = pl.col("text")
     scan = pl.DataFrame({"text": texts}).select(
-        pl.int_range(pl.len(), dtype=pl.UInt32).alias(ROW),
         text.str.len_chars().cast(pl.Int64).alias("characters"),
         text.str.extract_all(spell_for_rust(LEXICON_PATTERN)).alias("spans"),
         text.str.extract_all(spell_for_rust(YEAR_TOKEN)).alias("tokens"),
@@ -71,16 +93,18 @@ def scan_texts(texts: pl.Series, run_year: int) -> pl.DataFrame:
         pl.sum_horizontal(_count(pattern) for pattern in CITATIONS.values()).alias("citations"),
         *(_count(marker.pattern).alias(name) for name, marker in MARKERS.items()),
     )
-    counts = _count_phrases(scan["spans"]) + scan.select(*MARKERS).to_numpy() @ _MARKER_WEIGHTS
-    return pl.concat(
-        [
-            scan.select("characters", "citations"),
-            pl.from_numpy(counts, schema=COUNT_COLUMNS),
-            scan.select(ROW)
-            .join(_find_years(scan, run_year), on=ROW, how="left", maintain_order="left")
-            .select("text_year"),
-        ],
-        how="horizontal",
+    markers = scan.select(*MARKERS).to_numpy() @ _MARKER_WEIGHTS
+    counts: Integers = np.add(_count_phrases(scan["spans"]), markers, dtype=np.int64)
+    marks, consensus, primary = counts[:, :3].T
+    return Counts(
+        characters=scan["characters"].to_numpy(),
+        citations=scan["citations"].to_numpy(),
+        marks=marks,
+        consensus=consensus,
+        primary=primary,
+        tiers=counts[:, 3 : 3 + len(TIERS)],
+        kinds=counts[:, 3 + len(TIERS) :],
+        text_year=_find_years(scan["tokens"], scan["cues"], run_year),
     )
 
 
@@ -88,40 +112,43 @@ def _count(pattern: str) -> pl.Expr:
     return pl.col("text").str.count_matches(spell_for_rust(pattern)).cast(pl.Int64)
 
 
-def _count_phrases(spans: pl.Series) -> NDArray[np.int64]:
-    """Return what the lexicon's spans of every text add up to, (texts, `COUNT_COLUMNS`)."""
-    found = spans.list.explode(keep_nulls=False, empty_as_null=False).to_arrow().cast(pa.large_string())
-    distinct = found.dictionary_encode()
-    class_of_span = np.array([_CLASS_OF_KEY[key_of(span)] for span in distinct.dictionary.to_pylist()], dtype=np.int64)
+def _flatten(spans: pl.Series) -> tuple[pl.Series, Integers]:
+    """Return all spans one after another, and the text that each is from."""
     rows = np.repeat(np.arange(len(spans)), spans.list.len().to_numpy())
+    return spans.list.explode(keep_nulls=False, empty_as_null=False), rows
+
+
+def _count_phrases(spans: pl.Series) -> Integers:
+    """Return what the lexicon's spans of every text add up to, (texts, `COUNT_COLUMNS`)."""
+    found, rows = _flatten(spans)
+    distinct = found.to_arrow().cast(pa.large_string()).dictionary_encode()
+    class_of_span = np.array([_CLASS_OF_KEY[key_of(span)] for span in distinct.dictionary.to_pylist()], dtype=np.int64)
     cells = rows * len(_CLASSES) + class_of_span[distinct.indices.to_numpy()]
     per_class = np.bincount(cells, minlength=len(spans) * len(_CLASSES)).reshape(len(spans), len(_CLASSES))
-    return per_class @ _CLASS_WEIGHTS
+    return np.asarray(per_class @ _CLASS_WEIGHTS, dtype=np.int64)
 
 
-def _find_years(scan: pl.DataFrame, run_year: int) -> pl.DataFrame:
-    """Return a row per text that mentions a year: the rule of `tasks.signals.years.text_year`."""
-    token, year = pl.col("tokens"), pl.col("year")
-    digits = token.str.replace_all("[Oo]", "0").str.replace_all("[Il]", "1").cast(pl.Int64)
-    mentions = (
-        scan.select(ROW, "tokens")
-        .explode("tokens")
-        .filter(token.str.len_bytes() == 4)
-        .select(ROW, digits.alias("year"))
-        .filter(year <= run_year)
-        .group_by(ROW, "year")
-        .len()
-        .group_by(ROW)
-        .agg(year.filter(pl.col("len") >= 2).max().alias("repeated"), year.max().alias("newest"))
-    )
-    cued = (
-        scan.select(ROW, "cues")
-        .explode("cues")
-        .drop_nulls()
-        .select(ROW, pl.col("cues").str.tail(4).cast(pl.Int64).alias("year"))
-        .filter(year <= run_year)
-        .group_by(ROW)
-        .agg(year.max().alias("cued"))
-    )
-    best = pl.coalesce(pl.max_horizontal("cued", "repeated"), "newest").cast(pl.Int64)
-    return mentions.join(cued, on=ROW, how="full", coalesce=True).select(ROW, best.alias("text_year"))
+def _find_years(tokens: pl.Series, cues: pl.Series, run_year: int) -> Floats:
+    """Return the year that each text mentions, or NaN: the rule of `tasks.signals.years.text_year`."""
+    found, rows = _flatten(tokens)
+    plain = (found.str.len_bytes() == 4).to_numpy()
+    digits = found.filter(plain).str.replace_all("[Oo]", "0").str.replace_all("[Il]", "1")
+    mentions, times = np.unique(_keys(rows[plain], digits, run_year), return_counts=True)
+    cued, cued_rows = _flatten(cues)
+    dated = np.union1d(mentions[times >= 2], _keys(cued_rows, cued.str.tail(4), run_year))
+    newest, best = _newest(mentions, len(tokens)), _newest(dated, len(tokens))
+    return np.where(np.isnan(best), newest, best)
+
+
+def _keys(rows: Integers, digits: pl.Series, run_year: int) -> Integers:
+    """Number every pair of a text and a year up to `run_year` that it names, by text and then by year."""
+    years = digits.cast(pl.Int64).to_numpy()
+    known = years <= run_year
+    return np.asarray(rows[known] * _YEARS + years[known], dtype=np.int64)
+
+
+def _newest(keys: Integers, texts: int) -> Floats:
+    """Return the newest year of every text from its sorted keys; NaN for a text without any."""
+    newest = np.full(texts, np.nan)
+    newest[keys // _YEARS] = keys % _YEARS  # of several values for a text, the last one stays
+    return newest

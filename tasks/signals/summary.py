@@ -1,20 +1,113 @@
-"""What a scored table says of its source as a whole."""
+"""What the scores of a source say as a whole: bands, trivium, where its years come from."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-CONFLICT_SHARE_MAXIMUM = 0.20
-"""A source with a larger share of year conflicts is mislabelled."""
+from storage.errors import StoreError
+from storage.schemas import BANDS, TRIVIA
+
+COLUMNS = [
+    *("auth_weight", "prov_entropy", "band", "trivium_category"),
+    *("components.conflict", "components.year_evidence", "components.overrides"),
+]
 
 
-def count_conflicts(scored: pa.Table) -> int:
-    """Count the rows whose year contradicts their source type."""
-    flags = [pc.struct_field(chunk, "conflict") for chunk in scored.column("components").chunks]
-    return sum(int(pc.sum(flag).as_py() or 0) for flag in flags)
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Counts of documents, and the median scores."""
+
+    documents: int
+    bands: dict[str, int]
+    trivia: dict[str, int]
+    year_evidence: dict[str, int]
+    """Where the years come from: ``metadata``, ``text`` or ``none``."""
+    conflicts: int
+    """Documents whose year contradicts their source."""
+    overridden: int
+    """Documents with a score that was given instead of computed."""
+    median_authority: float
+    median_bits: float
+
+    @property
+    def years_unverified(self) -> int:
+        """Documents whose year no metadata vouches for: guessed from the text, or unknown."""
+        return self.documents - self.year_evidence.get("metadata", 0)
+
+    @property
+    def conflict_share(self) -> float:
+        """Share of the documents in conflict; 0 without documents."""
+        return self.conflicts / self.documents if self.documents else 0.0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts as a manifest keeps them."""
+        return {
+            **{name: self.bands.get(name, 0) for name in BANDS},
+            **{name: self.trivia.get(name, 0) for name in TRIVIA},
+            "year_conflicts": self.conflicts,
+            "years_unverified": self.years_unverified,
+            "overridden": self.overridden,
+        }
 
 
-def conflict_share(scored: pa.Table) -> float:
-    """Return the share of rows in conflict; 0 for an empty table."""
-    return count_conflicts(scored) / scored.num_rows if scored.num_rows else 0.0
+def summarise_scores(shards: Iterable[Path]) -> ScoreSummary:
+    """Summarise scored shards; of the components only what is counted is read.
+
+    Raises:
+        StoreError: A shard cannot be read.
+    """
+    return summarise_tables(map(_read_columns, shards))
+
+
+def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
+    """Summarise tables with the columns of `storage.schemas.SCORED_SCHEMA`."""
+    bands, trivia, evidence = Counter[str](), Counter[str](), Counter[str]()
+    documents = conflicts = overridden = 0
+    authority: list[np.ndarray] = []
+    bits: list[np.ndarray] = []
+    for table in tables:
+        documents += table.num_rows
+        bands.update(_count(table.column("band")))
+        trivia.update(_count(table.column("trivium_category")))
+        authority.append(table.column("auth_weight").to_numpy())
+        bits.append(table.column("prov_entropy").to_numpy())
+        why = table.column("components")
+        evidence.update(_count(pc.struct_field(why, "year_evidence")))
+        conflicts += pc.sum(pc.struct_field(why, "conflict")).as_py() or 0
+        overridden += pc.sum(pc.not_equal(pc.struct_field(why, "overrides"), "")).as_py() or 0
+    return ScoreSummary(
+        documents=documents,
+        bands=dict(bands),
+        trivia=dict(trivia),
+        year_evidence=dict(evidence),
+        conflicts=conflicts,
+        overridden=overridden,
+        median_authority=_median(authority),
+        median_bits=_median(bits),
+    )
+
+
+def _read_columns(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=COLUMNS)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} cannot be read as scores ({error}); delete it and score again") from error
+
+
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    return {str(found["values"]): int(found["counts"]) for found in pc.value_counts(column).to_pylist()}
+
+
+def _median(parts: list[np.ndarray]) -> float:
+    values = np.concatenate(parts) if parts else np.empty(0)
+    return float(np.median(values)) if values.size else 0.0

@@ -8,10 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.download_corpus import download_corpus
 from flows.score_corpus import score_corpus
-from storage.errors import MixtureError, ParameterError, SourceUnavailable
+from flows.summaries import summarise
+from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
 
 pytestmark = pytest.mark.prefect
 
@@ -105,6 +108,66 @@ async def test_scores_lie_beside_the_documents_and_follow_them(parameters: dict[
     assert manifest.stat().st_mtime_ns == before
     await score_corpus(store=store, run_year=2030)
     assert manifest.stat().st_mtime_ns != before
+
+
+async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(parameters: dict[str, Any]) -> None:
+    store = parameters["store"]
+    for documents in (3, 5):  # what a larger download adds becomes a second shard
+        await download_corpus(**parameters, max_samples=documents)
+    first = await score_corpus(store=store)
+    folder = Path(store) / "scored" / "press"
+    shards = sorted(folder.glob("shard-*.parquet"))
+    written = {shard.name: shard.stat().st_mtime_ns for shard in shards}
+    assert len(shards) > 1
+    (folder / "manifest.json").unlink()  # what a kill before the seal leaves
+    shards[1].unlink()
+    again = await score_corpus(store=store)
+    assert again == first
+    rewritten = [shard.name for shard in shards if shard.stat().st_mtime_ns != written[shard.name]]
+    assert rewritten == [shards[1].name]
+
+
+async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
+    parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = parameters["store"]
+    await download_corpus(**parameters)
+    monkeypatch.syspath_prepend(tmp_path)
+    signal = tmp_path / "signal_of_a_test.py"
+    signal.write_text("def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n")
+    result = await score_corpus(store=store, signal="signal_of_a_test:score")
+    assert {(s["low"], s["medium"], s["high"], s["overridden"]) for s in result["sources"]} == {(0, 5, 0, 5)}
+    signal.write_text("def score(documents):\n    return {'auth_weight': [0.9] * documents.num_rows}\n")
+    result = await score_corpus(store=store, signal="signal_of_a_test:score")
+    assert {(s["low"], s["medium"], s["high"]) for s in result["sources"]} == {(0, 0, 5)}
+    result = await score_corpus(store=store)
+    assert {s["overridden"] for s in result["sources"]} == {0}
+
+
+async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
+    store = parameters["store"]
+    await download_corpus(**parameters | {"sources": ["press"]})
+    with pytest.raises(StoreError, match="score it first"):
+        await score_corpus(store=store, explain="press:3")
+    await score_corpus(store=store)
+    result = await score_corpus(store=store, explain="press:3")
+    text = summarise("score-corpus", result)
+    assert text.startswith("press:3 “About 3”") and "'world health organization' 1" in text
+    with pytest.raises(ParameterError, match="not spelt source:id"):
+        await score_corpus(store=store, explain="press")
+
+
+async def test_the_scores_are_shown_per_source(parameters: dict[str, Any]) -> None:
+    await download_corpus(**parameters)
+    text = summarise("score-corpus", await score_corpus(store=parameters["store"]))
+    assert "15 documents: 5 low, 5 medium, 5 high authority" in text
+    assert "trivium: 0 grammar, 15 logic, 0 rhetoric" in text
+    async with get_client() as client:
+        found = await client.read_latest_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["scores"]))
+        )
+    rows = {row["source"]: row for row in json.loads(str(found[0].data))}
+    assert rows["press"]["high authority"] == 5 and rows["press"]["years unverified"] == "0%"
 
 
 async def test_a_mislabelled_source_fails_until_it_is_allowed(parameters: dict[str, Any], tmp_path: Path) -> None:

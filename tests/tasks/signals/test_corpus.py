@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from storage.schemas import band_of
 from tasks.signals.engine import score_table
 from tasks.signals.priors import PRIORS
-from tasks.signals.summary import conflict_share
+from tasks.signals.summary import summarise_tables
 from tests.tasks.signals.agreement import Row, differences, table_of
 from tests.tasks.signals.shared_corpus import sample_documents
 
@@ -64,7 +64,7 @@ def test_years_read_from_the_text_cost_little_separation() -> None:
 
 
 def test_true_dates_leave_almost_no_conflict() -> None:
-    assert conflict_share(score_table(table_of(rows()))) < 0.02
+    assert summarise_tables([score_table(table_of(rows()))]).conflict_share < 0.02
 
 
 def test_nearly_every_document_lands_in_the_band_of_its_prior() -> None:

@@ -13,8 +13,9 @@ from storage.errors import ParameterError, StoreError
 from storage.parquet import read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SOURCE_TYPES, band_of
 from tasks.signals import engine, formulas
-from tasks.signals.engine import score_shard, score_table
+from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
+from tasks.signals.shards import score_shard
 from tests.tasks.signals.agreement import Row, differences, table_of
 
 TRAPS = [
@@ -156,9 +157,10 @@ def write_raw(path: Path, texts: list[str]) -> None:
 def test_a_shard_is_scored_under_its_own_name(tmp_path: Path) -> None:
     raw, scored = tmp_path / "raw" / "shard-00000.parquet", tmp_path / "scored" / "shard-00000.parquet"
     write_raw(raw, ["I measured it.", "CNN said so.", ""])
-    returned = score_shard(raw, scored, "rhetoric", 2026, tags={"shard_key": "abc"})
+    score_shard(raw, scored, "rhetoric", 2026, tags={"shard_key": "abc"})
     stored = read_shard(scored, SCORED_SCHEMA)
-    assert stored.combine_chunks().equals(returned.combine_chunks())
+    whole = score_table(read_shard(raw, RAW_SCHEMA), run_year=2026, trivium="rhetoric")
+    assert stored.combine_chunks().equals(whole.combine_chunks())
     assert stored.column("id").to_pylist() == ["books:0", "books:1", "books:2"]
     assert [row["conflict"] for row in stored.column("components").to_pylist()] == [True, False, True]
     assert read_tags(scored)["shard_key"] == "abc"

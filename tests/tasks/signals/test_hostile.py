@@ -25,6 +25,7 @@ HOSTILE = {
     "gaps": "world - ",
     "cues": "filed ",
     "scan years": "I9l4I",
+    "one word": "word ",
 }
 SHORT, LONG = 20_000, 80_000
 BOUND = 10
@@ -46,14 +47,23 @@ def seconds(text: str, whole_table: bool) -> float:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_cost_is_linear(name: str, whole_table: bool) -> None:
     unit = HOSTILE[name]
+    assert_linear(unit, SHORT, LONG, whole_table)
+
+
+@pytest.mark.parametrize("name", ["digits", "brackets", "one word"])
+def test_ten_megabytes_cost_four_times_a_quarter_of_them(name: str) -> None:
+    assert_linear(HOSTILE[name], 2_500_000, 10_000_000, whole_table=True)
+
+
+def assert_linear(unit: str, short: int, long: int, whole_table: bool) -> None:
     ratios: list[float] = []
     while len(ratios) < 3:
-        short = seconds(unit * (SHORT // len(unit)), whole_table)
-        long = seconds(unit * (LONG // len(unit)), whole_table)
-        ratios.append(long / max(short, TOO_FAST_TO_COMPARE / BOUND))
+        little = seconds(unit * (short // len(unit)), whole_table)
+        much = seconds(unit * (long // len(unit)), whole_table)
+        ratios.append(much / max(little, TOO_FAST_TO_COMPARE / BOUND))
         if ratios[-1] < BOUND:
             return
-    pytest.fail(f"{LONG} characters cost {ratios} times as much as {SHORT}")
+    pytest.fail(f"{long} characters cost {ratios} times as much as {short}")
 
 
 def test_the_engine_agrees_on_hostile_texts() -> None:

@@ -1,0 +1,169 @@
+"""Scoring v1, Parquet to Parquet: the engine beside its readable twin, its memory, and what the scores separate.
+
+The documents are drawn from a fixed seed: words with lexicon phrases, citations and years sprinkled in at about three
+a thousand characters, denser than real text and hence hard on both; lengths are log-normal around 7 kB. Every
+measurement is a process of its own, engine and twin in turns; the best of a few rounds counts. With the shared corpus
+beside the project, a last line tells how far the scores hold primary and coordinated sources apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.parquet import read_shard, write_shard
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
+from tasks.signals.lexicon import LEXICON
+
+SHARDS = 4
+DOCUMENTS = 2000
+TWIN_DOCUMENTS = 300
+ROUNDS = 5
+SOURCE_TYPES = ["unknown", "wiki", "historical_newspaper", "patent_pre1970", "preprint"]
+VOCABULARY = (
+    "the of and to in a that it was his with as had for but not at by be on have which him they all from were so her "
+    "one would there been if said when more out them into up could time then its about before other some after only "
+    "water stone river engine light market harvest valley copper winter number matter motion nature reason century"
+)
+WORDS = VOCABULARY.split()
+EXTRAS = ["[1, 2-5]", "(Smith, 2019)", "in 1923", "filed March 3, 1911", "WHO said", "[edit]", "doi:10.1", "1850"]
+
+
+def make_text(rng: random.Random) -> str:
+    """Draw one document, of 1 to 50 kB."""
+    phrases = [phrase.text for phrase in LEXICON]
+    pieces = []
+    for _ in range(int(min(9000, max(180, rng.lognormvariate(6.9, 0.7))))):
+        chance = rng.random()
+        pieces.append(rng.choice(phrases) if chance < 0.012 else rng.choice(EXTRAS if chance < 0.018 else WORDS))
+        pieces.append("\n" if rng.random() < 0.08 else " ")
+    return "".join(pieces)
+
+
+def make_shard(path: Path, number: int, documents: int) -> int:
+    """Write a raw shard; return the bytes of its texts."""
+    rng = random.Random(number)
+    texts = [make_text(rng) for _ in range(documents)]
+    rows = [
+        {
+            "id": f"made:{number}-{row}",
+            "source": "made",
+            "source_type": rng.choice(SOURCE_TYPES),
+            "year": rng.choice([None, 1890, 2015]),
+            "year_evidence": "metadata",
+            "text": text,
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "fetched_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "extra": "{}",
+        }
+        for row, text in enumerate(texts)
+    ]
+    write_shard(path, pa.Table.from_pylist(rows, RAW_SCHEMA), RAW_SCHEMA)
+    return sum(len(text.encode()) for text in texts)
+
+
+def score_with_engine(folder: Path, shards: list[str]) -> None:
+    """Score shards as the flow does."""
+    from tasks.signals.shards import score_shard
+
+    for shard in shards:
+        score_shard(folder / "raw" / shard, folder / "scored" / shard, None)
+
+
+def score_with_twin(folder: Path, shards: list[str]) -> None:
+    """Score shards with the reference, with the same output."""
+    from dataclasses import asdict
+
+    from tasks.signals.reference import score_document
+
+    for shard in shards:
+        rows: list[dict[str, Any]] = []
+        for row in read_shard(folder / "raw" / shard, RAW_SCHEMA).to_pylist():
+            score = asdict(score_document(row["text"], row["source_type"], row["year"], row))
+            rows.append({"id": row["id"], "scoring_version": SCORING_VERSION, **score})
+        write_shard(folder / "scored-by-twin" / shard, pa.Table.from_pylist(rows, SCORED_SCHEMA), SCORED_SCHEMA)
+
+
+def measure(folder: Path, how: str, threads: int, shards: list[str]) -> dict[str, float]:
+    """Run one measurement in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.signals", how, str(folder), *shards],
+        env=os.environ | {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(json.loads(answer.stdout))
+
+
+def measured(how: str, folder: Path, shards: list[str]) -> dict[str, float]:
+    """Score, and tell the seconds and the peak memory of this process."""
+    work = {"engine": score_with_engine, "twin": score_with_twin}[how]
+    if how == "engine":
+        work(folder, ["warm-up.parquet"])
+    started, used = time.perf_counter(), time.process_time()
+    work(folder, shards)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - used,
+        "peak_megabytes": peak / 1e6,
+    }
+
+
+def compare(folder: Path) -> dict[str, Any]:
+    """Measure documents per second of twin and engine on one and two threads, in turns."""
+    shards = [f"shard-{number:05d}.parquet" for number in range(SHARDS)]
+    size = sum(make_shard(folder / "raw" / shard, number, DOCUMENTS) for number, shard in enumerate(shards))
+    make_shard(folder / "raw" / "warm-up.parquet", 99, 20)
+    make_shard(folder / "raw" / "twin.parquet", 0, TWIN_DOCUMENTS)
+    rounds: dict[str, list[dict[str, float]]] = {"twin": [], "one": [], "two": []}
+    for _ in range(ROUNDS):
+        rounds["twin"].append(measure(folder, "twin", 1, ["twin.parquet"]))
+        rounds["one"].append(measure(folder, "engine", 1, shards))
+        rounds["two"].append(measure(folder, "engine", 2, shards))
+    documents = {"twin": TWIN_DOCUMENTS, "one": SHARDS * DOCUMENTS, "two": SHARDS * DOCUMENTS}
+
+    def rates(clock: str) -> dict[str, float]:
+        return {name: documents[name] / min(found[clock] for found in rounds[name]) for name in rounds}
+
+    wall, processor = rates("seconds"), rates("processor_seconds")
+    few, many = (measure(folder, "engine", 2, shards * times)["peak_megabytes"] for times in (1, 5))
+    return {
+        "benchmark": "signals",
+        "documents": SHARDS * DOCUMENTS,
+        "megabytes": round(size / 1e6, 1),
+        "twin_documents_per_second": round(wall["twin"]),
+        "one_thread_documents_per_second": round(wall["one"]),
+        "two_threads_documents_per_second": round(wall["two"]),
+        "one_thread_ratio": round(wall["one"] / wall["twin"], 1),
+        "one_thread_ratio_of_processor_time": round(processor["one"] / processor["twin"], 1),
+        "two_threads_ratio": round(wall["two"] / wall["twin"], 1),
+        "peak_megabytes": round(few),
+        "peak_megabytes_of_five_times_the_corpus": round(many),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(compare(Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measured(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])))
+    else:
+        main()

@@ -1,0 +1,127 @@
+"""Why a document got its score, for a person: every term of scoring v1 and what was found in the text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from storage.errors import ParameterError
+from storage.parquet import read_shard
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.text import clean_text
+from tasks.signals.authority import CONSENSUS_MAXIMUM, INSTITUTION_MAXIMUM, PRIMARY_RELIEF
+from tasks.signals.evidence import find_phrases
+from tasks.signals.priors import PRIORS, known_type
+from tasks.signals.provenance import CONSENSUS_PENALTY_BITS, INSTITUTION_PENALTY_BITS, PRIMARY_BONUS_BITS
+from tasks.signals.years import MODERN_UNDATED
+
+PHRASES_SHOWN = 12
+
+
+def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: str) -> list[str]:
+    """Explain the stored score of a document.
+
+    Args:
+        raw: Folder of the documents of a source.
+        scored: Folder of their scores.
+        files: The shards, which have the same names and row order in both.
+        identifier: The document.
+
+    Raises:
+        ParameterError: There is no such document.
+        StoreError: A shard cannot be read.
+    """
+    example = None
+    for file in files:
+        ids = read_shard(raw / file, RAW_SCHEMA, ["id"]).column("id")
+        example = example or next(iter(ids.to_pylist()), None)
+        row = pc.index(ids, identifier).as_py()
+        if row >= 0:
+            document, score = (
+                read_shard(folder / file, schema).slice(row, 1).to_pylist()[0]
+                for folder, schema in ((raw, RAW_SCHEMA), (scored, SCORED_SCHEMA))
+            )
+            return explain_score(document, score)
+    raise ParameterError(f"there is no document {identifier!r} in {raw}; ids look like {example!r}")
+
+
+def explain_score(document: Mapping[str, Any], scored: Mapping[str, Any]) -> list[str]:
+    """Explain a score from its components.
+
+    Args:
+        document: A row of `storage.schemas.RAW_SCHEMA`.
+        scored: The row of `storage.schemas.SCORED_SCHEMA` with the same id.
+
+    Returns:
+        Lines for a person.
+    """
+    why = scored["components"]
+    title = f" “{document['title']}”" if document.get("title") else ""
+    lines = [
+        f"{document['id']}{title}",
+        f"authority {scored['auth_weight']:.3f} ({scored['band']}), provenance entropy {scored['prov_entropy']:.2f} "
+        f"bits, {scored['trivium_category']}  (scoring {scored['scoring_version']})",
+        "",
+        *_explain_source(document, why),
+        "",
+        *_explain_text(why),
+        "",
+        *_explain_findings(document["text"]),
+    ]
+    return [*lines, f"not computed: {why['overrides']}"] if why["overrides"] else lines
+
+
+def _explain_source(document: Mapping[str, Any], why: Mapping[str, Any]) -> list[str]:
+    year = "modern, exact year unknown" if why["year"] == MODERN_UNDATED else why["year"]
+    told = {
+        "metadata": f"year {year}, from its metadata",
+        "text": f"year {year}, read in the text: nothing vouches for it",
+        "none": f"no year found; taken as {year}" if year is not None else "no year found",
+    }[why["year_evidence"]]
+    prior, weight = PRIORS[why["source_type"]], 1 - why["weight_text"]
+    lines = [
+        f"  source  {prior.authority:.3f}  {prior.bits:5.2f} bits  x {weight:.2f}  {why['source_type']}; {told}",
+    ]
+    if why["conflict"]:
+        lines.append(
+            f"          the year contradicts its source {known_type(document['source_type'])!r}, "
+            "so it counts as the newer kind"
+        )
+    return lines
+
+
+def _explain_text(why: Mapping[str, Any]) -> list[str]:
+    """Write the terms whose sums, kept within their bounds, are the text's own scores."""
+    gate = why["gate"]
+    aged = f"x {gate:.2f} for its age"
+    tiers = ", ".join(f"{name} {count}" for name, count in why["tiers"].items() if count) or "none named"
+    kinds = ", ".join(f"{name} {count}" for name, count in why["types"].items() if count) or "none"
+    institution_bits = INSTITUTION_PENALTY_BITS * why["institution"] / INSTITUTION_MAXIMUM
+    consensus_bits = CONSENSUS_PENALTY_BITS * why["consensus"] / CONSENSUS_MAXIMUM
+    primary, mix = why["primary"], why["primary_share"] * why["primary_bits"]
+    terms = [
+        ("age", why["age_auth"], why["age_bits"], ""),
+        ("citations", gate * why["citation"], 0.0, f"{why['n_citations']} found, {aged}"),
+        ("institutions", gate * why["institution"], -gate * institution_bits, f"by tier: {tiers}, {aged}"),
+        ("consensus", gate * why["consensus"], -gate * consensus_bits, f"{why['n_consensus']} phrases, {aged}"),
+        ("primary", -PRIMARY_RELIEF * primary, PRIMARY_BONUS_BITS * primary, f"marks weigh {why['n_primary']} in all"),
+        ("evidence mix", 0.0, mix, f"{why['primary_share']:.0%} of it uneditable; kinds: {kinds}"),
+    ]
+    return [
+        f"  text    {why['text_auth']:.3f}  {why['text_bits']:5.2f} bits  x {why['weight_text']:.2f}  "
+        "the more evidence, the more it weighs",
+        *(f"    {name:<12} {auth:+.3f}  {bits:+5.2f} bits  {note}".rstrip() for name, auth, bits, note in terms),
+    ]
+
+
+def _explain_findings(text: str) -> list[str]:
+    found = Counter(find_phrases(clean_text(text)))
+    if not found:
+        return ["found in the text: nothing, so the source decides alone"]
+    shown = [f"{phrase!r} {count}" for phrase, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+    more = f" and {len(shown) - PHRASES_SHOWN} others" if len(shown) > PHRASES_SHOWN else ""
+    return ["found in the text: " + ", ".join(shown[:PHRASES_SHOWN]) + more]

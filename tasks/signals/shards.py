@@ -1,0 +1,130 @@
+"""Scores shard after shard, Parquet to Parquet, with bounded memory on all cores."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import ParameterError, StoreError
+from storage.parquet import open_shard
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from tasks.signals.custom import CustomSignal
+from tasks.signals.engine import INPUT_COLUMNS, clean_table, score_table
+from tasks.signals.years import RUN_YEAR
+
+BATCH_BYTES = 8 << 20
+"""Text scored at a time: bounds the memory, and is long enough for the fixed cost of a batch to vanish."""
+BATCH_ROWS = 8192
+READ_BUFFER_BYTES = 1 << 20
+MOST_WORKERS = 4
+"""Batches scored at once, at most: more only cost memory, since polars shares out each batch's work as well."""
+
+
+def score_shard(
+    raw: Path,
+    scored: Path,
+    trivium: str | None,
+    run_year: int = RUN_YEAR,
+    tags: Mapping[str, str] | None = None,
+    signal: CustomSignal | None = None,
+) -> None:
+    """Score one raw shard into a scored shard of the same name and row order.
+
+    Args:
+        raw: The raw shard.
+        scored: Where the scored shard goes.
+        trivium: The category from the source's catalogue entry; none: the default of each source type.
+        run_year: The year taken for "now".
+        tags: Key-value metadata for the scored shard's footer.
+        signal: A signal of the user's own.
+
+    Raises:
+        ParameterError: The two file names differ, a parameter is wrong, or the signal breaks its contract.
+        StoreError: The raw shard cannot be read.
+    """
+    if raw.name != scored.name:
+        raise ParameterError(f"the scores of {raw.name} must go to a file of the same name, not to {scored.name}")
+
+    def score(documents: pa.Table) -> pa.Table:
+        if signal is None:
+            return score_table(documents, run_year=run_year, trivium=trivium)
+        documents = clean_table(documents)  # cleaning is idempotent: the engine finds nothing left to do
+        return signal.apply(documents, score_table(documents, run_year=run_year, trivium=trivium))
+
+    columns = list(INPUT_COLUMNS) if signal is None else RAW_SCHEMA.names
+    with open_shard(scored, SCORED_SCHEMA) as writer:
+        for table in map_in_order(score, read_batches(raw, columns), min(MOST_WORKERS, pl.thread_pool_size())):
+            for batch in table.combine_chunks().to_batches():
+                writer.write_batch(batch)
+        writer.tag(tags or {})
+
+
+def read_batches(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """Read a raw shard in tables of about `BATCH_BYTES` of text, or a single longer document.
+
+    Raises:
+        StoreError: The file is not a whole Parquet file or lacks a column.
+    """
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    for batch in _read_pieces(path, columns):
+        size = _text_bytes(batch)
+        if waiting and (held + size > BATCH_BYTES or sum(map(len, waiting)) >= BATCH_ROWS):
+            yield pa.Table.from_batches(waiting)
+            waiting, held = [], 0
+        waiting.append(batch)
+        held += size
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _read_pieces(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Read record batches of at most `BATCH_BYTES` of text each, or one document."""
+    try:
+        with pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES) as file:
+            if missing := set(columns) - set(file.schema_arrow.names):
+                raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
+            text_column = file.schema_arrow.get_field_index("text")
+            for group in range(file.num_row_groups):
+                described = file.metadata.row_group(group)
+                mean_bytes = described.column(text_column).total_uncompressed_size / max(1, described.num_rows)
+                rows = max(1, min(described.num_rows, int(BATCH_BYTES / 4 / max(1.0, mean_bytes))))
+                for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+                    yield from _split(batch)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
+
+
+def _split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    lengths = pc.binary_length(batch.column("text")).fill_null(0).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(batch):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+        yield batch.slice(start, stop - start)
+        start = stop
+
+
+def _text_bytes(batch: pa.RecordBatch) -> int:
+    return int(pc.sum(pc.binary_length(batch.column("text"))).as_py() or 0)
+
+
+def map_in_order(work: Callable[[pa.Table], pa.Table], batches: Iterable[pa.Table], workers: int) -> Iterator[pa.Table]:
+    """Work on several batches at once, with a bounded number of them in memory; results come in their order."""
+    running: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in batches:
+            running.append(pool.submit(work, batch))
+            if len(running) > workers:  # one more is ready while a result is written
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
