@@ -15,6 +15,7 @@ from flows.download_corpus import download_corpus
 from flows.score_corpus import score_corpus
 from flows.summaries import summarise
 from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
+from tasks import acquisition
 
 pytestmark = pytest.mark.prefect
 
@@ -110,10 +111,12 @@ async def test_scores_lie_beside_the_documents_and_follow_them(parameters: dict[
     assert manifest.stat().st_mtime_ns != before
 
 
-async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(parameters: dict[str, Any]) -> None:
+async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = parameters["store"]
-    for documents in (3, 5):  # what a larger download adds becomes a second shard
-        await download_corpus(**parameters, max_samples=documents)
+    monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
+    await download_corpus(**parameters)
     first = await score_corpus(store=store)
     folder = Path(store) / "scored" / "press"
     shards = sorted(folder.glob("shard-*.parquet"))
