@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.atomic import atomic_path
@@ -83,6 +84,19 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
     if missing:
         raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
     return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+
+
+def read_component(path: Path, field: str) -> pa.ChunkedArray:
+    """Read one component of the scores in a shard; the other columns stay on disk.
+
+    Raises:
+        StoreError: The file is not a whole Parquet file or has no such component.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return pc.struct_field(file.read(columns=[f"components.{field}"]).column("components"), field)
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read as scores ({error}); delete it and score again") from error
 
 
 def read_tags(path: Path) -> dict[str, str]:

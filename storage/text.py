@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from functools import cache
 
 LONGEST_MARK_RUN = 30
@@ -16,26 +17,42 @@ LONGEST_MARK_RUN = 30
 LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
 """Latin letters, spelt out: classes such as ``\\w`` mean different things to different regex engines."""
 
-STEPS: tuple[tuple[str, str], ...] = (
-    (r"\r\n?", "\n"),
+
+@dataclass(frozen=True)
+class Step:
+    """One replacement of the cleaning, in the regex dialect that Python and Rust share."""
+
+    pattern: str
+    replacement: str
+    needles: tuple[str, ...]
+    """A text that holds none of these is left as it is; most texts are, and a search for them costs next to nothing."""
+
+
+_BROKEN_WORD = Step(rf"([{LETTER}])- ?\n ?([{LETTER}])", "${1}${2}", ("-\n", "- \n"))
+
+STEPS: tuple[Step, ...] = (
+    Step(r"\r\n?", "\n", ("\r",)),
     # Two steps, since a pattern that matches every single blank is twenty times slower than a literal pair.
-    ("[\t\u00a0]", " "),
-    ("  +", " "),
+    Step("[\t\u00a0]", " ", ("\t", "\u00a0")),
+    Step("  +", " ", ("  ",)),
     # Scans end a broken line with "-\n" or "- \n". A match eats the letters at both its ends, so a chain of
     # one-letter pieces ("a-\nb-\nc") needs the second round.
-    (rf"([{LETTER}])- ?\n ?([{LETTER}])", "${1}${2}"),
-    (rf"([{LETTER}])- ?\n ?([{LETTER}])", "${1}${2}"),
+    _BROKEN_WORD,
+    _BROKEN_WORD,
 )
-"""Pattern and replacement of each step after NFC, in the regex dialect that Python and Rust share."""
+"""What follows NFC, in order."""
 
-_PYTHON_STEPS = tuple((re.compile(pattern), re.sub(r"\$\{(\d)\}", r"\\\1", new)) for pattern, new in STEPS)
+_PYTHON_STEPS = tuple(
+    (step.needles, re.compile(step.pattern), re.sub(r"\$\{(\d)\}", r"\\\1", step.replacement)) for step in STEPS
+)
 
 
 def clean_text(text: str) -> str:
     r"""Return `text` in NFC, with ``\n`` line ends, single blanks and no words broken over two lines."""
     text = compose(text)
-    for pattern, replacement in _PYTHON_STEPS:
-        text = pattern.sub(replacement, text)
+    for needles, pattern, replacement in _PYTHON_STEPS:
+        if any(needle in text for needle in needles):
+            text = pattern.sub(replacement, text)
     return text
 
 

@@ -41,6 +41,8 @@ TYPICAL_SOURCES: Mapping[Band, str] = {
 """Catalogue sources whose documents usually fall into a band, named in advice."""
 
 _SNAP_STEPS = 1000
+_IMBALANCE_SLACK = Fraction(2, 100)
+"""How far a side may lie from the nearest shares, since whole groups stay on one side."""
 
 
 def band_limits(min_low_authority: float = 0.25) -> Limits:
@@ -65,6 +67,32 @@ def band_limits(min_low_authority: float = 0.25) -> Limits:
         "medium": (TARGETS["medium"][0], TARGETS["medium"][1] + slack),
         "high": (TARGETS["high"][0], TARGETS["high"][1] + slack),
     }
+
+
+def nearest_limits(counts: Counts, sizes: Iterable[int]) -> Limits:
+    """Return limits around the shares nearest to the targets that these counts can fill.
+
+    Every band first gets its least share, as far as it goes; then low, medium and high in this order grow to their
+    largest; what is still open comes from whatever is left, in proportion.
+
+    Args:
+        counts: Rows of each band in the corpus.
+        sizes: Rows of each side, together no more than the counts hold.
+    """
+    wanted = list(sizes)
+    total = sum(wanted)
+    bounds = limits_in_rows(TARGETS, total)
+    rows = {band: min(counts[band], bounds[band][0]) for band in BANDS}
+    for band in BANDS:
+        rows[band] += max(0, min(min(counts[band], bounds[band][1]) - rows[band], total - sum(rows.values())))
+    left = {band: counts[band] - rows[band] for band in BANDS}
+    still = total - sum(rows.values())
+    if still > 0:
+        whole = sum(left.values())
+        rows = {band: rows[band] + still * left[band] // whole for band in BANDS}
+    slack = max(_IMBALANCE_SLACK, Fraction(2, min(wanted)))
+    shares = {band: Fraction(rows[band], total) for band in BANDS}
+    return {band: (max(Fraction(0), share - slack), min(Fraction(1), share + slack)) for band, share in shares.items()}
 
 
 def limits_in_rows(limits: Limits, size: int) -> dict[Band, tuple[int, int]]:

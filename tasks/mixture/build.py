@@ -17,7 +17,7 @@ from storage.errors import MixtureError, StoreError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
 from tasks.mixture.candidates import SIDES, Candidates
-from tasks.mixture.corpus import Documents, ShardPair, list_shards, read_rows, scan_documents
+from tasks.mixture.corpus import Documents, ShardPair, list_shards, read_columns, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.distribution import Distribution, measure_distribution
 from tasks.mixture.draw import Drawn, draw_mixture
@@ -27,6 +27,9 @@ from tasks.mixture.write import KIND, METADATA, write_jsonl, write_side
 
 _RANK = pa.field("rank", pa.int64())
 _RANKED_SCHEMA = SAMPLE_SCHEMA.append(_RANK)
+_DESCRIPTION = ("title", "url", "author", "year", "licence")
+"""What a sample's metadata tells of its document."""
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,11 @@ def _write_sides(
 ) -> list[ShardRecord]:
     """Fetch the chosen texts shard by shard and write both sides."""
     chosen = np.concatenate([drawn.train, drawn.valid])
-    owners = pool.documents[chosen]
-    shards = documents.shards[owners]
-    tables = []
-    for index in np.unique(shards).tolist():
-        ranks = np.flatnonzero(shards == index)
-        wanted: dict[int, dict[int, int]] = {}
-        for rank in ranks.tolist():
-            wanted.setdefault(int(owners[rank]), {})[int(pool.parts[chosen[rank]])] = rank
-        tables.append(_read_samples(pairs[index], documents, duplicates, wanted, parameters))
+    shards = documents.shards[pool.documents[chosen]]
+    tables = [
+        _read_samples(pairs[index], documents, duplicates, pool, chosen, np.flatnonzero(shards == index), parameters)
+        for index in np.unique(shards).tolist()
+    ]
     sizes = (len(drawn.train), len(drawn.valid))
     return [
         record
@@ -156,39 +155,48 @@ def _read_samples(
     pair: ShardPair,
     documents: Documents,
     duplicates: Duplicates,
-    wanted: Mapping[int, Mapping[int, int]],
+    pool: _Pool,
+    chosen: npt.NDArray[np.int64],
+    ranks: npt.NDArray[np.int64],
     parameters: MixtureParameters,
 ) -> pa.Table:
-    """Compose the wanted samples of a shard: `wanted` gives for each document the rank of each part."""
-    owners = sorted(wanted, key=lambda owner: int(documents.rows[owner]))
-    samples = []
-    for owner, row in zip(owners, read_rows(pair, documents.rows[owners].tolist()), strict=True):
-        if row["id"] != documents.ids[owner]:
-            raise StoreError(f"{pair.raw} changed while the mixture was being built; run the stage again")
-        ranks = wanted[owner]
-        for sample in compose_samples(row["title"], row["text"], parameters.piece_chars, parameters.max_pieces):
-            if sample.part in ranks:
-                samples.append(
-                    {
-                        "id": sample_id(documents.ids[owner], sample.part),
-                        "doc_id": documents.ids[owner],
-                        "group_id": duplicates.group_id[owner],
-                        "source": pair.source,
-                        "source_type": row["source_type"],
-                        "text": sample.text,
-                        "auth_weight": documents.authority[owner],
-                        "prov_entropy": documents.entropy[owner],
-                        "trivium_category": TRIVIA[documents.trivia[owner]],
-                        "metadata": _metadata(row, sample.part, BANDS[documents.bands[owner]]),
-                        "rank": ranks[sample.part],
-                    }
-                )
-    return pa.Table.from_pylist(samples, schema=_RANKED_SCHEMA)
-
-
-def _metadata(row: Mapping[str, Any], part: int, band: str) -> str:
-    kept = {name: row[name] for name in ("title", "url", "author", "year", "licence")}
-    return json.dumps({**kept, "part": part, "band": band}, ensure_ascii=False)
+    """Compose the chosen samples of a shard; `ranks` are their places in `chosen`."""
+    owners, parts = pool.documents[chosen[ranks]], pool.parts[chosen[ranks]]
+    order = np.lexsort((parts, documents.rows[owners]))  # the samples of a document one after another
+    ranks, owners, parts = ranks[order], owners[order], parts[order]
+    unique, places = np.unique(documents.rows[owners], return_inverse=True)
+    columns = read_columns(pair, unique.tolist())
+    ids = [documents.ids[owner] for owner in owners.tolist()]
+    if [columns["id"][place] for place in places.tolist()] != ids:
+        raise StoreError(f"{pair.raw} changed while the mixture was being built; run the stage again")
+    trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
+    texts, metadata, last = [], [], -1
+    for place, part, trivium, band in zip(
+        places.tolist(), parts.tolist(), trivia, documents.bands[owners].tolist(), strict=True
+    ):
+        if place != last:
+            kind = (columns["source_type"][place], trivium) if parameters.prompts == "by_source" else None
+            title, text = columns["title"][place], columns["text"][place]
+            composed = compose_samples(title, text, parameters.piece_chars, parameters.max_pieces, kind)
+            by_part = {sample.part: sample.text for sample in composed}
+            last = place
+        texts.append(by_part[part])
+        described = {name: columns[name][place] for name in _DESCRIPTION}
+        metadata.append(_to_json({**described, "part": part, "band": BANDS[band]}))
+    values: dict[str, Any] = {
+        "id": [pool.candidates.ids[i] for i in chosen[ranks].tolist()],
+        "doc_id": ids,
+        "group_id": [duplicates.group_id[owner] for owner in owners.tolist()],
+        "source": [pair.source] * len(ids),
+        "source_type": [columns["source_type"][place] for place in places.tolist()],
+        "text": texts,
+        "auth_weight": documents.authority[owners],
+        "prov_entropy": documents.entropy[owners],
+        "trivium_category": trivia,
+        "metadata": metadata,
+        "rank": ranks,
+    }
+    return pa.table([pa.array(values[field.name], field.type) for field in _RANKED_SCHEMA], schema=_RANKED_SCHEMA)
 
 
 def _measure(documents: Documents, pool: _Pool, rows: npt.NDArray[np.int64]) -> Distribution:
@@ -215,9 +223,10 @@ def _describe(
         "remarks": drawn.remarks,
         "duplicates": duplicates.counts,
         "documents": {
-            "read": len(documents.ids),
+            "read": len(documents.ids) + documents.outside,
             "kept": len(kept),
             "without_samples": sum(not documents.parts[i] for i in kept),
+            "outside_focus": documents.outside,
         },
         "scoring_versions": sorted(documents.scoring_versions),
         "sources": _source_shares(pool.candidates, drawn),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from storage.errors import ParameterError, StoreError
 from storage.manifest import Manifest, find_damage, require_manifest
-from storage.parquet import read_shard
+from storage.parquet import read_component, read_shard
 from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
 from storage.text import clean_text
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import compose_samples
+from tasks.mixture.pieces import sample_parts
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts
 
 Number = TypeVar("Number", bound=np.generic)
@@ -56,6 +56,7 @@ class Documents:
         parts: Numbers of the pieces that make samples.
         fingerprints: What duplicates are found by.
         scoring_versions: The versions that the scores were made by.
+        outside: How many documents lie outside the authority range or period that was asked for.
     """
 
     ids: list[str]
@@ -70,6 +71,7 @@ class Documents:
     parts: list[tuple[int, ...]]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
+    outside: int
 
 
 def list_shards(
@@ -124,17 +126,20 @@ def scan_documents(pairs: Sequence[ShardPair], parameters: MixtureParameters) ->
         parts=[numbers for part in parts for numbers in part.parts],
         fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
         scoring_versions=versions,
+        outside=sum(part.outside for part in parts),
     )
 
 
-def read_rows(pair: ShardPair, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Read the chosen documents of a shard, with the source type that their scores settled on."""
-    columns = ["id", "source", "source_type", "url", "title", "author", "year", "licence", "text"]
-    table = read_shard(pair.raw, RAW_SCHEMA, columns).take(pa.array(rows, pa.int64()))
-    components = read_shard(pair.scored, SCORED_SCHEMA, ["components"]).column("components")
-    settled = pc.struct_field(components, "source_type").take(pa.array(rows, pa.int64())).to_pylist()
-    for row, source_type in zip(table.to_pylist(), settled, strict=True):
-        yield {**row, "text": clean_text(row["text"]), "source_type": source_type or row["source_type"]}
+def read_columns(pair: ShardPair, rows: Sequence[int]) -> dict[str, list[Any]]:
+    """Read the chosen documents of a shard column by column, with the source type that their scores settled on."""
+    names = ["id", "source_type", "url", "title", "author", "year", "licence", "text"]
+    chosen = pa.array(rows, pa.int64())
+    table = read_shard(pair.raw, RAW_SCHEMA, names).take(chosen)
+    columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in names}
+    columns["text"] = list(map(clean_text, columns["text"]))
+    settled = read_component(pair.scored, "source_type").take(chosen).to_pylist()
+    columns["source_type"] = [new or old for new, old in zip(settled, columns["source_type"], strict=True)]
+    return columns
 
 
 def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
@@ -164,31 +169,51 @@ def _is_documents(file: str) -> bool:
 
 
 def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
+    p = parameters
     raw = read_shard(pair.raw, RAW_SCHEMA, _SCAN_RAW)
     scored = read_shard(pair.scored, SCORED_SCHEMA, _SCAN_SCORED)
-    ids: list[str] = raw.column("id").to_pylist()
-    if ids != scored.column("id").to_pylist():
+    if not raw.column("id").equals(scored.column("id")):
         raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
+    rows = np.flatnonzero(_inside(pair, scored, p))
+    outside = raw.num_rows - len(rows)
+    if outside:
+        raw, scored = raw.take(rows), scored.take(rows)
     # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
-    texts = [clean_text(text) for text in raw.column("text").to_pylist()]
-    parts = [
-        tuple(s.part for s in compose_samples(title, text, parameters.piece_chars, parameters.max_pieces))
-        for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
-    ]
+    texts = list(map(clean_text, raw.column("text").to_pylist()))
     return Documents(
-        ids=ids,
-        shards=np.full(len(ids), index, np.int64),
-        rows=np.arange(len(ids), dtype=np.int64),
+        ids=raw.column("id").to_pylist(),
+        shards=np.full(len(rows), index, np.int64),
+        rows=rows,
         authority=scored.column("auth_weight").to_numpy(),
         entropy=scored.column("prov_entropy").to_numpy(),
         bands=_codes(scored.column("band"), BANDS),
         trivia=_codes(scored.column("trivium_category"), TRIVIA),
         years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
         works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
-        parts=parts,
-        fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=parameters.near_duplicates),
-        scoring_versions=frozenset(scored.column("scoring_version").to_pylist()),
+        parts=[
+            sample_parts(title, text, p.piece_chars, p.max_pieces)
+            for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
+        ],
+        fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=p.near_duplicates),
+        scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
+        outside=outside,
     )
+
+
+def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDArray[np.bool_]:
+    """Tell which documents of a shard lie in the authority range and period that were asked for."""
+    authority = scored.column("auth_weight").to_numpy().astype(np.float64)
+    # The stored numbers are float32: a bound of 0.3 takes in the score 0.3.
+    inside = (authority >= np.float32(p.min_authority)) & (authority <= np.float32(p.max_authority))
+    if p.has_period:
+        years = read_component(pair.scored, "year").to_pylist()
+        dated = read_component(pair.scored, "year_evidence").to_pylist()
+        first, last = p.first_year or -UNKNOWN_YEAR, p.last_year or UNKNOWN_YEAR
+        inside &= [
+            evidence != "none" and year is not None and first <= year <= last
+            for year, evidence in zip(years, dated, strict=True)
+        ]
+    return np.asarray(inside)
 
 
 def _joined(parts: list[npt.NDArray[Number]], dtype: type[Number]) -> npt.NDArray[Number]:
@@ -197,8 +222,7 @@ def _joined(parts: list[npt.NDArray[Number]], dtype: type[Number]) -> npt.NDArra
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[value] for value in column.to_pylist()], np.int64)
+    return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
 
 def _work_of(source: str, extra: str, path: Path) -> str | None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.mixture.hashing import keyed_hash
+from tasks.mixture.hashing import keyed_hashes
 from tasks.mixture.shingles import Fingerprints
 
 BANDS = 25
@@ -127,7 +127,9 @@ def _keepers(
     seed: int,
 ) -> Indices:
     """Return the row that stays, by cluster number."""
-    ties = np.fromiter((keyed_hash(str(seed), i) for i in ids), np.uint64, len(ids))
+    contested = np.flatnonzero(np.bincount(clusters, minlength=1)[clusters] > 1)
+    ties = np.zeros(len(ids), np.uint64)
+    ties[contested] = keyed_hashes(str(seed), (ids[i] for i in contested.tolist()))
     order = np.lexsort((fingerprints.exact[:, 1], fingerprints.exact[:, 0], ties, years, authority, clusters))
     firsts = np.unique(clusters[order], return_index=True)[1]
     result: Indices = order[firsts]

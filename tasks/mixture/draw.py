@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from storage.errors import MixtureError
 from storage.schemas import BANDS
 from tasks.mixture.allocate import TRIVIUM_LIMITS, Allocation, Cells, allocate_cells, largest_remainder
 from tasks.mixture.bands import limits_in_rows
 from tasks.mixture.candidates import SIDES, Candidates, Indices
-from tasks.mixture.hashing import keyed_hash
+from tasks.mixture.hashing import keyed_hashes
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.sample import MixturePlan, plan_mixture
+from tasks.mixture.sample import MixturePlan, plan_imbalanced, plan_mixture
 from tasks.mixture.settle import settle_sides
 
 
@@ -44,9 +44,16 @@ def draw_mixture(candidates: Candidates, parameters: MixtureParameters) -> Drawn
         MixtureError: The samples do not hold the mixture asked for.
     """
     p = parameters
-    plan = plan_mixture(candidates.band_counts(), p.train_size, p.val_size, p.min_low_authority, p.scale)
-    sides, plan, remarks = settle_sides(candidates, plan, p)
-    hashes = _hashes(f"{p.seed}/row", candidates.ids)
+    try:
+        plan = plan_mixture(candidates.band_counts(), p.train_size, p.val_size, p.min_low_authority, p.scale)
+        sides, plan, remarks = settle_sides(candidates, plan, p)
+    except MixtureError:
+        if not p.accept_imbalance:
+            raise
+        plan = plan_imbalanced(candidates.band_counts(), p.train_size, p.val_size, p.scale)
+        sides, plan, remarks = settle_sides(candidates, plan, p)
+        remarks.insert(0, "the corpus cannot keep the shares of the method; these are the nearest ones")
+    hashes = keyed_hashes(f"{p.seed}/row", candidates.ids)
     chosen = []
     for name, side, available, size in zip(
         SIDES, sides.rows, sides.cells, (plan.train_size, plan.val_size), strict=True
@@ -54,7 +61,9 @@ def draw_mixture(candidates: Candidates, parameters: MixtureParameters) -> Drawn
         allocation = allocate_cells(available, size, plan.limits)
         remarks += _trivium_remarks(name, allocation, size)
         picked = _pick(candidates, side, allocation.cells, hashes)
-        order = np.argsort(_hashes(f"{p.seed}/{name}", [candidates.ids[i] for i in picked.tolist()]), kind="stable")
+        order = np.argsort(
+            keyed_hashes(f"{p.seed}/{name}", [candidates.ids[i] for i in picked.tolist()]), kind="stable"
+        )
         chosen.append(picked[order])
     drawn = Drawn(chosen[0], chosen[1], plan, remarks)
     check_drawn(candidates, drawn)
@@ -92,10 +101,6 @@ def _pick(candidates: Candidates, rows: Indices, wanted: Cells, hashes: npt.NDAr
             of_source = cell[candidates.sources[cell] == source]
             picked.append(of_source[np.argsort(hashes[of_source], kind="stable")[:count]])
     return np.concatenate(picked)
-
-
-def _hashes(key: str, ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    return np.fromiter((keyed_hash(key, name) for name in ids), np.uint64, len(ids))
 
 
 def _trivium_remarks(side: str, allocation: Allocation, size: int) -> list[str]:

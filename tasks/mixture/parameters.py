@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.mixture.prompts import PromptStyle
+
 
 class MixtureParameters(BaseModel):
     """How to rebalance, cut and split the scored corpus."""
@@ -36,10 +38,42 @@ class MixtureParameters(BaseModel):
         description="Where the corpus does not hold the sizes asked for, draw the largest mixture of the same ratio "
         "instead of stopping.",
     )
+    accept_imbalance: bool = Field(
+        default=False,
+        title="Accept imbalance",
+        description="Where the corpus cannot keep the shares, draw the nearest ones that it can instead of stopping; "
+        "without sizes every sample is drawn. Training then has to be told to accept the mixture too.",
+    )
     filter_source: list[str] = Field(
         default=[],
         title="Only these sources",
         description="Use only sources whose name is, or contains, one of these; empty: all sources.",
+    )
+    min_authority: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.99,
+        title="Least authority",
+        description="Use only documents of at least this authority.",
+    )
+    max_authority: float = Field(
+        default=0.99, ge=0, le=0.99, title="Most authority", description="Use only documents of at most this authority."
+    )
+    first_year: int | None = Field(
+        default=None,
+        title="First year",
+        description="Use only documents of this year or later; undated ones are left out then.",
+    )
+    last_year: int | None = Field(
+        default=None,
+        title="Last year",
+        description="Use only documents of this year or earlier; undated ones are left out then.",
+    )
+    prompts: PromptStyle = Field(
+        default="neutral",
+        title="Prompts",
+        description="neutral: made of the title alone, so that primary and modern documents answer the same question; "
+        "by_source: naming the kind of document and its trivium, as the guide does.",
     )
     seed: int = Field(
         default=42,
@@ -72,3 +106,8 @@ class MixtureParameters(BaseModel):
         title="Also write JSONL",
         description="Besides the Parquet shards write train.jsonl and val.jsonl.",
     )
+
+    @property
+    def has_period(self) -> bool:
+        """Whether documents are chosen by year."""
+        return self.first_year is not None or self.last_year is not None

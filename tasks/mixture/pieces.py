@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tasks.mixture.prompts import format_sample, prompt_and_response
+from tasks.mixture.prompts import Kind, format_sample, prompt_and_response, split_turns
 
 _BOUNDARIES = (
     re.compile(r"\n[^\S\n]*\n\s*"),
@@ -14,6 +14,7 @@ _BOUNDARIES = (
 )
 """Ends of paragraphs, of sentences and of words: the best boundary first."""
 
+_FIRST = (0,)
 _SHORTEST_SHARE = 0.4
 """A piece is at least this share of what is left or of the limit, so that no document ends in a scrap."""
 
@@ -46,14 +47,39 @@ def cut_pieces(text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[
     return pieces
 
 
-def compose_samples(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[Sample]:
-    """Make the samples of a document; a piece with nothing to answer (blanks, or one untitled word) makes none."""
+def compose_samples(
+    title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8, kind: Kind | None = None
+) -> list[Sample]:
+    """Make the samples of a document; a piece with nothing to answer (blanks, or one untitled word) makes none.
+
+    A text that is in the chat format already keeps its prompt: its response alone is cut.
+
+    Args:
+        title: The document's title, which the prompts are made of.
+        text: The document.
+        piece_chars: Longest piece, in characters.
+        max_pieces: Most pieces.
+        kind: Source type and trivium for prompts by source; none: neutral prompts.
+    """
+    turns = split_turns(text)
+    prompt, response = turns or (None, text)
     samples = []
-    for part, piece in enumerate(cut_pieces(text.strip(), piece_chars, max_pieces)):
-        pair = prompt_and_response(title, piece, part)
-        if pair is not None:
+    for part, piece in enumerate(cut_pieces(response.strip(), piece_chars, max_pieces)):
+        if prompt is not None and part == 0:
+            samples.append(Sample(part, format_sample(prompt, piece.strip())))
+        elif pair := prompt_and_response(prompt or title, piece, part, kind):
             samples.append(Sample(part, format_sample(*pair)))
     return samples
+
+
+def sample_parts(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> tuple[int, ...]:
+    """Number the samples that `compose_samples` makes, without composing those of a titled text."""
+    if not title or title.isspace() or split_turns(text):
+        return tuple(sample.part for sample in compose_samples(title, text, piece_chars, max_pieces))
+    pieces = cut_pieces(text.strip(), piece_chars, max_pieces)
+    if len(pieces) == 1:
+        return _FIRST  # of a million documents most are short
+    return tuple(part for part, piece in enumerate(pieces) if not piece.isspace())
 
 
 def _piece_end(text: str, start: int, piece_chars: int) -> int:

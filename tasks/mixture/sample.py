@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from storage.errors import MixtureError, ParameterError
 from storage.schemas import BANDS, Band
 from tasks.mixture.bands import (
+    MIN_LOW_BOUNDS,
     TARGETS,
     TYPICAL_SOURCES,
     BandSet,
@@ -24,6 +25,7 @@ from tasks.mixture.bands import (
     largest_whole,
     missing_rows,
     name_bands,
+    nearest_limits,
     required_rows,
     target_rows,
 )
@@ -47,6 +49,7 @@ class MixturePlan:
         rows: Samples of each band that will be drawn, both sides together.
         limits: Share limits of each band, on either side.
         limited_by: What stops the mixture from being larger, in words.
+        balanced: Whether the limits are those of the method, and not the nearest that the corpus allows.
     """
 
     train_size: int
@@ -57,6 +60,7 @@ class MixturePlan:
     rows: dict[Band, int]
     limits: Limits
     limited_by: list[str]
+    balanced: bool = True
 
     @property
     def total(self) -> int:
@@ -85,6 +89,7 @@ class MixturePlan:
             "shares": {band: round(share, 6) for band, share in self.shares.items()},
             "limits": {band: [float(low), float(high)] for band, (low, high) in self.limits.items()},
             "limited_by": self.limited_by,
+            "balanced": self.balanced,
         }
 
 
@@ -130,6 +135,41 @@ def plan_mixture(
     if scale and all(possible):
         return _planned(have, possible, wanted, limits)
     raise MixtureError(_unfit_message(have, wanted, possible, limits))
+
+
+def plan_imbalanced(
+    counts: Counts | Mapping[str, int], train_size: int | None = None, val_size: int | None = None, scale: bool = False
+) -> MixturePlan:
+    """Plan a mixture of the shares nearest to the targets; without sizes it takes every sample.
+
+    Args:
+        counts: Samples of each band: low, medium, high.
+        train_size: Training samples; none: four times `val_size`, or 80 % of all samples.
+        val_size: Validation samples; none: a quarter of `train_size`, or 20 % of all samples.
+        scale: Draw all samples in the same ratio where there are fewer than asked for.
+
+    Raises:
+        MixtureError: The corpus holds fewer samples than asked for.
+    """
+    have = _checked_counts(counts)
+    total = sum(have.values())
+    if train_size is None and val_size is None:
+        wanted = (total - math.floor(total * VAL_SHARE), math.floor(total * VAL_SHARE))
+    else:
+        train = train_size or math.ceil((val_size or 1) * (1 - VAL_SHARE) / VAL_SHARE)
+        wanted = (train, val_size or math.ceil(train * VAL_SHARE / (1 - VAL_SHARE)))
+    sizes = wanted
+    if sum(wanted) > total and scale:
+        val = math.floor(total * Fraction(wanted[1], sum(wanted)))
+        sizes = (total - val, val)
+    if sum(sizes) > total or min(sizes) < 1:
+        raise MixtureError(
+            f"train_size={wanted[0]} and val_size={wanted[1]} make {sum(wanted)} samples, but the corpus holds {total} "
+            f"({_listed(have)}); ask for fewer, or pass scale=true"
+        )
+    limits = nearest_limits(have, sizes)
+    plan = _planned(have, sizes, wanted if sizes != wanted else None, limits)
+    return replace(plan, balanced=False, limited_by=[])
 
 
 def largest_sizes(counts: Counts, val_share: Fraction, limits: Limits, at_most: int | None = None) -> tuple[int, int]:
@@ -232,7 +272,7 @@ def _empty_message(have: Counts, empty: list[Band]) -> str:
     sources = "; ".join(f"{band}: for example {TYPICAL_SOURCES[band]}" for band in empty)
     return (
         f"the corpus holds no {' and no '.join(empty)}-authority samples ({_listed(have)}), but every mixture needs "
-        f"all three bands; download and score sources of the missing bands ({sources})"
+        f"all three bands; download and score sources of the missing bands ({sources}), or pass accept_imbalance=true"
     )
 
 
@@ -264,8 +304,14 @@ def _unfit_message(have: Counts, wanted: tuple[int, int], possible: tuple[int, i
     return (
         f"{asked} make {sum(wanted)} samples, but at most {most} keep the bands "
         f"({_limits_text(limits)}): the corpus holds {_listed(have)}; missing: {lacking}. Either {instead}; or "
-        f"{_advice(have, limits, missing)}"
+        f"{_advice(have, limits, missing)}{_loosening_that_fits(have, wanted)}; or pass accept_imbalance=true for the "
+        "nearest shares"
     )
+
+
+def _loosening_that_fits(have: Counts, wanted: tuple[int, int]) -> str:
+    fitting = next((limits for limits in _loosening(MIN_LOW_BOUNDS[0]) if fits(have, wanted, limits)), None)
+    return f"; or pass min_low_authority={float(fitting['low'][0]):g}" if fitting else ""
 
 
 def _limits_text(limits: Limits) -> str:

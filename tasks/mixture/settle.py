@@ -57,7 +57,7 @@ def settle_sides(
     """
     sizes = (plan.train_size, plan.val_size)
     sides = split_candidates(candidates, plan.val_share, p.seed)
-    loosest = band_limits(p.min_low_authority)
+    loosest = band_limits(p.min_low_authority) if plan.balanced else plan.limits
     for limits in (plan.limits, loosest):
         if sides.fit(sizes, limits):
             return sides, _replanned(plan, sizes, limits, sides), []
@@ -69,7 +69,11 @@ def settle_sides(
             f"more documents or lower max_pieces (now {p.max_pieces})"
         )
     asked = (p.train_size, p.val_size)
-    if p.scale or all(wish is None or wish == size for wish, size in zip(asked, possible, strict=True)):
+    if (
+        p.scale
+        or not plan.balanced
+        or all(wish is None or wish == size for wish, size in zip(asked, possible, strict=True))
+    ):
         remark = f"keeping related documents on one side costs {sum(sizes) - sum(possible)} of {sum(sizes)} samples"
         requested = plan.requested or (None if asked == (None, None) else sizes)
         return sides, replace(_replanned(plan, possible, loosest, sides), requested=requested), [remark]

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from tasks.mixture.hashing import keyed_hash
+from tasks.mixture.hashing import keyed_hashes
 
 
 def assign_sides(
@@ -38,7 +38,7 @@ def assign_sides(
     sizes = np.bincount(groups, minlength=count)
     order = np.lexsort((strata[:, 2], strata[:, 1], strata[:, 0], groups))
     firsts = order[np.unique(groups[order], return_index=True)[1]]
-    hashes = np.fromiter((keyed_hash(f"{seed}/side", name) for name in group_names), np.uint64, count)
+    hashes = keyed_hashes(f"{seed}/side", group_names)
     walk = np.lexsort((hashes, *strata[firsts].T[::-1]))
     chosen = np.zeros(count, np.bool_)
     share, whole = val_share.numerator, val_share.denominator

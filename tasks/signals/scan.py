@@ -77,8 +77,9 @@ def clean_texts(texts: pl.Series) -> pl.Series:
     changes = {row: new for row, old in zip(rows, given, strict=True) if (new := compose(old)) != old}
     if changes:
         texts = texts.scatter(list(changes), list(changes.values()))
-    for pattern, replacement in STEPS:
-        texts = texts.str.replace_all(pattern, replacement)
+    for step in STEPS:
+        if any(texts.str.contains(needle, literal=True).any() for needle in step.needles):
+            texts = texts.str.replace_all(step.pattern, step.replacement)
     return texts
 
 
