@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from storage.atomic import atomic_folder, write_json
@@ -17,7 +18,7 @@ from storage.errors import MixtureError, StoreError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
 from tasks.mixture.candidates import SIDES, Candidates
-from tasks.mixture.corpus import Documents, ShardPair, list_shards, read_columns, scan_documents
+from tasks.mixture.corpus import SHARDS_AT_ONCE, Documents, ShardPair, list_shards, read_columns, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.distribution import Distribution, measure_distribution
 from tasks.mixture.draw import Drawn, draw_mixture
@@ -29,7 +30,6 @@ _RANK = pa.field("rank", pa.int64())
 _RANKED_SCHEMA = SAMPLE_SCHEMA.append(_RANK)
 _DESCRIPTION = ("title", "url", "author", "year", "licence")
 """What a sample's metadata tells of its document."""
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,13 @@ def _write_sides(
     """Fetch the chosen texts shard by shard and write both sides."""
     chosen = np.concatenate([drawn.train, drawn.valid])
     shards = documents.shards[pool.documents[chosen]]
-    tables = [
-        _read_samples(pairs[index], documents, duplicates, pool, chosen, np.flatnonzero(shards == index), parameters)
-        for index in np.unique(shards).tolist()
-    ]
+
+    def read(index: int) -> pa.Table:
+        ranks = np.flatnonzero(shards == index)
+        return _read_samples(pairs[index], documents, duplicates, pool, chosen, ranks, parameters)
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        tables = list(threads.map(read, np.unique(shards).tolist()))
     sizes = (len(drawn.train), len(drawn.valid))
     return [
         record
@@ -182,7 +185,7 @@ def _read_samples(
             last = place
         texts.append(by_part[part])
         described = {name: columns[name][place] for name in _DESCRIPTION}
-        metadata.append(_to_json({**described, "part": part, "band": BANDS[band]}))
+        metadata.append(orjson.dumps({**described, "part": part, "band": BANDS[band]}).decode())
     values: dict[str, Any] = {
         "id": [pool.candidates.ids[i] for i in chosen[ranks].tolist()],
         "doc_id": ids,

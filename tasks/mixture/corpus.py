@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ from tasks.mixture.shingles import Fingerprints, fingerprint_texts
 Number = TypeVar("Number", bound=np.generic)
 
 SHARD_PREFIX = "shard-"
+SHARDS_AT_ONCE = 2
+"""Shards read at a time: one is decompressed while another is worked on."""
 _SCAN_RAW = ["id", "title", "year", "text", "extra"]
 _SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
 
@@ -106,7 +109,8 @@ def scan_documents(pairs: Sequence[ShardPair], parameters: MixtureParameters) ->
     Raises:
         StoreError: Scores and documents do not match, or scores of different versions are mixed.
     """
-    parts = [_scan_shard(index, pair, parameters) for index, pair in enumerate(pairs)]
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        parts = list(threads.map(lambda index: _scan_shard(index, pairs[index], parameters), range(len(pairs))))
     versions = frozenset[str]().union(*(part.scoring_versions for part in parts))
     if len(versions) > 1:
         raise StoreError(

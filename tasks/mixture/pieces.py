@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tasks.mixture.prompts import Kind, format_sample, prompt_and_response, split_turns
 
@@ -19,8 +19,7 @@ _SHORTEST_SHARE = 0.4
 """A piece is at least this share of what is left or of the limit, so that no document ends in a scrap."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One piece of a document as it is trained on; `part` counts from 0."""
 
     part: int

@@ -135,9 +135,9 @@ def _exact_hashes(letters: Bytes, offsets: Offsets) -> Hashes:
     mask = letters != 0
     keep = mask.copy()
     keep[1:] |= mask[:-1]
-    kept = letters[keep]
-    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])[offsets].tolist()
-    content = kept.tobytes()
+    places = np.flatnonzero(keep)
+    bounds = np.searchsorted(places, offsets).tolist()
+    content = letters[places].tobytes()
     digests = b"".join(
         blake2b(content[start:end].strip(b"\0"), digest_size=16).digest() for start, end in pairwise(bounds)
     )

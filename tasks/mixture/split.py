@@ -44,12 +44,11 @@ def assign_sides(
     share, whole = val_share.numerator, val_share.denominator
     band = None
     val = seen = 0
-    for group in walk.tolist():
-        if (here := int(strata[firsts[group], 0])) != band:
+    for group, size, here in zip(walk.tolist(), sizes[walk].tolist(), strata[firsts[walk], 0].tolist(), strict=True):
+        if here != band:
             band, val, seen = here, 0, 0
-        size = int(sizes[group])
         seen += size
-        if abs((val + size) * whole - share * seen) < abs(val * whole - share * seen):
+        if 2 * (share * seen - val * whole) > size * whole:
             chosen[group] = True
             val += size
     result: npt.NDArray[np.bool_] = chosen[groups]
