@@ -60,12 +60,18 @@ def describe_mixture(folder: Path) -> str:
     lines = [
         f"{sides['train'].total:,} training and {sides['valid'].total:,} validation samples from "
         f"{documents['kept']:,} of {documents['read']:,} documents",
-        f"Left out: {duplicates['exact_duplicates']} exact and {duplicates['near_duplicates']} near duplicates",
+        f"Left out: {duplicates['exact_duplicates']} exact and {duplicates['near_duplicates']} near duplicates"
+        + (
+            f", {documents['outside_focus']} outside the authority or years asked for"
+            * bool(documents["outside_focus"])
+        ),
         *(f"Limited: {limit}" for limit in metadata["limited_by"]),
         *(f"Note: {remark}" for remark in metadata["remarks"]),
         "",
         format_distribution(sides["train"]),
     ]
+    if metadata["advice"]:
+        lines += ["", "What to do:", *(f"  - {line}" for line in metadata["advice"])]
     return "\n".join(lines)
 
 

@@ -20,6 +20,9 @@ Cells = npt.NDArray[np.int64]
 TRIVIUM_LIMITS = (Fraction(20, 100), Fraction(40, 100))
 """The guide's acceptable share of a trivium category."""
 
+_CELLS, _SLACKS = len(BANDS) * len(TRIVIA), 2 * len(TRIVIA)
+_SELECT_BAND = np.kron(np.eye(len(BANDS)), np.ones(len(TRIVIA)))
+_SELECT_TRIVIUM = np.kron(np.ones(len(BANDS)), np.eye(len(TRIVIA)))
 _KEEP_LOW = 1000.0
 _TRIVIUM_EXCESS = 20.0
 
@@ -41,39 +44,14 @@ def allocate_cells(available: Cells, size: int, limits: Limits) -> Allocation:
     Raises:
         MixtureError: The side's rows cannot fill the bands.
     """
-    bands, trivia = len(BANDS), len(TRIVIA)
-    cells, slacks = bands * trivia, 2 * trivia
-    reference = _proportional(available, size, limits).ravel()
-    # Variables: rows of the cells, their distances from the reference, rows above and below each trivium limit.
-    select_band = np.kron(np.eye(bands), np.ones(trivia))
-    select_trivium = np.kron(np.ones(bands), np.eye(trivia))
-    identity, no_slack = np.eye(cells), np.zeros((cells, slacks))
-    in_rows = limits_in_rows(limits, size)
     top, bottom = math.floor(TRIVIUM_LIMITS[1] * size), math.ceil(TRIVIUM_LIMITS[0] * size)
-    constraints = [
-        LinearConstraint(np.r_[np.ones(cells), np.zeros(cells + slacks)], size, size),
-        LinearConstraint(
-            np.c_[select_band, np.zeros((bands, cells + slacks))],
-            [in_rows[band][0] for band in BANDS],
-            [in_rows[band][1] for band in BANDS],
-        ),
-        LinearConstraint(
-            np.c_[select_trivium, np.zeros((trivia, cells)), -np.eye(trivia), np.zeros((trivia, trivia))], -np.inf, top
-        ),
-        LinearConstraint(
-            np.c_[select_trivium, np.zeros((trivia, cells)), np.zeros((trivia, trivia)), np.eye(trivia)], bottom, np.inf
-        ),
-        LinearConstraint(np.c_[identity, -identity, no_slack], -np.inf, reference),
-        LinearConstraint(np.c_[identity, identity, no_slack], reference, np.inf),
-    ]
     # Slightly unequal weights leave one optimum, so that the answer does not depend on the solver's path.
-    distance = 1 + np.arange(cells) / 100
-    cost = np.r_[-_KEEP_LOW * select_band[0], distance, np.full(slacks, _TRIVIUM_EXCESS)]
+    distance = 1 + np.arange(_CELLS) / 100
     result = milp(
-        cost,
-        integrality=np.r_[np.ones(cells), np.zeros(cells + slacks)],
-        bounds=Bounds(0, np.r_[available.ravel(), np.full(cells + slacks, np.inf)]),
-        constraints=constraints,
+        np.r_[-_KEEP_LOW * _SELECT_BAND[0], distance, np.full(_SLACKS, _TRIVIUM_EXCESS)],
+        integrality=np.r_[np.ones(_CELLS), np.zeros(_CELLS + _SLACKS)],
+        bounds=Bounds(0, np.r_[available.ravel(), np.full(_CELLS + _SLACKS, np.inf)]),
+        constraints=_constraints(_proportional(available, size, limits), size, limits, bottom, top),
         options={"mip_rel_gap": 0},
     )
     if result.x is None:
@@ -81,11 +59,36 @@ def allocate_cells(available: Cells, size: int, limits: Limits) -> Allocation:
             f"a side of {size} samples cannot be filled from {available.sum(axis=1).tolist()} samples of the bands "
             f"{', '.join(BANDS)}; ask for a smaller mixture"
         )
-    chosen = np.rint(result.x[:cells]).astype(np.int64).reshape(bands, trivia)
+    chosen = np.rint(result.x[:_CELLS]).astype(np.int64).reshape(available.shape)
     sums = chosen.sum(axis=0).tolist()
     return Allocation(
         chosen, {name: max(0, rows - top) - max(0, bottom - rows) for name, rows in zip(TRIVIA, sums, strict=True)}
     )
+
+
+def _constraints(reference: Cells, size: int, limits: Limits, bottom: int, top: int) -> list[LinearConstraint]:
+    """Write the programme down.
+
+    Its variables are the rows of the cells, their distances from the reference, and the rows above and below the
+    limit of each trivium category.
+    """
+    in_rows = limits_in_rows(limits, size)
+    identity, none_of = np.eye(_CELLS), np.zeros((_CELLS, _SLACKS))
+    no_distance, of_each = np.zeros((len(TRIVIA), _CELLS)), np.eye(len(TRIVIA))
+    none_of_each = np.zeros_like(of_each)
+    close = reference.ravel()
+    return [
+        LinearConstraint(np.r_[np.ones(_CELLS), np.zeros(_CELLS + _SLACKS)], size, size),
+        LinearConstraint(
+            np.c_[_SELECT_BAND, np.zeros((len(BANDS), _CELLS + _SLACKS))],
+            [in_rows[band][0] for band in BANDS],
+            [in_rows[band][1] for band in BANDS],
+        ),
+        LinearConstraint(np.c_[_SELECT_TRIVIUM, no_distance, -of_each, none_of_each], -np.inf, top),
+        LinearConstraint(np.c_[_SELECT_TRIVIUM, no_distance, none_of_each, of_each], bottom, np.inf),
+        LinearConstraint(np.c_[identity, -identity, none_of], -np.inf, close),
+        LinearConstraint(np.c_[identity, identity, none_of], close, np.inf),
+    ]
 
 
 def largest_remainder(total: int, weights: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ and only if for every S these needs sum to no more than the corpus holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import combinations
 
@@ -41,6 +41,7 @@ TYPICAL_SOURCES: Mapping[Band, str] = {
 """Catalogue sources whose documents usually fall into a band, named in advice."""
 
 _SNAP_STEPS = 1000
+_LOOSENING_STEP = 0.005
 _IMBALANCE_SLACK = Fraction(2, 100)
 """How far a side may lie from the nearest shares, since whole groups stay on one side."""
 
@@ -95,6 +96,14 @@ def nearest_limits(counts: Counts, sizes: Iterable[int]) -> Limits:
     return {band: (max(Fraction(0), share - slack), min(Fraction(1), share + slack)) for band, share in shares.items()}
 
 
+def loosened_limits(min_low_authority: float) -> Iterator[Limits]:
+    """Yield the limits to try, from the targets on: as a lower minimum loosens the other bands too."""
+    target = float(TARGETS["low"][0])
+    for step in range(math.ceil(max(0.0, target - min_low_authority) / _LOOSENING_STEP)):
+        yield band_limits(round(target - step * _LOOSENING_STEP, 6))
+    yield band_limits(min_low_authority)
+
+
 def limits_in_rows(limits: Limits, size: int) -> dict[Band, tuple[int, int]]:
     """Return for each band the fewest and most rows in a side of `size` rows."""
     return {band: (math.ceil(limits[band][0] * size), math.floor(limits[band][1] * size)) for band in BANDS}
@@ -135,7 +144,11 @@ def bounds_by_set(counts: Counts, limits: Limits = TARGETS) -> dict[BandSet, Fra
 
     With the guide's targets: low/.25, medium/.30, high/.35, low+medium/.60, low+high/.65, medium+high/.70, all.
     """
-    return {bands: Fraction(sum(counts[band] for band in bands)) / _least_share(limits, bands) for bands in SETS}
+    return {
+        bands: Fraction(sum(counts[band] for band in bands)) / share
+        for bands in SETS
+        if (share := _least_share(limits, bands))  # a set that need not be there bounds nothing
+    }
 
 
 def largest_total(counts: Counts, limits: Limits = TARGETS) -> int:

@@ -20,7 +20,7 @@ from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
 from tasks.mixture.candidates import SIDES, Candidates
 from tasks.mixture.corpus import SHARDS_AT_ONCE, Documents, ShardPair, list_shards, read_columns, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.distribution import Distribution, measure_distribution
+from tasks.mixture.distribution import Distribution, advise, count_histogram, measure_distribution
 from tasks.mixture.draw import Drawn, draw_mixture
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import compose_samples
@@ -233,6 +233,8 @@ def _describe(
         },
         "scoring_versions": sorted(documents.scoring_versions),
         "sources": _source_shares(pool.candidates, drawn),
+        "advice": advise(distributions["train"]),
+        "histograms": _histograms(documents, pool, drawn),
     }
 
 
@@ -249,6 +251,19 @@ def _source_shares(candidates: Candidates, drawn: Drawn) -> dict[str, dict[str, 
             "share": round((train + valid) / drawn.plan.total, 6),
         }
         for source, (available, train, valid) in zip(candidates.source_names, counts, strict=True)
+    }
+
+
+def _histograms(documents: Documents, pool: _Pool, drawn: Drawn) -> dict[str, dict[str, list[int]]]:
+    """Count the drawn samples of each source by authority (0 to 1) and by entropy (0 to 10 bits)."""
+    rows = np.concatenate([drawn.train, drawn.valid])
+    owners, sources = pool.documents[rows], pool.candidates.sources[rows]
+    return {
+        name: {
+            "auth_weight": count_histogram(documents.authority[owners[sources == number]], 1.0),
+            "prov_entropy": count_histogram(documents.entropy[owners[sources == number]], 10.0),
+        }
+        for number, name in enumerate(pool.candidates.source_names)
     }
 
 

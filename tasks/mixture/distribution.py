@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from storage.errors import ParameterError
 from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
 from tasks.mixture.allocate import TRIVIUM_LIMITS
-from tasks.mixture.bands import TARGETS
+from tasks.mixture.bands import TARGETS, TYPICAL_SOURCES
 
 Verdict = Literal["good", "acceptable", "poor"]
 
@@ -22,6 +22,8 @@ TRIVIUM_IMBALANCE = 0.50
 MEAN_BITS = (3.5, 6.0)
 MAX_BITS_ABOVE = 7.0
 MIN_BITS_BELOW = 2.0
+
+HISTOGRAM_BINS = 20
 
 _VERDICTS: tuple[Verdict, ...] = ("good", "acceptable", "poor")
 _MARKS: dict[Verdict, str] = {"good": "✓", "acceptable": "⚠", "poor": "✗"}
@@ -128,6 +130,43 @@ def format_distribution(distribution: Distribution) -> str:
         f"  Max:  {entropy.max_bits:.2f} bits{_note(entropy.has_high, 'expected above 7.0')}",
     ]
     return "\n".join(lines)
+
+
+def advise(distribution: Distribution) -> list[str]:
+    """Say for everything that is not good what it means and what to do about it."""
+    lines = []
+    for band, part in distribution.bands.items():
+        if part.verdict != "good":
+            way, step = _way(part, f"download more of {TYPICAL_SOURCES[band]}", "download more of the other bands")
+            effect = "the training signal is weaker" if part.verdict == "acceptable" else "do not train on this"
+            lines.append(f"{band} authority is {way} its {_range(part)}: {effect}; {step} and rebalance")
+    for name, part in distribution.trivium.items():
+        if part.verdict != "good":
+            others = [other for other in TRIVIA if other != name]
+            way, step = _way(part, f"add sources of {name}", f"add sources of {' or '.join(others)}")
+            lines.append(f"{name} is {way} its {_range(part)}: {step}; the bands come first")
+    entropy = distribution.entropy
+    if not entropy.mean_in_range:
+        lines.append(f"mean entropy {entropy.mean_bits:.2f} bits is outside {MEAN_BITS[0]} to {MEAN_BITS[1]}")
+    if not entropy.has_low:
+        lines.append(f"no sample is below {MIN_BITS_BELOW} bits: coordinated sources for contrast are missing")
+    if not entropy.has_high:
+        lines.append(f"no sample is above {MAX_BITS_ABOVE} bits: uneditable primary sources are missing")
+    return lines
+
+
+def _way(part: Part, if_below: str, if_above: str) -> tuple[str, str]:
+    share = f"{100 * part.share:.1f} %,"
+    return (f"{share} below", if_below) if part.share < part.target[0] else (f"{share} above", if_above)
+
+
+def _range(part: Part) -> str:
+    return f"{100 * part.target[0]:.0f}-{100 * part.target[1]:.0f} %"
+
+
+def count_histogram(values: npt.ArrayLike, largest: float) -> list[int]:
+    """Count values in `HISTOGRAM_BINS` equal bins from 0 to `largest`, both ends included."""
+    return [int(count) for count in np.histogram(values, HISTOGRAM_BINS, (0.0, largest))[0]]
 
 
 def _part(count: int, total: int, target: tuple[float, float]) -> Part:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from storage.errors import MixtureError, ParameterError
 from storage.schemas import BANDS, Band
 from tasks.mixture.bands import (
-    MIN_LOW_BOUNDS,
-    TARGETS,
-    TYPICAL_SOURCES,
-    BandSet,
     Counts,
     Limits,
     band_limits,
-    bounds_by_set,
     fits,
-    is_whole,
     largest_total,
     largest_whole,
-    missing_rows,
-    name_bands,
+    loosened_limits,
     nearest_limits,
-    required_rows,
     target_rows,
 )
+from tasks.mixture.shortfall import advise_downloads, explain_limit, listed, no_band_message, unfit_message
 
 VAL_SHARE = Fraction(1, 5)
 """The guide's split: 80,000 to train on, 20,000 held out."""
@@ -119,12 +112,12 @@ def plan_mixture(
             raise ParameterError(f"{name} is {size}, must be at least 1; leave it out for the largest mixture")
     limits = band_limits(min_low_authority)
     if empty := [band for band in BANDS if not have[band]]:
-        raise MixtureError(_empty_message(have, empty))
+        raise MixtureError(no_band_message(have, empty))
     if train_size is None and val_size is None:
         sizes = largest_sizes(have, VAL_SHARE, limits)
         return _planned(have, sizes, None, limits)
     wanted = _completed(train_size, val_size, limits)
-    for accepted in _loosening(min_low_authority):
+    for accepted in loosened_limits(min_low_authority):
         if fits(have, wanted, accepted):
             return _planned(have, wanted, None, accepted)
     share = Fraction(wanted[1], sum(wanted))
@@ -134,7 +127,7 @@ def plan_mixture(
         possible = (0, 0)
     if scale and all(possible):
         return _planned(have, possible, wanted, limits)
-    raise MixtureError(_unfit_message(have, wanted, possible, limits))
+    raise MixtureError(unfit_message(have, wanted, possible, limits))
 
 
 def plan_imbalanced(
@@ -165,11 +158,20 @@ def plan_imbalanced(
     if sum(sizes) > total or min(sizes) < 1:
         raise MixtureError(
             f"train_size={wanted[0]} and val_size={wanted[1]} make {sum(wanted)} samples, but the corpus holds {total} "
-            f"({_listed(have)}); ask for fewer, or pass scale=true"
+            f"({listed(have)}); ask for fewer, or pass scale=true"
         )
     limits = nearest_limits(have, sizes)
-    plan = _planned(have, sizes, wanted if sizes != wanted else None, limits)
-    return replace(plan, balanced=False, limited_by=[])
+    return MixturePlan(
+        train_size=sizes[0],
+        val_size=sizes[1],
+        requested=wanted if sizes != wanted else None,
+        largest_total=total,
+        counts=have,
+        rows=target_rows(have, sizes, limits),
+        limits=limits,
+        limited_by=[],
+        balanced=False,
+    )
 
 
 def largest_sizes(counts: Counts, val_share: Fraction, limits: Limits, at_most: int | None = None) -> tuple[int, int]:
@@ -185,8 +187,8 @@ def largest_sizes(counts: Counts, val_share: Fraction, limits: Limits, at_most: 
         if train and val and fits(counts, (train, val), limits):
             return train, val
     raise MixtureError(
-        f"the corpus holds {_listed(counts)} samples, too few for a training and a validation side that both keep "
-        f"the bands (a side has at least 10 samples); {_advice(counts, limits)}"
+        f"the corpus holds {listed(counts)} samples, too few for a training and a validation side that both keep "
+        f"the bands (a side has at least 10 samples); {advise_downloads(counts, limits)}"
     )
 
 
@@ -194,36 +196,6 @@ def snapped_sizes(total: int, val_share: Fraction, limits: Limits) -> tuple[int,
     """Cut a total into sides of a ratio, each shrunk until its bands come out in whole rows."""
     val = math.floor(total * val_share)
     return largest_whole(limits, total - val), largest_whole(limits, val)
-
-
-def explain_limit(counts: Counts, limits: Limits) -> list[str]:
-    """Say which bands stop the mixture from growing, and how many samples more would lift it how far."""
-    bounds = bounds_by_set(counts, limits)
-    largest = math.floor(min(bounds.values()))
-    binding = min(bounds, key=lambda bands: (bounds[bands], len(bands)))
-    sentences = []
-    for band in binding:
-        lifted = math.floor(min(bound for bands, bound in bounds.items() if band not in bands))
-        if lifted <= largest:
-            continue
-        more = max(
-            required_rows(limits, lifted, bands) - sum(counts[other] for other in bands)
-            for bands in bounds
-            if band in bands
-        )
-        sentences.append(
-            f"{name_bands(binding)} documents give {sum(counts[b] for b in binding)} samples; with {more} more {band} "
-            f"samples the mixture could hold {lifted} instead of {largest}"
-        )
-    return sentences
-
-
-def _loosening(min_low_authority: float) -> Iterator[Limits]:
-    """Yield the limits to try: a lower minimum loosens the other bands too, so no lower one than needed is used."""
-    target = float(TARGETS["low"][0])
-    for step in range(math.ceil(max(0.0, target - min_low_authority) / _LOOSENING_STEP)):
-        yield band_limits(round(target - step * _LOOSENING_STEP, 6))
-    yield band_limits(min_low_authority)
 
 
 def _planned(
@@ -262,57 +234,3 @@ def _completed(train: int | None, val: int | None, limits: Limits) -> tuple[int,
     assert val is not None
     guess = math.floor(val * (1 - VAL_SHARE) / VAL_SHARE)
     return largest_whole(limits, guess) or guess, val
-
-
-def _listed(counts: Counts) -> str:
-    return ", ".join(f"{counts[band]} {band}" for band in BANDS)
-
-
-def _empty_message(have: Counts, empty: list[Band]) -> str:
-    sources = "; ".join(f"{band}: for example {TYPICAL_SOURCES[band]}" for band in empty)
-    return (
-        f"the corpus holds no {' and no '.join(empty)}-authority samples ({_listed(have)}), but every mixture needs "
-        f"all three bands; download and score sources of the missing bands ({sources}), or pass accept_imbalance=true"
-    )
-
-
-def _advice(counts: Counts, limits: Limits, missing: Mapping[BandSet, int] | None = None) -> str:
-    """Name the bands to download more of, with sources."""
-    bounds = bounds_by_set(counts, limits)
-    sets = list(missing) if missing else [min(bounds, key=lambda bands: (bounds[bands], len(bands)))]
-    single = [bands[0] for bands in sets if len(bands) == 1]
-    bands = single or list(dict.fromkeys(band for chosen in sets for band in chosen))
-    return "download more " + ", or ".join(f"{band}-authority documents ({TYPICAL_SOURCES[band]})" for band in bands)
-
-
-def _unfit_message(have: Counts, wanted: tuple[int, int], possible: tuple[int, int], limits: Limits) -> str:
-    asked = f"train_size={wanted[0]} and val_size={wanted[1]}"
-    instead = (
-        f"ask for at most train_size={possible[0]} and val_size={possible[1]}, or pass scale=true"
-        if all(possible)
-        else "no smaller mixture of this ratio fits either"
-    )
-    uneven = [size for size in wanted if not is_whole(limits, size)]
-    if uneven:
-        return (
-            f"{asked} cannot be drawn: {uneven[0]} samples cannot be cut into the bands in whole samples "
-            f"({_limits_text(limits)}); {instead}"
-        )
-    missing = missing_rows(have, wanted, limits)
-    most = sum(possible) or largest_total(have, limits)
-    lacking = ", ".join(f"{rows} {name_bands(bands)}" for bands, rows in missing.items())
-    return (
-        f"{asked} make {sum(wanted)} samples, but at most {most} keep the bands "
-        f"({_limits_text(limits)}): the corpus holds {_listed(have)}; missing: {lacking}. Either {instead}; or "
-        f"{_advice(have, limits, missing)}{_loosening_that_fits(have, wanted)}; or pass accept_imbalance=true for the "
-        "nearest shares"
-    )
-
-
-def _loosening_that_fits(have: Counts, wanted: tuple[int, int]) -> str:
-    fitting = next((limits for limits in _loosening(MIN_LOW_BOUNDS[0]) if fits(have, wanted, limits)), None)
-    return f"; or pass min_low_authority={float(fitting['low'][0]):g}" if fitting else ""
-
-
-def _limits_text(limits: Limits) -> str:
-    return ", ".join(f"{band} {float(low * 100):g}-{float(high * 100):g} %" for band, (low, high) in limits.items())

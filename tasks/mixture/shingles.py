@@ -62,6 +62,7 @@ class Fingerprints:
     @classmethod
     def joined(cls, parts: list[Fingerprints]) -> Fingerprints:
         """Put the fingerprints of several batches behind one another."""
+        parts = [part for part in parts if len(part.exact)]  # an empty one does not tell the width of signatures
         width = parts[0].signatures.shape[1] if parts else 0
         return cls(
             np.concatenate([np.zeros((0, 2), np.uint64), *(part.exact for part in parts)]),

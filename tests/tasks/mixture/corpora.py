@@ -126,5 +126,9 @@ def _scored_row(doc: Doc) -> dict[str, Any]:
         "trivium_category": doc.trivium,
         "band": band_of(doc.auth),
         "scoring_version": "v1",
-        "components": {"source_type": doc.source_type},
+        "components": {
+            "source_type": doc.source_type,
+            "year": doc.year or 1969,
+            "year_evidence": "metadata" if doc.year else "none",
+        },
     }

@@ -16,6 +16,7 @@ from storage.schemas import SAMPLE_SCHEMA
 from tasks.mixture import write
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.prompts import LEADS, VOICES
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_corpus
 
 PARAMETERS = MixtureParameters(piece_chars=600, max_pieces=3)
@@ -204,3 +205,62 @@ def test_parameters_are_bounded_and_described() -> None:
     for wrong in ({"train_size": 0}, {"min_low_authority": 0.19}, {"piece_chars": 10}, {"unknown": 1}):
         with pytest.raises(ValidationError):
             MixtureParameters(**wrong)  # type: ignore[arg-type]
+
+
+def test_documents_outside_the_focus_are_left_out_and_counted(tmp_path: Path) -> None:
+    focus = {"max_authority": 0.6, "first_year": 1890, "last_year": 2016, "accept_imbalance": True}
+    sources = balanced_sources()
+    sources["patents"].append(replace(sources["patents"][0], id="patents:undated", text="Undated words.", year=None))
+    folder, _ = build(tmp_path, sources, PARAMETERS.model_copy(update=focus))
+    rows = rows_of(folder, "train") + rows_of(folder, "valid")
+    assert {row["source"] for row in rows} == {"patents", "novels", "preprints"}
+    assert "patents:undated" not in {row["doc_id"] for row in rows}
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    assert metadata["documents"]["outside_focus"] == 131
+    assert metadata["documents"]["read"] == 341
+
+
+def test_an_empty_focus_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MixtureError, match="train_size=0 and val_size=0"):
+        build(
+            tmp_path, balanced_sources(), PARAMETERS.model_copy(update={"first_year": 2100, "accept_imbalance": True})
+        )
+
+
+def test_an_accepted_imbalance_takes_every_sample_and_says_so(tmp_path: Path) -> None:
+    sources = {name: docs for name, docs in balanced_sources().items() if name != "preprints"}
+    with pytest.raises(MixtureError, match=r"no medium-authority samples.*accept_imbalance=true"):
+        build(tmp_path, sources)
+    folder, manifest = build(tmp_path / "two", sources, PARAMETERS.model_copy(update={"accept_imbalance": True}))
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    assert manifest.notes["verdict"]["train"] == "poor" and not metadata["plan"]["balanced"]
+    assert manifest.rows == sum(source["available"] for source in metadata["sources"].values())
+    assert metadata["remarks"][0].startswith("the corpus cannot keep the shares")
+    assert any(line.startswith("medium authority is 0.0 %, below") for line in metadata["advice"])
+
+
+def test_a_balance_that_can_be_kept_is_kept(tmp_path: Path) -> None:
+    _, plain = build(tmp_path / "one", balanced_sources())
+    _, accepting = build(tmp_path / "two", balanced_sources(), PARAMETERS.model_copy(update={"accept_imbalance": True}))
+    assert accepting.shards == plain.shards
+
+
+def test_prompts_by_source_name_the_kind_of_document(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    sources["encyclopedia"] = [replace(doc, source_type="wiki") for doc in sources["encyclopedia"]]
+    folder, _ = build(tmp_path, sources, PARAMETERS.model_copy(update={"prompts": "by_source"}))
+    for row in rows_of(folder, "train"):
+        prompt = row["text"].removeprefix("User: ").split("\n\nAssistant: ")[0]
+        if json.loads(row["metadata"])["part"] == 0:
+            assert prompt.endswith(tuple(f", {voice}." for voice in VOICES[row["source_type"]]))
+            assert prompt.startswith(tuple(lead.split("{")[0] for lead in LEADS[row["trivium_category"]]))
+
+
+def test_histograms_count_every_sample_of_a_source(tmp_path: Path) -> None:
+    folder, _ = build(tmp_path, balanced_sources())
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    for source, histogram in metadata["histograms"].items():
+        drawn = metadata["sources"][source]["train"] + metadata["sources"][source]["valid"]
+        assert sum(histogram["auth_weight"]) == sum(histogram["prov_entropy"]) == drawn
+    assert metadata["histograms"]["encyclopedia"]["auth_weight"][17:19] != [0, 0]  # 0.9
+    assert metadata["histograms"]["preprints"]["prov_entropy"][6] > 0  # 3.4 bits

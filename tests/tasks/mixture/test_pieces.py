@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.mixture.pieces import compose_samples, cut_pieces
+from tasks.mixture.pieces import compose_samples, cut_pieces, sample_parts
 
 TEXTS = st.text(alphabet="ab .!?\n\té—\u201d", max_size=1500)
 
@@ -41,3 +41,20 @@ def test_samples_number_their_parts_and_skip_empty_ones() -> None:
     assert [sample.part for sample in samples] == [0, 1]
     assert samples[1].text.startswith("User: Continue the text on Title, part 2.\n\nAssistant: word")
     assert compose_samples(None, "   ") == []
+
+
+def test_a_text_in_the_chat_format_keeps_its_prompt() -> None:
+    text = "User: Why?\n\nAssistant: Because."
+    assert [sample.text for sample in compose_samples("Title", text)] == [text]
+    long = "User: Why?\n\nAssistant: " + "word " * 100
+    samples = compose_samples(None, long, piece_chars=200, max_pieces=2)
+    assert samples[0].text.startswith("User: Why?\n\nAssistant: word")
+    assert samples[1].text.startswith("User: Continue the text on Why?, part 2.\n\nAssistant: word")
+
+
+@settings(deadline=None)
+@given(st.one_of(st.none(), st.sampled_from(["", " ", "Title", "Why?"])), TEXTS, st.booleans())
+def test_the_numbers_of_the_samples_are_known_without_them(title: str | None, text: str, chat: bool) -> None:
+    text = f"User: x\n\nAssistant: {text}" if chat else text
+    composed = compose_samples(title, text, 60, 4)
+    assert sample_parts(title, text, 60, 4) == tuple(sample.part for sample in composed)

@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.mixture.prompts import TEMPLATES, TITLE_CHARS, format_sample, prompt_and_response, prompt_for
+from storage.schemas import SOURCE_TYPES, TRIVIA
+from tasks.mixture.prompts import (
+    LEADS,
+    TEMPLATES,
+    TITLE_CHARS,
+    VOICES,
+    format_sample,
+    prompt_and_response,
+    prompt_for,
+    split_turns,
+)
 
 
 def test_a_question_is_its_own_prompt() -> None:
@@ -68,3 +80,26 @@ def test_no_word_of_the_text_is_lost(text: str, title: str | None) -> None:
 
 def test_the_format_of_a_sample() -> None:
     assert format_sample("Why?", "Because.") == "User: Why?\n\nAssistant: Because."
+
+
+def test_prompts_by_source_cover_every_kind_with_several_templates() -> None:
+    assert set(VOICES) == set(SOURCE_TYPES) and set(LEADS) == set(TRIVIA)
+    for source_type in SOURCE_TYPES:
+        for trivium in TRIVIA:
+            prompts = {str(prompt_for(f"Title{i}", 0, (source_type, trivium))) for i in range(80)}
+            shapes = {prompt.replace(re.findall(r"Title\d+", prompt)[0], "{title}") for prompt in prompts}
+            assert len(shapes) == len(LEADS[trivium]) * len(VOICES[source_type])
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("User: Why?\n\nAssistant: Because.\n\nAssistant: again", ("Why?", "Because.\n\nAssistant: again")),
+        ("User: Why?\n\nAssistant: ", ("Why?", "")),
+        ("User: Why?", None),
+        ("User:  \n\nAssistant: Because.", None),
+        ("A User: Why?\n\nAssistant: Because.", None),
+    ],
+)
+def test_a_text_of_two_turns_is_taken_apart(text: str, turns: tuple[str, str] | None) -> None:
+    assert split_turns(text) == turns
