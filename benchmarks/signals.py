@@ -17,15 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from storage.parquet import read_shard, write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, band_of
+from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
+from tasks.signals.priors import PRIORS
+from tests.tasks.signals.agreement import table_of
+from tests.tasks.signals.shared_corpus import SHARED, sample_documents
 
 SHARDS = 4
 DOCUMENTS = 2000
@@ -156,8 +162,34 @@ def compare(folder: Path) -> dict[str, Any]:
     }
 
 
+def separation() -> dict[str, Any] | None:
+    """Tell how far the scores of real documents hold primary and coordinated sources apart; none without them."""
+    if not (SHARED / "corpus").is_dir():
+        return None
+    documents = sample_documents(10_000)
+    scored = score_table(table_of([(d["text"], kind, d["year"], "metadata") for kind, d in documents]))
+    priors = np.array([PRIORS[kind].authority for kind, _ in documents])  # type: ignore[index]
+    primary, coordinated = priors <= 0.20, priors >= 0.75
+    area = {}
+    for name, sign in (("auth_weight", 1), ("prov_entropy", -1)):
+        values = sign * scored.column(name).to_numpy().astype(np.float64)
+        difference = np.subtract.outer(values[coordinated], values[primary])
+        area[f"area_under_curve_{name}"] = round(float(np.mean(difference > 0) + np.mean(difference == 0) / 2), 4)
+    bands: dict[str, Counter[str]] = {}
+    for prior, band in zip(priors.tolist(), scored.column("band").to_pylist(), strict=True):
+        bands.setdefault(band_of(prior), Counter())[band] += 1
+    return {
+        "benchmark": "signals: separation of real documents",
+        "documents": len(documents),
+        **area,
+        "bands_by_band_of_the_source": {name: dict(counts) for name, counts in bands.items()},
+    }
+
+
 def main() -> None:
     """Measure and print."""
+    if found := separation():
+        print(json.dumps(found), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(compare(Path(folder))), flush=True)
 

@@ -114,7 +114,7 @@ def _explain_text(why: Mapping[str, Any]) -> list[str]:
     return [
         f"  text    {why['text_auth']:.3f}  {why['text_bits']:5.2f} bits  x {why['weight_text']:.2f}  "
         "the more evidence, the more it weighs",
-        *(f"    {name:<12} {auth:+.3f}  {bits:+5.2f} bits  {note}".rstrip() for name, auth, bits, note in terms),
+        *(f"    {name:<12} {auth:+.3f}  {bits + 0.0:+5.2f} bits  {note}".rstrip() for name, auth, bits, note in terms),
     ]
 
 
