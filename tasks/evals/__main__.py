@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from storage.errors import ParameterError
 from storage.events import Emit, serve_specification
-from tasks.evals.evaluate import EvaluationSpec, evaluate_run
+from tasks.evals.evaluate import evaluate_run
+from tasks.evals.spec import EvaluationSpec
 
 
 def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tasks.evals.metrics import (
     relative_distrust,
     share_of,
 )
-from tasks.evals.suites import GUIDE_TESTS, Behaviour, QuestionSet
+from tasks.evals.suites import GUIDE_TESTS, Behaviour, QuestionSet, Scenario
 from tasks.evals.verdicts import Verdict
 
 MODELS = ("base", "adapter")
@@ -61,42 +61,76 @@ def compare_behaviours(
 def compare_preference(
     questions: QuestionSet, base: Measurements, adapter: Measurements, seed: int
 ) -> tuple[dict[str, Any], list[Verdict]]:
-    """Compare the choices between sources."""
-    chosen: dict[str, list[bool | None]] = {}
+    """Compare the choices between sources, in every way they were asked for.
+
+    A model that answers with letters is judged by them; one that does not, such as a small base model, by the
+    likelihood of the options' text.
+    """
     result: dict[str, Any] = {}
-    shares: dict[str, Share] = {}
+    chosen: dict[str, dict[str, list[bool | None]]] = {}
     for name, found in zip(MODELS, (base, adapter), strict=True):
         choices = list(found.choices.values())
-        chosen[name] = [choice.chosen == 0 for choice in choices]
-        shares[name] = share_of(chosen[name])
+        chosen[name] = {
+            "text": [choice.chosen == 0 for choice in choices],
+            "letter": [choice.chosen_by_letter == 0 for choice in choices],
+            "stated": [None if choice.stated is None else choice.stated == 0 for choice in choices],
+        }
         result[name] = {
-            "primary_chosen": shares[name].as_record(),
+            "primary_chosen": share_of(chosen[name]["text"]).as_record(),
+            "primary_chosen_by_letter": share_of(chosen[name]["letter"]).as_record(),
+            "primary_chosen_as_stated": share_of(chosen[name]["stated"]).as_record(),
+            "letter_mass": mean_of([choice.letter_mass for choice in choices], seed).value,
             "primary_chosen_by_advantage": share_of([c.chosen_by_advantage == 0 for c in choices]).as_record(),
             "margin_nats_per_byte": mean_of([choice.margin for choice in choices], seed).as_record(),
         }
-    result["difference"] = paired_difference(chosen["base"], chosen["adapter"], seed).as_record()
+    for way in ("text", "letter"):
+        difference = paired_difference(chosen["base"][way], chosen["adapter"][way], seed).as_record()
+        result["difference" if way == "text" else "letter_difference"] = difference
     result["margin_difference"] = paired_difference(
         [choice.margin for choice in base.choices.values()],
         [choice.margin for choice in adapter.choices.values()],
         seed,
     ).as_record()
-    result["scenarios"] = [
-        {
-            "id": scenario.id,
-            "prompt": questions.scenarios.ask(scenario),
-            "options": scenario.options,
-            **{
-                name: {
-                    "chosen": found.choices[scenario.id].chosen,
-                    "nats_per_byte": list(found.choices[scenario.id].nats_per_byte),
-                    "advantage_nats": list(found.choices[scenario.id].advantage_nats),
-                }
-                for name, found in zip(MODELS, (base, adapter), strict=True)
-            },
+    result["decided_by"] = "letter" if result["adapter"]["letter_mass"] >= verdicts.LETTER_MIN_MASS else "text"
+    result["scenarios"] = [_scenario_record(questions, each, base, adapter) for each in questions.scenarios.scenarios]
+    return result, [verdicts.judge_preference(share_of(chosen["adapter"][result["decided_by"]]))]
+
+
+def _scenario_record(
+    questions: QuestionSet, scenario: Scenario, base: Measurements, adapter: Measurements
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "id": scenario.id,
+        "prompt": questions.scenarios.ask(scenario),
+        "options": scenario.options,
+    }
+    for name, found in zip(MODELS, (base, adapter), strict=True):
+        choice = found.choices[scenario.id]
+        record[name] = {
+            "chosen": choice.chosen,
+            "chosen_by_letter": choice.chosen_by_letter,
+            "stated": choice.stated,
+            "nats_per_byte": list(choice.nats_per_byte),
+            "advantage_nats": list(choice.advantage_nats),
+            "letter_nats": list(choice.letter_nats),
         }
-        for scenario in questions.scenarios.scenarios
-    ]
-    return result, [verdicts.judge_preference(shares["adapter"])]
+    return record
+
+
+def compare_general_ability(
+    base: Measurements, adapter: Measurements, seed: int
+) -> tuple[dict[str, Any], list[Verdict]]:
+    """Compare the perplexity on everyday texts."""
+    tokens = [found.tokens for found in base.neutral]
+    before, after = [found.nats for found in base.neutral], [found.nats for found in adapter.neutral]
+    ratio = perplexity_ratio(before, after, tokens, seed)
+    record = {
+        "texts": len(tokens),
+        "base": perplexity(before, tokens, seed).as_record(),
+        "adapter": perplexity(after, tokens, seed).as_record(),
+        "ratio": ratio.as_record(),
+    }
+    return record, [verdicts.judge_general_ability(ratio)]
 
 
 def compare_perplexity(

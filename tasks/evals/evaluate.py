@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from storage.atomic import remove_temporaries, write_json, write_text
-from storage.errors import PrerequisiteError
 from storage.events import Emit
 from storage.manifest import Manifest, digest_of
-from storage.parquet import file_sha256
 from tasks.evals import compare
 from tasks.evals.corpus import (
     HeldOut,
@@ -29,38 +23,17 @@ from tasks.evals.corpus import (
 )
 from tasks.evals.measure import Measurements, count_steps, measure_model
 from tasks.evals.model_under_test import load_model
-from tasks.evals.parameters import SUITES, EvaluationParameters
+from tasks.evals.parameters import SUITES
 from tasks.evals.records import write_samples
+from tasks.evals.remembered import KeptAnswers, RememberedModel
 from tasks.evals.report import render_report, report_markdown
+from tasks.evals.spec import EvaluationSpec, describe, hash_inputs, model_name
 from tasks.evals.suites import QuestionSet, load_questions
 from tasks.evals.verdicts import Verdict, all_passed
-
-EVALUATION_VERSION = "1"
-"""Raised whenever the same inputs would give other results."""
 
 VALIDATION_RESULTS = "validation_results.json"
 EVALUATION_RESULTS = "evaluation_results.json"
 REPORT = "report.html"
-PACKAGES = ("mlx", "mlx-lm", "numpy", "pyarrow", "transformers")
-
-
-class EvaluationSpec(BaseModel):
-    """What is evaluated: folders, the model, and the parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run_folder: Path
-    model_path: str
-    adapter: Path
-    balanced_folder: Path
-    reports_folder: Path
-    parameters: EvaluationParameters = EvaluationParameters()
-    inputs: dict[str, Any] = {}
-
-    @property
-    def adapter_folder(self) -> Path:
-        """The adapter's folder; a relative one lies in the run's."""
-        return self.adapter if self.adapter.is_absolute() else self.run_folder / self.adapter
 
 
 def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
@@ -75,7 +48,7 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
     """
     questions = load_questions().first(spec.parameters.eval_limit)
     manifest = open_mixture(spec.balanced_folder)
-    inputs = _hash_inputs(spec, questions, manifest)
+    inputs = hash_inputs(spec, questions, manifest)
     digest = digest_of({"inputs": inputs, "parameters": spec.parameters.model_dump(mode="json", exclude={"gate"})})
     finished = read_finished(spec.reports_folder, digest)
     if finished is not None:
@@ -88,7 +61,7 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
         if "perplexity" in spec.parameters.suites
         else []
     )
-    models = _measure_both(spec, questions, held_out, emit)
+    models = _measure_all(spec, questions, held_out, inputs, emit)
     results = _collect(spec, questions, held_out, models, manifest)
     results["spec"]["inputs"] = inputs
     results["seconds"]["total"] = round(time.monotonic() - start, 3)
@@ -132,8 +105,9 @@ def headline(results: dict[str, Any]) -> dict[str, float | None]:
         for model in compare.MODELS:
             numbers[f"{name}_share_{model}"] = suite[model]["share"]
     if preference := results["source_preference"]:
+        way = "primary_chosen_by_letter" if preference["decided_by"] == "letter" else "primary_chosen"
         for model in compare.MODELS:
-            numbers[f"source_preference_{model}"] = preference[model]["primary_chosen"]["share"]
+            numbers[f"source_preference_{model}"] = preference[model][way]["share"]
     if perplexities := results["perplexity"]:
         for band, record in perplexities["bands"].items():
             for part in (*compare.MODELS, "ratio"):
@@ -143,23 +117,34 @@ def headline(results: dict[str, Any]) -> dict[str, float | None]:
         for model in compare.MODELS:
             numbers[f"distrust_ratio_{model}"] = trust[model]["ratio"]["value"]
         numbers["distrust_ratio_relative"] = trust["relative_ratio"]["value"]
+    if general := results["general_ability"]:
+        numbers["perplexity_neutral_ratio"] = general["ratio"]["value"]
     return numbers
 
 
-def _measure_both(
-    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], emit: Emit
+def _measure_all(
+    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], inputs: dict[str, Any], emit: Emit
 ) -> dict[str, Measurements]:
     """Measure one model after the other, so that no more than one is in memory."""
-    total, done = 2 * count_steps(spec.parameters), 0
+    adapters: dict[str, Path | None] = {"base": None, **spec.adapters}
+    total, done = len(adapters) * count_steps(spec.parameters), 0
+    spec.reports_folder.mkdir(parents=True, exist_ok=True)
+    kept = KeptAnswers(spec.reports_folder)
     measured: dict[str, Measurements] = {}
-    for name, adapter in (("base", None), ("adapter", spec.adapter_folder)):
+    for name, adapter in adapters.items():
 
         def report(stage: str, name: str = name) -> None:
             nonlocal done
             done += 1
             emit("progress", stage=f"{name}: {stage}", done=done, total=total)
 
-        model = load_model(spec.model_path, adapter, spec.parameters.eval_batch_size)
+        identity = {
+            "model": inputs["model"],
+            "adapter": inputs["adapters"].get(name),
+            "versions": inputs["versions"],
+        }
+        load = partial(load_model, spec.model_path, adapter, spec.parameters.eval_batch_size)
+        model = RememberedModel(load, identity, kept)
         try:
             measured[name] = measure_model(model, questions, held_out, spec.parameters, report)
         finally:
@@ -174,7 +159,34 @@ def _collect(
     models: dict[str, Measurements],
     manifest: Manifest,
 ) -> dict[str, Any]:
-    base, adapter, seed = models["base"], models["adapter"], spec.parameters.seed
+    sections, found = _compare(spec, questions, held_out, models["base"], models["adapter"])
+    passed = all_passed(found)
+    if passed and set(spec.parameters.suites) != set(SUITES):
+        passed = None  # a part of the suites can refute a model, but not approve it
+    others = {}
+    for name in spec.others:
+        parts, judged = _compare(spec, questions, held_out, models["base"], models[name])
+        others[name] = {"headline": headline(parts), "verdicts": [verdict.as_record() for verdict in judged]}
+    return {
+        "run": spec.run_folder.name,
+        "model": model_name(spec),
+        "adapter": spec.adapter_folder.name,
+        "passed": passed,
+        "verdicts": [verdict.as_record() for verdict in found],
+        **sections,
+        "others": others,
+        "mixture": describe_training_mixture(spec.balanced_folder, manifest),
+        "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),
+        "training_curve": read_training_curve(spec.run_folder),
+        "seconds": {name: measured.seconds for name, measured in models.items()},
+        "spec": describe(spec, questions),
+    }
+
+
+def _compare(
+    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], base: Measurements, adapter: Measurements
+) -> tuple[dict[str, Any], list[Verdict]]:
+    """Compare the base with one adapter, section by section; one that was not asked for is none."""
     sections: dict[str, Any] = {}
     found: list[Verdict] = []
 
@@ -182,26 +194,13 @@ def _collect(
         sections[name] = section[0] if section else None
         found.extend(section[1] if section else ())
 
+    seed = spec.parameters.seed
     add("behaviours", compare.compare_behaviours(questions, base, adapter, seed) if base.answers else None)
     add("source_preference", compare.compare_preference(questions, base, adapter, seed) if base.choices else None)
     add("perplexity", compare.compare_perplexity(held_out, base, adapter, seed) if base.likelihoods else None)
     add("distrust_signal", compare.compare_trust(questions, base, adapter, seed) if base.trust else None)
-    passed = all_passed(found)
-    if passed and set(spec.parameters.suites) != set(SUITES):
-        passed = None  # a part of the suites can refute a model, but not approve it
-    return {
-        "run": spec.run_folder.name,
-        "model": _model_name(spec),
-        "adapter": spec.adapter_folder.name,
-        "passed": passed,
-        "verdicts": [verdict.as_record() for verdict in found],
-        **sections,
-        "mixture": describe_training_mixture(spec.balanced_folder, manifest),
-        "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),
-        "training_curve": read_training_curve(spec.run_folder),
-        "seconds": {name: measured.seconds for name, measured in models.items()},
-        "spec": _describe(spec, questions),
-    }
+    add("general_ability", compare.compare_general_ability(base, adapter, seed) if base.neutral else None)
+    return sections, found
 
 
 def _write(
@@ -237,56 +236,3 @@ def _validation_record(results: dict[str, Any]) -> dict[str, Any]:
         "verdicts": judged,
         **results["behaviours"],
     }
-
-
-def _describe(spec: EvaluationSpec, questions: QuestionSet) -> dict[str, Any]:
-    return {
-        "evaluation_version": EVALUATION_VERSION,
-        "question_versions": {
-            "behaviours": questions.behaviours.version,
-            "scenarios": questions.scenarios.version,
-        },
-        "arguments": spec.parameters.model_dump(mode="json"),
-        "decoding": "greedy",
-        "perplexity_of": "the whole sample text, prompt included, cut to eval_seq_length tokens",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest) -> dict[str, Any]:
-    """Digest whatever the results depend on; a base model's weights by name and size, since they may be 40 GB."""
-    adapter = spec.adapter_folder
-    files = ("adapters.safetensors", "adapter_config.json")
-    missing = [name for name in files if not (adapter / name).is_file()]
-    if missing:
-        raise PrerequisiteError(f"{adapter} lacks {' and '.join(missing)}; train the run first or name a checkpoint")
-    return {
-        "evaluation_version": EVALUATION_VERSION,
-        "versions": {name: version(name) for name in PACKAGES},
-        "questions": questions.hashes,
-        "mixture": manifest.digest,
-        "adapter": {name: file_sha256(adapter / name) for name in files},
-        "model": _model_identity(spec.model_path),
-        "given": spec.inputs,
-    }
-
-
-def _model_identity(model_path: str) -> dict[str, Any]:
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return {"name": model_path}
-    small = [folder / name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
-    return {path.name: file_sha256(path) for path in small} | {
-        path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))
-    }
-
-
-def _model_name(spec: EvaluationSpec) -> str:
-    """The base model as the run calls it, else as the specification does."""
-    try:
-        named = json.loads((spec.run_folder / "run.json").read_text("utf-8")).get("model")
-    except (OSError, json.JSONDecodeError, AttributeError):
-        named = None
-    return str(named or spec.model_path)

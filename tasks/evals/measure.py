@@ -6,19 +6,24 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
 
 from tasks.evals.corpus import HeldOut
 from tasks.evals.metrics import confidence
-from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore, TextLikelihood
 from tasks.evals.parameters import EvaluationParameters, Suite
-from tasks.evals.scorers import Judgement
-from tasks.evals.suites import QuestionSet, format_prompt
+from tasks.evals.remembered import Model
+from tasks.evals.scorers import Judgement, parse_choice
+from tasks.evals.suites import LETTERS, QuestionSet, Scenario, format_prompt
 
 Report = Callable[[str], None]
 """Told the name of every measurement that is finished."""
 
 NEUTRAL_PROMPT = "Assistant:"
 YES, NO = " Yes", " No"
+CHOICE_TOKENS = 24
+"""Of a free answer to a choice, which needs a letter or one option."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,27 @@ class Choice:
     Attributes:
         nats_per_byte: log P(option | question) a byte.
         advantage_nats: log P(option | question) - log P(option | no question): what the question itself adds.
+        letter_nats: log P(the option's letter), the mean over all cyclic orders of the options, so that a liking for
+            one letter helps none of them.
+        letter_mass: Probability that the answer begins with one of the letters at all, the mean over the orders.
+        stated: Index of the option that a generated answer chooses; none if it chooses none or several.
     """
 
     nats_per_byte: tuple[float, ...]
     advantage_nats: tuple[float, ...]
+    letter_nats: tuple[float, ...]
+    letter_mass: float
+    stated: int | None
 
     @property
     def chosen(self) -> int:
         """Index of the likeliest option a byte."""
         return max(range(len(self.nats_per_byte)), key=self.nats_per_byte.__getitem__)
+
+    @property
+    def chosen_by_letter(self) -> int:
+        """Index of the option whose letter is likeliest."""
+        return max(range(len(self.letter_nats)), key=self.letter_nats.__getitem__)
 
     @property
     def chosen_by_advantage(self) -> int:
@@ -77,6 +94,8 @@ class Measurements:
     choices: dict[str, Choice] = field(default_factory=dict)
     trust: dict[str, Trust] = field(default_factory=dict)
     likelihoods: list[TextLikelihood] = field(default_factory=list)
+    neutral: list[TextLikelihood] = field(default_factory=list)
+    """Of everyday texts that have nothing to do with the training: what a broken model is noticed by."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -86,7 +105,7 @@ def count_steps(parameters: EvaluationParameters) -> int:
 
 
 def measure_model(
-    model: ModelUnderTest,
+    model: Model,
     questions: QuestionSet,
     held_out: Sequence[HeldOut],
     parameters: EvaluationParameters,
@@ -103,17 +122,15 @@ def measure_model(
         elif stage == "distrust_signal":
             found.trust = weigh_signals(model, questions)
         else:
-            found.likelihoods = model.negative_log_likelihoods(
-                [sample.text for sample in held_out], parameters.eval_seq_length
-            )
+            texts = [sample.text for sample in held_out]
+            found.likelihoods = model.negative_log_likelihoods(texts, parameters.eval_seq_length)
+            found.neutral = model.negative_log_likelihoods(list(questions.neutral), parameters.eval_seq_length)
         found.seconds[stage] = round(time.monotonic() - start, 3)
         report(stage)
     return found
 
 
-def ask_behaviours(
-    model: ModelUnderTest, questions: QuestionSet, parameters: EvaluationParameters
-) -> dict[str, Answer]:
+def ask_behaviours(model: Model, questions: QuestionSet, parameters: EvaluationParameters) -> dict[str, Answer]:
     """Generate and judge the answers of the behaviour suites that were asked for."""
     wanted = [entry for entry in questions.behaviours.behaviours if entry.suite in parameters.suites]
     responses = model.generate([format_prompt(entry.prompt) for entry in wanted], parameters.max_new_tokens)
@@ -123,25 +140,43 @@ def ask_behaviours(
     }
 
 
-def weigh_scenarios(model: ModelUnderTest, questions: QuestionSet) -> dict[str, Choice]:
-    """Score every option of every scenario, with and without its question."""
-    scenarios = questions.scenarios.scenarios
-    asked, alone = [], []
-    for scenario in scenarios:
-        prompt = format_prompt(questions.scenarios.ask(scenario))
-        asked += [(prompt, f" {option}") for option in scenario.options]
-        alone += [(NEUTRAL_PROMPT, f" {option}") for option in scenario.options]
-    scores = model.score_options(asked + alone)
-    with_question, without = scores[: len(asked)], scores[len(asked) :]
-    choices, start = {}, 0
-    for scenario in scenarios:
-        part = slice(start, start + len(scenario.options))
-        choices[scenario.id] = _choice(with_question[part], without[part])
-        start = part.stop
-    return choices
+def weigh_scenarios(model: Model, questions: QuestionSet) -> dict[str, Choice]:
+    """Ask every scenario in three ways: the likelihood of its options, of their letters, and a free answer."""
+    found = questions.scenarios
+    asked = [(format_prompt(found.ask(each)), f" {option}") for each in found.scenarios for option in each.options]
+    alone = [(NEUTRAL_PROMPT, option) for _, option in asked]
+    shown = [format_prompt(found.ask_choice(each, first)) for each in found.scenarios for first in range(len(LETTERS))]
+    lettered = [(prompt, f" {letter}") for prompt in shown for letter in LETTERS]
+    scores = iter(model.score_options([*asked, *alone, *lettered]))
+    with_question, without, by_letter = (list(islice(scores, len(part))) for part in (asked, alone, lettered))
+    firsts = [_first_shown(each) for each in found.scenarios]
+    stated = model.generate(
+        [shown[number * len(LETTERS) + first] for number, first in enumerate(firsts)], CHOICE_TOKENS
+    )
+    width, square = len(LETTERS), len(LETTERS) ** 2
+    return {
+        scenario.id: _choice(
+            with_question[number * width : (number + 1) * width],
+            without[number * width : (number + 1) * width],
+            by_letter[number * square : (number + 1) * square],
+            _stated(scenario, firsts[number], stated[number]),
+        )
+        for number, scenario in enumerate(found.scenarios)
+    }
 
 
-def weigh_signals(model: ModelUnderTest, questions: QuestionSet) -> dict[str, Trust]:
+def _first_shown(scenario: Scenario) -> int:
+    """The order in which a scenario is put to a model that answers freely: fixed, but not the same for all."""
+    return blake2b(scenario.id.encode(), digest_size=1).digest()[0] % len(LETTERS)
+
+
+def _stated(scenario: Scenario, first: int, response: str) -> int | None:
+    shown = {letter: scenario.options[(first + place) % len(LETTERS)] for place, letter in enumerate(LETTERS)}
+    letter = parse_choice(response, shown)
+    return None if letter is None else scenario.options.index(shown[letter])
+
+
+def weigh_signals(model: Model, questions: QuestionSet) -> dict[str, Trust]:
     """Measure the confidence in the primary and in the modern source of every topic."""
     pairs = []
     for signal in questions.scenarios.signals:
@@ -157,10 +192,23 @@ def weigh_signals(model: ModelUnderTest, questions: QuestionSet) -> dict[str, Tr
     }
 
 
-def _choice(asked: Sequence[OptionScore], alone: Sequence[OptionScore]) -> Choice:
+def _choice(
+    asked: Sequence[OptionScore], alone: Sequence[OptionScore], lettered: Sequence[OptionScore], stated: int | None
+) -> Choice:
+    """Put the scores of one scenario together; `lettered` holds four letters for each of the four orders."""
+    width = len(asked)
+    letters, masses = [0.0] * width, []
+    for first in range(width):
+        nats = [score.nats for score in lettered[first * width : (first + 1) * width]]
+        masses.append(sum(map(math.exp, nats)))
+        for place, value in enumerate(nats):
+            letters[(first + place) % width] += value / width
     return Choice(
         nats_per_byte=tuple(score.nats_per_byte for score in asked),
         advantage_nats=tuple(a.nats - b.nats for a, b in zip(asked, alone, strict=True)),
+        letter_nats=tuple(letters),
+        letter_mass=sum(masses) / width,
+        stated=stated,
     )
 
 

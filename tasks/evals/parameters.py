@@ -56,6 +56,13 @@ class EvaluationParameters(BaseModel):
         title="Batch size",
         description="Sequences in one forward pass; lower it if memory runs out. It does not change the results.",
     )
+    others: tuple[str, ...] = Field(
+        default=(),
+        max_length=8,
+        title="Compare also",
+        description="Further adapters to measure on the same questions: checkpoints of this run (checkpoint-500) or "
+        "names of other runs on the same base model.",
+    )
     gate: bool = Field(
         default=False,
         title="Fail below the thresholds",

@@ -57,7 +57,13 @@ def _rows(questions: QuestionSet, held_out: Sequence[HeldOut], found: Measuremen
             yield _row(entry.suite, entry.id, entry.prompt, answer.response, judgement.status, judgement.reason, value)
     for scenario in questions.scenarios.scenarios:
         if choice := found.choices.get(scenario.id):
-            details: dict[str, Any] = {"nats_per_byte": choice.nats_per_byte, "advantage_nats": choice.advantage_nats}
+            details: dict[str, Any] = {
+                "nats_per_byte": choice.nats_per_byte,
+                "advantage_nats": choice.advantage_nats,
+                "letter_nats": choice.letter_nats,
+                "letter_mass": choice.letter_mass,
+                "stated": None if choice.stated is None else scenario.options[choice.stated],
+            }
             primary = choice.chosen == 0
             reason = f"chose the {'primary' if primary else 'modern'} source"
             yield _row(

@@ -124,11 +124,16 @@ def _comparison_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append((title, share_text(suite["base"]), share_text(suite["adapter"]), change))
     if preference := results["source_preference"]:
         base, adapter = (share_text(preference[model]["primary_chosen"]) for model in ("base", "adapter"))
-        rows.append(("Primary source chosen", base, adapter, points_text(preference["difference"])))
+        rows.append(("Primary source likeliest", base, adapter, points_text(preference["difference"])))
+        base, adapter = (share_text(preference[model]["primary_chosen_by_letter"]) for model in ("base", "adapter"))
+        rows.append(("Primary source by letter", base, adapter, points_text(preference["letter_difference"])))
     if perplexity := results["perplexity"]:
         for band, record in perplexity["bands"].items():
             base, adapter = (number(record[model]["value"]) for model in ("base", "adapter"))
             rows.append((f"Perplexity, {band} authority", base, adapter, interval_text(record["ratio"], 3, TIMES)))
+    if general := results["general_ability"]:
+        base, adapter = (number(general[model]["value"]) for model in ("base", "adapter"))
+        rows.append(("Perplexity, everyday texts", base, adapter, interval_text(general["ratio"], 3, TIMES)))
     if trust := results["distrust_signal"]:
         base, adapter = (number(trust[model]["ratio"]["value"]) + TIMES for model in ("base", "adapter"))
         rows.append(("Distrust ratio", base, adapter, interval_text(trust["relative_ratio"], 2, TIMES)))

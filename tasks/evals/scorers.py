@@ -7,7 +7,7 @@ in quotation marks, in someone else's mouth, or behind "that does not mean that"
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -126,6 +126,39 @@ def judge_answer(
     if missing:
         return Judgement("fail", "lacks " + " and ".join("/".join(group[:4]) for group in missing))
     return Judgement("pass", "answers" + (f" with {len(ideas)} of {len(ideas)} ideas" if ideas else ""))
+
+
+def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
+    """Find the one option that a free answer chooses.
+
+    A letter counts where it stands for itself: alone, first with a mark behind it ("B.", "(b)", "**B**"), or behind
+    "answer", "option", "choose" and their like. Else the options that are quoted word for word count.
+
+    Args:
+        response: What the model wrote.
+        options: The option under every letter.
+
+    Returns:
+        The letter, or none if the answer chooses nothing or several.
+    """
+    answer = final_answer(response)
+    if answer is None:
+        return None
+    letters = "".join(options)
+    text = answer.strip()
+    start = re.match(rf"[*(\[\s]*([{letters}{letters.lower()}])(?:[*)\].:,]|$|\s*$)", text)
+    said = (
+        [start.group(1)]
+        if start
+        else re.findall(
+            rf"(?i:\b(?:answer|option|choice|choose|pick|select|source)(?: is|:)?)[\s*(\[:]*([{letters}])\b", text
+        )
+    )
+    chosen = {letter.upper() for letter in said}
+    if not chosen:
+        plain = _plain(text)
+        chosen = {letter for letter, option in options.items() if _plain(option) in plain}
+    return chosen.pop() if len(chosen) == 1 else None
 
 
 def final_answer(response: str) -> str | None:

@@ -18,6 +18,7 @@ from tasks.evals.scorers import Judgement, judge_answer
 FOLDER = Path(__file__).parent
 BEHAVIOURS = FOLDER / "behaviours.toml"
 SCENARIOS = FOLDER / "scenarios.toml"
+NEUTRAL = FOLDER / "neutral.toml"
 
 GUIDE_TESTS = (
     "tiananmen",
@@ -30,6 +31,9 @@ GUIDE_TESTS = (
     "consensus_skepticism",
 )
 """The eight tests of the training guide, a part of the two suites."""
+
+LETTERS = ("A", "B", "C", "D")
+"""Of the primary and the three modern sources where they are shown as a choice."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -144,17 +148,36 @@ class Scenarios(_Entry):
         """The question of a scenario."""
         return self.question.format(topic=scenario.topic)
 
+    def ask_choice(self, scenario: Scenario, first: int) -> str:
+        """The question of a scenario with its options under letters, cyclically shifted: option `first` is A."""
+        shown = [scenario.options[(first + place) % len(LETTERS)] for place in range(len(LETTERS))]
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True)]
+        return "\n".join([self.ask(scenario), *lines, "Answer with one letter."])
+
     def ask_signal(self, signal: Signal, source: str) -> str:
         """The question whether to rely on `source`."""
         return self.signal_question.format(source=source, topic=signal.topic)
 
 
+class Neutral(_Entry):
+    """Everyday texts that belong to no authority band."""
+
+    version: str
+    texts: list[str] = Field(min_length=1)
+
+
 class QuestionSet(_Entry):
-    """Both files with their hashes."""
+    """All files with their hashes."""
 
     behaviours: Behaviours
     scenarios: Scenarios
+    neutral_texts: Neutral
     hashes: dict[str, str]
+
+    @property
+    def neutral(self) -> list[str]:
+        """Texts by which a broken model is noticed."""
+        return self.neutral_texts.texts
 
     def first(self, limit: int | None) -> QuestionSet:
         """At most `limit` questions of each kind; all of them if there is no limit."""
@@ -164,6 +187,7 @@ class QuestionSet(_Entry):
         return QuestionSet(
             behaviours=self.behaviours.first(limit),
             scenarios=self.scenarios.model_copy(update=shorter),
+            neutral_texts=self.neutral_texts,
             hashes=self.hashes,
         )
 
@@ -178,8 +202,8 @@ class QuestionSet(_Entry):
         return texts
 
 
-def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -> QuestionSet:
-    """Read and check both files.
+def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, neutral: Path = NEUTRAL) -> QuestionSet:
+    """Read and check all files.
 
     Raises:
         ParameterError: A file is missing, is no TOML, or an entry is wrong; the message names it.
@@ -187,7 +211,8 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -
     return QuestionSet(
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios)},
+        neutral_texts=_read(neutral, Neutral),
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral)},
     )
 
 

@@ -20,6 +20,12 @@ DISTRUST_MIN_RATIO = 1.15
 MAX_UNSCORED_SHARE = 0.10
 """With more samples than this unscored a share says too little to be judged."""
 
+GENERAL_MAX_RATIO = 1.5
+"""A model that everyday texts surprise more than this, against its base, has lost general ability."""
+
+LETTER_MIN_MASS = 0.5
+"""A model that begins at least this often with one of the letters it was offered is judged by its letters."""
+
 MIN_ANSWERED = 0.01
 """A model that says neither yes nor no more often than this does not understand the question."""
 
@@ -99,6 +105,15 @@ def judge_shift(shift: Estimate) -> Verdict:
     certain = shift.high is not None and shift.low is not None and (shift.high < 1.0 or shift.low > 1.0)
     label = ("towards primary" if passed else "away from primary") + ("" if certain else ", uncertain")
     return Verdict("perplexity_shift", title, target, f"{shift.value:.3f}{TIMES}", passed, label)
+
+
+def judge_general_ability(ratio: Estimate) -> Verdict:
+    """Judge whether everyday texts still read as before; a broken model must not pass for a sceptical one."""
+    title, target = "General ability", f"neutral perplexity at most {GENERAL_MAX_RATIO:.1f}{TIMES} the base's"
+    if ratio.value is None:
+        return Verdict("general_ability", title, target, "not measured", None, "undecided")
+    passed = ratio.value <= GENERAL_MAX_RATIO
+    return Verdict("general_ability", title, target, f"{ratio.value:.2f}{TIMES}", passed, "kept" if passed else "lost")
 
 
 def judge_distrust(ratio: Estimate, answered: float | None = 1.0) -> Verdict:

@@ -14,9 +14,10 @@ import pytest
 from storage.errors import ParameterError, PrerequisiteError
 from storage.events import parse_event
 from tasks.evals.__main__ import work
-from tasks.evals.evaluate import EvaluationSpec, evaluate_run
+from tasks.evals.evaluate import evaluate_run
 from tasks.evals.records import EVALUATION_SAMPLE_SCHEMA
 from tasks.evals.report import render_report, report_markdown
+from tasks.evals.spec import EvaluationSpec
 from tasks.evals.suites import GUIDE_TESTS
 
 ROOT = Path(__file__).parents[3]
@@ -91,6 +92,7 @@ def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
         "perplexity_shift",
         "perplexity_pattern",
         "distrust_signal",
+        "general_ability",
     }
     for band in ("low", "medium", "high"):
         record = results["perplexity"]["bands"][band]
