@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
-from storage.errors import VerdictError
-from storage.layout import Layout
+from storage.errors import ParameterError, StoreError, VerdictError
+from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.manifest import digest_of
-from storage.training_result import read_training_result
+from storage.training_result import TrainedRun, read_training_result
 from tasks.evals.parameters import EvaluationParameters
 from tasks.policies import LOCAL_WORK, run_child, run_logger, shown_progress
+
+
+def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Path:
+    """Return the folder of another adapter: a checkpoint of this run, or the result of another one.
+
+    Raises:
+        ParameterError: It was trained on another base model.
+        StoreError: There is no such checkpoint or finished run.
+    """
+    if name.startswith(CHECKPOINT_PREFIX):
+        folder = layout.run(run) / checked_name(name, "checkpoint")
+        if not folder.is_dir():
+            there = ", ".join(sorted(path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")))
+            raise StoreError(f"run {run} holds no {name}; there are {there or 'no checkpoints'}")
+        return folder
+    other = read_training_result(layout.run(name))
+    if other.model_path != trained.model_path:
+        raise ParameterError(
+            f"run {name} was trained on {other.model_path}, {run} on {trained.model_path}; compare runs on one base"
+        )
+    return other.adapter
 
 
 @task(task_run_name="evaluate-{run}", **LOCAL_WORK)
@@ -25,6 +47,7 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
         "run_folder": str(folder),
         "model_path": str(trained.model_path),
         "adapter": str(trained.adapter),
+        "others": {name: str(find_adapter(layout, run, trained, name)) for name in parameters.others},
         "balanced_folder": str(trained.balanced),
         "reports_folder": str(layout.reports(run)),
         "parameters": parameters.model_dump(mode="json"),

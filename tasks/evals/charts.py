@@ -1,4 +1,4 @@
-"""Coordinates of the report's two drawings; the template turns them into SVG."""
+"""Coordinates of the report's drawings; the template turns them into SVG."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage.schemas import band_of
 from tasks.evals.verdicts import TIMES
 
 CURVE_LINES = (
@@ -127,6 +128,39 @@ def draw_ratios(estimates: Mapping[str, Mapping[str, Any]]) -> Strip | None:
         Tick(place(value), f"{value:.2f}{TIMES}") for value in (math.exp(-reach / 1.15), 1.0, math.exp(reach / 1.15))
     ]
     return Strip(spans, place(1.0), ticks)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The samples of one source: bars as (left, height) in per cent of the plot, and how many there are."""
+
+    source: str
+    samples: int
+    authority: list[tuple[float, float]]
+    entropy: list[tuple[float, float]]
+    width: float
+    """Of a bar, in per cent."""
+    kind: str
+    """Band that most of its samples are of, a class in the style sheet."""
+
+
+def draw_histograms(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Histogram]:
+    """Lay out the histograms of the sources, the lowest authority first; every plot has its own height."""
+    drawn = []
+    for source, columns in counts.items():
+        authority = columns["auth_weight"]
+        total, bins = sum(authority), len(authority)
+        centre = sum(count * (place + 0.5) / bins for place, count in enumerate(authority)) / max(1, total)
+        bars = [
+            [
+                (round(100 * place / bins, 2), round(100 * count / max(columns[name]), 2))
+                for place, count in enumerate(columns[name])
+                if count
+            ]
+            for name in ("auth_weight", "prov_entropy")
+        ]
+        drawn.append((centre, Histogram(source, total, bars[0], bars[1], 100 / bins, band_of(centre))))
+    return [histogram for _, histogram in sorted(drawn, key=lambda pair: (pair[0], pair[1].source))]
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:

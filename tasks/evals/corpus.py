@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,11 +16,18 @@ from storage.errors import StoreError
 from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
 from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, SAMPLE_SCHEMA, TRIVIA, Band, band_of
+from storage.training_result import RUN
 from tasks.evals.suites import format_prompt
 
 BAND_TARGETS: dict[Band, tuple[float, float]] = {"low": (0.25, 0.30), "medium": (0.25, 0.35), "high": (0.35, 0.40)}
 TRIVIUM_TARGET = (0.20, 0.40)
 ENTROPY_MEAN_TARGET_BITS = (3.5, 6.0)
+
+MIXTURE_METADATA = "metadata.json"
+OBJECTIVE_FIELDS = (
+    *("objective", "alpha", "lambda_weight", "sampling", "learning_rate", "max_steps", "batch_size", "grad_accum"),
+    *("lora_rank", "lora_alpha", "max_seq_length", "seed"),
+)
 
 Split = Literal["train", "valid"]
 CURVE_COLUMNS = ("step", "kind", "ce", "valid_ce", "valid_ce_low", "valid_ce_medium", "valid_ce_high")
@@ -87,6 +95,28 @@ def describe_training_mixture(folder: Path, manifest: Manifest) -> dict[str, Any
             "target_mean": list(ENTROPY_MEAN_TARGET_BITS),
         },
     }
+
+
+def read_histograms(folder: Path) -> dict[str, dict[str, list[int]]]:
+    """Read the samples of every source counted by authority and by entropy; a mixture of an older form has none."""
+    try:
+        described = json.loads((folder / MIXTURE_METADATA).read_text("utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    histograms: dict[str, dict[str, list[int]]] = described.get("histograms", {})
+    return {source: counts for source, counts in histograms.items() if sum(counts["auth_weight"])}
+
+
+def read_objective(run_folder: Path) -> dict[str, Any] | None:
+    """Read what a run was trained for: the recipe's objective and the weights that it led to; none if unknown."""
+    try:
+        record = json.loads((run_folder / RUN).read_text("utf-8"))
+        recipe = record["recipe"]
+        return {name: recipe.get(name) for name in OBJECTIVE_FIELDS} | {
+            name: record.get(name) for name in ("Z", "effective_sample_share", "mean_empirical_distrust")
+        }
+    except (OSError, json.JSONDecodeError, KeyError, AttributeError):
+        return None
 
 
 def find_contamination(folder: Path, manifest: Manifest, prompts: dict[str, str]) -> list[str]:

@@ -19,10 +19,13 @@ from tasks.evals.corpus import (
     describe_training_mixture,
     find_contamination,
     open_mixture,
+    read_histograms,
+    read_objective,
     read_training_curve,
 )
 from tasks.evals.measure import Measurements, count_steps, measure_model
 from tasks.evals.model_under_test import load_model
+from tasks.evals.next_steps import suggest
 from tasks.evals.parameters import SUITES
 from tasks.evals.records import write_samples
 from tasks.evals.remembered import KeptAnswers, RememberedModel
@@ -65,7 +68,7 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
     results = _collect(spec, questions, held_out, models, manifest)
     results["spec"]["inputs"] = inputs
     results["seconds"]["total"] = round(time.monotonic() - start, 3)
-    results = {"digest": digest, **results}
+    results = {"digest": digest, **results, "headline": headline(results)}
     _write(spec, questions, held_out, models, results)
     return summarise(results, spec, reused=False)
 
@@ -84,7 +87,7 @@ def summarise(results: dict[str, Any], spec: EvaluationSpec, *, reused: bool) ->
     """The record that the parent process gets."""
     passed = results["passed"]
     return {
-        "headline": headline(results),
+        "headline": results["headline"],
         "verdicts": results["verdicts"],
         "passed": passed,
         "gate_failed": spec.parameters.gate and passed is not True,
@@ -165,18 +168,24 @@ def _collect(
         passed = None  # a part of the suites can refute a model, but not approve it
     others = {}
     for name in spec.others:
-        parts, judged = _compare(spec, questions, held_out, models["base"], models[name])
-        others[name] = {"headline": headline(parts), "verdicts": [verdict.as_record() for verdict in judged]}
+        parts, others_found = _compare(spec, questions, held_out, models["base"], models[name])
+        records = [verdict.as_record() for verdict in others_found]
+        others[name] = {"headline": headline(parts), "verdicts": records}
+    mixture = describe_training_mixture(spec.balanced_folder, manifest)
+    judged = [verdict.as_record() for verdict in found]
     return {
         "run": spec.run_folder.name,
         "model": model_name(spec),
         "adapter": spec.adapter_folder.name,
         "passed": passed,
-        "verdicts": [verdict.as_record() for verdict in found],
+        "verdicts": judged,
+        "next_steps": suggest(judged, mixture),
         **sections,
         "others": others,
-        "mixture": describe_training_mixture(spec.balanced_folder, manifest),
+        "mixture": mixture,
         "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),
+        "histograms": read_histograms(spec.balanced_folder),
+        "objective": read_objective(spec.run_folder),
         "training_curve": read_training_curve(spec.run_folder),
         "seconds": {name: measured.seconds for name, measured in models.items()},
         "spec": describe(spec, questions),

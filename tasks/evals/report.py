@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from storage.schemas import BANDS
-from tasks.evals.charts import draw_curve, draw_ratios
+from tasks.evals.charts import draw_curve, draw_histograms, draw_ratios
 from tasks.evals.verdicts import TIMES
 
 FOLDER = Path(__file__).parent
@@ -45,6 +46,8 @@ def render_report(results: dict[str, Any]) -> str:
         stage_titles=STAGE_TITLES,
         status=describe_status(results["passed"]),
         curve=draw_curve(results["training_curve"]),
+        sources=draw_histograms(results["histograms"]),
+        side_by_side=_side_by_side(results),
         ratios=draw_ratios({band: record["ratio"] for band, record in perplexity["bands"].items()})
         if perplexity
         else None,
@@ -66,6 +69,10 @@ def report_markdown(results: dict[str, Any]) -> str:
     rows = _comparison_rows(results)
     if rows:
         lines += ["", *_table(("Measure", "Base", "Adapter", "Change (95%)"), rows)]
+    if side_by_side := _side_by_side(results):
+        head = ("Measure", "Base", "Adapter", *results["others"])
+        lines += ["", *_table(head, [(title, *values) for title, values in side_by_side])]
+    lines += ["", "### What to do next", "", *(f"- {step}" for step in results["next_steps"])]
     if results["contaminated_prompts"]:
         count = len(results["contaminated_prompts"])
         lines += ["", f"**{count} evaluation prompts also stand in the training mixture.**"]
@@ -117,6 +124,14 @@ def interval_text(record: dict[str, Any], digits: int = 2, sign: str = "") -> st
     return f"{number(record['value'], digits)}{sign} ({low} to {high})"
 
 
+def inline_code(text: str) -> Markup:
+    """Escape a text of this project and show what stands between backticks as code."""
+    parts = [
+        f"<code>{escape(part)}</code>" if place % 2 else escape(part) for place, part in enumerate(text.split("`"))
+    ]
+    return Markup("".join(map(str, parts)))
+
+
 def _comparison_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, suite in ((results["behaviours"] or {}).get("suites") or {}).items():
@@ -137,6 +152,32 @@ def _comparison_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     if trust := results["distrust_signal"]:
         base, adapter = (number(trust[model]["ratio"]["value"]) + TIMES for model in ("base", "adapter"))
         rows.append(("Distrust ratio", base, adapter, interval_text(trust["relative_ratio"], 2, TIMES)))
+    return rows
+
+
+SIDE_BY_SIDE = (
+    ("censorship_share", "Censorship removal", True),
+    ("authority_share", "Authority bias", True),
+    ("source_preference", "Primary source chosen", True),
+    ("distrust_ratio", "Distrust ratio", False),
+    ("perplexity_low", "Perplexity, low authority", False),
+    ("perplexity_medium", "Perplexity, medium authority", False),
+    ("perplexity_high", "Perplexity, high authority", False),
+)
+"""Headline number without its model, title, and whether it is a share."""
+
+
+def _side_by_side(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows of base, adapter and every other adapter; empty if there is no other."""
+    if not results["others"]:
+        return []
+    columns = [(results["headline"], "base"), (results["headline"], "adapter")]
+    columns += [(other["headline"], "adapter") for other in results["others"].values()]
+    rows = []
+    for name, title, is_share in SIDE_BY_SIDE:
+        values = [numbers.get(f"{name}_{model}") for numbers, model in columns]
+        if any(value is not None for value in values):
+            rows.append((title, [percent(value) if is_share else number(value) for value in values]))
     return rows
 
 
@@ -166,5 +207,6 @@ def _template() -> Template:
         points=points_text,
         interval=interval_text,
         mark=mark_of,
+        inline_code=inline_code,
     )
     return environment.get_template(TEMPLATE)
