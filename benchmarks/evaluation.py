@@ -1,0 +1,117 @@
+"""Evaluation in batches beside one question at a time, on the sandbox's base model; one JSON line each.
+
+Generated answers must be the same and scores equal, or the benchmark fails. A random model would not do: its logits
+lie so close together that sums in another order choose other tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.evals.model_under_test import ModelUnderTest
+from tasks.evals.suites import LETTERS, format_prompt, load_questions
+
+BASE_MODEL = Path(__file__).resolve().parent.parent / "sandbox" / "base_model"
+NEW_TOKENS = 32
+BATCH = 16
+ROUNDS = 3
+TOLERANCE = 1e-3
+"""Nats; float32 sums in another order."""
+
+
+def generate_one_by_one(model: Any, tokenizer: Any, prompts: list[str]) -> list[str]:
+    """Answer prompts as `mlx_lm.generate` does, each by itself."""
+    from mlx_lm import generate
+
+    return [generate(model, tokenizer, tokenizer.encode(prompt), max_tokens=NEW_TOKENS) for prompt in prompts]
+
+
+def score_one_by_one(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> list[float]:
+    """Score continuations each by itself, over the whole sequence."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    scores = []
+    for prompt, option in pairs:
+        alone, joint = tokenizer.encode(prompt), tokenizer.encode(prompt + option)
+        logits = model(mx.array([joint[:-1]])).astype(mx.float32)
+        losses = nn.losses.cross_entropy(logits[0], mx.array(joint[1:]))
+        scores.append(-float(losses[len(alone) - 1 :].sum().item()))
+    return scores
+
+
+def best_seconds(work: Callable[[], Any], others: Callable[[], Any]) -> tuple[float, float, Any, Any]:
+    """Time two ways in turns; return the best of each and what they found."""
+    first, second = [], []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        one = work()
+        first.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        other = others()
+        second.append(time.perf_counter() - started)
+    return min(first), min(second), one, other
+
+
+def main() -> None:
+    """Measure and print."""
+    from mlx_lm import load
+
+    model, tokenizer = load(str(BASE_MODEL))
+    tested = ModelUnderTest(model, tokenizer, BATCH)
+    questions = load_questions()
+    prompts = [format_prompt(entry.prompt) for entry in questions.behaviours.behaviours]
+    found = questions.scenarios
+    cloze = [(format_prompt(found.ask(each)), f" {option}") for each in found.scenarios for option in each.options]
+    letters = [
+        (format_prompt(found.ask_choice(each, first)), f" {letter}")
+        for each in found.scenarios
+        for first in range(len(LETTERS))
+        for letter in LETTERS
+    ]
+    ours, theirs, texts, expected = best_seconds(
+        lambda: tested.generate(prompts, NEW_TOKENS), lambda: generate_one_by_one(model, tokenizer, prompts)
+    )
+    same = sum(ours.strip() == theirs.strip() for ours, theirs in zip(texts, expected, strict=True))
+    print(
+        json.dumps(
+            {
+                "benchmark": "evaluation: generation",
+                "prompts": len(prompts),
+                "seconds": round(ours, 2),
+                "one_by_one_seconds": round(theirs, 2),
+                "ratio": round(theirs / ours, 1),
+                "identical_answers": same,
+            }
+        ),
+        flush=True,
+    )
+    if same < len(prompts):
+        raise SystemExit(f"{len(prompts) - same} answers differ")
+    ours, theirs, scores, nats = best_seconds(
+        lambda: tested.score_options(cloze + letters), lambda: score_one_by_one(model, tokenizer, cloze + letters)
+    )
+    worst = max(abs(score.nats - value) for score, value in zip(scores, nats, strict=True))
+    print(
+        json.dumps(
+            {
+                "benchmark": "evaluation: likelihoods",
+                "options": len(nats),
+                "seconds": round(ours, 2),
+                "one_by_one_seconds": round(theirs, 2),
+                "ratio": round(theirs / ours, 1),
+                "largest_difference_nats": worst,
+            }
+        ),
+        flush=True,
+    )
+    if worst > TOLERANCE:
+        raise SystemExit(f"scores differ by {worst}")
+
+
+if __name__ == "__main__":
+    main()
