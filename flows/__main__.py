@@ -27,6 +27,7 @@ FLOWS = {
     "evaluate-adapter": "compare base model and adapter, write the report",
     "export-model": "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
     "corpus-to-model": "all six, one after the other",
+    "compare-recipes": "train with several alphas, objectives or base models, side by side",
     "check-setup": "prove every component on this machine before a long run",
 }
 
@@ -96,6 +97,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
     flow = load_flow(name)
+    from prefect.exceptions import CrashedRun  # importing Prefect takes seconds, which a usage error need not wait for
+
     try:
         parameters, as_json = parse(name, flow.fn.parameters_model, rest)
     except (ValidationError, SettingsError) as error:
@@ -104,7 +107,7 @@ def main(arguments: list[str]) -> int:
     tell_story(sys.stderr if as_json else sys.stdout)
     try:
         result = asyncio.run(flow(**parameters))
-    except DistrustError as error:
+    except (DistrustError, CrashedRun) as error:
         print(f"\n{name} stopped: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))

@@ -101,11 +101,24 @@ def describe_rebalance(result: dict[str, Any]) -> list[str]:
 
 
 def describe_train(result: dict[str, Any]) -> list[str]:
-    """Steps, loss before and after, adapter."""
+    """Steps, loss before and after, adapter; or what was only planned."""
+    if "plan" in result:
+        return [f"{result['model']}:", *(f"  {line}" for line in result["plan"])]
+    before, after = result.get("valid_ce_before"), result.get("valid_ce_after")
+    measured = "not validated" if before is None else f"validation cross-entropy {before:.3f} -> {after:.3f}"
+    return [f"{result['steps']} steps; {measured}", f"adapter {result['adapter']}"]
+
+
+def describe_comparison(result: dict[str, Any]) -> list[str]:
+    """The runs side by side, and where the pictures lie."""
+    headings = list(result["table"][0])
+    widths = {
+        heading: max(len(heading), *(len(row.get(heading, "")) for row in result["table"])) for heading in headings
+    }
+    lines = [dict(zip(headings, headings, strict=True)), *result["table"]]
     return [
-        f"{result['steps']} steps; validation cross-entropy {result['valid_ce_before']:.3f} -> "
-        f"{result['valid_ce_after']:.3f}",
-        f"adapter {result['adapter']}",
+        *("  ".join(line.get(heading, "").ljust(widths[heading]) for heading in headings).rstrip() for line in lines),
+        *(f"picture {path}" for path in result["pictures"]),
     ]
 
 
@@ -190,5 +203,6 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "evaluate-adapter": describe_evaluate,
     "export-model": describe_export,
     "corpus-to-model": describe_pipeline,
+    "compare-recipes": describe_comparison,
     "check-setup": describe_check,
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.states import Crashed
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN
 from tasks import training
 from tasks.lora.recipe import Recipe
+from tasks.policies import ChildDied
 
 
 class TrainAdapterParameters(FlowParameters, Recipe):
@@ -25,11 +27,28 @@ class TrainAdapterParameters(FlowParameters, Recipe):
     )
 
 
+class TrainAdapterForm(TrainAdapterParameters):
+    """The training on its own can also only look."""
+
+    plan: bool = Field(
+        False, title="Plan", description="Only predict the peak memory, and what would make it fit; train nothing."
+    )
+
+
 @flow(name="train-adapter", flow_run_name="train-adapter-{run}")
-@takes(TrainAdapterParameters)
-async def train_adapter(parameters: TrainAdapterParameters) -> dict[str, Any]:
+@takes(TrainAdapterForm)
+async def train_adapter(parameters: TrainAdapterForm) -> Any:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
+    recipe = training.settle_model(parameters.pick(Recipe))
+    if parameters.plan:
+        return await training.plan_recipe(recipe)
     layout = await parameters.open_store()
     if parameters.replace_run:
-        training.set_other_run_aside(layout, parameters.run, parameters.mixture, parameters.pick(Recipe))
-    return await training.train_recipe(layout, parameters.run, parameters.mixture, parameters.pick(Recipe))
+        training.set_other_run_aside(layout, parameters.run, parameters.mixture, recipe)
+    try:
+        result = await training.train_recipe(layout, parameters.run, parameters.mixture, recipe)
+    except ChildDied as error:
+        # Nothing is wrong with the run: started again, it goes on at its newest checkpoint.
+        return Crashed(message=f"{error}\nStart the run again: it goes on at its newest checkpoint.")
+    await training.report_training(layout, parameters.run)
+    return result

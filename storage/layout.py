@@ -68,6 +68,10 @@ class Layout:
         """Evaluation results and report of a run."""
         return self.run(run) / "reports"
 
+    def comparison(self, name: str) -> Path:
+        """Table and pictures of several runs side by side."""
+        return self.root / "comparisons" / checked_name(name, "comparison name")
+
     def export(self, name: str) -> Path:
         """An exported model."""
         return self.root / "exports" / checked_name(name, "export name")

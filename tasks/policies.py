@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import MissingContextError, ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
@@ -41,6 +43,7 @@ LONGEST_EVENT_BYTES = 16 << 20
 LEASE_SECONDS = 60.0
 """How long the slot of a killed worker stays taken; the shortest that Prefect allows."""
 SERVER_WAIT_SECONDS = 10.0
+HEALTH_POLL_SECONDS = 2.0
 
 
 async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -153,6 +156,24 @@ async def global_slot(name: str) -> AsyncIterator[None]:
         yield
 
 
+async def wait_for_server(patience_seconds: float) -> None:
+    """Wait until the Prefect server answers, so that work done while it was away still reaches the UI."""
+    address = PREFECT_API_URL.value()
+    deadline = time.monotonic() + patience_seconds
+    told = False
+    async with httpx.AsyncClient(timeout=SERVER_WAIT_SECONDS) as client:
+        while address and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get(f"{address}/health")).is_success:
+                    return
+            if not told:
+                run_logger().warning(
+                    "the Prefect server is away; the result is on disk and is reported when it is back"
+                )
+            told = True
+            await asyncio.sleep(HEALTH_POLL_SECONDS)
+
+
 @asynccontextmanager
 async def exclusive(folder: Path) -> AsyncIterator[None]:
     """Hold the lock of a dataset without blocking the event loop while waiting for it."""
@@ -187,6 +208,10 @@ def _error_of(event: Mapping[str, Any]) -> DistrustError:
     return wanted(str(event.get("message")))
 
 
+class ChildDied(RuntimeError):
+    """A child process ended without a result or an error: it was killed, or it has a defect."""
+
+
 async def run_child(
     module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
@@ -203,7 +228,7 @@ async def run_child(
 
     Raises:
         DistrustError: The error that the child reported, of the same class.
-        RuntimeError: The child died without a word; the message carries its last lines.
+        ChildDied: The child died without a word; the message carries its last lines.
     """
     write_json(specification_path, specification)
     command = [sys.executable, "-u", "-m", module, str(specification_path)]
@@ -215,6 +240,9 @@ async def run_child(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_EVENT_BYTES,
+        # A signal to the whole group, as Ctrl-C sends it, must not reach the child beside the one that `_stop` sends:
+        # the second signal ends it before its checkpoint is written.
+        start_new_session=True,
     )
     assert process.stdout is not None
     result: dict[str, Any] | None = None
@@ -236,7 +264,7 @@ async def run_child(
     if failure:
         raise failure
     if status != 0 or result is None:
-        raise RuntimeError(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
+        raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
     return result
 
 

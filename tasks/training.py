@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import acreate_image_artifact
 
+from storage.errors import DistrustError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
 from storage.training_result import RUN
+from tasks.lora import presets
+from tasks.lora.base_model import architecture_of_base
+from tasks.lora.curve import as_address, draw_lines
+from tasks.lora.memory import describe_plan, plan_memory, usable_bytes
+from tasks.lora.metrics import loss_lines, read_metrics
 from tasks.lora.recipe import Recipe
-from tasks.policies import LOCAL_WORK, Check, exclusive, run_child, run_logger, shown_progress, try_component
+from tasks.lora.terminal import describe_step, training_bar
+from tasks.policies import (
+    LOCAL_WORK,
+    Check,
+    ChildDied,
+    exclusive,
+    run_child,
+    run_logger,
+    shown_progress,
+    try_component,
+    wait_for_server,
+)
 
 LOG_EVERY_STEPS = 10
+REPORT_PATIENCE_SECONDS = 48 * 3600.0
+"""How long a finished training waits for a Prefect server that is away."""
 REBALANCE = "python -m flows rebalance-corpus"
+
+
+def settle_model(recipe: Recipe) -> Recipe:
+    """Replace the model ``auto`` by the preset of this machine."""
+    settled = presets.settle_model(recipe)
+    if settled != recipe:
+        run_logger().info("model auto: %s, batches of %d", settled.model, settled.batch_size)
+    return settled
+
+
+@task(task_run_name="plan-training", **LOCAL_WORK)
+async def plan_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Predict the peak memory of a recipe on this machine; at most the model's configuration is fetched."""
+    model = await asyncio.to_thread(architecture_of_base, recipe.model, quantise=recipe.quantize_base)
+    if model is None:
+        return {
+            "model": recipe.model,
+            "plan": [f"the sizes of {recipe.model} are not known: its memory is not planned"],
+        }
+    plan, limit_bytes = plan_memory(model, recipe), usable_bytes()
+    return {
+        "model": recipe.model,
+        "plan": describe_plan(model, recipe, limit_bytes),
+        "peak_bytes": plan.total,
+        "limit_bytes": round(limit_bytes),
+        "fits": plan.fits(limit_bytes),
+    }
 
 
 def set_other_run_aside(layout: Layout, run: str, mixture: str, recipe: Recipe) -> None:
@@ -36,7 +84,11 @@ def set_other_run_aside(layout: Layout, run: str, mixture: str, recipe: Recipe) 
 
 @task(task_run_name="train-{run}", **LOCAL_WORK)
 async def train_recipe(layout: Layout, run: str, mixture: str, recipe: Recipe) -> dict[str, Any]:
-    """Run or resume a recipe on a mixture; what is finished already is not repeated."""
+    """Run or resume a recipe on a mixture; what is finished already is not repeated.
+
+    A cancelled run ends its child, which saves a checkpoint first. A server that goes away stops nothing; its end is
+    told when it is back.
+    """
     log = run_logger()
     balanced = layout.balanced(mixture)
     manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
@@ -48,26 +100,38 @@ async def train_recipe(layout: Layout, run: str, mixture: str, recipe: Recipe) -
         "recipe": recipe.model_dump(mode="json"),
     }
     async with exclusive(folder), shown_progress("training", f"Training run {run}") as progress:
+        with training_bar() as bar:
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "progress":
-                progress.update(event["step"], event["max_steps"])
-                if event["step"] % LOG_EVERY_STEPS == 0 or event["step"] == event["max_steps"]:
-                    log.info("%s", describe_step(event))
-            elif event["event"] == "log":
-                log.info("%s", event["message"])
-            else:
-                log.info("%s", {key: value for key, value in event.items()})
+            def on_event(event: dict[str, Any]) -> None:
+                if event["event"] == "progress":
+                    line = describe_step(event)
+                    progress.update(event["step"], event["max_steps"], f"Run {run}, {line}")
+                    if bar is not None:
+                        bar.show(event)
+                    elif event["step"] % LOG_EVERY_STEPS == 0 or event["step"] == event["max_steps"]:
+                        log.info("%s", line)
+                elif event["event"] == "log":
+                    log.info("%s", event["message"])
+                else:
+                    log.info("%s", event)
 
-        return await run_child("tasks.lora", specification, folder / "train.json", on_event)
+            try:
+                result = await run_child("tasks.lora", specification, folder / "train.json", on_event)
+            except (DistrustError, ChildDied):
+                await wait_for_server(REPORT_PATIENCE_SECONDS)
+                raise
+            await wait_for_server(REPORT_PATIENCE_SECONDS)
+            return result
 
 
-def describe_step(event: dict[str, Any]) -> str:
-    """Write one training step as a line for a person."""
-    return (
-        f"step {event['step']}/{event['max_steps']}: ce {event['ce']:.3f}, distrust {event['distrust']:.2f}, "
-        f"total {event['total']:.2f}, {event['tokens_per_second']:.0f} tok/s, mem {event['peak_memory_gb']:.2f} GB"
-    )
+@task(task_run_name="report-training-{run}", **LOCAL_WORK)
+async def report_training(layout: Layout, run: str) -> None:
+    """Show the run's loss curve in the UI."""
+    picture = draw_lines(f"Run {run}", loss_lines(read_metrics(layout.run(run))), "cross-entropy (nats per token)")
+    if picture is not None:
+        await acreate_image_artifact(
+            image_url=as_address(picture), key="training-curve", description=f"Losses of run {run}."
+        )
 
 
 @task(task_run_name="check-training", **LOCAL_WORK)

@@ -28,6 +28,7 @@ WRAPPER_FOLDER = {
     "scoring": "signals",
     "rebalancing": "mixture",
     "training": "lora",
+    "comparing": "lora",
     "evaluation": "evals",
     "exporting": "exports",
     "policies": None,

@@ -43,7 +43,8 @@ def check_loss() -> str:
 
 def check_presets() -> str:
     """Name the preset that fits this machine."""
-    from tasks.lora.presets import load_presets, machine_memory_gb, suggest_preset
+    from tasks.lora.memory import machine_memory_gb
+    from tasks.lora.presets import load_presets, suggest_preset
 
     memory_gb = machine_memory_gb()
     try:

@@ -1,10 +1,20 @@
-"""What a run was computed on: bit-equal continuation holds on the same device and libraries only."""
+"""The machine that trains: what it is, what of its memory training may take, how it is kept awake."""
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from tasks.lora.memory import usable_bytes
+
+CACHE_SHARE = 0.1
+"""Freed buffers that MLX keeps for reuse; batches of many widths would otherwise hoard one of each size."""
 
 BLAS_MARKS = ("openblas", "libmkl", "libblis", "libblas", "accelerate")
 
@@ -22,7 +32,7 @@ def linear_algebra_library() -> str:
 
 
 def describe_device() -> dict[str, str]:
-    """Describe the device and the libraries that decide the rounding of a run."""
+    """Describe the device and the libraries that decide the rounding of a run; on others it goes on, not to the bit."""
     import mlx.core as mx
 
     return {
@@ -33,3 +43,35 @@ def describe_device() -> dict[str, str]:
         "mlx": version("mlx"),
         "mlx_lm": version("mlx-lm"),
     }
+
+
+def training_limit_bytes() -> float:
+    """Return what training may take: what Metal recommends where it says so, else a share of the memory."""
+    import mlx.core as mx
+
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    return min(usable_bytes(), float(recommended)) if recommended else usable_bytes()
+
+
+def limit_memory() -> None:
+    """Keep the model's memory wired and the cache of freed buffers small, so that the system keeps its own."""
+    import mlx.core as mx
+    from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+    maybe_set_recommended_wired_limit()
+    mx.set_cache_limit(int(CACHE_SHARE * training_limit_bytes()))
+
+
+@contextmanager
+def awake() -> Iterator[None]:
+    """Keep a Mac from sleeping in this block; the program that does it ends with this process, however it ends."""
+    program = shutil.which("caffeinate")
+    if program is None:
+        yield
+        return
+    keeper = subprocess.Popen([program, "-i", "-m", "-s", "-w", str(os.getpid())], stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        keeper.terminate()
+        keeper.wait()

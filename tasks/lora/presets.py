@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import ParameterError
-from tasks.lora.recipe import Recipe
+from tasks.lora.architecture import Architecture, architecture_of
+from tasks.lora.memory import machine_memory_gb, plan_memory, usable_bytes
+from tasks.lora.recipe import AUTO, Recipe
 
 PRESETS_FILE = Path(__file__).with_name("presets.toml")
 
@@ -28,8 +29,16 @@ class Preset(BaseModel):
     memory_gb: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     max_steps: int = Field(ge=1)
-    quantize_base: bool
+    config: dict[str, Any]
+    """The sizes in the repository's ``config.json``."""
     note: str
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes of the 4-bit model that is trained."""
+        sizes = architecture_of(self.config)
+        assert sizes is not None, f"preset {self.name} lacks sizes"
+        return sizes.in_four_bits()
 
 
 @cache
@@ -59,14 +68,33 @@ def recipe_for(name: str, **overrides: Any) -> Recipe:
         "model": preset.name,
         "batch_size": preset.batch_size,
         "max_steps": preset.max_steps,
-        "quantize_base": preset.quantize_base,
     }
     return Recipe.model_validate(settings | overrides)
 
 
-def machine_memory_gb() -> float:
-    """Return this machine's memory in GB (10^9 bytes)."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
+    """Replace the model ``auto`` by the preset of this machine's memory; any other recipe stays as it is.
+
+    The preset brings its batch size, unless the recipe names another than the default. Should its peak not fit, the
+    batches become single sequences, as many of them to a step as before.
+
+    Args:
+        recipe: The recipe.
+        memory_gb: The machine's memory; this machine's when left out.
+
+    Raises:
+        ParameterError: Even the smallest preset needs more memory.
+    """
+    if recipe.model != AUTO:
+        return recipe
+    preset = suggest_preset(memory_gb)
+    default = Recipe.model_fields["batch_size"].default
+    batch_size = preset.batch_size if recipe.batch_size == default else recipe.batch_size
+    settled = recipe.model_copy(update={"model": preset.name, "batch_size": batch_size})
+    if batch_size > 1 and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
+        accum = min(1024, settled.grad_accum * batch_size)
+        settled = settled.model_copy(update={"batch_size": 1, "grad_accum": accum})
+    return settled
 
 
 def suggest_preset(memory_gb: float | None = None) -> Preset:

@@ -13,37 +13,14 @@ import pyarrow as pa
 
 from storage.events import Emit
 from storage.parquet import read_shard, write_shard
+from tasks.lora.metrics import METRICS, METRICS_SCHEMA
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import WindowMeans
+from tasks.lora.terminal import clock, describe_numbers
+from tasks.lora.tracking import open_tracker
 from tasks.lora.validation import Validation
 
 TRAINING_LOG = "training.log"
-METRICS = "metrics.parquet"
-
-METRICS_SCHEMA = pa.schema(
-    [
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("ce", pa.float64()),
-        pa.field("distrust", pa.float64()),
-        pa.field("total", pa.float64()),
-        pa.field("learning_rate", pa.float64()),
-        pa.field("grad_norm", pa.float64()),
-        pa.field("clipped_share", pa.float64()),
-        pa.field("tokens", pa.int64()),
-        pa.field("tokens_per_second", pa.float64()),
-        pa.field("peak_memory_gb", pa.float64()),
-        pa.field("valid_ce", pa.float64()),
-        pa.field("valid_objective", pa.float64()),
-        pa.field("valid_ce_low", pa.float64()),
-        pa.field("valid_ce_medium", pa.float64()),
-        pa.field("valid_ce_high", pa.float64()),
-    ]
-)
-"""One row a report (``kind`` = train: means since the last report) or validation (``kind`` = valid).
-
-Losses are nats per supervised token; ``total`` = ``ce`` + lambda * ``distrust``; ``tokens`` counts since step 0.
-"""
 
 
 @dataclass(frozen=True)
@@ -56,12 +33,22 @@ class Report:
     total: float
     tokens_per_second: float
     peak_memory_gb: float
+    seconds_left: float
 
 
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
+def train_report(report: Report, learning_rate: float, grad_norm: float, tokens: int) -> dict[str, float | int]:
+    """Return a report under the names of mlx-lm's trainer, which its callbacks expect, and this project's own."""
+    return {
+        "iteration": report.step,
+        "train_loss": report.total,
+        "learning_rate": learning_rate,
+        "tokens_per_second": report.tokens_per_second,
+        "trained_tokens": tokens,
+        "peak_memory": report.peak_memory_gb,
+        "cross_entropy": report.ce,
+        "distrust": report.distrust,
+        "grad_norm": grad_norm,
+    }
 
 
 class Progress:
@@ -77,6 +64,7 @@ class Progress:
         self._tokens = tokens
         self._window_tokens = 0
         self._window_began = self._began
+        self._tracker = open_tracker(recipe, run)
         mx.reset_peak_memory()
 
     @property
@@ -128,6 +116,7 @@ class Progress:
             total=means.ce + self._recipe.lambda_weight * means.distrust,
             tokens_per_second=self._window_tokens / max(now - self._window_began, 1e-9),
             peak_memory_gb=mx.get_peak_memory() / 1e9,
+            seconds_left=self._seconds_left(step, now),
         )
         self._window_tokens, self._window_began = 0, now
         self._rows.append(
@@ -142,15 +131,19 @@ class Progress:
         )
         self._write(self._line(report, now - self._began))
         self._emit("progress", max_steps=self._recipe.max_steps, **vars(report))
+        if self._tracker is not None:
+            self._tracker.on_train_loss_report(train_report(report, learning_rate, means.grad_norm, self._tokens))
         return report
+
+    def _seconds_left(self, step: int, now: float) -> float:
+        """Estimate the rest from the steps of this process."""
+        return (now - self._began) / max(1, step - self._first_step) * (self._recipe.max_steps - step)
 
     def _line(self, report: Report, elapsed: float) -> str:
         last = self._recipe.max_steps
-        left = elapsed / max(1, report.step - self._first_step) * (last - report.step)
         return (
-            f"Training: {report.step / last:4.0%} | {report.step}/{last} [{_clock(elapsed)}<{_clock(left)}, "
-            f"loss={report.total:.4f}, ce={report.ce:.4f}, distrust={report.distrust:.4f}, "
-            f"tok/s={report.tokens_per_second:.1f}, mem={report.peak_memory_gb:.1f}GB]"
+            f"Training: {report.step / last:4.0%} | {report.step}/{last} "
+            f"[{clock(elapsed)}<{clock(report.seconds_left)}, {describe_numbers(vars(report))}]"
         )
 
     def validation(self, step: int, result: Validation) -> None:
@@ -160,6 +153,8 @@ class Progress:
         bands = ", ".join(f"{band}={value:.4f}" for band, value in result.bands.items())
         self._write(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
         self._emit("validation", step=step, max_steps=self._recipe.max_steps, **fields)
+        if self._tracker is not None:
+            self._tracker.on_val_loss_report({"iteration": step, "val_loss": result.ce, **fields})
 
     def checkpoint(self, step: int, folder: Path) -> None:
         """Report a checkpoint and save the metrics up to it."""

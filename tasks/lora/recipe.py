@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.manifest import digest_of
 
 DEFAULT_MODEL = "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated"
+AUTO = "auto"
+"""In the place of a model: the preset that fits this machine."""
 DEFAULT_TARGETS = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -29,6 +31,8 @@ FREE_FIELDS = frozenset(
         "val_batches",
         "thermal_throttle",
         "resume_from",
+        "plan_memory",
+        "report_to",
     }
 )
 """Fields that may change between a checkpoint and its continuation: how long, how often, how hot."""
@@ -43,12 +47,14 @@ class Recipe(BaseModel):
         DEFAULT_MODEL,
         min_length=1,
         title="Base model",
-        description="A preset (r1-distill-70b, r1-distill-32b, llama-8b-abliterated), a Hugging Face id or a folder.",
+        description="A preset (r1-distill-70b, r1-distill-32b, llama-8b-abliterated, mistral-7b-test), auto (the "
+        "preset that fits this machine), a Hugging Face id or a folder.",
     )
-    quantize_base: bool = Field(
-        False,
+    quantize_base: bool | None = Field(
+        None,
         title="Quantise the base to 4 bits",
-        description="Make (once) and train on a 4-bit copy of the base model; a base that is quantised stays as it is.",
+        description="Make (once) and train on a 4-bit copy of the base model. Empty: yes for a model of the Hub, no "
+        "for a folder. A base that is quantised already stays as it is.",
     )
     batch_size: int = Field(2, ge=1, le=256, title="Batch size", description="Sequences per micro-batch.")
     grad_accum: int = Field(
@@ -169,6 +175,18 @@ class Recipe(BaseModel):
         le=1_000_000,
         title="Validation batches",
         description="Cap of the fixed validation set; -1 for all of it, 0 for none.",
+    )
+    plan_memory: Literal["refuse", "warn", "off"] = Field(
+        "refuse",
+        title="Memory plan",
+        description="What to do when the predicted peak exceeds what this machine has: refuse before loading and name "
+        "what would make it fit, warn and go on, or predict nothing.",
+    )
+    report_to: Literal["files", "tensorboard", "wandb"] = Field(
+        "files",
+        title="Report to",
+        description="Besides training.log and metrics.parquet: TensorBoard files in the run's folder, or Weights & "
+        "Biases (both need `uv sync --extra tracking`).",
     )
     resume_from: str | None = Field(
         None,

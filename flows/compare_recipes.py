@@ -1,0 +1,48 @@
+"""Compare: train one recipe with several alphas, objectives or base models, and lay the results side by side."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import takes
+from flows.train_adapter import TrainAdapterParameters, train_adapter
+from storage.errors import DistrustError, UserError
+from tasks import comparing
+from tasks.lora.recipe import Recipe
+
+CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
+
+
+class CompareRecipesParameters(TrainAdapterParameters):
+    """What all runs have in common, and what differs; every combination is a run."""
+
+    alphas: list[float] = Field([2.5, 2.7, 2.9], title="Alphas", description="Values of alpha, each in its own run.")
+    objectives: list[Literal["weighted", "additive"]] = Field(
+        [], title="Objectives", description="Objectives to compare; empty: the one above."
+    )
+    models: list[str] = Field([], title="Base models", description="Base models to compare; empty: the one above.")
+
+
+@flow(name="compare-recipes", flow_run_name="compare-recipes-{run}")
+@takes(CompareRecipesParameters)
+async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any]:
+    """Train every variant, one after the other; a second run of the flow repeats none that is finished."""
+    layout = await parameters.open_store()
+    common = parameters.pick(TrainAdapterParameters).model_dump()
+    choices = {field: getattr(parameters, given) for field, given in CHOICES.items()}
+    rows = []
+    for run, recipe in comparing.plan_comparison(parameters.run, parameters.pick(Recipe), choices).items():
+        try:
+            result: Any = await train_adapter(**common | recipe.model_dump() | {"run": run})
+        except DistrustError as error:
+            result = error
+        rows.append(comparing.row_of(run, result))
+    report = await comparing.report_comparison(layout, parameters.run, rows)
+    if failed := [f"{row['run']}: {row['problem']}" for row in rows if "problem" in row]:
+        raise UserError(
+            f"{len(failed)} of {len(rows)} runs failed; the others are in {report['folder']}. {'; '.join(failed)}"
+        )
+    return report

@@ -1,0 +1,148 @@
+"""Sizes of a transformer, read from its configuration and the headers of its weight files; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from storage.errors import PrerequisiteError
+
+LONGEST_HEADER_BYTES = 64 << 20
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+GROUP_OVERHEAD_BITS = 0.5
+"""A 16-bit scale and a 16-bit bias for each 64 weights."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """Read the names, types, shapes and places of the tensors of a safetensors file.
+
+    Raises:
+        PrerequisiteError: The file is cut off, or is no safetensors file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        start = content.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(LONGEST_HEADER_BYTES, size - 8):
+            raise PrerequisiteError(f"{file} is no whole safetensors file ({size} bytes); delete it and run again")
+        try:
+            entries = json.loads(content.read(length))
+            tensors = {
+                name: Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+                for name, entry in entries.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PrerequisiteError(
+                f"{file} is no safetensors file ({error!r}); delete it and run again, or name another model"
+            ) from error
+    expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
+    if size != expected:
+        raise PrerequisiteError(
+            f"{file} has {size} bytes, its header tells of {expected}: it was cut off or altered; "
+            "delete it and run again"
+        )
+    return tensors
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the memory of a model depends on; sizes in elements, weights in bytes."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    parameters: int
+    weight_bytes: int
+    """As they lie on disk, hence in memory."""
+    float_bytes: int
+    """Bytes of an activation: 2 for bfloat16 and float16, 4 for float32."""
+    quantised: bool
+
+    def widths(self, target: str) -> tuple[int, int]:
+        """Return inputs and outputs of a linear layer by its path within a transformer layer."""
+        queries, values = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        known = {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, values),
+            "v_proj": (self.hidden, values),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+        # A name that no family above uses: the widest layer is assumed, so that the estimate errs upwards.
+        return known.get(target.rsplit(".", 1)[-1], (self.hidden, max(self.hidden, self.intermediate)))
+
+    def in_four_bits(self) -> Architecture:
+        """Return the sizes of a 4-bit copy."""
+        if self.quantised:
+            return self
+        four_bits = round(self.parameters * (4 + GROUP_OVERHEAD_BITS) / 8)
+        return Architecture(**(vars(self) | {"weight_bytes": four_bits, "quantised": True}))
+
+
+def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Architecture | None:
+    """Read a configuration in the Hugging Face layout, and the headers of the weights beside it if there are any.
+
+    Returns:
+        The sizes; none if the configuration does not tell those of a transformer.
+    """
+    text = {**config, **config.get("text_config", {})}
+    try:
+        layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
+        heads, vocabulary = int(text["num_attention_heads"]), int(text["vocab_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    intermediate = int(text.get("intermediate_size") or 4 * hidden)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    head_dim = int(text.get("head_dim") or hidden // heads)
+    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
+    experts = int(text.get("num_local_experts") or text.get("num_experts") or 1)
+    embeddings = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    parameters = embeddings + hidden + layers * (attention + experts * 3 * hidden * intermediate + 2 * hidden)
+    quantisation = text.get("quantization") or text.get("quantization_config")
+    float_bytes = TYPE_BYTES.get(str(text.get("torch_dtype") or text.get("dtype")), 2)
+    bits = quantisation.get("bits", 4) + GROUP_OVERHEAD_BITS if quantisation else 8 * float_bytes
+    weight_bytes = round(parameters * bits / 8)
+    if folder is not None and (headers := [read_header(file) for file in sorted(folder.glob("model*.safetensors"))]):
+        tensors = [tensor for header in headers for tensor in header.values()]
+        weight_bytes = sum(tensor.end - tensor.start for tensor in tensors)
+        floats = [tensor for tensor in tensors if tensor.dtype in FLOATS]
+        if floats:
+            float_bytes = FLOATS[max(floats, key=lambda tensor: tensor.end - tensor.start).dtype]
+        if not quantisation:
+            parameters = sum(prod(tensor.shape) for tensor in tensors)
+    return Architecture(
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        float_bytes=float_bytes,
+        quantised=bool(quantisation),
+    )

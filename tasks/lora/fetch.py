@@ -1,0 +1,191 @@
+"""A base model of the Hub on this machine's disk: fetched once, resumed after an interruption, verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import write_json
+from storage.errors import PrerequisiteError
+
+Log = Callable[[str], None]
+
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+UNWANTED = ("consolidated*",)
+MOST_BYTES = 400 * 10**9
+"""No base model that a Mac can train is larger; a repository that says so is not what was meant."""
+CHUNK_BYTES = 16 << 20
+
+
+def hub_home() -> Path:
+    """Return the folder of the Hugging Face cache, beside which this project keeps its own."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+
+
+def fetch_model(repository: str, log: Log) -> Path:
+    """Return the folder of a model, fetching what is missing of it.
+
+    Only files at the top of the repository are fetched, weights only as safetensors, and never code.
+
+    Raises:
+        PrerequisiteError: The model is gated, missing, too large for the disk, damaged or out of reach.
+    """
+    from httpx2 import HTTPError  # the client of huggingface_hub
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    with _explained(repository):
+        try:
+            info = HfApi().model_info(repository, files_metadata=True)
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            if (cached := _cached(repository)) is None or _refused(error):
+                raise
+            log(f"The Hub does not answer; taking {repository} from the local cache")
+            return cached
+        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or [] if is_wanted(file.rfilename)}
+        _check_sizes(repository, sizes)
+        _check_room(repository, info.sha, sizes)
+        log(f"Fetching {repository} unless it is in the local cache ({sum(sizes.values()) / 1e9:.1f} GB)")
+        folder = Path(snapshot_download(repository, revision=info.sha, allow_patterns=sorted(sizes)))
+    digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs and file.rfilename in sizes}
+    verify(folder, digests, hub_home() / "distrust-verified" / f"{repository.replace('/', '--')}-{info.sha}.json", log)
+    return folder
+
+
+def fetch_config(repository: str) -> dict[str, Any]:
+    """Return the ``config.json`` of a model, fetching no more than that.
+
+    Raises:
+        PrerequisiteError: It cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _explained(repository):
+        config: dict[str, Any] = json.loads(Path(hf_hub_download(repository, "config.json")).read_text("utf-8"))
+    return config
+
+
+def is_wanted(name: str) -> bool:
+    """Tell whether a file of a repository is needed."""
+    return (
+        "/" not in name
+        and any(fnmatch(name, pattern) for pattern in WANTED)
+        and not any(fnmatch(name, pattern) for pattern in UNWANTED)
+    )
+
+
+def _check_sizes(repository: str, sizes: Mapping[str, int]) -> None:
+    if not any(name.endswith(".safetensors") for name in sizes):
+        raise PrerequisiteError(
+            f"base model {repository} holds no safetensors weights; only these are read: name a converted copy, "
+            "for example one of mlx-community"
+        )
+    if sum(sizes.values()) > MOST_BYTES:
+        raise PrerequisiteError(
+            f"base model {repository} has {sum(sizes.values()) / 1e9:.0f} GB, more than the {MOST_BYTES / 1e9:.0f} GB "
+            "that are fetched at most: name a smaller model, or fetch it yourself and name its folder"
+        )
+
+
+def _check_room(repository: str, revision: str | None, sizes: Mapping[str, int]) -> None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    missing = sum(
+        size
+        for name, size in sizes.items()
+        if not isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+    )
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if missing > free:
+        raise PrerequisiteError(
+            f"base model {repository} needs {missing / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB left: "
+            "make room, or set HF_HOME to a larger disk"
+        )
+
+
+def verify(folder: Path, digests: Mapping[str, str], receipt: Path, log: Log) -> None:
+    """Compare files with the SHA-256 that the Hub keeps of them; once, a receipt says that it was done.
+
+    Raises:
+        PrerequisiteError: A file differs; it was deleted so that the next run fetches it again.
+    """
+    if not digests or receipt.is_file():
+        return
+    log(f"Verifying {len(digests)} files, once")
+    for name, expected in sorted(digests.items()):
+        path = folder / name
+        if _sha256(path) != expected:
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise PrerequisiteError(f"{path} was damaged on its way and is deleted; run again to fetch it anew")
+    write_json(receipt, dict(digests))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _cached(repository: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _refused(error: Exception) -> bool:
+    """Tell whether the Hub said no, rather than nothing."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into what a person can do about it."""
+    from httpx2 import ConnectError, ConnectTimeout, HTTPError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise PrerequisiteError(
+            f"base model {repository} is gated: accept its licence at https://huggingface.co/{repository} "
+            "and set HF_TOKEN"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise PrerequisiteError(
+            f"base model {repository} does not exist or is private: check the name, or set HF_TOKEN, "
+            "or name a local folder"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectError, ConnectTimeout) as error:
+        raise PrerequisiteError(
+            f"base model {repository} is not in the local cache and the Hub cannot be reached: connect once, "
+            "or name a local folder with model=PATH"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise PrerequisiteError(
+            f"base model {repository} could not be fetched ({error}): check the connection and the free disk space, "
+            "then run again; what was fetched is kept"
+        ) from error

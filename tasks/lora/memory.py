@@ -1,0 +1,190 @@
+"""How much memory a recipe needs at its peak, told before anything is loaded, and what would make it fit.
+
+The constants were fitted to peaks of MLX's CPU backend, where attention and the loss are made of separate steps;
+fused kernels on Metal need less, so the estimate errs upwards there (``docs/decisions/0040-memory-is-planned.md``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from storage.errors import ParameterError
+from tasks.lora.architecture import Architecture
+from tasks.lora.recipe import Recipe
+
+USABLE_SHARE = 0.75
+"""The rest of a machine's memory is left to the system."""
+FIXED_BYTES = 4 << 20
+"""Buffers that every process has."""
+
+ADAPTER_BYTES = 17
+"""A parameter of the adapter: value, gradient and two moments in float32, and a little while they are updated."""
+ACCUMULATED_BYTES = 5
+"""Its gradient summed over micro-batches."""
+SAVED_HIDDEN_BYTES = 62
+SAVED_INTERMEDIATE_BYTES = {2: 9, 4: 18}
+"""What an adapted layer keeps for the backward pass, for each token and unit of width, by the bytes of an activation.
+
+The first hardly depends on them, since norms and adapters compute in float32 whatever the model does.
+"""
+LIVE_HIDDEN_BYTES, LIVE_INTERMEDIATE_BYTES = 24, 48
+"""What the layer whose backward pass is under way needs besides."""
+SCORE_ELEMENTS = {2: 2, 4: 3.2}
+"""Copies of the attention scores of one layer, heads x tokens x tokens."""
+LOGIT_BYTES = {2: 22, 4: 18}
+"""Logits and their gradient for each token and word of the vocabulary, by the bytes of an activation."""
+
+
+def machine_memory_gb() -> float:
+    """Return this machine's memory in GB (10^9 bytes)."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def usable_bytes(memory_gb: float | None = None) -> float:
+    """Return what training may take of a machine's memory; of this machine's when it is left out."""
+    return USABLE_SHARE * 1e9 * (machine_memory_gb() if memory_gb is None else memory_gb)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Predicted peak of a training process, in bytes."""
+
+    weights: int
+    adapter: int
+    activations: int
+    logits: int
+    """What the loss needs on top of the saved activations; counted if it is more than a layer's backward pass."""
+    adapted_parameters: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """Predicted peak."""
+        return FIXED_BYTES + self.weights + self.adapter + self.activations + self.logits
+
+    def fits(self, limit_bytes: float) -> bool:
+        """Tell whether the peak stays below a limit."""
+        return self.total <= limit_bytes
+
+
+def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
+    """Predict the peak of training `model` as `recipe` says; sequences are taken to be as long as it allows."""
+    layers = model.layers if recipe.lora_layers < 0 else min(recipe.lora_layers, model.layers)
+    shapes = [model.widths(target) for target in recipe.target_modules]
+    adapted = layers * recipe.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
+    tokens = recipe.batch_size * recipe.max_seq_length
+    size = 2 if model.float_bytes <= 2 else 4
+    kept_width = SAVED_HIDDEN_BYTES * model.hidden + SAVED_INTERMEDIATE_BYTES[size] * model.intermediate
+    saved_layer = tokens * kept_width
+    if recipe.lora_dropout > 0:
+        saved_layer += 4 * tokens * sum(inputs for inputs, _ in shapes)
+    live = tokens * (LIVE_HIDDEN_BYTES * model.hidden + LIVE_INTERMEDIATE_BYTES * model.intermediate)
+    live += round(SCORE_ELEMENTS[size] * size * tokens * recipe.max_seq_length * model.heads)
+    if recipe.grad_checkpoint:
+        saved = model.layers * tokens * model.hidden * size
+        live += saved_layer
+    else:
+        saved = layers * saved_layer
+    logits = LOGIT_BYTES[size] * tokens * model.vocabulary
+    per_parameter = ADAPTER_BYTES + (ACCUMULATED_BYTES if recipe.grad_accum > 1 else 0)
+    return MemoryPlan(
+        weights=model.weight_bytes,
+        adapter=adapted * per_parameter,
+        activations=saved + live,
+        logits=max(0, logits - live),
+        adapted_parameters=adapted,
+        parameters=model.parameters,
+    )
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A change of the recipe with the peak that it leads to."""
+
+    change: str
+    total: int
+    fits: bool
+
+
+def _gentler(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
+    """Name the changes that lower the peak, those that cost least first."""
+    if not recipe.grad_checkpoint:
+        yield "grad_checkpoint", {"grad_checkpoint": True}
+    if recipe.batch_size > 1:
+        accum = min(1024, recipe.grad_accum * recipe.batch_size)
+        yield f"batch_size=1 with grad_accum={accum}", {"batch_size": 1, "grad_accum": accum}
+    length = recipe.max_seq_length
+    while length >= 512:
+        length //= 2
+        yield f"max_seq_length={length}", {"max_seq_length": length}
+    if recipe.lora_layers < 0 or recipe.lora_layers > 8:
+        yield "lora_layers=8", {"lora_layers": 8}
+    if recipe.lora_rank > 8:
+        yield "lora_rank=8", {"lora_rank": 8, "lora_alpha": 8 * recipe.update_scale}
+
+
+def knobs(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[Knob]:
+    """Return each single change that makes the recipe fit; if none does, the steps of all changes together."""
+    found = []
+    if not model.quantised:
+        found.append(("quantize_base", model.in_four_bits(), recipe))
+    found += [(name, model, recipe.model_copy(update=change)) for name, change in _gentler(recipe)]
+    single = [_knob(name, planned, changed, limit_bytes) for name, planned, changed in found]
+    if any(knob.fits for knob in single):
+        return [knob for knob in single if knob.fits]
+    together, planned, names = recipe, model.in_four_bits(), [] if model.quantised else ["quantize_base"]
+    steps = []
+    for name, change in _gentler(recipe):
+        together = together.model_copy(update=change)
+        names = [*(kept for kept in names if kept.split("=")[0] != name.split("=")[0]), name]
+        steps.append(_knob(", ".join(names), planned, together, limit_bytes))
+        if steps[-1].fits:
+            break
+    return steps[-1:]
+
+
+def _knob(change: str, model: Architecture, recipe: Recipe, limit_bytes: float) -> Knob:
+    plan = plan_memory(model, recipe)
+    return Knob(change, plan.total, plan.fits(limit_bytes))
+
+
+def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[str]:
+    """Write the plan for a person: the parts, the sum, whether it fits, and what would make it fit."""
+    plan = plan_memory(model, recipe)
+    share = plan.adapted_parameters / plan.parameters
+    lines = [
+        f"Trainable parameters: {plan.adapted_parameters:,} / {plan.parameters:,} ({share:.2%})",
+        f"weights      {plan.weights / 1e9:8.2f} GB" + (" (quantised)" if model.quantised else ""),
+        f"adapter      {plan.adapter / 1e9:8.2f} GB",
+        f"activations  {plan.activations / 1e9:8.2f} GB",
+        f"loss         {plan.logits / 1e9:8.2f} GB",
+        f"peak         {plan.total / 1e9:8.2f} GB of {limit_bytes / 1e9:.2f} GB that training may use: "
+        + ("fits" if plan.fits(limit_bytes) else "does not fit"),
+    ]
+    if not plan.fits(limit_bytes):
+        for knob in knobs(model, recipe, limit_bytes):
+            verdict = "fits" if knob.fits else "still does not fit: choose a smaller model"
+            lines.append(f"  with {knob.change}: {knob.total / 1e9:.2f} GB, {verdict}")
+    return lines
+
+
+def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> MemoryPlan:
+    """Return the plan if it fits.
+
+    Raises:
+        ParameterError: It does not; the message names the peak, the limit and the changes that would make it fit.
+    """
+    plan = plan_memory(model, recipe)
+    if plan.fits(limit_bytes):
+        return plan
+    ways = "; ".join(
+        f"{knob.change} ({knob.total / 1e9:.2f} GB{'' if knob.fits else ', still too much'})"
+        for knob in knobs(model, recipe, limit_bytes)
+    )
+    raise ParameterError(
+        f"training {recipe.model} would need {plan.total / 1e9:.2f} GB at its peak and may use "
+        f"{limit_bytes / 1e9:.2f} GB here; set {ways or 'another model'}, choose a smaller model, "
+        "or set plan_memory to warn to try it all the same"
+    )
