@@ -14,6 +14,7 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.lora.recipe import Recipe
@@ -92,6 +93,16 @@ def write_mixture(folder: Path, count: int = 24, seed: int = 3) -> Path:
             )
         table = pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA)
         write_shard(folder / split / "shard-00000.parquet", table, SAMPLE_SCHEMA)
+    return folder
+
+
+def seal_mixture(folder: Path) -> Path:
+    """Write the manifest that a flow asks a mixture for."""
+    shards = [
+        ShardRecord(file=str(file.relative_to(folder)), rows=1, bytes=file.stat().st_size, sha256="")
+        for file in sorted(folder.rglob("*.parquet"))
+    ]
+    write_manifest(folder, Manifest(kind="balanced", name=folder.name, shards=shards))
     return folder
 
 

@@ -1,0 +1,101 @@
+"""The training flows against a real Prefect server, on a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from flows.compare_recipes import compare_recipes
+from flows.summaries import summarise
+from flows.train_adapter import train_adapter
+from storage.checkpoint import list_checkpoints
+from storage.errors import ParameterError, UserError
+from tasks.lora.recipe import Recipe
+from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture
+def store(tmp_path: Path, prefect_server: None) -> Path:
+    write_base(tmp_path / "base")
+    seal_mixture(write_mixture(tmp_path / "store" / "balanced" / "tiny"))
+    return tmp_path / "store"
+
+
+def fields(store: Path, **changes: Any) -> dict[str, Any]:
+    recipe: Recipe = tiny_recipe(store.parent / "base", **changes)
+    return recipe.model_dump() | {"store": str(store), "mixture": "tiny"}
+
+
+async def artifacts(key: str) -> list[Any]:
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return sorted(found, key=lambda artifact: artifact.created, reverse=True)
+
+
+async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path) -> None:
+    slow = fields(store, max_steps=8, save_every=2, report_every=1, thermal_throttle=0.3)
+    started = asyncio.ensure_future(train_adapter(**slow, run="one", return_state=True))
+    folder = store / "runs" / "one"
+    while not list_checkpoints(folder):
+        assert not started.done(), started.result()
+        await asyncio.sleep(0.05)
+    listing = await asyncio.create_subprocess_exec("ps", "-ww", "-eo", "pid=,args=", stdout=asyncio.subprocess.PIPE)
+    lines = (await listing.communicate())[0].decode().splitlines()
+    (trainer,) = [int(line.split()[0]) for line in lines if str(folder / "train.json") in line]
+    os.kill(trainer, signal.SIGKILL)
+    state = await started
+    assert state.is_crashed()
+    assert "goes on at its newest checkpoint" in state.message
+    result = await train_adapter(**slow | {"thermal_throttle": 0.0}, run="one")
+    assert result["steps"] == 8
+    assert "Resuming from" in (folder / "training.log").read_text("utf-8")
+
+    progress = (await artifacts("training"))[0]
+    assert float(progress.data) == 100.0
+    assert "step 8/8: loss=" in progress.description and "left" in progress.description
+    assert (await artifacts("training-curve"))[0].data.startswith("data:image/svg+xml;base64,")
+
+
+async def test_a_plan_trains_nothing(store: Path) -> None:
+    result = await train_adapter(**fields(store), run="planned", plan=True)
+    assert result["fits"] and 5e6 < result["peak_bytes"] < 50e6
+    text = summarise("train-adapter", result)
+    assert "Trainable parameters: 4,096 / 26,848 (15.26%)" in text and "GB that training may use: fits" in text
+    assert not (store / "runs").exists()
+
+
+async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other(store: Path) -> None:
+    wanted = fields(store, max_steps=4) | {"run": "swept", "alphas": [2.9], "objectives": ["weighted", "additive"]}
+    result = await compare_recipes(**wanted)
+    weighted, additive = result["rows"]
+    assert (weighted["run"], additive["run"]) == ("swept-alpha2.9-weighted", "swept-alpha2.9-additive")
+    assert weighted["gap"] > additive["gap"] + 0.02
+    folder = store / "comparisons" / "swept"
+    assert json.loads((folder / "comparison.json").read_text("utf-8")) == result["rows"]
+    picture = (folder / "effect.svg").read_text("utf-8")
+    assert picture.count("<polyline") == 2 and "alpha2.9-weighted" in picture
+    assert "| swept-alpha2.9-weighted | 4 |" in (await artifacts("recipe-comparison"))[0].data
+    assert "swept-alpha2.9-additive" in summarise("compare-recipes", result)
+
+    times = {path: path.stat().st_mtime_ns for path in (store / "runs").rglob("checkpoint-*")}
+    other = wanted | {"alphas": [2.7], "objectives": [], "models": [wanted["model"], str(store / "nowhere")]}
+    with pytest.raises(UserError, match=r"1 of 2 runs failed.*swept-alpha2\.7-nowhere: .*does not exist"):
+        await compare_recipes(**other)
+    assert (store / "runs" / "swept-alpha2.7-base" / "result.json").is_file()
+    assert times.items() <= {path: path.stat().st_mtime_ns for path in (store / "runs").rglob("checkpoint-*")}.items()
+
+
+async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None:
+    with pytest.raises(ParameterError, match=r"alpha=2\.0: .*2\.3.*alpha=9\.0: .*3"):
+        await compare_recipes(**fields(store) | {"alphas": [2.0, 2.7, 9.0]})
+    assert not (store / "runs").exists()
