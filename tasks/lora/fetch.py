@@ -53,7 +53,10 @@ def fetch_model(repository: str, log: Log) -> Path:
         _check_sizes(repository, sizes)
         _check_room(repository, info.sha, sizes)
         log(f"Fetching {repository} unless it is in the local cache ({sum(sizes.values()) / 1e9:.1f} GB)")
-        folder = Path(snapshot_download(repository, revision=info.sha, allow_patterns=sorted(sizes)))
+        # By name, not by commit: so the cache remembers what to take when the Hub does not answer.
+        folder = Path(snapshot_download(repository, allow_patterns=sorted(sizes)))
+    if folder.name != info.sha:
+        return fetch_model(repository, log)  # the repository was changed in between
     digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs and file.rfilename in sizes}
     verify(folder, digests, hub_home() / "distrust-verified" / f"{repository.replace('/', '--')}-{info.sha}.json", log)
     return folder
@@ -143,7 +146,11 @@ def _cached(repository: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        return Path(
+            snapshot_download(
+                repository, local_files_only=True, allow_patterns=list(WANTED), ignore_patterns=[*UNWANTED, "*/*"]
+            )
+        )
     except LocalEntryNotFoundError:
         return None
 

@@ -33,8 +33,10 @@ LIVE_HIDDEN_BYTES, LIVE_INTERMEDIATE_BYTES = 24, 48
 """What the layer whose backward pass is under way needs besides."""
 SCORE_ELEMENTS = {2: 2, 4: 3.2}
 """Copies of the attention scores of one layer, heads x tokens x tokens."""
-LOGIT_BYTES = {2: 22, 4: 18}
-"""Logits and their gradient for each token and word of the vocabulary, by the bytes of an activation."""
+LOGIT_BYTES = 25
+"""Logits, their exponentials and their gradient, for each token of a chunk and word of the vocabulary."""
+CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
+"""The loss projects so many logits at a time, but at least so many tokens."""
 
 
 def machine_memory_gb() -> float:
@@ -74,7 +76,7 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
     layers = model.layers if recipe.lora_layers < 0 else min(recipe.lora_layers, model.layers)
     shapes = [model.widths(target) for target in recipe.target_modules]
     adapted = layers * recipe.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
-    tokens = recipe.batch_size * recipe.max_seq_length
+    tokens = getattr(recipe, "batch_tokens", None) or recipe.batch_size * recipe.max_seq_length
     size = 2 if model.float_bytes <= 2 else 4
     kept_width = SAVED_HIDDEN_BYTES * model.hidden + SAVED_INTERMEDIATE_BYTES[size] * model.intermediate
     saved_layer = tokens * kept_width
@@ -87,7 +89,8 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
         live += saved_layer
     else:
         saved = layers * saved_layer
-    logits = LOGIT_BYTES[size] * tokens * model.vocabulary
+    chunk = min(tokens, max(MIN_CHUNK, CHUNK_ELEMENTS // model.vocabulary))
+    logits = LOGIT_BYTES * chunk * model.vocabulary + 2 * tokens * model.hidden * size
     per_parameter = ADAPTER_BYTES + (ACCUMULATED_BYTES if recipe.grad_accum > 1 else 0)
     return MemoryPlan(
         weights=model.weight_bytes,

@@ -28,6 +28,7 @@ class Preset(BaseModel):
     parameters_billion: float = Field(gt=0)
     memory_gb: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    max_seq_length: int = Field(Recipe.model_fields["max_seq_length"].default, ge=8)
     max_steps: int = Field(ge=1)
     config: dict[str, Any]
     """The sizes in the repository's ``config.json``."""
@@ -67,6 +68,7 @@ def recipe_for(name: str, **overrides: Any) -> Recipe:
     settings = {
         "model": preset.name,
         "batch_size": preset.batch_size,
+        "max_seq_length": preset.max_seq_length,
         "max_steps": preset.max_steps,
     }
     return Recipe.model_validate(settings | overrides)
@@ -75,8 +77,8 @@ def recipe_for(name: str, **overrides: Any) -> Recipe:
 def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     """Replace the model ``auto`` by the preset of this machine's memory; any other recipe stays as it is.
 
-    The preset brings its batch size, unless the recipe names another than the default. Should its peak not fit, the
-    batches become single sequences, as many of them to a step as before.
+    The preset brings its batch size and sequence length, unless the recipe names others than the defaults. Should its
+    peak not fit, the batches become single sequences, as many of them to a step as before.
 
     Args:
         recipe: The recipe.
@@ -88,11 +90,14 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     if recipe.model != AUTO:
         return recipe
     preset = suggest_preset(memory_gb)
-    default = Recipe.model_fields["batch_size"].default
-    batch_size = preset.batch_size if recipe.batch_size == default else recipe.batch_size
-    settled = recipe.model_copy(update={"model": preset.name, "batch_size": batch_size})
-    if batch_size > 1 and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
-        accum = min(1024, settled.grad_accum * batch_size)
+    brought = {
+        name: getattr(preset, name)
+        for name in ("batch_size", "max_seq_length")
+        if getattr(recipe, name) == Recipe.model_fields[name].default
+    }
+    settled = recipe.model_copy(update={"model": preset.name} | brought)
+    if settled.batch_size > 1 and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
+        accum = min(1024, settled.grad_accum * settled.batch_size)
         settled = settled.model_copy(update={"batch_size": 1, "grad_accum": accum})
     return settled
 
