@@ -12,7 +12,7 @@ from storage.errors import PrerequisiteError
 from storage.manifest import digest_of
 from tasks.lora.architecture import Architecture, architecture_of, read_header
 from tasks.lora.fetch import fetch_config, fetch_model, hub_home
-from tasks.lora.presets import load_presets, repository_of
+from tasks.lora.presets import preset_of, repository_of
 
 Log = Callable[[str], None]
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -63,7 +63,7 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
         PrerequisiteError: There is no configuration, or it cannot be had.
     """
     folder = local_folder(model)
-    preset = load_presets().get(model)
+    preset = preset_of(model)
     if folder is not None:
         found = architecture_of(_config(checked_folder(folder)), folder)
     else:

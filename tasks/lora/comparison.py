@@ -61,7 +61,7 @@ def suffix_of(chosen: Mapping[str, Any]) -> str:
     parts = []
     for field, value in chosen.items():
         word = f"{field}{value:g}" if isinstance(value, int | float) else str(value).rstrip("/").rsplit("/", 1)[-1]
-        parts.append(re.sub(r"[^A-Za-z0-9._]+", "_", word))
+        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", word))
     return "-".join(parts)
 
 

@@ -16,14 +16,11 @@ from tasks.lora.recipe import Recipe
 
 USABLE_SHARE = 0.75
 """The rest of a machine's memory is left to the system."""
-FIXED_BYTES = 4 << 20
-"""Buffers that every process has."""
-
 ADAPTER_BYTES = 17
 """A parameter of the adapter: value, gradient and two moments in float32, and a little while they are updated."""
 ACCUMULATED_BYTES = 5
 """Its gradient summed over micro-batches."""
-SAVED_HIDDEN_BYTES = 62
+SAVED_HIDDEN_BYTES = 66
 SAVED_INTERMEDIATE_BYTES = {2: 9, 4: 18}
 """What an adapted layer keeps for the backward pass, for each token and unit of width, by the bytes of an activation.
 
@@ -31,7 +28,7 @@ The first hardly depends on them, since norms and adapters compute in float32 wh
 """
 LIVE_HIDDEN_BYTES, LIVE_INTERMEDIATE_BYTES = 24, 48
 """What the layer whose backward pass is under way needs besides."""
-SCORE_ELEMENTS = {2: 2, 4: 3.2}
+SCORE_ELEMENTS = {2: 2, 4: 3.5}
 """Copies of the attention scores of one layer, heads x tokens x tokens."""
 LOGIT_BYTES = 25
 """Logits, their exponentials and their gradient, for each token of a chunk and word of the vocabulary."""
@@ -64,7 +61,7 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """Predicted peak."""
-        return FIXED_BYTES + self.weights + self.adapter + self.activations + self.logits
+        return self.weights + self.adapter + self.activations + self.logits
 
     def fits(self, limit_bytes: float) -> bool:
         """Tell whether the peak stays below a limit."""

@@ -49,9 +49,14 @@ def load_presets() -> dict[str, Preset]:
     return {name: Preset(name=name, **fields) for name, fields in entries.items()}
 
 
+def preset_of(model: str) -> Preset | None:
+    """Return the preset that a name or a Hugging Face id stands for, if any."""
+    return next((preset for preset in load_presets().values() if model in (preset.name, preset.repo)), None)
+
+
 def repository_of(model: str) -> str:
     """Return the Hugging Face id of a preset; any other value stands for itself."""
-    preset = load_presets().get(model)
+    preset = preset_of(model)
     return preset.repo if preset else model
 
 

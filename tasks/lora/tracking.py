@@ -10,6 +10,7 @@ from mlx_lm.tuner.callbacks import TrainingCallback, WandBCallback
 from storage.errors import PrerequisiteError
 from tasks.lora.recipe import Recipe
 
+WRITE_EVERY_SECONDS = 5
 PROJECT = "empirical-distrust"
 INSTALL = "install it with `.uv/bin/uv sync --extra tracking`, or set report_to to files"
 
@@ -20,7 +21,7 @@ class TensorBoardCallback(TrainingCallback):  # type: ignore[misc]  # mlx-lm has
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), flush_secs=WRITE_EVERY_SECONDS)
 
     def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
         """Write the means since the last report."""
@@ -34,7 +35,6 @@ class TensorBoardCallback(TrainingCallback):  # type: ignore[misc]  # mlx-lm has
         for name, value in info.items():
             if name != "iteration":
                 self._writer.add_scalar(f"{kind}/{name}", value, info["iteration"])
-        self._writer.flush()  # a killed run loses nothing
 
 
 def open_tracker(recipe: Recipe, run: Path) -> TrainingCallback | None:

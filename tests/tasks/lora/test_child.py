@@ -1,0 +1,134 @@
+"""The training process as its parent and its machine see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.checkpoint import list_checkpoints
+from storage.events import parse_event
+from storage.lock import only_writer
+from tasks.lora.__main__ import check_memory
+from tasks.lora.recipe import Recipe
+from tests.tasks.lora.tiny_model import tiny_recipe, write_base
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "tasks.lora", sys.argv[1]], stdout=subprocess.PIPE, text=True,
+                         start_new_session=True)
+for line in child.stdout:
+    print(line, end="", flush=True)
+"""
+
+
+def specify(tmp_path: Path, mixture: Path, recipe: Recipe | dict[str, Any], run: str = "run") -> list[str]:
+    specification = {
+        "run_folder": str(tmp_path / "runs" / run),
+        "balanced_folder": str(mixture),
+        "mixture_digest": "tiny",
+        "recipe": recipe if isinstance(recipe, dict) else recipe.model_dump(mode="json"),
+    }
+    path = tmp_path / f"{run}.json"
+    path.write_text(json.dumps(specification), "utf-8")
+    return [sys.executable, "-m", "tasks.lora", str(path)]
+
+
+def events_of(command: list[str], **environment: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    return [parse_event(line) for line in done.stdout.splitlines()]
+
+
+def test_a_killed_parent_leaves_a_checkpoint_and_no_trainer(base: Path, mixture: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(base, max_steps=400, save_every=1000, report_every=1, thermal_throttle=0.05, val_batches=0)
+    command = specify(tmp_path, mixture, recipe)
+    with subprocess.Popen([sys.executable, "-c", PARENT, command[-1]], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            if parse_event(line)["event"] == "progress":
+                parent.send_signal(signal.SIGKILL)
+                break
+    run = tmp_path / "runs" / "run"
+    deadline = time.monotonic() + 25
+    while not list_checkpoints(run):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with only_writer(tmp_path / "runs", 20.0):  # held until the trainer is gone
+        assert len(list_checkpoints(run)) == 1
+
+
+def test_a_second_training_of_the_store_waits_its_turn(base: Path, mixture: Path, tmp_path: Path) -> None:
+    command = specify(tmp_path, mixture, tiny_recipe(base, max_steps=1, val_batches=0))
+    with only_writer(tmp_path / "runs"):
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert second.stdout is not None
+        first = parse_event(second.stdout.readline())
+        assert first["message"].startswith("Another training runs in")
+        assert not (tmp_path / "runs" / "run").exists()
+    rest = second.stdout.read()
+    second.stdout.close()
+    assert second.wait(60) == 0 and '"event": "result"' in rest
+
+
+def test_the_machine_is_kept_awake_for_as_long_as_it_trains(base: Path, mixture: Path, tmp_path: Path) -> None:
+    keeper = tmp_path / "bin" / "caffeinate"
+    keeper.parent.mkdir()
+    keeper.write_text(f'#!/bin/sh\necho "$@" $PPID > {tmp_path}/called\nexec sleep 600\n')
+    keeper.chmod(0o755)
+    recipe = tiny_recipe(base, max_steps=1, val_batches=0)
+    path = f"{keeper.parent}{os.pathsep}{os.environ['PATH']}"
+    events = events_of(specify(tmp_path, mixture, recipe), PATH=path)
+    assert events[-1]["event"] == "result"
+    *flags, watched, parent = (tmp_path / "called").read_text().split()
+    assert flags == ["-i", "-m", "-s", "-w"] and watched == parent, "it ends with the trainer, however that ends"
+    listing = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listing.splitlines() if line.split()[0] == parent]
+
+
+def test_every_fault_of_a_recipe_is_told_at_once(mixture: Path, tmp_path: Path) -> None:
+    recipe = {"alpha": 5, "batch_size": 0, "lora_dropout": 2, "no_such_field": 1}
+    (event,) = events_of(specify(tmp_path, mixture, recipe))
+    assert (event["event"], event["kind"]) == ("error", "ParameterError")
+    assert event["message"].startswith("the recipe has 4 faults: ")
+    for words in ("alpha: Input should be less than or equal to 3 (got 5)", "batch_size", "lora_dropout", "no_such"):
+        assert words in event["message"]
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_loaded(mixture: Path, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    # The sizes alone are gigantic; loading these weights under this configuration would fail otherwise.
+    (base / "config.json").write_text(json.dumps(config | {"hidden_size": 65536, "num_hidden_layers": 500}), "utf-8")
+    recipe = tiny_recipe(base, batch_size=64, max_seq_length=65536)
+    (event,) = events_of(specify(tmp_path, mixture, recipe))
+    assert (event["event"], event["kind"]) == ("error", "ParameterError")
+    assert "GB at its peak and may use" in event["message"] and "max_seq_length=" in event["message"]
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_the_plan_is_told_before_the_model_is_loaded(base: Path, mixture: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(base, max_steps=1, val_batches=0)
+    messages = [event.get("message", "") for event in events_of(specify(tmp_path, mixture, recipe))]
+    (plan,) = [message for message in messages if message.startswith("Memory: ")]
+    assert "peak" in plan and plan.endswith("that training may use: fits")
+    assert messages.index(plan) < messages.index(f"Loading model: {base}")
+
+
+@pytest.mark.parametrize(("policy", "lines"), [("off", 0), ("warn", 2)])
+def test_who_wants_to_is_only_warned(base: Path, monkeypatch: pytest.MonkeyPatch, policy: str, lines: int) -> None:
+    monkeypatch.setattr("tasks.lora.__main__.training_limit_bytes", lambda: 1e6)
+    told: list[str] = []
+    recipe = tiny_recipe(base, plan_memory=policy)
+    check_memory(recipe, lambda event, message: told.append(message))
+    assert len(told) == lines
+    if told:
+        assert told[0].endswith("does not fit") and "still does not fit: choose a smaller model" in told[1]

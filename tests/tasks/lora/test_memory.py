@@ -1,0 +1,157 @@
+"""Predicted peaks against measured ones, and what a plan says."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from storage.errors import ParameterError
+from tasks.lora.adapter import attach_adapter, checkpoint_activations
+from tasks.lora.architecture import Architecture, architecture_of
+from tasks.lora.base_model import architecture_of_base
+from tasks.lora.batches import Batch
+from tasks.lora.memory import describe_plan, knobs, plan_memory, require_memory, usable_bytes
+from tasks.lora.presets import load_presets, recipe_for, settle_model
+from tasks.lora.recipe import Recipe
+from tasks.lora.step import TrainingStep, make_optimizer
+from tests.tasks.lora.tiny_model import CONFIG, random_model, write_base
+
+SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32, "vocab_size": 512}
+SMALL |= {"num_key_value_heads": 4}
+RECIPE = {"lora_rank": 8, "lora_layers": -1, "batch_size": 2, "max_seq_length": 256, "grad_accum": 1}
+TOO_LITTLE, TOO_MUCH = 0.95, 1.3
+"""An estimate may err upwards, as Metal's fused kernels need less."""
+
+
+def measured_peak(config: dict[str, Any], recipe: Recipe, dtype: Any) -> int:
+    """Train a step on full batches and return the bytes that this took, weights included."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    model = random_model(**config)
+    model.set_dtype(dtype)
+    attach_adapter(model, recipe)
+    if recipe.grad_checkpoint:
+        checkpoint_activations(model)
+    optimizer = make_optimizer(recipe)
+    optimizer.init(model.trainable_parameters())
+    step = TrainingStep(model, optimizer, recipe)
+    rows, length = recipe.batch_size, recipe.max_seq_length
+    tokens = np.random.default_rng(0).integers(1, config["vocab_size"], (rows, length + 1)).astype(np.int32)
+    ones, count = np.ones(rows, np.float32), rows * length
+    mask = np.ones((rows, length), np.float32)
+    batch = Batch(tokens, mask, weights=ones, penalties=ones, real_tokens=count, supervised_tokens=count)
+    mx.eval(model.parameters(), optimizer.state)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    for _ in range(recipe.grad_accum):
+        step.accumulate(batch)
+    step.update(1e-4)
+    step.read_window()
+    return int(mx.get_peak_memory() - before)
+
+
+Case = tuple[dict[str, Any], dict[str, Any], str]
+CASES: list[Case] = [
+    ({}, {}, "float32"),
+    ({}, {"grad_checkpoint": False}, "float32"),
+    ({"num_hidden_layers": 8}, {"grad_checkpoint": False}, "float32"),
+    ({"num_hidden_layers": 8}, {}, "float32"),
+    ({}, {"max_seq_length": 512, "grad_checkpoint": False}, "float32"),
+    ({}, {"max_seq_length": 128, "batch_size": 8}, "float32"),
+    ({"intermediate_size": 768}, {}, "float32"),
+    ({}, {"lora_rank": 64, "grad_accum": 2}, "float32"),
+    ({}, {"lora_dropout": 0.1}, "float32"),
+    ({"vocab_size": 8192}, {}, "float32"),
+    ({"num_hidden_layers": 2}, {}, "bfloat16"),
+    ({"num_hidden_layers": 2}, {"grad_checkpoint": False}, "bfloat16"),
+]
+CHUNKED = find_spec("tasks.lora.cross_entropy") is not None
+
+
+@pytest.mark.parametrize(("sizes", "changes", "dtype"), CASES)
+def test_predicted_peaks_are_those_measured(sizes: dict[str, Any], changes: dict[str, Any], dtype: str) -> None:
+    if "vocab_size" in sizes and not CHUNKED:
+        pytest.skip("this trainer does not cut its logits into chunks")
+    config = SMALL | sizes
+    recipe = Recipe.model_validate(RECIPE | changes)
+    model = architecture_of(CONFIG | config | {"torch_dtype": dtype})
+    assert model is not None
+    ratio = plan_memory(model, recipe).total / measured_peak(config, recipe, getattr(mx, dtype))
+    assert TOO_LITTLE < ratio < TOO_MUCH, ratio
+
+
+@pytest.mark.parametrize("name", list(load_presets()))
+def test_the_guides_tiers_fit_their_machines(name: str) -> None:
+    preset = load_presets()[name]
+    recipe = settle_model(Recipe(model="auto"), preset.memory_gb)
+    assert recipe.model == name
+    plan = plan_memory(preset.architecture, recipe)
+    assert plan.fits(usable_bytes(preset.memory_gb))
+    assert abs(plan.parameters / 1e9 / preset.parameters_billion - 1) < 0.02
+    share = plan.adapted_parameters / plan.parameters
+    assert 0.001 < share < 0.01, "a small share is trained"
+
+
+def test_the_guides_numbers_of_a_70b_model() -> None:
+    preset = load_presets()["r1-distill-70b"]
+    recipe = recipe_for(preset.name)
+    plan = plan_memory(preset.architecture, recipe)
+    assert plan.parameters == 70_553_706_496, "as the guide prints it"
+    assert 39e9 < plan.weights < 40e9
+    lines = describe_plan(preset.architecture, recipe, usable_bytes(64))
+    assert lines[0] == "Trainable parameters: 82,837,504 / 70,553,706,496 (0.12%)"
+    assert "of 48.00 GB that training may use: does not fit" in lines[5]
+    assert lines[6].startswith("  with batch_size=1 with grad_accum=16: ") and lines[6].endswith("GB, fits")
+    with pytest.raises(ParameterError, match=r"may use 48\.00 GB here; set batch_size=1 with grad_accum=16"):
+        require_memory(preset.architecture, recipe, usable_bytes(64))
+
+
+def whole(base: Path) -> Architecture:
+    found = architecture_of_base(str(base))
+    assert found is not None
+    return found
+
+
+def test_knobs_lower_the_peak_and_the_cheapest_comes_first(base: Path) -> None:
+    model = whole(base)
+    recipe = Recipe(batch_size=8, grad_checkpoint=False, max_seq_length=512, lora_layers=-1)
+    total = plan_memory(model, recipe).total
+    offered = knobs(model, recipe, total - 1)
+    assert [knob.change.split("=")[0] for knob in offered[:3]] == ["quantize_base", "grad_checkpoint", "batch_size"]
+    assert all(knob.fits and knob.total < total for knob in offered)
+    (last,) = knobs(model, recipe, 1e6)
+    assert not last.fits and "max_seq_length=256" in last.change and "max_seq_length=512" not in last.change
+    assert not plan_memory(model, recipe).fits(total - 1) and plan_memory(model, recipe).fits(total)
+
+
+def test_sizes_come_from_the_files_where_there_are_some(base: Path, tmp_path: Path) -> None:
+    model = whole(base)
+    assert model.weight_bytes == 4 * 26_848 - 4 * (26_848 - model.parameters)
+    assert (model.float_bytes, model.quantised) == (4, False)
+    four_bits = architecture_of_base(str(base), quantise=True)
+    assert four_bits is not None and four_bits.weight_bytes == round(model.parameters * 4.5 / 8)
+    quantised = write_base(tmp_path / "q", quantization={"bits": 4, "group_size": 64})
+    assert whole(quantised).in_four_bits() == whole(quantised)
+    assert architecture_of({"model_type": "mamba", "hidden_size": 8}) is None
+    nested = architecture_of({"text_config": CONFIG})
+    assert nested is not None and nested.hidden == 32
+
+
+def test_unknown_layers_are_taken_to_be_wide(base: Path) -> None:
+    model = whole(base)
+    assert model.widths("mlp.up_proj") == (32, 64)
+    assert model.widths("self_attn.k_proj") == (32, 16)
+    assert model.widths("attention.query_key_value") == (32, 64)
+
+
+def test_auto_keeps_what_was_chosen_otherwise() -> None:
+    assert settle_model(Recipe(), 16) == Recipe()
+    chosen = settle_model(Recipe(model="auto", batch_size=3, max_seq_length=256), 16)
+    assert (chosen.model, chosen.batch_size, chosen.max_seq_length) == ("llama-8b-abliterated", 3, 256)
+    smaller = settle_model(Recipe(model="auto"), 64)
+    assert (smaller.batch_size, smaller.grad_accum) == (1, 16), "as many sequences to a step"
