@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import get_total_parameters
@@ -99,7 +100,7 @@ def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
         raise ParameterError("lora_layers 0 trains nothing; choose at least 1, or -1 for all layers")
     model.freeze()
     mx.random.seed(recipe.seed)
-    linear_to_lora_layers(model, layers, lora_parameters(recipe))
+    linear_to_lora_layers(model, layers, lora_parameters(recipe), use_dora=recipe.lora_type == "dora")
     dropouts = _key_dropouts(model, recipe.lora_dropout)
     mx.eval(model.parameters())
     tensors = trainable_tensors(model)
@@ -108,7 +109,8 @@ def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
         raise ParameterError(
             f"target_modules {', '.join(recipe.target_modules)} matched no layer; nothing would be trained"
         )
-    return Adapter(layers, len(tensors) // 2, trainable, int(get_total_parameters(model)), dropouts)
+    modules = sum(name.endswith("lora_a") for name in tensors)
+    return Adapter(layers, modules, trainable, int(get_total_parameters(model)), dropouts)
 
 
 def _key_dropouts(model: nn.Module, share: float) -> tuple[KeyedDropout, ...]:
@@ -116,7 +118,7 @@ def _key_dropouts(model: nn.Module, share: float) -> tuple[KeyedDropout, ...]:
         return ()
     dropouts = []
     for _, module in model.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALinear | DoRALinear):
             module.dropout = KeyedDropout(share)
             dropouts.append(module.dropout)
     return tuple(dropouts)
@@ -141,7 +143,7 @@ def save_adapter(folder: Path, model: nn.Module, adapter: Adapter, recipe: Recip
     """Write the two files that ``mlx_lm.load(base, adapter_path=folder)`` reads."""
     mx.save_safetensors(str(folder / ADAPTERS), trainable_tensors(model))
     config = {
-        "fine_tune_type": "lora",
+        "fine_tune_type": recipe.lora_type,
         "model": recipe.model,
         "num_layers": adapter.layers,
         "lora_parameters": lora_parameters(recipe),

@@ -81,6 +81,8 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
         saved_layer += 4 * tokens * sum(inputs for inputs, _ in shapes)
     live = tokens * (LIVE_HIDDEN_BYTES * model.hidden + LIVE_INTERMEDIATE_BYTES * model.intermediate)
     live += round(SCORE_ELEMENTS[size] * size * tokens * recipe.max_seq_length * model.heads)
+    if recipe.lora_type == "dora":
+        live += 8 * sum(inputs * outputs for inputs, outputs in shapes)  # its weights, dequantised and with the update
     if recipe.grad_checkpoint:
         saved = model.layers * tokens * model.hidden * size
         live += saved_layer

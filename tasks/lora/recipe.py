@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.manifest import digest_of
 
@@ -24,6 +25,8 @@ DEFAULT_TARGETS = (
 FREE_FIELDS = frozenset(
     {
         "max_steps",
+        "epochs",
+        "early_stop",
         "save_every",
         "keep_last",
         "eval_every",
@@ -66,6 +69,20 @@ class Recipe(BaseModel):
         le=1_000_000,
         title="Optimiser steps",
         description="5,000 at least for a real run, 10,000 is better.",
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0.0,
+        le=1000.0,
+        title="Epochs",
+        description="Passes over the training set, instead of a number of steps. Empty: optimiser steps.",
+    )
+    early_stop: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        title="Early stop",
+        description="End after so many validations in a row without a lower objective; 0 for never.",
     )
     max_seq_length: int = Field(
         1024,
@@ -120,6 +137,11 @@ class Recipe(BaseModel):
         le=1e6,
         title="Clipping norm",
         description="Largest norm of a step's gradient. Too low a bound cuts the heavy samples: it undoes weights.",
+    )
+    lora_type: Literal["lora", "dora"] = Field(
+        "lora",
+        title="Adapter type",
+        description="lora: a low-rank update. dora: its direction and its length are learned apart; slower, larger.",
     )
     lora_rank: int = Field(32, ge=1, le=1024, title="LoRA rank", description="Rank of the low-rank update.")
     lora_alpha: float = Field(
@@ -193,6 +215,35 @@ class Recipe(BaseModel):
         title="Resume from",
         description="A checkpoint folder, or its name within the run; empty: the run's newest checkpoint, if any.",
     )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        faults = []
+        if self.early_stop and not self.val_batches:
+            faults.append("early_stop needs validations: set val_batches to -1 or above 0, or early_stop to 0")
+        if self.epochs is not None and getattr(self, "batch_tokens", None):
+            faults.append("epochs are counted in batches of batch_size: set max_steps, or leave batch_tokens empty")
+        if self.sampling == "importance" and self.objective == "additive":
+            faults.append("sampling importance draws by weight and the additive objective has none: choose one of both")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def length(self) -> dict[str, float]:
+        """How long the run was asked to be; what it comes to in steps is known once the data are."""
+        return {"max_steps": self.max_steps} if self.epochs is None else {"epochs": self.epochs}
+
+    def for_sequences(self, count: int) -> Recipe:
+        """Return the recipe with its epochs turned into steps.
+
+        Args:
+            count: Sequences of the training set.
+        """
+        if self.epochs is None:
+            return self
+        batches = math.ceil(count / self.batch_size)
+        return self.model_copy(update={"max_steps": max(1, math.ceil(self.epochs * batches / self.grad_accum))})
 
     @property
     def update_scale(self) -> float:

@@ -51,6 +51,9 @@ class RunState(BaseModel):
     train_ce: float | None = None
     valid_before: dict[str, float] | None = None
     best: Best | None = None
+    lowest_objective: float | None = None
+    no_better: int = 0
+    """Validations in a row without a lower objective."""
     resumed_from: str | None = None
 
 
@@ -156,6 +159,6 @@ def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, An
     same = (
         result.get("recipe_digest") == recipe.digest
         and result.get("data_digest") == data_digest
-        and result.get("steps") == recipe.max_steps
+        and result.get("length") == recipe.length
     )
     return result if same and (run / str(result.get("adapter")) / STATE).is_file() else None

@@ -22,7 +22,7 @@ from tasks.lora.base_model import resolve_base
 from tasks.lora.batches import BatchStream
 from tasks.lora.chunks import Encode
 from tasks.lora.data import TrainingData, load_training_data
-from tasks.lora.machine import describe_device
+from tasks.lora.machine import describe_device, limit_memory
 from tasks.lora.progress import Progress
 from tasks.lora.recipe import Recipe
 from tasks.lora.resume import (
@@ -98,7 +98,7 @@ class _Run:
         self.folder, self.balanced, self.recipe = run, balanced, recipe
         emit("log", message=f"Loading model: {recipe.model}")
         path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=lambda line: emit("log", message=line))
-        self._limit_memory()
+        limit_memory()
         self.base = load_base(path)
         self.adapter: Adapter = attach_adapter(self.base.model, recipe)
         if recipe.grad_checkpoint:
@@ -106,6 +106,7 @@ class _Run:
         self.optimizer: optim.Optimizer = make_optimizer(recipe)
         self.optimizer.init(self.base.model.trainable_parameters())
         self.data: TrainingData = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
+        self.recipe = recipe = recipe.for_sequences(len(self.data.train))
         self.state = RunState(
             Z=self.data.normaliser,
             recipe=recipe.identity(),
@@ -119,12 +120,6 @@ class _Run:
         self.progress = Progress(run, recipe, emit, self.state.step, self.state.tokens)
         self._introduce(resumed)
         self._record()
-
-    @staticmethod
-    def _limit_memory() -> None:
-        from mlx_lm.utils import maybe_set_recommended_wired_limit
-
-        maybe_set_recommended_wired_limit()
 
     def _resume(self) -> Path | None:
         checkpoint = find_checkpoint(self.folder, self.recipe)
@@ -187,6 +182,11 @@ class _Run:
                 raise SystemExit(stop.exit_status)
             self.progress.count(tokens)
             last = self._after_step(step, before)
+            if self._hopeless(last):
+                self._read_window(step)
+                self._note_best(last)
+                self._save(before)
+                break
         return self._finish(last if last is not None else self._validate())
 
     def _do_step(self, step: TrainingStep, stream: BatchStream, stop: StopRequest) -> int | None:
@@ -224,6 +224,20 @@ class _Run:
             self._save(seconds_before)
         self.progress.pause_clock(time.perf_counter() - began)
         return result
+
+    def _hopeless(self, result: Validation | None) -> bool:
+        """Count validations that brought no lower objective, and tell whether there were too many in a row."""
+        if result is None or not self.recipe.early_stop:
+            return False
+        lowest = self.state.lowest_objective
+        if lowest is None or result.objective < lowest:
+            self.state = self.state.model_copy(update={"lowest_objective": result.objective, "no_better": 0})
+        else:
+            self.state = self.state.model_copy(update={"no_better": self.state.no_better + 1})
+        if self.state.no_better < self.recipe.early_stop:
+            return False
+        self.progress.say(f"Stopping early: {self.state.no_better} validations in a row without a lower objective")
+        return True
 
     def _read_window(self, step: TrainingStep) -> None:
         if step.window_steps == 0:
@@ -274,6 +288,7 @@ class _Run:
         before = state.valid_before or {}
         result = {
             "steps": state.step,
+            "length": self.recipe.length,
             "adapter": f"checkpoint-{state.step}",
             "best": state.best.model_dump() if state.best else None,
             "model": self.recipe.model,

@@ -43,6 +43,19 @@ def test_all_errors_come_at_once() -> None:
     }
 
 
+def test_choices_that_contradict_each_other_are_told_at_once() -> None:
+    with pytest.raises(ValidationError, match=r"early_stop needs validations.*additive objective has none"):
+        Recipe(early_stop=2, val_batches=0, sampling="importance", objective="additive")
+
+
+def test_epochs_become_steps_once_the_data_are_known() -> None:
+    recipe = Recipe(epochs=2.5, batch_size=4, grad_accum=2)
+    assert recipe.for_sequences(33).max_steps == 12, "2.5 epochs of 9 batches, two to a step"
+    assert recipe.for_sequences(1).max_steps == 2
+    assert Recipe(max_steps=7).for_sequences(33).max_steps == 7
+    assert recipe.digest == Recipe(batch_size=4, grad_accum=2).digest, "a run may go on for longer"
+
+
 @pytest.mark.parametrize(("field", "value", "bound"), [("alpha", 2.2, "2.3"), ("alpha", 3.1, "3")])
 def test_alpha_outside_the_published_range_names_the_bound(field: str, value: float, bound: str) -> None:
     with pytest.raises(ValidationError, match=f"{field}\n.*or equal to {bound}"):
