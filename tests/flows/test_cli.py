@@ -58,6 +58,12 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
     assert "--max-samples" in told and "--alpha" in told and "--run" in told and "'../x'" in told
 
 
+def test_options_that_contradict_each_other_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-adapter", "--early-stop", "2", "--val-batches", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "early_stop needs validations" in told and "got" not in told
+
+
 @pytest.mark.prefect
 def test_a_failed_run_ends_with_1_and_says_what_to_do(tmp_path: Path, prefect_server: None) -> None:
     import os

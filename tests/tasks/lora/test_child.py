@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from storage.checkpoint import list_checkpoints
 from storage.events import parse_event
 from storage.lock import only_writer
 from tasks.lora.__main__ import check_memory
+from tasks.lora.machine import CACHE_SHARE, limit_memory, training_limit_bytes
+from tasks.lora.memory import machine_memory_gb
 from tasks.lora.recipe import Recipe
 from tests.tasks.lora.tiny_model import tiny_recipe, write_base
 
@@ -94,6 +97,17 @@ def test_the_machine_is_kept_awake_for_as_long_as_it_trains(base: Path, mixture:
     assert not [line for line in listing.splitlines() if line.split()[0] == parent]
 
 
+def test_the_system_keeps_its_share_of_the_memory() -> None:
+    limit = training_limit_bytes()
+    assert 0 < limit <= 0.75 * machine_memory_gb() * 1e9
+    before = mx.set_cache_limit(1 << 20)
+    try:
+        limit_memory()
+        assert mx.set_cache_limit(before) == int(CACHE_SHARE * limit)
+    finally:
+        mx.set_cache_limit(before)
+
+
 def test_every_fault_of_a_recipe_is_told_at_once(mixture: Path, tmp_path: Path) -> None:
     recipe = {"alpha": 5, "batch_size": 0, "lora_dropout": 2, "no_such_field": 1}
     (event,) = events_of(specify(tmp_path, mixture, recipe))
@@ -125,7 +139,7 @@ def test_the_plan_is_told_before_the_model_is_loaded(base: Path, mixture: Path, 
 
 @pytest.mark.parametrize(("policy", "lines"), [("off", 0), ("warn", 2)])
 def test_who_wants_to_is_only_warned(base: Path, monkeypatch: pytest.MonkeyPatch, policy: str, lines: int) -> None:
-    monkeypatch.setattr("tasks.lora.__main__.training_limit_bytes", lambda: 1e6)
+    monkeypatch.setattr("tasks.lora.__main__.training_limit_bytes", lambda: 1e5)
     told: list[str] = []
     recipe = tiny_recipe(base, plan_memory=policy)
     check_memory(recipe, lambda event, message: told.append(message))
