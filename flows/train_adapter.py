@@ -25,6 +25,11 @@ class TrainAdapterParameters(FlowParameters, Recipe):
         title="Replace run",
         description="Set an earlier run of this name aside when its recipe or mixture differs, instead of stopping.",
     )
+    accept_imbalance: bool = Field(
+        default=False,
+        title="Accept imbalance",
+        description="Train on a mixture whose distribution is poor, instead of stopping.",
+    )
 
 
 class TrainAdapterForm(TrainAdapterParameters):
@@ -43,6 +48,8 @@ async def train_adapter(parameters: TrainAdapterForm) -> Any:
     if parameters.plan:
         return await training.plan_recipe(recipe)
     layout = await parameters.open_store()
+    if not parameters.accept_imbalance:
+        training.refuse_poor_mixture(layout, parameters.mixture)
     if parameters.replace_run:
         training.set_other_run_aside(layout, parameters.run, parameters.mixture, recipe)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import acreate_image_artifact
 
-from storage.errors import DistrustError
+from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
 from storage.training_result import RUN
@@ -64,6 +64,21 @@ async def plan_recipe(recipe: Recipe) -> dict[str, Any]:
         "limit_bytes": round(limit_bytes),
         "fits": plan.fits(limit_bytes),
     }
+
+
+def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
+    """Stop before a training that cannot teach what it is meant to.
+
+    Raises:
+        MixtureError: A side of the mixture is poorly distributed.
+        StoreError: There is no such mixture.
+    """
+    manifest = require_manifest(layout.balanced(mixture), f"build it first: {REBALANCE} --mixture {mixture}")
+    if poor := [side for side, verdict in manifest.notes.get("verdict", {}).items() if verdict == "poor"]:
+        raise MixtureError(
+            f"mixture {mixture} is poorly distributed ({' and '.join(poor)}), so its training signal is too weak; "
+            f"rebalance it ({REBALANCE} --mixture {mixture} says what is missing), or pass accept_imbalance=true"
+        )
 
 
 def set_other_run_aside(layout: Layout, run: str, mixture: str, recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from flows.compare_recipes import compare_recipes
 from flows.summaries import summarise
 from flows.train_adapter import train_adapter
 from storage.checkpoint import list_checkpoints
-from storage.errors import ParameterError, UserError
+from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.recipe import Recipe
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
 
@@ -99,3 +99,14 @@ async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None
     with pytest.raises(ParameterError, match=r"alpha=2\.0: .*2\.3.*alpha=9\.0: .*3"):
         await compare_recipes(**fields(store) | {"alphas": [2.0, 2.7, 9.0]})
     assert not (store / "runs").exists()
+
+
+async def test_a_poor_mixture_is_refused_unless_it_is_accepted(store: Path) -> None:
+    path = store / "balanced" / "tiny" / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["notes"]["verdict"] = {"train": "poor", "valid": "good"}
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(MixtureError, match=r"tiny is poorly distributed \(train\).*accept_imbalance=true"):
+        await train_adapter(**fields(store, max_steps=2), run="one")
+    result = await train_adapter(**fields(store, max_steps=2), run="one", accept_imbalance=True)
+    assert result["steps"] == 2
