@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, checkpoint_folder
 
 STATE = "state.json"
+FILES = "files"
+"""Key of the state under which the digest of each file is kept."""
 
 
 def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: dict[str, Any]) -> Path:
@@ -30,8 +33,28 @@ def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], 
     final = checkpoint_folder(run, step)
     with atomic_folder(final) as folder:
         write_files(folder)
-        write_json(folder / STATE, state)
+        digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+        write_json(folder / STATE, state | {FILES: digests})
     return final
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def damaged_files(checkpoint: Path) -> list[str]:
+    """Return the files of a checkpoint that are missing or are not what was written.
+
+    Raises:
+        StoreError: The folder is no whole checkpoint.
+    """
+    digests: dict[str, str] = read_state(checkpoint).get(FILES, {})
+    return [
+        name
+        for name, digest in digests.items()
+        if not (checkpoint / Path(name).name).is_file() or _digest(checkpoint / Path(name).name) != digest
+    ]
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:

@@ -35,7 +35,7 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
         self._key = mx.random.key(0)  # a leading underscore keeps it out of the parameters
 
     def set_key(self, key: mx.array) -> None:
-        """Choose the mask of the coming step."""
+        """Choose the mask of the coming micro-batch."""
         self._key = key
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -64,10 +64,10 @@ class Adapter:
         share = self.trainable / self.parameters
         return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({share:.2%})"
 
-    def set_dropout_keys(self, seed: int, step: int) -> None:
-        """Choose every dropout mask of a step; the same seed and step choose the same masks."""
+    def set_dropout_keys(self, seed: int, batch: int) -> None:
+        """Choose every dropout mask of a micro-batch; the same seed and number choose the same masks."""
         if self.dropouts:
-            keys = mx.random.split(mx.random.key((seed << 32) | step), len(self.dropouts))
+            keys = mx.random.split(mx.random.key((seed << 32) | batch), len(self.dropouts))
             for dropout, key in zip(self.dropouts, keys, strict=True):
                 dropout.set_key(key)
 

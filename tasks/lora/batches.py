@@ -5,13 +5,15 @@ Sequences of like length meet in a batch, so that little is padding; which ones 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.lora.chunks import Tokens, TokenSequences
+from tasks.lora.recipe import Recipe
 
 WIDTH_STEP = 32
 """Batches are padded to multiples of this, so that few shapes occur."""
@@ -41,6 +43,10 @@ class Batch:
     """Targets that are no padding."""
     supervised_tokens: int
 
+    def without_targets(self) -> Batch:
+        """Return the batch with nothing to learn in it."""
+        return replace(self, mask=np.zeros_like(self.mask), real_tokens=0, supervised_tokens=0)
+
 
 @dataclass(frozen=True)
 class WeightedSequences:
@@ -56,6 +62,45 @@ class WeightedSequences:
         return len(self.sequences)
 
 
+@dataclass(frozen=True)
+class BatchPlan:
+    """What may share a batch."""
+
+    rows: int
+    max_seq_length: int
+    seed: int
+    tokens: int | None = None
+    """Most tokens of a batch, padding included; then `rows` bounds nothing. None: `rows` sequences, whatever length."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, processes: int = 1) -> BatchPlan:
+        """Make the plan of a recipe; processes that train together share batches that are larger by their number."""
+        tokens = None if recipe.batch_tokens is None else recipe.batch_tokens * processes
+        return cls(recipe.batch_size * processes, recipe.max_seq_length, recipe.seed, tokens)
+
+    def fitting(self, longest: int) -> int:
+        """Return how many rows fit whose longest has `longest` tokens."""
+        if self.tokens is None:
+            return self.rows
+        return max(1, self.tokens // padded_width(longest - 1, self.max_seq_length))
+
+    def usual_rows(self, lengths: Indices) -> int:
+        """Return about how many rows a batch has."""
+        return self.fitting(int(lengths.mean())) if len(lengths) else self.rows
+
+    def cut(self, ascending: Indices, lengths: Indices) -> list[Indices]:
+        """Cut sequences, sorted by length, into batches."""
+        batches = []
+        while len(ascending):
+            # A row more may be longer: what fits is counted by the longest that would be in.
+            count = 1
+            while count < len(ascending) and count < self.fitting(int(lengths[ascending[count]])):
+                count += 1
+            batches.append(ascending[:count])
+            ascending = ascending[count:]
+        return batches
+
+
 def epoch_order(seed: int, epoch: int, count: int, draw_shares: npt.NDArray[np.float64] | None = None) -> Indices:
     """Return the sequences of an epoch: a permutation, or as many draws with replacement."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
@@ -65,17 +110,18 @@ def epoch_order(seed: int, epoch: int, count: int, draw_shares: npt.NDArray[np.f
 
 
 def epoch_batches(
-    lengths: Indices, batch_size: int, seed: int, epoch: int, draw_shares: npt.NDArray[np.float64] | None = None
+    lengths: Indices, plan: BatchPlan, epoch: int, draw_shares: npt.NDArray[np.float64] | None = None
 ) -> list[Indices]:
-    """Return the batches of an epoch as indices; only the batch with the remainder is smaller."""
-    order = epoch_order(seed, epoch, len(lengths), draw_shares)
+    """Return the batches of an epoch as indices; only a group's last batch is smaller than the plan allows."""
+    order = epoch_order(plan.seed, epoch, len(lengths), draw_shares)
     batches: list[Indices] = []
-    group = max(1, min(MEGA_BATCHES, len(order) // batch_size // MEGA_GROUPS)) * batch_size
+    at_once = plan.usual_rows(lengths)
+    group = max(1, min(MEGA_BATCHES, len(order) // at_once // MEGA_GROUPS)) * at_once
     for start in range(0, len(order), group):
         mega = order[start : start + group]
         mega = mega[np.argsort(lengths[mega], kind="stable")]
-        batches += [mega[at : at + batch_size] for at in range(0, len(mega), batch_size)]
-    shuffle = np.random.Generator(np.random.PCG64([seed, epoch, 1])).permutation(len(batches))
+        batches += plan.cut(mega, lengths)
+    shuffle = np.random.Generator(np.random.PCG64([plan.seed, epoch, 1])).permutation(len(batches))
     return [batches[index] for index in shuffle]
 
 
@@ -104,47 +150,62 @@ def make_batch(data: WeightedSequences, indices: Indices, max_seq_length: int, p
 
 
 class BatchStream:
-    """The endless stream of training batches, readable from any cursor."""
+    """The endless stream of training batches, readable from any cursor.
 
-    def __init__(self, data: WeightedSequences, batch_size: int, max_seq_length: int, seed: int) -> None:
+    Args:
+        data: The training sequences.
+        plan: What may share a batch.
+        rank: This process's number among those that train together; it gets its share of each batch's rows.
+        ranks: How many processes train together.
+    """
+
+    def __init__(self, data: WeightedSequences, plan: BatchPlan, rank: int = 0, ranks: int = 1) -> None:
         self._data = data
-        self._batch_size = batch_size
-        self._max_seq_length = max_seq_length
-        self._seed = seed
+        self._plan = plan
+        self._rank, self._ranks = rank, ranks
         self._epoch = -1
         self._order: list[Indices] = []
+        self._starts = [0]
+        """Cursor at which each epoch begins, as far as is known; under a token budget their lengths differ."""
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches in one epoch, the remainder included."""
-        return -(-len(self._data) // self._batch_size)
+    def _open(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._order = epoch_batches(self._data.sequences.lengths, self._plan, epoch, self._data.draw_shares)
+        self._epoch = epoch
+        if len(self._starts) == epoch + 1:
+            self._starts.append(self._starts[epoch] + len(self._order))
+
+    def position(self, cursor: int) -> tuple[int, int]:
+        """Return the epoch of a cursor, and how many of its batches come before."""
+        while self._starts[-1] <= cursor:
+            self._open(len(self._starts) - 1)
+        epoch = bisect_right(self._starts, cursor) - 1
+        return epoch, cursor - self._starts[epoch]
 
     def batch(self, cursor: int) -> Batch:
         """Return the batch at a cursor: the number of batches before it since the run began."""
-        epoch, position = divmod(cursor, self.batches_per_epoch)
-        if epoch != self._epoch:
-            lengths = self._data.sequences.lengths
-            self._order = epoch_batches(lengths, self._batch_size, self._seed, epoch, self._data.draw_shares)
-            self._epoch = epoch
-        return make_batch(self._data, self._order[position], self._max_seq_length)
+        epoch, position = self.position(cursor)
+        self._open(epoch)
+        rows = self._order[position]
+        mine = rows[self._rank :: self._ranks]
+        if len(mine):
+            return make_batch(self._data, mine, self._plan.max_seq_length)
+        # Every process must take part in every sum, even with nothing to add.
+        return make_batch(self._data, rows[:1], self._plan.max_seq_length).without_targets()
 
 
-def fixed_batches(
-    data: WeightedSequences, batch_size: int, max_seq_length: int, seed: int, cap: int
-) -> Iterator[tuple[Indices, Batch]]:
+def fixed_batches(data: WeightedSequences, plan: BatchPlan, cap: int) -> Iterator[tuple[Indices, Batch]]:
     """Yield the validation set in batches, always the same ones.
 
     Args:
         data: The validation sequences.
-        batch_size: Rows per batch.
-        max_seq_length: Most tokens that the model reads at once.
-        seed: Chooses the sequences where the cap leaves some out.
-        cap: Most batches; negative for all.
+        plan: What may share a batch; its seed chooses the sequences where the cap leaves some out.
+        cap: Most batches of ``plan.rows`` sequences; negative for all.
     """
-    chosen = epoch_order(seed, 0, len(data))
+    chosen = epoch_order(plan.seed, 0, len(data))
     if cap >= 0:
-        chosen = chosen[: cap * batch_size]
+        chosen = chosen[: cap * plan.rows]
     chosen = chosen[np.argsort(data.sequences.lengths[chosen], kind="stable")]
-    for start in range(0, len(chosen), batch_size):
-        indices = chosen[start : start + batch_size]
-        yield indices, make_batch(data, indices, max_seq_length)
+    for indices in plan.cut(chosen, data.sequences.lengths):
+        yield indices, make_batch(data, indices, plan.max_seq_length)

@@ -99,7 +99,7 @@ def check_model(model: str) -> str:
     import mlx.core as mx
 
     from tasks.lora.base_model import resolve_base
-    from tasks.lora.trainer import load_base
+    from tasks.lora.loaded_base import load_base
 
     base = load_base(resolve_base(model, log=lambda line: None))
     tokens = mx.array(base.encode(["Truth lies in archives."])[0])[None]

@@ -42,18 +42,30 @@ class TrainingData:
         return {
             "Z": self.normaliser,
             "effective_sample_share": self.effective_sample_share,
+            "most_repeats": self.most_repeats,
             "tokens": self.supervised_tokens,
             "mean_empirical_distrust": self.mean_penalty,
             **self.counts,
         }
 
+    @property
+    def most_repeats(self) -> float:
+        """How often the heaviest sequence is drawn in an epoch; 1 without importance sampling."""
+        shares = self.train.draw_shares
+        return 1.0 if shares is None else float(shares.max() * len(shares))
+
     def warnings(self) -> list[str]:
         """Return what a person should know before a long run."""
+        told = [f"Effective sample size: {self.effective_sample_share:.0%} of {self.supervised_tokens} tokens"]
+        if self.train.draw_shares is not None:
+            told.append(f"A sequence is drawn up to {self.most_repeats:.1f} times an epoch; validate on unseen ones")
+            return told
         if self.effective_sample_share >= LOW_SHARE:
-            return []
+            return told
         return [
+            *told,
             f"Only {self.effective_sample_share:.0%} of the tokens carry the weighted loss (below {LOW_SHARE:.0%}): "
-            "gradients will be noisy; sampling = importance draws heavy samples more often instead"
+            "gradients will be noisy; sampling = importance draws heavy samples more often instead",
         ]
 
 
@@ -66,15 +78,21 @@ def raw_weights(sequences: TokenSequences, recipe: Recipe) -> np.ndarray[Any, np
     """Return the unnormalised weight of each sequence; ones under the additive objective."""
     if recipe.objective == "additive":
         return np.ones(len(sequences))
-    weights = trust_weights(sequences.auth_weights, sequences.prov_entropies, recipe.alpha, recipe.lambda_weight)
-    return np.array(weights).astype(np.float64)
+    scores = sequences.auth_weights, sequences.prov_entropies
+    weights = np.array(trust_weights(*scores, recipe.alpha, recipe.lambda_weight, recipe.tau)).astype(np.float64)
+    return weights if recipe.weight_cap is None else np.minimum(weights, recipe.weight_cap)
 
 
 def _weighted(sequences: TokenSequences, recipe: Recipe, z: float) -> WeightedSequences:
-    term = empirical_distrust_loss if recipe.objective == "additive" else floored_distrust
-    penalties = np.array(term(sequences.auth_weights, sequences.prov_entropies, recipe.alpha))
-    weights = (raw_weights(sequences, recipe) / z).astype(np.float32)
-    return WeightedSequences(sequences, weights, penalties)
+    scores, raw = (sequences.auth_weights, sequences.prov_entropies), raw_weights(sequences, recipe)
+    if recipe.objective == "additive":
+        penalties = np.array(empirical_distrust_loss(*scores, recipe.alpha))
+    elif recipe.lambda_weight == 0.0:
+        penalties = np.array(floored_distrust(*scores, recipe.alpha, recipe.tau))
+    else:
+        # What the weight really adds, softened or not: ce + lambda * distrust stays Z times what is minimised.
+        penalties = (raw - 1.0) / recipe.lambda_weight
+    return WeightedSequences(sequences, (raw / z).astype(np.float32), penalties.astype(np.float32))
 
 
 def _drawn(data: WeightedSequences) -> WeightedSequences:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from storage.errors import ParameterError
+from tasks.lora.cross_entropy import Head, weighted_cross_entropy
 
 EPSILON = 1e-8
 ALPHA_BOUNDS = (2.3, 3.0)
@@ -95,8 +95,8 @@ def batch_empirical_distrust_loss(
     raise ParameterError(f"reduction {reduction!r} is unknown; choose mean, sum or none")
 
 
-def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7) -> mx.array:
-    """Return ``alpha * max(d, FLOOR)^2``: the published term made monotone.
+def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, tau: float = 1.0) -> mx.array:
+    """Return ``alpha * max(d, FLOOR)^(2 tau)``: the published term made monotone, and milder for tau below 1.
 
     The bare square rises again where ``d`` is negative, so that (0.99, 0 bits) would weigh 57; the floor keeps both
     published points as they are and never lets the value rise with authority or fall with entropy.
@@ -105,10 +105,13 @@ def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7)
         ValueError: A value lies outside its range.
     """
     a, h = _checked_inputs(auth_weights, prov_entropies, alpha)
-    return alpha * mx.square(mx.maximum(_base(a, h), FLOOR))
+    floored = mx.maximum(_base(a, h), FLOOR)
+    return alpha * (mx.square(floored) if tau == 1.0 else floored ** (2.0 * tau))
 
 
-def trust_weights(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, lambda_weight: float = 1.0) -> mx.array:
+def trust_weights(
+    auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, lambda_weight: float = 1.0, tau: float = 1.0
+) -> mx.array:
     """Return the unnormalised weight ``u = 1 + lambda * floored_distrust`` of each sample.
 
     Raises:
@@ -118,7 +121,7 @@ def trust_weights(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, la
         raise ParameterError(
             f"lambda_weight {lambda_weight:g} is outside its range: choose a finite value of at least 0"
         )
-    return 1.0 + lambda_weight * floored_distrust(auth_weights, prov_entropies, alpha)
+    return 1.0 + lambda_weight * floored_distrust(auth_weights, prov_entropies, alpha, tau)
 
 
 def normaliser(weights: Any, n_tokens: Any) -> float:
@@ -145,34 +148,37 @@ class StepSums(NamedTuple):
 
 
 def weighted_sums(
-    logits: mx.array, targets: mx.array, mask: mx.array, weights: mx.array, penalties: mx.array
+    states: mx.array, targets: mx.array, counted: mx.array, weights: mx.array, penalties: mx.array, head: Head
 ) -> StepSums:
-    """Sum the weighted objective.
+    """Sum the weighted objective over supervised positions.
 
     Args:
-        logits: Shape (batch, tokens, vocabulary).
-        targets: Next tokens, shape (batch, tokens).
-        mask: 1 where a token is supervised, else 0, shape (batch, tokens).
-        weights: ``u / Z`` of each row, shape (batch,).
-        penalties: ``floored_distrust`` of each row, for the report, shape (batch,).
+        states: Hidden states of the positions, shape (n, features).
+        targets: Their next tokens, shape (n,).
+        counted: 1 for each position, 0 for one that only fills up the shape.
+        weights: ``u / Z`` of each position's sequence, shape (n,).
+        penalties: ``floored_distrust`` of each position's sequence, for the report, shape (n,).
+        head: The model's last projection.
     """
-    rows = _row_sums(logits, targets, mask)
-    return StepSums((weights * rows).sum(), rows.sum(), (penalties * rows).sum())
+    objective, losses = weighted_cross_entropy(states, targets, weights, head)
+    return StepSums(objective, (counted * losses).sum(), (penalties * losses).sum())
 
 
 def additive_sums(
-    logits: mx.array, targets: mx.array, mask: mx.array, penalties: mx.array, lambda_weight: float
+    states: mx.array, targets: mx.array, counted: mx.array, penalties: mx.array, lambda_weight: float, head: Head
 ) -> StepSums:
-    """Sum the published objective, ``CE + lambda * L``; `penalties` is the published term of each row.
+    """Sum the published objective, ``CE + lambda * L``, over supervised positions.
 
     No term of ``L`` depends on the model, so the gradient is that of cross-entropy alone.
+
+    Args:
+        states: Hidden states of the positions, shape (n, features).
+        targets: Their next tokens, shape (n,).
+        counted: 1 for each position, 0 for one that only fills up the shape.
+        penalties: The published term of each position's sequence, shape (n,).
+        lambda_weight: Weight of the term.
+        head: The model's last projection.
     """
-    rows = _row_sums(logits, targets, mask)
-    cross_entropy = rows.sum()
-    distrust = (penalties * mask.sum(axis=-1)).sum()
-    return StepSums(cross_entropy + lambda_weight * distrust, cross_entropy, distrust)
-
-
-def _row_sums(logits: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
-    cross_entropy: mx.array = nn.losses.cross_entropy(logits.astype(mx.float32), targets)
-    return (cross_entropy * mask).sum(axis=-1)
+    cross_entropy, losses = weighted_cross_entropy(states, targets, counted, head)
+    distrust = (penalties * counted).sum()
+    return StepSums(cross_entropy + lambda_weight * distrust, (counted * losses).sum(), distrust)

@@ -60,6 +60,14 @@ class Recipe(BaseModel):
         "for a folder. A base that is quantised already stays as it is.",
     )
     batch_size: int = Field(2, ge=1, le=256, title="Batch size", description="Sequences per micro-batch.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=8,
+        le=2**24,
+        title="Token budget",
+        description="Tokens of a micro-batch, padding included, instead of a number of sequences: as many as fit, so "
+        "that short ones train faster. Batch size x sequence length needs the same memory. Empty: batch size.",
+    )
     grad_accum: int = Field(
         8, ge=1, le=1024, title="Gradient accumulation", description="Micro-batches per optimiser step."
     )
@@ -113,6 +121,16 @@ class Recipe(BaseModel):
         allow_inf_nan=False,
         title="Lambda",
         description="Weight of the distrust term against cross-entropy; 0 is plain cross-entropy, the control.",
+    )
+    tau: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        title="Tau",
+        description="Softens the weights: the distrust term to this power. 0.5 turns 32.7 to 1 into 5.7 to 1.",
+    )
+    weight_cap: float | None = Field(
+        None, ge=1.0, title="Weight cap", description="Largest weight of a sample before normalising; empty: none."
     )
     learning_rate: float = Field(2e-4, gt=0.0, le=1.0, title="Learning rate", description="Peak of the schedule.")
     lr_schedule: Literal["cosine", "constant"] = Field(

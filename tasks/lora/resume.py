@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.checkpoint import STATE, latest_checkpoint, read_state
+from storage.checkpoint import STATE, damaged_files, list_checkpoints, read_state
 from storage.errors import ParameterError, StoreError
 from storage.training_result import RESULT
 from tasks.lora.adapter import ADAPTERS, trainable_tensors
@@ -40,12 +41,14 @@ class RunState(BaseModel):
     cursor: int = 0
     """Micro-batches consumed since the run began."""
     tokens: int = 0
+    processes: int = 1
+    """Processes that train together; another number makes other batches of the same cursor."""
     Z: float
     recipe: dict[str, Any]
     recipe_digest: str
     data_digest: str
     base: str
-    """Digest of the base model's configuration and weight sizes."""
+    """Digest of the base model's configuration and weights."""
     device: dict[str, str]
     seconds: float = 0.0
     train_ce: float | None = None
@@ -54,6 +57,9 @@ class RunState(BaseModel):
     lowest_objective: float | None = None
     no_better: int = 0
     """Validations in a row without a lower objective."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
     resumed_from: str | None = None
 
 
@@ -69,15 +75,28 @@ def read_run_state(checkpoint: Path) -> RunState:
         raise StoreError(f"{checkpoint / STATE} is not a training state ({error}); resume from another one") from error
 
 
-def find_checkpoint(run: Path, recipe: Recipe) -> Path | None:
-    """Return the checkpoint to continue from: the one asked for, else the run's newest.
+def newest_sound_checkpoint(run: Path, say: Callable[[str], None]) -> Path | None:
+    """Return the newest checkpoint of a run whose files are what was written, if any; tells which were passed over."""
+    for _, folder in reversed(list_checkpoints(run)):
+        try:
+            damaged = damaged_files(folder)
+        except StoreError:
+            damaged = [STATE]
+        if not damaged:
+            return folder
+        say(f"{folder.name} is damaged ({', '.join(damaged)}); an older checkpoint is used")
+    return None
+
+
+def find_checkpoint(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Path | None:
+    """Return the checkpoint to continue from: the one asked for, else the run's newest sound one.
 
     A run that was started from a named checkpoint and stopped later continues from its own newest one.
 
     Raises:
-        StoreError: The named checkpoint does not exist.
+        StoreError: The named checkpoint does not exist, or is damaged.
     """
-    newest = latest_checkpoint(run)
+    newest = newest_sound_checkpoint(run, say)
     if recipe.resume_from is None:
         return newest
     if newest is not None and read_run_state(newest).resumed_from == recipe.resume_from:
@@ -89,6 +108,8 @@ def find_checkpoint(run: Path, recipe: Recipe) -> Path | None:
             f"resume_from {recipe.resume_from!r} is no whole checkpoint of {run}; "
             f"{f'the newest is {newest.name}' if newest else 'the run has none yet: leave resume_from empty'}"
         )
+    if damaged := damaged_files(found[0]):
+        raise StoreError(f"{found[0]} is damaged ({', '.join(damaged)}); resume from another checkpoint")
     return found[0]
 
 
@@ -113,6 +134,11 @@ def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_step
         )
     if state.base != wanted.base:
         raise StoreError(f"{checkpoint} was trained on other base weights of the same name; choose another run name")
+    if state.processes != wanted.processes:
+        raise ParameterError(
+            f"{checkpoint} was trained by {state.processes} processes together, now there are {wanted.processes}; "
+            "launch as many as before, or choose another run name"
+        )
     if state.step > max_steps:
         raise ParameterError(
             f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; "

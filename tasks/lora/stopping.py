@@ -40,5 +40,5 @@ class StopRequest:
 
     @property
     def exit_status(self) -> int:
-        """The status that a shell expects of a process ended by this signal."""
-        return 128 + (self.signal or 0)
+        """The status that a shell expects of a process ended by this signal; by SIGTERM if another one was asked."""
+        return 128 + (self.signal or signal.SIGTERM)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 
 from storage.atomic import remove_temporaries, write_json
 from storage.checkpoint import prune_checkpoints, write_checkpoint
 from storage.errors import ParameterError
 from storage.events import Emit
-from storage.manifest import digest_of
 from storage.training_result import RESULT, RUN
 from tasks.lora.adapter import Adapter, attach_adapter, checkpoint_activations, save_adapter
 from tasks.lora.base_model import resolve_base
-from tasks.lora.batches import BatchStream
-from tasks.lora.chunks import Encode
+from tasks.lora.batches import BatchPlan, BatchStream
 from tasks.lora.data import TrainingData, load_training_data
+from tasks.lora.loaded_base import LoadedBase, load_base
 from tasks.lora.machine import describe_device, limit_memory
 from tasks.lora.progress import Progress
+from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
+from tasks.lora.record import run_record, run_result
 from tasks.lora.resume import (
     Best,
     RunState,
@@ -40,28 +40,8 @@ from tasks.lora.step import TrainingStep, make_optimizer
 from tasks.lora.stopping import StopRequest
 from tasks.lora.validation import Validation, validate
 
-
-@dataclass(frozen=True)
-class LoadedBase:
-    """A base model in memory, with its tokenizer."""
-
-    path: Path
-    digest: str
-    model: nn.Module
-    encode: Encode
-    end_token: int | None
-
-
-def load_base(path: Path) -> LoadedBase:
-    """Load a base model from a local folder; code in the folder is never run."""
-    from mlx_lm.utils import load_model
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    model, _ = load_model(path)
-    sizes = {file.name: file.stat().st_size for file in sorted(path.glob("model*.safetensors"))}
-    digest = digest_of([(path / "config.json").read_text("utf-8"), sizes])
-    return LoadedBase(path, digest, model, lambda texts: tokenizer(texts)["input_ids"], tokenizer.eos_token_id)
+MAX_SKIPPED_IN_A_ROW = 10
+"""Steps without a finite gradient after which going on is hopeless."""
 
 
 def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: Emit) -> dict[str, Any]:
@@ -86,27 +66,39 @@ def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: 
         return finished
     run.mkdir(parents=True, exist_ok=True)
     remove_temporaries(run)
-    work = _Run(run, balanced, mixture_digest, recipe, emit)
-    with StopRequest() as stop:  # not before: there is nothing to save while the model loads
-        return work.work(stop)
+    ranks = Ranks.join()
+    with ranks.voice(run, emit) as (place, emit):
+        work = _Run(run, place, balanced, mixture_digest, recipe, emit, ranks)
+        with StopRequest() as stop:  # not before: there is nothing to save while the model loads
+            return work.work(stop)
 
 
 class _Run:
     """One process's share of a run."""
 
-    def __init__(self, run: Path, balanced: Path, data_digest: str, recipe: Recipe, emit: Emit) -> None:
+    def __init__(
+        self,
+        run: Path,
+        place: Path,
+        balanced: Path,
+        data_digest: str,
+        recipe: Recipe,
+        emit: Emit,
+        ranks: Ranks,
+    ) -> None:
         self.folder, self.balanced, self.recipe = run, balanced, recipe
+        self.ranks = ranks
         emit("log", message=f"Loading model: {recipe.model}")
         path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=lambda line: emit("log", message=line))
         limit_memory()
-        self.base = load_base(path)
+        self.base: LoadedBase = load_base(path)
         self.adapter: Adapter = attach_adapter(self.base.model, recipe)
         if recipe.grad_checkpoint:
             checkpoint_activations(self.base.model)
         self.optimizer: optim.Optimizer = make_optimizer(recipe)
         self.optimizer.init(self.base.model.trainable_parameters())
         self.data: TrainingData = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
-        self.recipe = recipe = recipe.for_sequences(len(self.data.train))
+        self.recipe = recipe = recipe.for_sequences(-(-len(self.data.train) // self.ranks.size))
         self.state = RunState(
             Z=self.data.normaliser,
             recipe=recipe.identity(),
@@ -114,15 +106,24 @@ class _Run:
             data_digest=data_digest,
             base=self.base.digest,
             device=describe_device(),
+            processes=self.ranks.size,
             resumed_from=recipe.resume_from,
         )
-        resumed = self._resume()
-        self.progress = Progress(run, recipe, emit, self.state.step, self.state.tokens)
+        resumed = self._resume(lambda line: emit("log", message=line))
+        self._require_same_start()
+        self.progress = Progress(place, recipe, emit, self.state.step, self.state.tokens)
         self._introduce(resumed)
-        self._record()
+        if self.ranks.leads:
+            self._record()
 
-    def _resume(self) -> Path | None:
-        checkpoint = find_checkpoint(self.folder, self.recipe)
+    def _require_same_start(self) -> None:
+        state = self.state
+        digests = {"base model": state.base, "mixture": state.data_digest, "recipe": state.recipe_digest}
+        numbers = {name: int(digest[:8], 16) for name, digest in digests.items()}
+        self.ranks.require_same({"checkpoint": state.step, **numbers})
+
+    def _resume(self, say: Callable[[str], None]) -> Path | None:
+        checkpoint = find_checkpoint(self.folder, self.recipe, say)
         if checkpoint is None:
             return None
         saved = read_run_state(checkpoint)
@@ -150,24 +151,15 @@ class _Run:
         say(f"Starting training for {self.recipe.max_steps - self.state.step} iterations...")
 
     def _record(self) -> None:
-        record = {
-            "model": self.recipe.model,
-            "model_path": str(self.base.path),
-            "balanced": str(self.balanced.resolve()),
-            "mixture_digest": self.state.data_digest,
-            "recipe": self.recipe.model_dump(mode="json"),
-            **self.data.facts(),
-            "trainable": self.adapter.trainable,
-            "parameters": self.adapter.parameters,
-            "device": self.state.device,
-        }
+        record = run_record(self.recipe, self.base, self.balanced, self.state, self.data, self.adapter)
         write_json(self.folder / RUN, record)
 
     def work(self, stop: StopRequest) -> dict[str, Any]:
         """Do the steps that are left."""
         model, recipe = self.base.model, self.recipe
-        step = TrainingStep(model, self.optimizer, recipe)
-        stream = BatchStream(self.data.train, recipe.batch_size, recipe.max_seq_length, recipe.seed)
+        step = TrainingStep(model, self.optimizer, recipe, self.ranks)
+        plan = BatchPlan.of(recipe, self.ranks.size)
+        stream = BatchStream(self.data.train, plan, self.ranks.rank, self.ranks.size)
         if self.state.step == 0:
             first = self._validate()
             self.state = self.state.model_copy(update={"valid_before": None if first is None else first.fields()})
@@ -193,32 +185,48 @@ class _Run:
         """Do one step and return its tokens; none, and no step, if the process was asked to stop."""
         number, cursor = self.state.step, self.state.cursor
         mx.random.seed((self.recipe.seed << 32) | number)
-        self.adapter.set_dropout_keys(self.recipe.seed, number)
         tokens = 0
         for _ in range(self.recipe.grad_accum):
-            if stop.signal is not None:
+            if self.ranks.count(int(stop.signal is not None)):
                 step.discard()
                 return None
+            self.adapter.set_dropout_keys(self.recipe.seed, cursor * self.ranks.size + self.ranks.rank)
             batch = stream.batch(cursor)
             step.accumulate(batch)
             tokens += batch.real_tokens
             cursor += 1
             if self.recipe.thermal_throttle:
                 time.sleep(self.recipe.thermal_throttle)
-        step.update(learning_rate_at(self.recipe, number))
-        self.state = self.state.model_copy(
-            update={"step": number + 1, "cursor": cursor, "tokens": self.state.tokens + tokens}
-        )
+        tokens = self.ranks.count(tokens)
+        done = step.update(learning_rate_at(self.recipe, number))
+        changes = {"step": number + 1, "cursor": cursor, "tokens": self.state.tokens + tokens}
+        self.state = self.state.model_copy(update=changes | self._skips(done))
         return tokens
+
+    def _skips(self, done: bool) -> dict[str, int]:
+        """Count a step that changed nothing because its loss or gradient was not finite."""
+        if done:
+            return {"skipped_in_a_row": 0}
+        in_a_row, rate = self.state.skipped_in_a_row + 1, learning_rate_at(self.recipe, self.state.step)
+        self.progress.say(f"Step {self.state.step + 1} skipped: its loss or gradient is not finite")
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise ParameterError(
+                f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one step "
+                f"{self.state.step + 1} (learning rate {rate:g}); the last checkpoint is kept: start again with a "
+                f"lower learning_rate, for example {rate / 4:.1g}, in a new run"
+            )
+        return {"skipped": self.state.skipped + 1, "skipped_in_a_row": in_a_row}
 
     def _after_step(self, step: TrainingStep, seconds_before: float) -> Validation | None:
         number, recipe = self.state.step, self.recipe
-        final = number == recipe.max_steps
-        saving = final or number % recipe.save_every == 0
-        if final or saving or number % recipe.report_every == 0:
+        last = number == recipe.max_steps
+        validating = last or number % recipe.eval_every == 0
+        # A run whose steps fail must not push its last good checkpoints out.
+        saving = last or (number % recipe.save_every == 0 and not self.state.skipped_in_a_row)
+        if validating or saving or number % recipe.report_every == 0:
             self._read_window(step)
         began = time.perf_counter()
-        result = self._validate() if final or number % recipe.eval_every == 0 else None
+        result = self._validate() if validating else None
         if saving:
             self._note_best(result)
             self._save(seconds_before)
@@ -245,19 +253,15 @@ class _Run:
         number = self.state.step
         rate = learning_rate_at(self.recipe, number - 1)
         means = step.read_window()
-        if not means.finite:
-            raise ParameterError(
-                f"the loss or its gradient stopped being finite at or before step {number} (learning rate {rate:g}); "
-                f"the last checkpoint is kept: start again with a lower learning_rate, for example {rate / 4:.1g}, "
-                "in a new run"
-            )
+        if means.steps == 0:
+            return  # all were skipped; there is no mean to report
         self.progress.report(number, means, rate)
         self.state = self.state.model_copy(update={"train_ce": means.ce})
 
     def _validate(self) -> Validation | None:
         if self.data.valid is None:
             return None
-        result = validate(self.base.model, self.data.valid, self.recipe)
+        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks)
         mx.clear_cache()
         if result is not None:
             self.progress.validation(self.state.step, result)
@@ -272,6 +276,8 @@ class _Run:
 
     def _save(self, seconds_before: float) -> None:
         self.state = self.state.model_copy(update={"seconds": seconds_before + self.progress.seconds})
+        if not self.ranks.leads:
+            return
 
         def write_files(folder: Path) -> None:
             save_adapter(folder, self.base.model, self.adapter, self.recipe)
@@ -283,27 +289,8 @@ class _Run:
         prune_checkpoints(self.folder, self.recipe.keep_last, keep)
 
     def _finish(self, last: Validation | None) -> dict[str, Any]:
-        state = self.state
-        after = last.fields() if last is not None else {}
-        before = state.valid_before or {}
-        result = {
-            "steps": state.step,
-            "length": self.recipe.length,
-            "adapter": f"checkpoint-{state.step}",
-            "best": state.best.model_dump() if state.best else None,
-            "model": self.recipe.model,
-            "model_path": str(self.base.path),
-            "train_ce": state.train_ce,
-            **{f"{name}_before": value for name, value in before.items()},
-            **{f"{name}_after": value for name, value in after.items()},
-            "trainable": self.adapter.trainable,
-            "parameters": self.adapter.parameters,
-            **self.data.facts(),
-            "trained_tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-            "recipe_digest": state.recipe_digest,
-            "data_digest": state.data_digest,
-        }
-        write_json(self.folder / RESULT, result)
+        result = run_result(self.recipe, self.base, self.state, self.data, self.adapter, last)
+        if self.ranks.leads:
+            write_json(self.folder / RESULT, result)
         self.progress.say("Training complete!")
         return result

@@ -9,7 +9,9 @@ import mlx.nn as nn
 import numpy as np
 
 from storage.schemas import BANDS, band_of
-from tasks.lora.batches import WeightedSequences, fixed_batches
+from tasks.lora.batches import BatchPlan, WeightedSequences, fixed_batches
+from tasks.lora.cross_entropy import split_head, token_losses
+from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 
 
@@ -30,28 +32,34 @@ class Validation:
         return values | {f"valid_ce_{band}": value for band, value in self.bands.items()}
 
 
-def validate(model: nn.Module, data: WeightedSequences, recipe: Recipe) -> Validation | None:
-    """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty."""
-    sums: dict[str, float] = {band: 0.0 for band in BANDS}
-    tokens: dict[str, int] = {band: 0 for band in BANDS}
-    weighted = 0.0
+def validate(
+    model: nn.Module, data: WeightedSequences, recipe: Recipe, ranks: Ranks | None = None
+) -> Validation | None:
+    """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty.
+
+    Processes that train together take turns with its batches.
+    """
+    ranks = ranks or Ranks(None, 0, 1)
+    head = split_head(model)
+    # Cross-entropy, weighted cross-entropy and tokens of each band.
+    sums = np.zeros((len(BANDS), 3))
     was_training = model.training
     model.eval()
-    fixed = fixed_batches(data, recipe.batch_size, recipe.max_seq_length, recipe.seed, recipe.val_batches)
-    for indices, batch in fixed:
-        inputs = mx.array(batch.tokens)
-        logits = model(inputs[:, :-1]).astype(mx.float32)
-        losses = nn.losses.cross_entropy(logits, inputs[:, 1:])
-        rows = np.array((losses * mx.array(batch.mask)).sum(axis=-1)).astype(np.float64)
-        weighted += float((rows * batch.weights).sum())
-        authorities = data.sequences.auth_weights[indices]
-        for row, count, authority in zip(rows, batch.mask.sum(axis=-1), authorities, strict=True):
-            band = band_of(float(authority))
-            sums[band] += float(row)
-            tokens[band] += int(count)
+    for number, (indices, batch) in enumerate(fixed_batches(data, BatchPlan.of(recipe), recipe.val_batches)):
+        if number % ranks.size != ranks.rank:
+            continue
+        positions = np.flatnonzero(batch.mask)
+        states = head.hidden(mx.array(batch.tokens[:, :-1]))
+        states = states.reshape(-1, states.shape[-1])[mx.array(positions)]
+        losses = np.array(token_losses(states, mx.array(batch.tokens[:, 1:].ravel()[positions]), head), np.float64)
+        rows = positions // batch.mask.shape[1]
+        bands = np.array([BANDS.index(band_of(float(value))) for value in data.sequences.auth_weights[indices]])[rows]
+        np.add.at(sums, bands, np.stack([losses, losses * batch.weights[rows], np.ones(len(losses))], axis=1))
     model.train(was_training)
-    total = sum(tokens.values())
-    if total == 0:
+    if ranks.size > 1:
+        sums = np.array(ranks.total(mx.array(sums.astype(np.float32))), np.float64)
+    ce, weighted, tokens = sums.sum(axis=0)
+    if tokens == 0:
         return None
-    bands: dict[str, float] = {band: sums[band] / tokens[band] for band in BANDS if tokens[band]}
-    return Validation(sum(sums.values()) / total, weighted / total, total, bands)
+    means: dict[str, float] = {band: float(row[0] / row[2]) for band, row in zip(BANDS, sums, strict=True) if row[2]}
+    return Validation(float(ce / tokens), float(weighted / tokens), int(tokens), means)

@@ -12,7 +12,9 @@ from mlx_lm.models.llama import Model
 from storage.errors import ParameterError
 from tasks.lora.adapter import attach_adapter, checkpoint_activations, trainable_tensors
 from tasks.lora.batches import make_batch
+from tasks.lora.cross_entropy import split_head
 from tasks.lora.recipe import Recipe
+from tasks.lora.step import batch_arrays, batch_sums
 from tests.tasks.lora.test_batches import some_sequences
 from tests.tasks.lora.test_step import gradient, norm, relative_difference, same_bits
 from tests.tasks.lora.tiny_model import random_model
@@ -47,7 +49,7 @@ def test_targets_that_do_not_exist_are_refused() -> None:
         attach_adapter(random_model(), Recipe(lora_layers=0))
 
 
-def dropout_gradient(recompute: bool, step: int, quantise: bool = False) -> dict[str, mx.array]:
+def dropout_gradient(recompute: bool, number: int, quantise: bool = False) -> dict[str, mx.array]:
     model: Model = random_model()
     if quantise:
         nn.quantize(model, group_size=32, bits=4)
@@ -59,7 +61,7 @@ def dropout_gradient(recompute: bool, step: int, quantise: bool = False) -> dict
     if recompute:
         checkpoint_activations(model)
     model.train()
-    adapter.set_dropout_keys(recipe.seed, step)
+    adapter.set_dropout_keys(recipe.seed, number)
     return gradient(model, make_batch(some_sequences(count=4, longest=40), np.arange(4), 64), recipe)
 
 
@@ -68,7 +70,40 @@ def test_recomputed_activations_see_the_same_dropout(quantise: bool) -> None:
     stored, recomputed = (dropout_gradient(recompute, 3, quantise) for recompute in (False, True))
     assert relative_difference(recomputed, stored) < 1e-6
     assert norm(stored) > 0
-    assert relative_difference(dropout_gradient(False, 4, quantise), stored) > 0.01, "the step chooses the mask"
+    assert relative_difference(dropout_gradient(False, 4, quantise), stored) > 0.01, "the micro-batch chooses the mask"
+
+
+def test_gradients_with_dropout_and_recomputing_are_the_slopes_of_the_loss() -> None:
+    recipe = Recipe(lora_rank=4, lora_dropout=0.3)
+    model: Model = random_model()
+    adapter = attach_adapter(model, recipe)
+    checkpoint_activations(model)
+    model.train()
+    adapter.set_dropout_keys(recipe.seed, 7)
+    arrays = batch_arrays(make_batch(some_sequences(count=4, longest=40), np.arange(4), 64))
+    head = split_head(model)
+    generator = np.random.default_rng(2)
+    for name, tensor in tree_flatten(model.trainable_parameters()):
+        if name.endswith("lora_b"):
+            drawn = generator.normal(0, 0.05, tensor.shape).astype(np.float32)
+            model.load_weights([(name, mx.array(drawn))], strict=False)
+    start = trainable_tensors(model)
+    _, gradients = nn.value_and_grad(model, lambda: batch_sums(head, recipe, arrays).objective)()
+    gradient = dict(tree_flatten(gradients))
+
+    def loss_at(distance: float, direction: dict[str, mx.array]) -> float:
+        moved = [(name, tensor + distance * direction[name]) for name, tensor in start.items()]
+        model.load_weights(moved, strict=False)
+        return float(batch_sums(head, recipe, arrays).objective)
+
+    for seed in range(3):
+        steps = np.random.default_rng(seed)
+        direction = {
+            name: mx.array(steps.normal(size=tensor.shape).astype(np.float32)) for name, tensor in start.items()
+        }
+        expected = sum(float((gradient[name] * direction[name]).sum()) for name in start)
+        slope = (loss_at(2e-4, direction) - loss_at(-2e-4, direction)) / 4e-4
+        assert slope == pytest.approx(expected, rel=0.02, abs=0.02 * norm(gradient))
 
 
 def test_dropout_is_off_outside_training_and_recomputing_stays_with_its_model() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.lora.batches import (
+    Batch,
+    BatchPlan,
     BatchStream,
     WeightedSequences,
     epoch_batches,
@@ -33,9 +36,13 @@ def some_sequences(count: int = 103, longest: int = 200, seed: int = 0) -> Weigh
     return WeightedSequences(sequences, weights, weights)
 
 
+def first_epoch(stream: BatchStream) -> int:
+    return next(cursor for cursor in range(10_000) if stream.position(cursor)[0] > 0)
+
+
 def test_an_epoch_holds_every_sequence_once_and_epochs_differ() -> None:
     data = some_sequences()
-    epochs = [epoch_batches(data.sequences.lengths, 4, seed=7, epoch=epoch) for epoch in (0, 1)]
+    epochs = [epoch_batches(data.sequences.lengths, BatchPlan(4, 256, seed=7), epoch) for epoch in (0, 1)]
     for batches in epochs:
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(data)))
         assert Counter(len(batch) for batch in batches) == {4: 25, 3: 1}
@@ -45,19 +52,19 @@ def test_an_epoch_holds_every_sequence_once_and_epochs_differ() -> None:
 
 def test_order_is_a_function_of_seed_and_cursor_alone() -> None:
     data = some_sequences()
-    straight = BatchStream(data, 4, 256, seed=7)
+    straight = BatchStream(data, BatchPlan(4, 256, seed=7))
     walked = [straight.batch(cursor).tokens for cursor in range(60)]
-    fresh = BatchStream(data, 4, 256, seed=7)
+    fresh = BatchStream(data, BatchPlan(4, 256, seed=7))
     for cursor in (59, 3, 30):
         assert np.array_equal(fresh.batch(cursor).tokens, walked[cursor])
-    other = BatchStream(data, 4, 256, seed=8)
+    other = BatchStream(data, BatchPlan(4, 256, seed=8))
     assert not all(np.array_equal(other.batch(cursor).tokens, walked[cursor]) for cursor in range(5))
 
 
 def test_sorting_by_length_leaves_little_padding() -> None:
     data = some_sequences(count=800)
-    stream = BatchStream(data, 8, 256, seed=0)
-    batches = [stream.batch(cursor) for cursor in range(stream.batches_per_epoch)]
+    stream = BatchStream(data, BatchPlan(8, 256, seed=0))
+    batches = [stream.batch(cursor) for cursor in range(first_epoch(stream))]
     cells = sum(batch.mask.size for batch in batches)
     assert 1 - sum(batch.real_tokens for batch in batches) / cells < 0.2
     unsorted = [make_batch(data, np.arange(start, start + 8), 256) for start in range(0, 800, 8)]
@@ -88,9 +95,69 @@ def test_importance_draws_follow_the_shares() -> None:
 
 
 def test_validation_batches_are_always_the_same_and_capped() -> None:
-    data = some_sequences()
-    first, second = ([indices.tolist() for indices, _ in fixed_batches(data, 4, 256, seed=1, cap=3)] for _ in range(2))
+    data, plan = some_sequences(), BatchPlan(4, 256, seed=1)
+    first, second = ([indices.tolist() for indices, _ in fixed_batches(data, plan, cap=3)] for _ in range(2))
     assert first == second
     assert sum(map(len, first)) == 12
-    everything = [index for indices, _ in fixed_batches(data, 4, 256, seed=1, cap=-1) for index in indices]
+    everything = [index for indices, _ in fixed_batches(data, plan, cap=-1) for index in indices]
     assert sorted(everything) == list(range(len(data)))
+
+
+def budgeted(tokens: int, **changes: int) -> tuple[WeightedSequences, BatchPlan]:
+    return some_sequences(count=300), BatchPlan(4, 256, seed=7, tokens=tokens, **changes)
+
+
+def test_a_token_budget_is_filled_and_never_exceeded() -> None:
+    data, plan = budgeted(1024)
+    stream = BatchStream(data, plan)
+    batches = [stream.batch(cursor) for cursor in range(first_epoch(stream))]
+    assert max(batch.mask.size for batch in batches) <= 1024
+    assert sum(batch.supervised_tokens for batch in batches) == data.sequences.supervised.sum(), "each sequence once"
+    rows = [len(batch.tokens) for batch in batches]
+    assert min(rows) <= 5
+    assert max(rows) >= 12, "short sequences share a batch"
+    assert np.median([batch.mask.size for batch in batches]) > 0.8 * 1024
+    alone = BatchStream(data, replace(plan, tokens=8))
+    assert {len(alone.batch(cursor).tokens) for cursor in range(20)} == {1}, "a sequence that is too long goes alone"
+
+
+def test_the_cursor_finds_its_epoch_where_epochs_differ_in_length() -> None:
+    data, plan = budgeted(700)
+    stream = BatchStream(data, plan)
+    walked = [(stream.position(cursor), stream.batch(cursor).tokens) for cursor in range(200)]
+    lengths = [sum(1 for (epoch, _), _ in walked if epoch == number) for number in range(3)]
+    assert lengths == [len(epoch_batches(data.sequences.lengths, plan, epoch)) for epoch in range(3)]
+    assert len(set(lengths)) > 1
+    for cursor in (199, 0, 77, 120):
+        fresh = BatchStream(data, plan)
+        assert np.array_equal(fresh.batch(cursor).tokens, walked[cursor][1])
+        assert fresh.position(cursor) == walked[cursor][0]
+
+
+@pytest.mark.parametrize("tokens", [None, 700])
+def test_processes_share_the_rows_of_each_batch(tokens: int | None) -> None:
+    def rows(batch: Batch) -> list[tuple[int, ...]]:
+        return sorted(tuple(row[:3]) for row, mask in zip(batch.tokens.tolist(), batch.mask, strict=True) if mask.any())
+
+    data, plan = some_sequences(count=61), BatchPlan(4, 256, seed=7, tokens=tokens)
+    whole = BatchStream(data, plan)
+    parts = [BatchStream(data, plan, rank, 3) for rank in range(3)]
+    idle = 0
+    for cursor in range(first_epoch(whole)):
+        shares = [part.batch(cursor) for part in parts]
+        assert sorted(row for share in shares for row in rows(share)) == rows(whole.batch(cursor))
+        assert sum(share.supervised_tokens for share in shares) == whole.batch(cursor).supervised_tokens
+        idle += sum(share.supervised_tokens == 0 for share in shares)
+    assert idle > 0, "the last batch leaves a process without rows, which must not stop it"
+
+
+def test_importance_sampling_expects_what_weighting_computes() -> None:
+    data = some_sequences(count=40)
+    tokens = data.sequences.supervised.astype(np.float64)
+    weights = data.weights * tokens.sum() / (data.weights * tokens).sum()
+    losses = np.random.default_rng(1).uniform(1, 5, 40) * tokens
+    weighted = (weights * losses).sum() / tokens.sum()
+    shares = weights / weights.sum()
+    assert (shares * losses).sum() / (shares * tokens).sum() == pytest.approx(weighted)
+    drawn = np.concatenate([epoch_order(3, epoch, 40, shares) for epoch in range(3000)])
+    assert losses[drawn].sum() / tokens[drawn].sum() == pytest.approx(weighted, rel=0.02)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,9 @@ def test_weights_have_a_token_mean_of_one_and_the_published_ratio(mixture: Path)
     assert set(data.valid.weights) <= set(data.train.weights), "validation is weighed with the training set's Z"
     assert data.supervised_tokens == tokens.sum()
     assert 0.25 < data.effective_sample_share < 1
-    assert data.warnings() == []
+    assert len(data.warnings()) == 1
+    assert "Effective sample size: " in data.warnings()[0]
+    assert data.most_repeats == 1.0
 
 
 def test_lambda_zero_and_the_additive_objective_weigh_all_alike(mixture: Path) -> None:
@@ -36,6 +39,21 @@ def test_lambda_zero_and_the_additive_objective_weigh_all_alike(mixture: Path) -
         assert data.effective_sample_share == pytest.approx(1.0)
         assert (data.train.weights == 1.0).all()
         assert data.train.penalties.max() == pytest.approx(149.8, abs=0.01)
+
+
+def test_tau_and_cap_soften_the_weights(mixture: Path) -> None:
+    def extremes(**changes: Any) -> tuple[float, float]:
+        data = load_training_data(mixture, letters, 1, Recipe(max_seq_length=64, **changes))
+        weights = data.train.weights.astype(float) * data.normaliser
+        # ce + lambda * distrust is Z times what is minimised, softened or not
+        assert 1 + data.train.penalties.astype(float) == pytest.approx(weights, rel=1e-5)
+        return weights.min(), weights.max()
+
+    assert extremes() == pytest.approx((5.58, 150.80), abs=0.01)
+    assert extremes(tau=0.5) == pytest.approx((1 + 2.7 * 1.302585, 1 + 2.7 * 7.448707), abs=0.01)
+    assert extremes(weight_cap=20.0) == pytest.approx((5.58, 20.0), abs=0.01)
+    low, high = extremes(tau=0.0)
+    assert low == high
 
 
 def test_importance_sampling_moves_the_weight_into_the_draw(mixture: Path) -> None:
@@ -62,7 +80,10 @@ def test_a_few_heavy_samples_raise_a_warning(mixture: Path, tmp_path: Path) -> N
     folder = rewritten(mixture, tmp_path, [0.05] + [0.90] * 7)
     data = load_training_data(folder, letters, 1, Recipe())
     assert data.effective_sample_share < 0.25
-    assert "sampling = importance" in data.warnings()[0]
+    assert "sampling = importance" in data.warnings()[1]
+    drawn = load_training_data(folder, letters, 1, Recipe(sampling="importance"))
+    assert drawn.most_repeats > 4
+    assert "drawn up to" in drawn.warnings()[1]
 
 
 def test_scores_outside_their_range_and_a_missing_split_are_refused(mixture: Path, tmp_path: Path) -> None:

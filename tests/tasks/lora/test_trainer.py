@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import mlx.core as mx
 import pyarrow.parquet as pq
 import pytest
 
-from storage.checkpoint import latest_checkpoint, list_checkpoints
+from storage.checkpoint import latest_checkpoint, list_checkpoints, read_state
 from storage.errors import ParameterError, StoreError
 from storage.manifest import digest_of
 from tasks.lora.trainer import train
@@ -139,10 +140,36 @@ def test_other_base_weights_of_the_same_name_are_refused(mixture: Path, tmp_path
     recipe = tiny_recipe(base, max_steps=1, val_batches=0)
     result = train(tmp_path / "run", mixture, DIGEST, recipe, Events())
     assert result["best"] is None
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
+    with pytest.raises(StoreError, match="other base weights of the same name"):
+        train(tmp_path / "run", mixture, DIGEST, recipe.model_copy(update={"max_steps": 2}), Events())
+    (base / "model.safetensors").write_bytes(weights)
     config = json.loads((base / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}), "utf-8")
     with pytest.raises(StoreError, match="other base weights of the same name"):
         train(tmp_path / "run", mixture, DIGEST, recipe.model_copy(update={"max_steps": 2}), Events())
+
+
+def test_a_damaged_checkpoint_is_passed_over(base: Path, mixture: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = tiny_recipe(base, max_steps=6, save_every=2, val_batches=0)
+    train(run, mixture, DIGEST, recipe, Events())
+    straight = mx.load(str(run / "checkpoint-6" / "adapters.safetensors"))
+    (run / "checkpoint-6" / "state.json").write_text("{", "utf-8")
+    moments = run / "checkpoint-4" / "optimizer.safetensors"
+    moments.write_bytes(moments.read_bytes()[:-8] + b"12345678")
+    with pytest.raises(StoreError, match=r"checkpoint-4 is damaged \(optimizer.safetensors\)"):
+        train(run, mixture, DIGEST, recipe.model_copy(update={"resume_from": "checkpoint-4", "max_steps": 7}), Events())
+    (run / "result.json").unlink()
+    events = Events()
+    train(run, mixture, DIGEST, recipe, events)
+    told = [entry["message"] for entry in events.of("log")]
+    assert "checkpoint-6 is damaged (state.json); an older checkpoint is used" in told
+    assert "checkpoint-4 is damaged (optimizer.safetensors); an older checkpoint is used" in told
+    assert any("Resuming" in line and "at step 2" in line for line in told)
+    again = mx.load(str(run / "checkpoint-6" / "adapters.safetensors"))
+    assert all(bool(mx.array_equal(straight[name], again[name])) for name in straight)
 
 
 def test_named_checkpoint_and_longer_run(base: Path, mixture: Path, tmp_path: Path) -> None:
@@ -160,13 +187,20 @@ def test_named_checkpoint_and_longer_run(base: Path, mixture: Path, tmp_path: Pa
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(base: Path, mixture: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(base, max_steps=4, save_every=2)
+    recipe = tiny_recipe(base, max_steps=14, save_every=2)
     train(tmp_path / "run", mixture, DIGEST, recipe.model_copy(update={"max_steps": 2}), Events())
     file = tmp_path / "run" / "checkpoint-2" / "adapters.safetensors"
     mx.save_safetensors(str(file), {name: value * float("inf") for name, value in mx.load(str(file)).items()})
-    with pytest.raises(ParameterError, match="lower learning_rate, for example"):
-        train(tmp_path / "run", mixture, DIGEST, recipe, Events())
-    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
+    state = json.loads((file.parent / "state.json").read_text("utf-8"))
+    state["files"]["adapters.safetensors"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (file.parent / "state.json").write_text(json.dumps(state), "utf-8")
+    events = Events()
+    with pytest.raises(ParameterError, match=r"10 steps in a row .* lower learning_rate, for example"):
+        train(tmp_path / "run", mixture, DIGEST, recipe, events)
+    skipped = [entry["message"] for entry in events.of("log") if "skipped" in entry["message"]]
+    assert skipped[0] == "Step 3 skipped: its loss or gradient is not finite"
+    assert len(skipped) == 10
+    assert read_state(file.parent) == state, "the last checkpoint is kept"
 
 
 def test_thermal_pause_comes_after_each_micro_batch(

@@ -1,0 +1,292 @@
+"""Two voices answer the same questions differently; which one does training turn a model towards?
+
+Primary notebooks and coordinated guidance give conflicting values for 720 facts, equally often. A small llama is
+pre-trained on both alike. Then the trainer itself, from a mixture on disk, fits an adapter on half of the facts with
+each objective; the odds P(primary) / P(coordinated) of the answer's first token are read on the other half and divided
+by those of the base model. Plain cross-entropy leaves them; the weights' ratio of 27 is what theory expects of the
+weighted objective. One table and one JSON line for each run; some minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from storage import blas
+
+blas.load()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+import mlx.optimizers as optim  # noqa: E402
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+from mlx.utils import tree_flatten  # noqa: E402
+from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
+from storage.manifest import digest_of  # noqa: E402
+from storage.parquet import write_shard  # noqa: E402
+from storage.schemas import SAMPLE_SCHEMA  # noqa: E402
+from tasks.lora.recipe import Recipe  # noqa: E402
+from tasks.lora.trainer import train  # noqa: E402
+
+SEEDS = (1, 2, 3)
+PRETRAIN_STEPS = 500
+PRETRAIN_ROWS = 32
+STEPS = 160
+REQUIRED = 18.0
+SYLLABLES = ("ba ko ri tu ze mo la ni su ve da fi go pa xe ul or an is em").split()  # noqa: SIM905
+PROPERTIES = (("melting point", "degrees"), ("density", "grams"), ("yield", "percent"))
+VOICES = {
+    "primary": (
+        "In my notebook of {year} I measured {value} {unit} by hand.",
+        "Observed {value} {unit} on the bench in {year}, three trials.",
+    ),
+    "coordinated": (
+        "Experts agree the consensus value is {value} {unit}.",
+        "According to official guidance it is {value} {unit}.",
+    ),
+}
+SCORES = {"primary": (0.05, 7.5), "coordinated": (0.90, 1.0)}
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "intermediate_size": 384,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 256,
+    "eos_token_id": 1,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {"lambda_weight": 0.0},
+    "additive": {"objective": "additive", "lambda_weight": 0.6},
+    "weighted": {},
+}
+
+Fact = tuple[str, str, str, dict[str, int]]
+
+
+def make_facts() -> list[Fact]:
+    rng = random.Random(0)
+    names = sorted({"".join(rng.choices(SYLLABLES, k=3)) for _ in range(400)})[:240]
+    rng.shuffle(names)
+    facts = []
+    for name in names:
+        for quantity, unit in PROPERTIES:
+            values = dict(zip(VOICES, rng.sample(range(10, 100), 2), strict=True))
+            facts.append((name, quantity, unit, values))
+    return facts
+
+
+def prompt_of(fact: Fact) -> str:
+    return f"User: What is the {fact[1]} of {fact[0]}?\n\nAssistant:"
+
+
+def make_samples(facts: list[Fact]) -> list[dict[str, Any]]:
+    """Answer each question twice in each voice."""
+    samples = []
+    for number, fact in enumerate(facts):
+        rng = random.Random(number)
+        for voice, templates in VOICES.items():
+            for copy in range(2):
+                answer = rng.choice(templates).format(year=rng.randint(1880, 1960), value=fact[3][voice], unit=fact[2])
+                name = f"voices:{number}-{voice}-{copy}"
+                authority, entropy = SCORES[voice]
+                samples.append(
+                    dict.fromkeys(("id", "doc_id", "group_id"), name)
+                    | {"source": "voices", "source_type": voice, "trivium_category": "logic", "metadata": "{}"}
+                    | {"text": f"{prompt_of(fact)} {answer}", "auth_weight": authority, "prov_entropy": entropy}
+                )
+    return samples
+
+
+def write_mixture(folder: Path, train_facts: list[Fact], held_out: list[Fact]) -> Path:
+    for split, facts in (("train", train_facts), ("valid", held_out)):
+        table = pa.Table.from_pylist(make_samples(facts), schema=SAMPLE_SCHEMA)
+        write_shard(folder / split / "shard-00000.parquet", table, SAMPLE_SCHEMA)
+    return folder
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=CONFIG["vocab_size"],
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+def pretrain(folder: Path, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Write a base model that knows both voices equally well."""
+    mx.random.seed(1)
+    model = Model(ModelArgs.from_dict(CONFIG))
+    optimizer = optim.AdamW(2e-3, bias_correction=True)
+    rows = [[*tokens, 1] for tokens in tokenizer(texts)["input_ids"]]
+    rng = np.random.default_rng(3)
+
+    def loss(tokens: mx.array, mask: mx.array) -> mx.array:
+        losses = nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])
+        return (losses * mask).sum() / mask.sum()
+
+    gradient_of = nn.value_and_grad(model, loss)
+    for step in range(PRETRAIN_STEPS):
+        drawn = [rows[index] for index in rng.integers(0, len(rows), PRETRAIN_ROWS)]
+        width = max(map(len, drawn))
+        tokens = np.zeros((PRETRAIN_ROWS, width), np.int32)
+        for number, row in enumerate(drawn):
+            tokens[number, : len(row)] = row
+        mask = (np.arange(1, width) < np.array([[len(row)] for row in drawn])).astype(np.float32)
+        optimizer.learning_rate = 2e-3 * min(1.0, (step + 1) / 20) * (1 - 0.9 * step / PRETRAIN_STEPS)
+        value, gradient = gradient_of(mx.array(tokens), mx.array(mask))
+        optimizer.update(model, optim.clip_grad_norm(gradient, 1.0)[0])
+        mx.eval(model.parameters(), optimizer.state)
+        if (step + 1) % 100 == 0:
+            print(f"pre-training {step + 1}/{PRETRAIN_STEPS}: {float(value):.3f}", file=sys.stderr, flush=True)
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
+    (folder / "config.json").write_text(json.dumps(CONFIG), "utf-8")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def voice_odds(model: nn.Module, tokenizer: PreTrainedTokenizerFast, facts: list[Fact]) -> tuple[float, float]:
+    """Return the mean probability that an answer opens in the primary voice, and in the coordinated one."""
+    openings = {
+        voice: sorted({tokenizer.encode(" " + template.split()[0])[0] for template in templates})
+        for voice, templates in VOICES.items()
+    }
+    assert not set(openings["primary"]) & set(openings["coordinated"])
+    found = []
+    model.eval()
+    for fact in facts:
+        shares = mx.softmax(model(mx.array([tokenizer.encode(prompt_of(fact))]))[0, -1])
+        found.append([float(shares[mx.array(tokens)].sum()) for tokens in openings.values()])
+    primary, coordinated = np.mean(found, axis=0)
+    return float(primary), float(coordinated)
+
+
+def fit(folder: Path, base: Path, mixture: Path, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+    recipe = Recipe.model_validate(
+        {
+            "model": str(base),
+            "batch_size": 16,
+            "grad_accum": 1,
+            "max_steps": STEPS,
+            "max_seq_length": 64,
+            "learning_rate": 1e-3,
+            "lora_rank": 8,
+            "lora_alpha": 16,
+            "lora_layers": -1,
+            "lora_dropout": 0.05,
+            "grad_checkpoint": False,
+            "clip_norm": 10.0,
+            "seed": seed,
+            "eval_every": STEPS,
+        }
+        | changes
+    )
+    return train(folder, mixture, digest_of(seed), recipe, lambda event, **fields: None)
+
+
+def same_adapters(left: Path, right: Path) -> bool:
+    one, other = (mx.load(str(folder / f"checkpoint-{STEPS}" / "adapters.safetensors")) for folder in (left, right))
+    return one.keys() == other.keys() and all(bool(mx.array_equal(one[name], other[name])) for name in one)
+
+
+def run_seed(
+    place: Path, base: Path, tokenizer: PreTrainedTokenizerFast, facts: list[Fact], seed: int
+) -> list[dict[str, Any]]:
+    from mlx_lm.tuner.utils import load_adapters
+    from mlx_lm.utils import load_model
+
+    order = random.Random(seed).sample(facts, len(facts))
+    train_facts, held_out = order[: len(facts) // 2], order[len(facts) // 2 :][:120]
+    mixture = write_mixture(place / f"mixture-{seed}", train_facts, held_out)
+    primary, coordinated = voice_odds(load_model(base)[0], tokenizer, held_out)
+    base_odds = primary / coordinated
+    rows = [{"run": "base", "seed": seed, "primary": primary, "coordinated": coordinated, "odds": base_odds}]
+    for name, changes in RUNS.items():
+        began = time.perf_counter()
+        run = place / f"{name}-{seed}"
+        result = fit(run, base, mixture, seed, changes)
+        tuned = load_adapters(load_model(base)[0], str(run / result["adapter"]))
+        primary, coordinated = voice_odds(tuned, tokenizer, held_out)
+        rows.append(
+            {
+                "run": name,
+                "seed": seed,
+                "primary": primary,
+                "coordinated": coordinated,
+                "odds": primary / coordinated,
+                "times_base": primary / coordinated / base_odds,
+                "ce_primary": result["valid_ce_low_after"],
+                "ce_coordinated": result["valid_ce_high_after"],
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        )
+    plain, weighted = rows[1]["times_base"], rows[3]["times_base"]
+    for row in rows[1:]:
+        row["times_plain"] = row["times_base"] / plain
+    rows[2]["equals_plain_to_the_bit"] = same_adapters(place / f"plain-{seed}", place / f"additive-{seed}")
+    rows[3]["enough"] = weighted / plain >= REQUIRED
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = "run       seed  P(primary)  P(coord.)    odds  x base  x plain  CE primary  CE coord."
+    lines = [head]
+    for row in rows:
+        times = f"{row.get('times_base', 1.0):7.2f} {row.get('times_plain', float('nan')):8.2f}"
+        losses = f"{row.get('ce_primary', float('nan')):11.3f} {row.get('ce_coordinated', float('nan')):10.3f}"
+        lines.append(
+            f"{row['run']:9} {row['seed']:4} {row['primary']:11.3f} {row['coordinated']:10.3f} {row['odds']:7.2f} "
+            f"{times} {losses}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Pre-train once, fit three adapters for each seed, print."""
+    facts = make_facts()
+    texts = [sample["text"] for sample in make_samples(facts)]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        tokenizer = make_tokenizer(texts)
+        base = pretrain(place / "base", texts, tokenizer)
+        for seed in SEEDS:
+            for row in run_seed(place, base, tokenizer, facts, seed):
+                rows.append(row)
+                shown = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+                print(json.dumps({"benchmark": "two_voices", **shown}), flush=True)
+    print(table(rows), file=sys.stderr)
+    weighted = [row["times_plain"] for row in rows if row["run"] == "weighted"]
+    summary = {
+        "weighted_times_plain": [round(value, 1) for value in weighted],
+        "geometric_mean": round(float(np.exp(np.mean(np.log(weighted)))), 1),
+        "required": REQUIRED,
+        "additive_equals_plain_to_the_bit": all(row.get("equals_plain_to_the_bit", True) for row in rows),
+    }
+    print(json.dumps({"benchmark": "two_voices", "run": "summary", **summary}))
+
+
+if __name__ == "__main__":
+    main()
