@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import subprocess
 import sys
 from typing import Any, TextIO
 
@@ -30,6 +31,9 @@ FLOWS = {
     "compare-recipes": "train with several alphas, objectives or base models, side by side",
     "check-setup": "prove every component on this machine before a long run",
 }
+
+BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}
+"""Commands that talk with a person, and are no flows: the module that each of them runs."""
 
 
 SERVERLESS = {
@@ -52,7 +56,8 @@ def load_flow(name: str) -> Any:
 def usage() -> str:
     """List the commands."""
     width = max(map(len, FLOWS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in FLOWS.items())
+    commands = FLOWS | {name: what for name, (_, what) in BY_HAND.items()}
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in commands.items())
     return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help lists the options of one."
 
 
@@ -91,6 +96,8 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0 if arguments else 2
     name, *rest = arguments
+    if name in BY_HAND:
+        return subprocess.run([sys.executable, "-m", BY_HAND[name][0], *rest]).returncode
     if name not in FLOWS:
         print(f"{name!r} is no flow.\n\n{usage()}", file=sys.stderr)
         return 2

@@ -10,8 +10,9 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
+from flows.summaries import describe_check
 from storage.errors import PrerequisiteError
-from tasks import archives, scoring, training
+from tasks import archives, rebalancing, scoring, surroundings, training
 from tasks.policies import Check, run_logger
 
 PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
@@ -36,12 +37,15 @@ async def check_setup(parameters: CheckSetupParameters) -> dict[str, Any]:
         Check("versions", sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}, {versions}"),
         await archives.check_catalogue(parameters.catalogue),
         await scoring.check_scoring(),
+        await rebalancing.check_data_preparation(),
         *await training.check_training(layout, parameters.load_model),
+        await surroundings.check_disk(layout),
+        *await surroundings.check_server(),
     ]
     for check in checks:
         run_logger().info("%s: %s %s", check.component, "ok" if check.ok else "FAILED", check.detail)
     failed = [check.component for check in checks if not check.ok]
     if failed:
-        details = "\n".join(f"  {check.component}: {check.detail}" for check in checks if not check.ok)
-        raise PrerequisiteError(f"{len(failed)} of {len(checks)} components failed:\n{details}")
+        table = "\n".join(describe_check({"checks": [vars(check) for check in checks]}))
+        raise PrerequisiteError(f"{len(failed)} of {len(checks)} components failed:\n{table}")
     return {"checks": [vars(check) for check in checks]}

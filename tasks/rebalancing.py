@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from storage.manifest import Manifest, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
 from tasks.mixture.distribution import Distribution, format_distribution
 from tasks.mixture.parameters import MixtureParameters
-from tasks.policies import LOCAL_WORK, exclusive, run_logger
+from tasks.mixture.synthetic import build_synthetic_mixture
+from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 
 
 def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
@@ -86,3 +88,18 @@ async def report_distribution(layout: Layout, name: str) -> str:
     )
     run_logger().info("%s", text)
     return text
+
+
+@task(task_run_name="check-data-preparation", **LOCAL_WORK)
+async def check_data_preparation() -> Check:
+    """Make a mixture of synthetic documents, from raw shards on."""
+
+    async def work() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = await asyncio.to_thread(build_synthetic_mixture, Path(folder))
+            if manifest.notes["verdict"] != {"train": "good", "valid": "good"}:
+                raise ValueError(f"the synthetic documents gave a mixture that is {manifest.notes['verdict']}")
+            counts = manifest.counts
+            return f"{counts['train']} training and {counts['valid']} validation samples of synthetic documents"
+
+    return await try_component("data preparation", work)

@@ -32,9 +32,16 @@ WRAPPER_FOLDER = {
     "evaluation": "evals",
     "exporting": "exports",
     "policies": None,
+    "surroundings": None,
 }
 ACCELERATOR = ("mlx", "mlx_lm")
-MAY_LOAD_MLX = ("tasks/lora/", "tasks/evals/model_under_test.py", "tasks/exports/", "sandbox/")
+MAY_LOAD_MLX = (
+    "tasks/lora/",
+    "tasks/evals/model_under_test.py",
+    "tasks/evals/try_model.py",
+    "tasks/exports/",
+    "sandbox/",
+)
 
 
 def modules() -> list[Path]:
