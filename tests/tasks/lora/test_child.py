@@ -69,28 +69,30 @@ def test_a_killed_parent_leaves_a_checkpoint_and_no_trainer(base: Path, mixture:
         assert len(list_checkpoints(run)) == 1
 
 
-def test_a_second_training_of_the_store_waits_its_turn(base: Path, mixture: Path, tmp_path: Path) -> None:
-    command = specify(tmp_path, mixture, tiny_recipe(base, max_steps=1, val_batches=0))
-    with only_writer(tmp_path / "runs"):
-        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert second.stdout is not None
-        first = parse_event(second.stdout.readline())
-        assert first["message"].startswith("Another training runs in")
-        assert not (tmp_path / "runs" / "run").exists()
-    rest = second.stdout.read()
-    second.stdout.close()
-    assert second.wait(60) == 0 and '"event": "result"' in rest
-
-
-def test_the_machine_is_kept_awake_for_as_long_as_it_trains(base: Path, mixture: Path, tmp_path: Path) -> None:
+def test_a_second_training_waits_its_turn_plans_its_memory_and_keeps_the_machine_awake(
+    base: Path, mixture: Path, tmp_path: Path
+) -> None:
     keeper = tmp_path / "bin" / "caffeinate"
     keeper.parent.mkdir()
     keeper.write_text(f'#!/bin/sh\necho "$@" $PPID > {tmp_path}/called\nexec sleep 600\n')
     keeper.chmod(0o755)
-    recipe = tiny_recipe(base, max_steps=1, val_batches=0)
     path = f"{keeper.parent}{os.pathsep}{os.environ['PATH']}"
-    events = events_of(specify(tmp_path, mixture, recipe), PATH=path)
-    assert events[-1]["event"] == "result"
+    command = specify(tmp_path, mixture, tiny_recipe(base, max_steps=1, val_batches=0))
+    with only_writer(tmp_path / "runs"):
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PATH": path})
+        assert second.stdout is not None
+        first = parse_event(second.stdout.readline())
+        assert first["message"].startswith("Another training runs in")
+        assert not (tmp_path / "runs" / "run").exists() and not (tmp_path / "called").exists()
+    events = [parse_event(line) for line in second.stdout]
+    second.stdout.close()
+    assert second.wait(60) == 0 and events[-1]["event"] == "result"
+
+    messages = [event.get("message", "") for event in events]
+    (plan,) = [message for message in messages if message.startswith("Memory: ")]
+    assert "peak" in plan and plan.endswith("that training may use: fits")
+    assert messages.index(plan) < messages.index(f"Loading model: {base}")
+
     *flags, watched, parent = (tmp_path / "called").read_text().split()
     assert flags == ["-i", "-m", "-s", "-w"] and watched == parent, "it ends with the trainer, however that ends"
     listing = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout
@@ -127,14 +129,6 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_loaded(mixture
     assert (event["event"], event["kind"]) == ("error", "ParameterError")
     assert "GB at its peak and may use" in event["message"] and "max_seq_length=" in event["message"]
     assert not (tmp_path / "runs" / "run").exists()
-
-
-def test_the_plan_is_told_before_the_model_is_loaded(base: Path, mixture: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(base, max_steps=1, val_batches=0)
-    messages = [event.get("message", "") for event in events_of(specify(tmp_path, mixture, recipe))]
-    (plan,) = [message for message in messages if message.startswith("Memory: ")]
-    assert "peak" in plan and plan.endswith("that training may use: fits")
-    assert messages.index(plan) < messages.index(f"Loading model: {base}")
 
 
 @pytest.mark.parametrize(("policy", "lines"), [("off", 0), ("warn", 2)])
