@@ -73,7 +73,7 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
     layers = model.layers if recipe.lora_layers < 0 else min(recipe.lora_layers, model.layers)
     shapes = [model.widths(target) for target in recipe.target_modules]
     adapted = layers * recipe.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
-    tokens = getattr(recipe, "batch_tokens", None) or recipe.batch_size * recipe.max_seq_length
+    tokens = recipe.batch_tokens or recipe.batch_size * recipe.max_seq_length
     size = 2 if model.float_bytes <= 2 else 4
     kept_width = SAVED_HIDDEN_BYTES * model.hidden + SAVED_INTERMEDIATE_BYTES[size] * model.intermediate
     saved_layer = tokens * kept_width

@@ -239,7 +239,7 @@ class Recipe(BaseModel):
         faults = []
         if self.early_stop and not self.val_batches:
             faults.append("early_stop needs validations: set val_batches to -1 or above 0, or early_stop to 0")
-        if self.epochs is not None and getattr(self, "batch_tokens", None):
+        if self.epochs is not None and self.batch_tokens:
             faults.append("epochs are counted in batches of batch_size: set max_steps, or leave batch_tokens empty")
         if self.sampling == "importance" and self.objective == "additive":
             faults.append("sampling importance draws by weight and the additive objective has none: choose one of both")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from tasks.lora.adapter import attach_adapter, checkpoint_activations
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.batches import Batch
-from tasks.lora.memory import describe_plan, knobs, plan_memory, require_memory, usable_bytes
+from tasks.lora.cross_entropy import CHUNK_ELEMENTS as CHUNK_OF_THE_LOSS
+from tasks.lora.cross_entropy import MIN_CHUNK as MIN_CHUNK_OF_THE_LOSS
+from tasks.lora.memory import CHUNK_ELEMENTS, MIN_CHUNK, describe_plan, knobs, plan_memory, require_memory, usable_bytes
 from tasks.lora.presets import load_presets, recipe_for, settle_model
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import TrainingStep, make_optimizer
@@ -67,22 +68,24 @@ CASES: list[Case] = [
     ({}, {"lora_rank": 64, "grad_accum": 2}, "float32"),
     ({}, {"lora_dropout": 0.1}, "float32"),
     ({"vocab_size": 8192}, {}, "float32"),
+    ({"vocab_size": 32768, "num_hidden_layers": 2}, {"batch_size": 1}, "float32"),
     ({"num_hidden_layers": 2}, {}, "bfloat16"),
     ({"num_hidden_layers": 2}, {"grad_checkpoint": False}, "bfloat16"),
 ]
-CHUNKED = find_spec("tasks.lora.cross_entropy") is not None
 
 
 @pytest.mark.parametrize(("sizes", "changes", "dtype"), CASES)
 def test_predicted_peaks_are_those_measured(sizes: dict[str, Any], changes: dict[str, Any], dtype: str) -> None:
-    if "vocab_size" in sizes and not CHUNKED:
-        pytest.skip("this trainer does not cut its logits into chunks")
     config = SMALL | sizes
     recipe = Recipe.model_validate(RECIPE | changes)
     model = architecture_of(CONFIG | config | {"torch_dtype": dtype})
     assert model is not None
     ratio = plan_memory(model, recipe).total / measured_peak(config, recipe, getattr(mx, dtype))
     assert TOO_LITTLE < ratio < TOO_MUCH, ratio
+
+
+def test_the_plan_cuts_logits_as_the_loss_does() -> None:
+    assert (CHUNK_ELEMENTS, MIN_CHUNK) == (CHUNK_OF_THE_LOSS, MIN_CHUNK_OF_THE_LOSS), "no mlx is loaded to plan"
 
 
 @pytest.mark.parametrize("name", list(load_presets()))
