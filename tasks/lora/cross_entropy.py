@@ -137,7 +137,8 @@ def weighted_cross_entropy(
         losses: list[mx.array] = []
         gradients: list[mx.array] = []
         for rows in _chunks(states, head.chunk):
-            part = mx.depends(states[rows], gradients[-1]) if gradients else states[rows]
+            # On both: a loss that waits for the end would keep its chunk's logits until then.
+            part = mx.depends(states[rows], [gradients[-1], losses[-1]]) if gradients else states[rows]
             logits = head.project(part).astype(mx.float32)
             at = targets[rows, None]
             shifted = logits - logits.max(axis=-1, keepdims=True)

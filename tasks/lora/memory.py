@@ -32,6 +32,8 @@ SCORE_ELEMENTS = {2: 2, 4: 3.5}
 """Copies of the attention scores of one layer, heads x tokens x tokens."""
 LOGIT_BYTES = 25
 """Logits, their exponentials and their gradient, for each token of a chunk and word of the vocabulary."""
+CHUNKS_UNDER_WAY = 2.6
+"""The next chunks are begun while one is computed."""
 CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
 """The loss projects so many logits at a time, but at least so many tokens."""
 
@@ -89,7 +91,8 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
     else:
         saved = layers * saved_layer
     chunk = min(tokens, max(MIN_CHUNK, CHUNK_ELEMENTS // model.vocabulary))
-    logits = LOGIT_BYTES * chunk * model.vocabulary + 2 * tokens * model.hidden * size
+    under_way = min(CHUNKS_UNDER_WAY, tokens / chunk)
+    logits = round(LOGIT_BYTES * under_way * chunk * model.vocabulary) + 2 * tokens * model.hidden * size
     per_parameter = ADAPTER_BYTES + (ACCUMULATED_BYTES if recipe.grad_accum > 1 else 0)
     return MemoryPlan(
         weights=model.weight_bytes,

@@ -68,7 +68,7 @@ CASES: list[Case] = [
     ({}, {"lora_rank": 64, "grad_accum": 2}, "float32"),
     ({}, {"lora_dropout": 0.1}, "float32"),
     ({"vocab_size": 8192}, {}, "float32"),
-    ({"vocab_size": 32768, "num_hidden_layers": 2}, {"batch_size": 1}, "float32"),
+    ({"vocab_size": 32768, "num_hidden_layers": 2}, {"max_seq_length": 512}, "float32"),
     ({"num_hidden_layers": 2}, {}, "bfloat16"),
     ({"num_hidden_layers": 2}, {"grad_checkpoint": False}, "bfloat16"),
 ]
