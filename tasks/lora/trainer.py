@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class _Run:
     def _require_same_start(self) -> None:
         state = self.state
         digests = {"base model": state.base, "mixture": state.data_digest, "recipe": state.recipe_digest}
-        numbers = {name: int(digest[:8], 16) for name, digest in digests.items()}
+        numbers = {name: zlib.crc32(digest.encode()) for name, digest in digests.items()}
         self.ranks.require_same({"checkpoint": state.step, **numbers})
 
     def _resume(self, say: Callable[[str], None]) -> Path | None:
