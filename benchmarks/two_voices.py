@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage import blas
 
@@ -34,6 +34,9 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from storage.manifest import digest_of  # noqa: E402
 from storage.parquet import write_shard  # noqa: E402
 from storage.schemas import SAMPLE_SCHEMA  # noqa: E402
+from tasks.evals.metrics import paired_difference, perplexity_shift  # noqa: E402
+from tasks.evals.model_under_test import TextLikelihood  # noqa: E402
+from tasks.evals.model_under_test import load_model as load_model_under_test  # noqa: E402
 from tasks.lora.recipe import Recipe  # noqa: E402
 from tasks.lora.trainer import train  # noqa: E402
 
@@ -76,6 +79,13 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 Fact = tuple[str, str, str, dict[str, int]]
+
+
+class Measurements(NamedTuple):
+    """Margin of the primary answers of every fact (nats a byte), and the likelihood of every text."""
+
+    margins: list[float]
+    likelihoods: list[TextLikelihood]
 
 
 def make_facts() -> list[Fact]:
@@ -211,6 +221,39 @@ def same_adapters(left: Path, right: Path) -> bool:
     return one.keys() == other.keys() and all(bool(mx.array_equal(one[name], other[name])) for name in one)
 
 
+def ask_suites(base: Path, adapter: Path | None, held_out: list[Fact]) -> Measurements:
+    """Measure a model on the held-out facts as the evaluation does: likelihood of both texts, choice of an answer."""
+    model = load_model_under_test(str(base), adapter, 64)
+    samples = make_samples(held_out)
+    pairs = [tuple(sample["text"].split("Assistant:")) for sample in samples]
+    scores = model.score_options([(f"{prompt}Assistant:", answer) for prompt, answer in pairs])
+    likelihoods = model.negative_log_likelihoods([sample["text"] for sample in samples], 64)
+    model.close()
+    per_byte = [score.nats_per_byte for score in scores]  # a fact: two primary answers, then two coordinated ones
+    margins = [
+        sum(per_byte[row : row + 2]) / 2 - sum(per_byte[row + 2 : row + 4]) / 2 for row in range(0, len(pairs), 4)
+    ]
+    return Measurements(margins, likelihoods)
+
+
+def compare_suites(held_out: list[Fact], before: Measurements, after: Measurements) -> dict[str, float]:
+    """Return the perplexity shift (below 1: towards primary) and the gain of the primary answer's margin."""
+    bands: dict[str, list[int]] = {voice: [] for voice in VOICES}
+    for row, sample in enumerate(make_samples(held_out)):
+        bands[sample["source_type"]].append(row)
+    gains = {
+        voice: (
+            [after.likelihoods[row].nats - before.likelihoods[row].nats for row in rows],
+            [before.likelihoods[row].tokens for row in rows],
+        )
+        for voice, rows in bands.items()
+    }
+    shift = perplexity_shift(gains["primary"], gains["coordinated"]).value
+    gain = paired_difference(before.margins, after.margins).value
+    assert shift is not None and gain is not None
+    return {"perplexity_shift": shift, "preference_gain": gain}
+
+
 def run_seed(
     place: Path, base: Path, tokenizer: PreTrainedTokenizerFast, facts: list[Fact], seed: int
 ) -> list[dict[str, Any]]:
@@ -222,6 +265,7 @@ def run_seed(
     mixture = write_mixture(place / f"mixture-{seed}", train_facts, held_out)
     primary, coordinated = voice_odds(load_model(base)[0], tokenizer, held_out)
     base_odds = primary / coordinated
+    untrained = ask_suites(base, None, held_out)
     rows = [{"run": "base", "seed": seed, "primary": primary, "coordinated": coordinated, "odds": base_odds}]
     for name, changes in RUNS.items():
         began = time.perf_counter()
@@ -239,6 +283,7 @@ def run_seed(
                 "times_base": primary / coordinated / base_odds,
                 "ce_primary": result["valid_ce_low_after"],
                 "ce_coordinated": result["valid_ce_high_after"],
+                **compare_suites(held_out, untrained, ask_suites(base, run / result["adapter"], held_out)),
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )
@@ -246,19 +291,26 @@ def run_seed(
     for row in rows[1:]:
         row["times_plain"] = row["times_base"] / plain
     rows[2]["equals_plain_to_the_bit"] = same_adapters(place / f"plain-{seed}", place / f"additive-{seed}")
+    rows[3]["suites_rank_it_first"] = (
+        rows[3]["perplexity_shift"] < rows[1]["perplexity_shift"] == rows[2]["perplexity_shift"]
+        and rows[3]["preference_gain"] > rows[1]["preference_gain"] == rows[2]["preference_gain"]
+    )
     rows[3]["enough"] = weighted / plain >= REQUIRED
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "run       seed  P(primary)  P(coord.)    odds  x base  x plain  CE primary  CE coord."
+    head = (
+        "run       seed  P(primary)  P(coord.)    odds  x base  x plain  CE primary  CE coord.  ppl shift  pref. gain"
+    )
     lines = [head]
     for row in rows:
         times = f"{row.get('times_base', 1.0):7.2f} {row.get('times_plain', float('nan')):8.2f}"
         losses = f"{row.get('ce_primary', float('nan')):11.3f} {row.get('ce_coordinated', float('nan')):10.3f}"
+        suites = f"{row.get('perplexity_shift', 1.0):10.3f} {row.get('preference_gain', 0.0):11.4f}"
         lines.append(
             f"{row['run']:9} {row['seed']:4} {row['primary']:11.3f} {row['coordinated']:10.3f} {row['odds']:7.2f} "
-            f"{times} {losses}"
+            f"{times} {losses} {suites}"
         )
     return "\n".join(lines)
 
@@ -283,6 +335,7 @@ def main() -> None:
         "weighted_times_plain": [round(value, 1) for value in weighted],
         "geometric_mean": round(float(np.exp(np.mean(np.log(weighted)))), 1),
         "required": REQUIRED,
+        "suites_rank_weighted_first": all(row.get("suites_rank_it_first", True) for row in rows),
         "additive_equals_plain_to_the_bit": all(row.get("equals_plain_to_the_bit", True) for row in rows),
     }
     print(json.dumps({"benchmark": "two_voices", "run": "summary", **summary}))
