@@ -17,6 +17,7 @@ import pytest
 from storage.checkpoint import list_checkpoints
 from storage.events import parse_event
 from storage.lock import only_writer
+from storage.manifest import digest_of
 from tasks.lora.__main__ import check_memory
 from tasks.lora.machine import CACHE_SHARE, limit_memory, training_limit_bytes
 from tasks.lora.memory import machine_memory_gb
@@ -36,7 +37,7 @@ def specify(tmp_path: Path, mixture: Path, recipe: Recipe | dict[str, Any], run:
     specification = {
         "run_folder": str(tmp_path / "runs" / run),
         "balanced_folder": str(mixture),
-        "mixture_digest": "tiny",
+        "mixture_digest": digest_of("tiny"),
         "recipe": recipe if isinstance(recipe, dict) else recipe.model_dump(mode="json"),
     }
     path = tmp_path / f"{run}.json"
