@@ -62,7 +62,7 @@ serve: env
 	@$(PY) -m tasks.exports.serve "$(EXPORT)"
 
 test: lint types clients
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
