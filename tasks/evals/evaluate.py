@@ -181,6 +181,7 @@ def _collect(
         "verdicts": judged,
         "next_steps": suggest(judged, mixture),
         **sections,
+        "lm_eval": {name: measured.harness for name, measured in models.items()} if models["base"].harness else None,
         "others": others,
         "mixture": mixture,
         "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),

@@ -10,9 +10,10 @@ from hashlib import blake2b
 from itertools import islice
 
 from tasks.evals.corpus import HeldOut
+from tasks.evals.harness import run_tasks
 from tasks.evals.metrics import confidence
 from tasks.evals.model_under_test import OptionScore, TextLikelihood
-from tasks.evals.parameters import EvaluationParameters, Suite
+from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.remembered import Model
 from tasks.evals.scorers import Judgement, parse_choice
 from tasks.evals.suites import LETTERS, QuestionSet, Scenario, format_prompt
@@ -96,12 +97,14 @@ class Measurements:
     likelihoods: list[TextLikelihood] = field(default_factory=list)
     neutral: list[TextLikelihood] = field(default_factory=list)
     """Of everyday texts that have nothing to do with the training: what a broken model is noticed by."""
+    harness: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Metrics of lm-eval's tasks, by their names."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def count_steps(parameters: EvaluationParameters) -> int:
     """Number of measurements that are reported for one model."""
-    return len(_stages(parameters.suites))
+    return len(_stages(parameters))
 
 
 def measure_model(
@@ -113,7 +116,7 @@ def measure_model(
 ) -> Measurements:
     """Take every measurement that was asked for."""
     found = Measurements()
-    for stage in _stages(parameters.suites):
+    for stage in _stages(parameters):
         start = time.monotonic()
         if stage == "behaviours":
             found.answers = ask_behaviours(model, questions, parameters)
@@ -121,6 +124,8 @@ def measure_model(
             found.choices = weigh_scenarios(model, questions)
         elif stage == "distrust_signal":
             found.trust = weigh_signals(model, questions)
+        elif stage == "lm_eval":
+            found.harness = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
         else:
             texts = [sample.text for sample in held_out]
             found.likelihoods = model.negative_log_likelihoods(texts, parameters.eval_seq_length)
@@ -212,6 +217,8 @@ def _choice(
     )
 
 
-def _stages(suites: Sequence[Suite]) -> list[str]:
-    behaviours = ["behaviours"] if {"censorship", "authority"} & set(suites) else []
-    return behaviours + [name for name in ("source_preference", "distrust_signal", "perplexity") if name in suites]
+def _stages(parameters: EvaluationParameters) -> list[str]:
+    suites = parameters.suites
+    stages = ["behaviours"] if {"censorship", "authority"} & set(suites) else []
+    stages += [name for name in ("source_preference", "distrust_signal", "perplexity") if name in suites]
+    return stages + (["lm_eval"] if parameters.lm_eval_tasks else [])

@@ -56,6 +56,15 @@ class EvaluationParameters(BaseModel):
         title="Batch size",
         description="Sequences in one forward pass; lower it if memory runs out. It does not change the results.",
     )
+    lm_eval_tasks: tuple[str, ...] = Field(
+        default=(),
+        title="lm-eval tasks",
+        description="Tasks of EleutherAI's lm-eval to run on base and adapter besides, such as arc_easy; needs the "
+        "extra lm-eval.",
+    )
+    lm_eval_limit: int = Field(
+        default=100, ge=1, title="lm-eval samples", description="At most so many samples of each lm-eval task."
+    )
     others: tuple[str, ...] = Field(
         default=(),
         max_length=8,

@@ -32,6 +32,7 @@ STAGE_TITLES = {
     "source_preference": "source preference",
     "distrust_signal": "distrust signal",
     "perplexity": "perplexity",
+    "lm_eval": "lm-eval",
 }
 NO_VALUE = "\N{EN DASH}"
 
