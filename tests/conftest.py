@@ -19,3 +19,8 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the whole pipeline: it takes longest, and the other process works off the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
