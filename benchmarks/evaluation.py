@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storage import blas
 from tasks.evals.model_under_test import ModelUnderTest
 from tasks.evals.suites import LETTERS, format_prompt, load_questions
 
@@ -59,6 +60,7 @@ def best_seconds(work: Callable[[], Any], others: Callable[[], Any]) -> tuple[fl
 
 def main() -> None:
     """Measure and print."""
+    blas.load()  # as the evaluation's own process does, before MLX is there
     from mlx_lm import load
 
     model, tokenizer = load(str(BASE_MODEL))
