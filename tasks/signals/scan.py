@@ -7,7 +7,7 @@ looked up once; phrases that count alike share a class, and a document's counts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from storage.schemas import EVIDENCE_TYPES, TIERS
 from storage.text import STEPS, compose
 from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, Phrase, key_of, spell_for_rust
 from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN, Marker
+from tasks.signals.years import cued_year, token_year
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,7 +31,7 @@ COUNT_COLUMNS = [
 ]
 
 _YEARS = 10_000
-"""More than any year of four digits."""
+"""More than any year of four digits, and than any run year."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,16 @@ def _count(pattern: str) -> pl.Expr:
     return pl.col("text").str.count_matches(spell_for_rust(pattern)).cast(pl.Int64)
 
 
-def _flatten(spans: pl.Series) -> tuple[pl.Series, Integers]:
-    """Return all spans one after another, and the text that each is from."""
+def _distinct(spans: pl.Series) -> tuple[pa.DictionaryArray, Integers]:
+    """Return all spans one after another as indices into the distinct ones, and the text that each is from."""
     rows = np.repeat(np.arange(len(spans)), spans.list.len().to_numpy())
-    return spans.list.explode(keep_nulls=False, empty_as_null=False), rows
+    found = spans.list.explode(keep_nulls=False, empty_as_null=False)
+    return found.to_arrow().cast(pa.large_string()).dictionary_encode(), rows
 
 
 def _count_phrases(spans: pl.Series) -> Integers:
     """Return what the lexicon's spans of every text add up to, (texts, `COUNT_COLUMNS`)."""
-    found, rows = _flatten(spans)
-    distinct = found.to_arrow().cast(pa.large_string()).dictionary_encode()
+    distinct, rows = _distinct(spans)
     class_of_span = np.array([_CLASS_OF_KEY[key_of(span)] for span in distinct.dictionary.to_pylist()], dtype=np.int64)
     cells = rows * len(_CLASSES) + class_of_span[distinct.indices.to_numpy()]
     per_class = np.bincount(cells, minlength=len(spans) * len(_CLASSES)).reshape(len(spans), len(_CLASSES))
@@ -131,19 +132,17 @@ def _count_phrases(spans: pl.Series) -> Integers:
 
 def _find_years(tokens: pl.Series, cues: pl.Series, run_year: int) -> Floats:
     """Return the year that each text mentions, or NaN: the rule of `tasks.signals.years.text_year`."""
-    found, rows = _flatten(tokens)
-    plain = (found.str.len_bytes() == 4).to_numpy()
-    digits = found.filter(plain).str.replace_all("[Oo]", "0").str.replace_all("[Il]", "1")
-    mentions, times = np.unique(_keys(rows[plain], digits, run_year), return_counts=True)
-    cued, cued_rows = _flatten(cues)
-    dated = np.union1d(mentions[times >= 2], _keys(cued_rows, cued.str.tail(4), run_year))
+    mentions, times = np.unique(_keys(tokens, token_year, run_year), return_counts=True)
+    dated = np.union1d(mentions[times >= 2], _keys(cues, cued_year, run_year))
     newest, best = _newest(mentions, len(tokens)), _newest(dated, len(tokens))
     return np.where(np.isnan(best), newest, best)
 
 
-def _keys(rows: Integers, digits: pl.Series, run_year: int) -> Integers:
+def _keys(spans: pl.Series, year_of: Callable[[str], int | None], run_year: int) -> Integers:
     """Number every pair of a text and a year up to `run_year` that it names, by text and then by year."""
-    years = digits.cast(pl.Int64).to_numpy()
+    distinct, rows = _distinct(spans)
+    year_of_span = np.array([year_of(span) or _YEARS for span in distinct.dictionary.to_pylist()], dtype=np.int64)
+    years = year_of_span[distinct.indices.to_numpy()]
     known = years <= run_year
     return np.asarray(rows[known] * _YEARS + years[known], dtype=np.int64)
 

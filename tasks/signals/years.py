@@ -60,11 +60,22 @@ def text_year(text: str, run_year: int = RUN_YEAR) -> int | None:
     The newest of the cued years ("Patented July 31, 1923") and of those mentioned at least twice; failing
     both, the newest year mentioned.
     """
-    tokens = (int(token.translate(_SCAN_ERRORS)) for token in _TOKEN.findall(text) if len(token) == 4)
-    mentions = Counter(year for year in tokens if year <= run_year)
+    tokens = map(token_year, _TOKEN.findall(text))
+    mentions = Counter(year for year in tokens if year is not None and year <= run_year)
     repeated = [year for year, count in mentions.items() if count >= 2]
-    cued = [year for year in map(int, _CUED.findall(text[:CUE_CHARACTERS])) if year <= run_year]
+    cues = (match.group() for match in _CUED.finditer(text[:CUE_CHARACTERS]))
+    cued = [year for year in map(cued_year, cues) if year <= run_year]
     return max(cued + repeated, default=None) or max(mentions, default=None)
+
+
+def token_year(token: str) -> int | None:
+    """Return the year that a match of `YEAR_TOKEN` means; a longer match is a quantity and none."""
+    return int(token.translate(_SCAN_ERRORS)) if len(token) == 4 else None
+
+
+def cued_year(match: str) -> int:
+    """Return the year at the end of a match of `CUED_YEAR`."""
+    return int(match[-4:])
 
 
 def effective_year(year: int | None, prior: Prior) -> tuple[int | None, bool]:
