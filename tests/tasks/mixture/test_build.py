@@ -227,14 +227,15 @@ def test_an_empty_focus_is_told(tmp_path: Path) -> None:
         )
 
 
-def test_an_accepted_imbalance_takes_every_sample_and_says_so(tmp_path: Path) -> None:
+def test_an_accepted_imbalance_takes_what_there_is_and_says_so(tmp_path: Path) -> None:
     sources = {name: docs for name, docs in balanced_sources().items() if name != "preprints"}
     with pytest.raises(MixtureError, match=r"no medium-authority samples.*accept_imbalance=true"):
         build(tmp_path, sources)
     folder, manifest = build(tmp_path / "two", sources, PARAMETERS.model_copy(update={"accept_imbalance": True}))
     metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
     assert manifest.notes["verdict"]["train"] == "poor" and not metadata["plan"]["balanced"]
-    assert manifest.rows == sum(source["available"] for source in metadata["sources"].values())
+    available = sum(source["available"] for source in metadata["sources"].values())
+    assert 0.98 * available <= manifest.rows <= available  # a work that straddles the split may cost some samples
     assert metadata["remarks"][0].startswith("the corpus cannot keep the shares")
     assert any(line.startswith("medium authority is 0.0 %, below") for line in metadata["advice"])
 
