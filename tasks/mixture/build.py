@@ -163,16 +163,17 @@ def _read_samples(
     ranks: npt.NDArray[np.int64],
     parameters: MixtureParameters,
 ) -> pa.Table:
-    """Compose the chosen samples of a shard; `ranks` are their places in `chosen`."""
+    """Compose the chosen samples of a shard, in order of rank; `ranks` are their places in `chosen`."""
     owners, parts = pool.documents[chosen[ranks]], pool.parts[chosen[ranks]]
     order = np.lexsort((parts, documents.rows[owners]))  # the samples of a document one after another
     ranks, owners, parts = ranks[order], owners[order], parts[order]
-    unique, places = np.unique(documents.rows[owners], return_inverse=True)
-    columns = read_columns(pair, unique.tolist())
+    unique, firsts, places = np.unique(documents.rows[owners], return_index=True, return_inverse=True)
+    columns = read_columns(pair, unique, documents.cleaned[owners[firsts]])
     ids = [documents.ids[owner] for owner in owners.tolist()]
     if [columns["id"][place] for place in places.tolist()] != ids:
         raise StoreError(f"{pair.raw} changed while the mixture was being built; run the stage again")
     trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
+    descriptions = list(zip(*(columns[name] for name in _DESCRIPTION), strict=True))
     texts, metadata, last = [], [], -1
     for place, part, trivium, band in zip(
         places.tolist(), parts.tolist(), trivia, documents.bands[owners].tolist(), strict=True
@@ -184,7 +185,7 @@ def _read_samples(
             by_part = {sample.part: sample.text for sample in composed}
             last = place
         texts.append(by_part[part])
-        described = {name: columns[name][place] for name in _DESCRIPTION}
+        described = dict(zip(_DESCRIPTION, descriptions[place], strict=True))
         metadata.append(orjson.dumps({**described, "part": part, "band": BANDS[band]}).decode())
     values: dict[str, Any] = {
         "id": [pool.candidates.ids[i] for i in chosen[ranks].tolist()],
@@ -199,7 +200,8 @@ def _read_samples(
         "metadata": metadata,
         "rank": ranks,
     }
-    return pa.table([pa.array(values[field.name], field.type) for field in _RANKED_SCHEMA], schema=_RANKED_SCHEMA)
+    arrays = [pa.array(values[field.name], field.type) for field in _RANKED_SCHEMA]
+    return pa.table(arrays, schema=_RANKED_SCHEMA).take(np.argsort(ranks))
 
 
 def _measure(documents: Documents, pool: _Pool, rows: npt.NDArray[np.int64]) -> Distribution:

@@ -57,6 +57,7 @@ class Documents:
         years: Year, `UNKNOWN_YEAR` if unknown.
         works: Parent work, unique over sources; none if the document stands alone.
         parts: Numbers of the pieces that make samples.
+        cleaned: Whether cleaning changed the text; the second reading leaves the others as they are.
         fingerprints: What duplicates are found by.
         scoring_versions: The versions that the scores were made by.
         outside: How many documents lie outside the authority range or period that was asked for.
@@ -72,6 +73,7 @@ class Documents:
     years: npt.NDArray[np.int64]
     works: list[str | None]
     parts: list[tuple[int, ...]]
+    cleaned: npt.NDArray[np.bool_]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
     outside: int
@@ -128,20 +130,28 @@ def scan_documents(pairs: Sequence[ShardPair], parameters: MixtureParameters) ->
         years=_joined([part.years for part in parts], np.int64),
         works=[work for part in parts for work in part.works],
         parts=[numbers for part in parts for numbers in part.parts],
+        cleaned=_joined([part.cleaned for part in parts], np.bool_),
         fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
         scoring_versions=versions,
         outside=sum(part.outside for part in parts),
     )
 
 
-def read_columns(pair: ShardPair, rows: Sequence[int]) -> dict[str, list[Any]]:
-    """Read the chosen documents of a shard column by column, with the source type that their scores settled on."""
+def read_columns(pair: ShardPair, rows: npt.NDArray[np.int64], cleaned: npt.NDArray[np.bool_]) -> dict[str, list[Any]]:
+    """Read the chosen documents of a shard column by column, with the source type that their scores settled on.
+
+    Args:
+        pair: The shard.
+        rows: Which of its rows.
+        cleaned: Whether cleaning changes their texts, as `Documents` has it.
+    """
     names = ["id", "source_type", "url", "title", "author", "year", "licence", "text"]
-    chosen = pa.array(rows, pa.int64())
-    table = read_shard(pair.raw, RAW_SCHEMA, names).take(chosen)
+    table = read_shard(pair.raw, RAW_SCHEMA, names).take(rows)
     columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in names}
-    columns["text"] = list(map(clean_text, columns["text"]))
-    settled = read_component(pair.scored, "source_type").take(chosen).to_pylist()
+    texts = columns["text"]
+    for index in np.flatnonzero(cleaned).tolist():
+        texts[index] = clean_text(texts[index])
+    settled = read_component(pair.scored, "source_type").take(rows).to_pylist()
     columns["source_type"] = [new or old for new, old in zip(settled, columns["source_type"], strict=True)]
     return columns
 
@@ -183,7 +193,8 @@ def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> D
     if outside:
         raw, scored = raw.take(rows), scored.take(rows)
     # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
-    texts = list(map(clean_text, raw.column("text").to_pylist()))
+    given = raw.column("text").to_pylist()
+    texts = list(map(clean_text, given))
     return Documents(
         ids=raw.column("id").to_pylist(),
         shards=np.full(len(rows), index, np.int64),
@@ -198,6 +209,7 @@ def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> D
             sample_parts(title, text, p.piece_chars, p.max_pieces)
             for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
         ],
+        cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
         fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
         outside=outside,

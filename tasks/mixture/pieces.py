@@ -75,9 +75,10 @@ def sample_parts(title: str | None, text: str, piece_chars: int = 3000, max_piec
     """Number the samples that `compose_samples` makes, without composing those of a titled text."""
     if not title or title.isspace() or split_turns(text):
         return tuple(sample.part for sample in compose_samples(title, text, piece_chars, max_pieces))
-    pieces = cut_pieces(text.strip(), piece_chars, max_pieces)
-    if len(pieces) == 1:
-        return _FIRST  # of a million documents most are short
+    response = text.strip()
+    if len(response) <= piece_chars:  # of a million documents most are short
+        return _FIRST if response else ()
+    pieces = cut_pieces(response, piece_chars, max_pieces)
     return tuple(part for part, piece in enumerate(pieces) if not piece.isspace())
 
 

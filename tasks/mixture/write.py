@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.manifest import ShardRecord, record_shard
 from storage.parquet import iterate_rows, write_shard
@@ -16,24 +17,35 @@ from storage.schemas import SAMPLE_SCHEMA
 KIND = "balanced"
 METADATA = "metadata.json"
 SHARD_ROWS = 20_000
+SHARDS_AT_ONCE = 2
+"""Shards compressed at a time."""
 JSONL_NAMES = {"train": "train.jsonl", "valid": "val.jsonl"}
 
 
 def write_side(folder: Path, side: str, tables: Sequence[pa.Table], first_rank: int, rows: int) -> list[ShardRecord]:
-    """Write the ranked samples of one side in order of rank, at most `SHARD_ROWS` a shard."""
-    records = []
-    for index, start in enumerate(range(0, rows, SHARD_ROWS)):
-        low, high = first_rank + start, first_rank + min(start + SHARD_ROWS, rows)
-        parts = []
-        for table in tables:
-            rank = table.column("rank")
-            parts.append(table.filter(pc.and_(pc.greater_equal(rank, low), pc.less(rank, high))))
-        # Every rank from low to high is there once, so the shard does not depend on how the input was cut.
+    """Write the ranked samples of one side in order of rank, at most `SHARD_ROWS` a shard.
+
+    Args:
+        folder: The mixture's folder.
+        side: ``train`` or ``valid``.
+        tables: Samples, each table in order of its column ``rank``; together every rank once.
+        first_rank: The side's first rank.
+        rows: How many samples the side has.
+    """
+    ranks = [table.column("rank").to_numpy() for table in tables]
+
+    def write(start: int) -> ShardRecord:
+        bounds = (first_rank + start, first_rank + min(start + SHARD_ROWS, rows))
+        slices = (np.searchsorted(rank, bounds).tolist() for rank in ranks)
+        parts = [table.slice(low, high - low) for table, (low, high) in zip(tables, slices, strict=True)]
+        # Every rank between the bounds is there once, so the shard does not depend on how the input was cut.
         shard = pa.concat_tables(parts).sort_by("rank").drop_columns("rank").combine_chunks()
-        path = folder / side / f"shard-{index:05d}.parquet"
+        path = folder / side / f"shard-{start // SHARD_ROWS:05d}.parquet"
         write_shard(path, shard, SAMPLE_SCHEMA)
-        records.append(record_shard(folder, path))
-    return records
+        return record_shard(folder, path)
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        return list(threads.map(write, range(0, rows, SHARD_ROWS)))
 
 
 def write_jsonl(folder: Path, records: Iterable[ShardRecord]) -> None:
