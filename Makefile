@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env run up down test lint types bench clients serve
+.PHONY: help env run up down test lint types bench clients serve drills
 
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
@@ -19,6 +19,7 @@ help:
 	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each"
+	@echo "make drills             kills, cancels and restarts real processes, for about 10 minutes"
 
 env: .venv/.installed
 
@@ -66,3 +67,6 @@ test: lint types clients
 
 bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
+
+drills: env
+	@$(PY) -m pytest -m "drill or end_to_end"
