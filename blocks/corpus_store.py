@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 
 class CorpusStore(Block):
-    """Root folder of everything that the pipeline reads and writes."""
+    """Root of everything that the pipeline reads and writes: a folder, or a bucket."""
 
     _block_type_name = "Corpus Store"
     _block_type_slug = "corpus-store"
-    _description = "Root folder of the corpus, the training runs and the exported models."
+    _description = "Folder or bucket of the corpus, the training runs and the exported models."
     _code_example = """\
 from blocks.corpus_store import CorpusStore
 
@@ -21,11 +21,38 @@ variables = store.environment()
 
     root: str = Field(
         default="./data",
-        title="Folder",
+        title="Folder or bucket",
         min_length=1,
-        description="Folder of the store; a relative one starts at the project's folder on the worker.",
+        description="Folder of the store, a relative one starts at the project's folder on the worker; or a bucket, "
+        "s3://bucket/folder.",
+    )
+    endpoint: str = Field(
+        default="",
+        title="Service",
+        pattern=r"^(https?://\S+)?$",
+        description="Address of an S3-compatible service; leave it empty for Amazon's.",
+    )
+    region: str = Field(default="", title="Region", description="Region of the bucket; empty: the environment's.")
+    access_key_id: str = Field(
+        default="", title="Access key", description="Name of the key to the bucket; empty: the environment's."
+    )
+    secret_access_key: SecretStr = Field(
+        default=SecretStr(""), title="Secret key", description="Secret that belongs to the access key."
     )
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that this store sets."""
-        return {"DISTRUST_STORE": self.root}
+        """Return the environment variables that this store sets, the secret in clear; see `credentials`."""
+        return {"DISTRUST_STORE": self.root, **self.credentials()}
+
+    def credentials(self) -> dict[str, str]:
+        """Return the environment variables that open a bucket, the secret in clear.
+
+        Call it inside the process that needs it: it must never become a parameter, a result or a log line.
+        """
+        variables = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key.get_secret_value(),
+        }
+        return {name: value for name, value in variables.items() if value}

@@ -15,6 +15,7 @@ from storage.errors import DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
 from tasks.acquisition import Session
+from tasks.mirroring import shared
 from tasks.policies import ensure_limits, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.outcome import SourceOutcome
@@ -87,9 +88,10 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
             return {"survey": [await archives.survey_source(spec, download.limit(spec), reach) for spec in specs]}
         # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
         names = sorted({spec.archive for spec in specs})
-        groups = await asyncio.gather(
-            *(download_archive(download, [spec for spec in specs if spec.archive == name]) for name in names)
-        )
+        async with shared(layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):
+            groups = await asyncio.gather(
+                *(download_archive(download, [spec for spec in specs if spec.archive == name]) for name in names)
+            )
     outcomes = [outcome for group in groups for outcome in group]
     await download_report.report_shards(outcomes, download.shards)
     download_report.require_every_band(outcomes)

@@ -11,6 +11,7 @@ from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN
 from tasks import evaluation
 from tasks.evals.parameters import EvaluationParameters
+from tasks.mirroring import shared
 
 
 class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
@@ -24,7 +25,8 @@ class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
 async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, Any]:
     """Ask the base model and the adapter the same questions, and report what the training changed."""
     layout = await parameters.open_store()
-    result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
+    async with shared(layout, reads=["balanced"], writes=[f"runs/{parameters.run}"]):
+        result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
     await evaluation.report_evaluation(parameters.run, result["markdown"])
     evaluation.mind_the_gate(result)
     return {key: value for key, value in result.items() if key != "markdown"}

@@ -11,6 +11,7 @@ from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN
 from tasks import exporting
 from tasks.exports.parameters import ExportParameters
+from tasks.mirroring import shared
 
 
 class ExportModelParameters(FlowParameters, ExportParameters):
@@ -26,6 +27,7 @@ async def export_model(parameters: ExportModelParameters) -> dict[str, Any]:
     """Merge the adapter into the base model, compare the two and write the forms that are asked for."""
     layout = await parameters.open_store()
     name = parameters.export or parameters.run
-    result = await exporting.export_run(layout, parameters.run, name, parameters.pick(ExportParameters))
+    async with shared(layout, reads=[f"runs/{parameters.run}"], writes=[f"exports/{name}"]):
+        result = await exporting.export_run(layout, parameters.run, name, parameters.pick(ExportParameters))
     await exporting.report_export(name, result)
     return result

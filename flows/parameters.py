@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, cast
 
@@ -25,12 +26,14 @@ class FlowParameters(BaseModel):
     store: str = Field(
         "",
         title="Store",
-        description="Folder of the corpus store; empty: DISTRUST_STORE, else ./data.",
+        description="Folder or bucket (s3://bucket/folder) of the corpus store; empty: DISTRUST_STORE, else ./data.",
     )
 
     async def open_store(self) -> Layout:
         """Open the store that these parameters name, else that of the saved block, else that of the environment."""
         saved = None if self.store else await load_default(CorpusStore)
+        if saved:
+            os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is no parameter
         return Layout.of(saved.root if saved else self.store)
 
     def pick(self, model: type[Model]) -> Model:

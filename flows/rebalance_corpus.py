@@ -11,6 +11,7 @@ from flows.parameters import FlowParameters, takes
 from storage.errors import StoreError
 from storage.layout import NAME_PATTERN
 from tasks import rebalancing
+from tasks.mirroring import shared
 from tasks.mixture.parameters import MixtureParameters
 
 
@@ -26,13 +27,14 @@ class RebalanceCorpusParameters(FlowParameters, MixtureParameters):
 async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, Any]:
     """Draw the balanced mixture that the method needs, and report its distribution."""
     layout = await parameters.open_store()
-    sources = parameters.sources or layout.sealed("scored")
-    if not sources:
-        raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")
-    manifest, reused = await rebalancing.build_balanced(
-        layout, parameters.mixture, sources, parameters.pick(MixtureParameters)
-    )
-    distribution = await rebalancing.report_distribution(layout, parameters.mixture)
+    async with shared(layout, reads=["raw", "scored"], writes=[f"balanced/{parameters.mixture}"]):
+        sources = parameters.sources or layout.sealed("scored")
+        if not sources:
+            raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")
+        manifest, reused = await rebalancing.build_balanced(
+            layout, parameters.mixture, sources, parameters.pick(MixtureParameters)
+        )
+        distribution = await rebalancing.report_distribution(layout, parameters.mixture)
     return {
         "mixture": str(layout.balanced(parameters.mixture)),
         "digest": manifest.digest,

@@ -10,8 +10,10 @@ from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
 from storage.errors import StoreError
+from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks import scoring
+from tasks.mirroring import shared
 from tasks.policies import run_logger
 
 SHARDS_AT_ONCE = 2
@@ -59,6 +61,12 @@ class ScoreCorpusOptions(ScoreCorpusParameters):
 async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
+    async with shared(layout, reads=["raw"], writes=["scored"]):
+        return await score_store(layout, parameters)
+
+
+async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[str, Any]:
+    """Score what a store holds, or explain one of its scores."""
     if parameters.explain:
         return {"explanation": scoring.explain(layout, parameters.explain)}
     sources = parameters.sources or layout.sealed("raw")

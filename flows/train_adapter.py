@@ -9,9 +9,10 @@ from prefect.states import Crashed
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
-from storage.layout import NAME_PATTERN
+from storage.layout import NAME_PATTERN, Layout
 from tasks import training
 from tasks.lora.recipe import Recipe
+from tasks.mirroring import shared
 from tasks.policies import ChildDied
 
 
@@ -48,6 +49,13 @@ async def train_adapter(parameters: TrainAdapterForm) -> Any:
     if parameters.plan:
         return await training.plan_recipe(recipe)
     layout = await parameters.open_store()
+    reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
+    async with shared(layout, reads=reads, writes=writes):
+        return await train_in_store(layout, recipe, parameters)
+
+
+async def train_in_store(layout: Layout, recipe: Recipe, parameters: TrainAdapterParameters) -> Any:
+    """Train on a mixture of this store."""
     if not parameters.accept_imbalance:
         training.refuse_poor_mixture(layout, parameters.mixture)
     if parameters.replace_run:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import ParameterError
+from storage.remote import Remote, open_remote
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -26,23 +27,42 @@ def checked_name(name: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one corpus store."""
+    """The folders of one corpus store.
+
+    Attributes:
+        root: Where they lie on this machine.
+        remote: The bucket that `root` mirrors; none if the store is a folder.
+    """
 
     root: Path
+    remote: Remote | None = None
 
     @classmethod
     def of(cls, store: str | None = None) -> Layout:
         """Open the store that was named, else ``DISTRUST_STORE``, else ``./data``.
 
+        The URI of a bucket is worked on through a mirror below ``DISTRUST_MIRROR`` (``~/.cache/distrust``).
+
         Raises:
-            ParameterError: The store is a URI; only folders of this machine are supported so far.
+            ParameterError: The store is a URI of no kind that is known.
+            StoreError: The bucket cannot be reached.
         """
         named = store or os.environ.get("DISTRUST_STORE") or "data"
-        if "://" in named:
-            raise ParameterError(
-                f"store {named!r} is a URI; this version writes to a local folder only: name a path, for example ./data"
-            )
-        return cls(Path(named).expanduser().resolve())
+        if "://" not in named:
+            return cls(Path(named).expanduser().resolve())
+        remote = open_remote(named)
+        mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
+        return cls(mirrors / re.sub(r"[^A-Za-z0-9.-]+", "-", remote.uri).strip("-."), remote)
+
+    def pull(self, *below: str) -> None:
+        """Bring what changed in the bucket; nothing to do for a folder. `Remote.pull` tells the rest."""
+        if self.remote:
+            self.remote.pull(self.root, below)
+
+    def push(self, *below: str) -> None:
+        """Take what changed here to the bucket; nothing to do for a folder. `Remote.push` tells the rest."""
+        if self.remote:
+            self.remote.push(self.root, below)
 
     def raw(self, source: str) -> Path:
         """Downloaded documents of a source."""

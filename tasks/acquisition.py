@@ -155,6 +155,7 @@ async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> Shar
         session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch, session.turns
     )
     run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, outcome.describe_rejects())
+    await asyncio.to_thread(session.layout.push, f"raw/{session.spec.name}")
     return outcome
 
 

@@ -32,6 +32,7 @@ WRAPPER_FOLDER = {
     "evaluation": "evals",
     "exporting": "exports",
     "policies": None,
+    "mirroring": None,
     "surroundings": None,
 }
 ACCELERATOR = ("mlx", "mlx_lm")

@@ -33,7 +33,13 @@ FILLED: dict[type[Block], dict[str, Any]] = {
         "text_per_minute": 60.0,
     },
     HuggingFaceHub: {"endpoint": "http://127.0.0.1:9004", "token": "hf_not_a_real_token"},
-    CorpusStore: {"root": "/srv/corpus"},
+    CorpusStore: {
+        "root": "s3://bucket/corpus",
+        "endpoint": "http://127.0.0.1:9005",
+        "region": "eu-central-1",
+        "access_key_id": "AKIANOTREAL",
+        "secret_access_key": "not_a_real_secret",
+    },
     TrainingHost: {"memory_gb": 64.0, "model_cache": "/srv/models", "preset": "llama-8b"},
 }
 
@@ -51,7 +57,13 @@ ENVIRONMENT: dict[type[Block], dict[str, str]] = {
         "DISTRUST_LOC_TEXT_PER_MINUTE": "60.0",
     },
     HuggingFaceHub: {"HF_ENDPOINT": "http://127.0.0.1:9004", "HF_TOKEN": "hf_not_a_real_token"},
-    CorpusStore: {"DISTRUST_STORE": "/srv/corpus"},
+    CorpusStore: {
+        "DISTRUST_STORE": "s3://bucket/corpus",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9005",
+        "AWS_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "AKIANOTREAL",
+        "AWS_SECRET_ACCESS_KEY": "not_a_real_secret",
+    },
     TrainingHost: {"HF_HOME": "/srv/models"},
 }
 

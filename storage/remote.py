@@ -1,0 +1,275 @@
+"""A corpus store in a bucket, worked on through a mirror folder of this machine.
+
+Every stage reads and writes plain files in the mirror; what it reads is brought from the bucket first, and what it
+wrote is taken there afterwards. An object in the bucket appears whole or not at all (a multipart upload that is not
+completed leaves nothing), and the file that seals a dataset is taken away first and put there last: as on disk, a
+manifest that exists means that everything it names is there. See docs/decisions/0060-store-in-a-bucket.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, S3FileSystem, copy_files
+
+from storage.atomic import atomic_path, write_json
+from storage.errors import ParameterError, StoreError
+from storage.lock import only_writer
+from storage.manifest import MANIFEST, Manifest, read_manifest
+from storage.parquet import file_sha256
+
+SCHEMES = ("s3", "gs", "abfs", "abfss")
+SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json"})
+"""Files that say that others are whole: put into the bucket after them, fetched after them."""
+INDEX = ".mirror.json"
+TRANSFERS_AT_ONCE = 8
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Stamp = tuple[int, int, int, int]
+"""Size and modification time in nanoseconds of the file here, then of the object there."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A prefix of a bucket.
+
+    Attributes:
+        uri: How the user names it.
+        filesystem: The Arrow file system that reaches it.
+        prefix: Bucket and prefix, without a slash at the end.
+    """
+
+    uri: str
+    filesystem: FileSystem
+    prefix: str
+
+    def pull(self, mirror: Path, below: Iterable[str]) -> list[str]:
+        """Bring what changed in the bucket into the mirror.
+
+        Args:
+            mirror: The mirror's folder.
+            below: What to bring, for example ``raw/patents``; a folder means all that lies in it.
+
+        Returns:
+            The paths that were fetched, relative to the mirror.
+
+        Raises:
+            StoreError: The bucket cannot be reached, or holds what no stage wrote there.
+        """
+        with _explained(self.uri), _index_of(mirror) as index:
+            there = {path: info for folder in below for path, info in self._list(folder).items()}
+            wanted = [path for path, info in there.items() if _is_stale(mirror, path, index.get(path), info)]
+            for group in _sealed_last(wanted):
+                with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as threads:
+                    stamps = threads.map(lambda path: self._fetch(mirror, path, there[path]), group)
+                    index.update(zip(group, stamps, strict=True))
+        _check_fetched(mirror, wanted)
+        return wanted
+
+    def push(self, mirror: Path, below: Iterable[str]) -> list[str]:
+        """Take what changed in the mirror to the bucket, and what is gone here away there.
+
+        Args:
+            mirror: The mirror's folder.
+            below: What to take there, for example ``scored/patents``.
+
+        Returns:
+            The paths that were uploaded, relative to the mirror.
+
+        Raises:
+            StoreError: The bucket cannot be reached; a later run goes on.
+        """
+        folders = [PurePosixPath(folder) for folder in below]
+        with _explained(self.uri), _index_of(mirror) as index:
+            here = {path for folder in folders for path in _files_below(mirror, folder)}
+            known = {path for path in index if any(PurePosixPath(path).is_relative_to(folder) for folder in folders)}
+            changed = [path for path in sorted(here) if index.get(path, ())[:2] != _stamp_here(mirror / path)]
+            gone = known - here
+            # A seal must never stand over shards that it does not mean: it goes first and comes last.
+            touched = {PurePosixPath(path).parent for path in (*changed, *gone)}
+            unsealing = [path for path in known if _is_seal(path) and _covers(path, touched)]
+            for path in (*unsealing, *sorted(gone)):
+                if path in index:
+                    self._delete(path)
+                    del index[path]
+            for group in _sealed_last(sorted({*changed, *(path for path in unsealing if path in here)})):
+                with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as threads:
+                    index.update(zip(group, threads.map(lambda path: self._upload(mirror, path), group), strict=True))
+        return changed
+
+    def _list(self, below: str) -> dict[str, FileInfo]:
+        """List the objects below a folder by their path relative to the prefix.
+
+        Raises:
+            StoreError: A name would lead out of the mirror.
+        """
+        selector = FileSelector(f"{self.prefix}/{below}", recursive=True, allow_not_found=True)
+        found = {}
+        for info in self.filesystem.get_file_info(selector):
+            if info.type != FileType.File:
+                continue
+            path = info.path.removeprefix(f"{self.prefix}/")
+            parts = path.split("/")
+            if not path.startswith(f"{below}/") or any(part in ("", ".", "..") or "\\" in part for part in parts):
+                raise StoreError(f"{self.uri} holds {path!r}, which is no file of a store; take it away there")
+            if not parts[-1].startswith("."):
+                found[path] = info
+        return found
+
+    def _fetch(self, mirror: Path, path: str, info: FileInfo) -> Stamp:
+        with atomic_path(mirror / path) as temporary:
+            copy_files(f"{self.prefix}/{path}", str(temporary), self.filesystem, LocalFileSystem(), use_threads=False)
+            if (size := temporary.stat().st_size) != info.size:
+                raise StoreError(f"{self.uri}/{path} came with {size} of {info.size} bytes; run again")
+        return (*_stamp_here(mirror / path), *_stamp_there(info))
+
+    def _upload(self, mirror: Path, path: str) -> Stamp:
+        before = _stamp_here(mirror / path)
+        target = f"{self.prefix}/{path}"
+        try:
+            copy_files(str(mirror / path), target, LocalFileSystem(), self.filesystem, use_threads=False)
+            info = self.filesystem.get_file_info(target)
+            if info.size != before[0]:
+                raise StoreError(f"{self.uri}/{path} arrived with {info.size} of {before[0]} bytes; run again")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(target)  # Arrow completes an upload that its source broke off
+            raise
+        return (*before, *_stamp_there(info))
+
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.prefix}/{path}")
+
+
+def open_remote(uri: str) -> Remote:
+    """Open a store in a bucket; credentials and region come from the environment (``AWS_*`` for S3).
+
+    ``AWS_ENDPOINT_URL`` names another S3-compatible service.
+
+    Raises:
+        ParameterError: The URI is of no kind that is known, names no bucket, or leads over a line in the clear.
+        StoreError: The service cannot be reached.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in SCHEMES or not parts.netloc or ".." in parts.path.split("/"):
+        raise ParameterError(
+            f"store {uri!r} is neither a folder nor the URI of a bucket; name a path such as ./data, or for example "
+            f"s3://bucket/folder ({', '.join(SCHEMES)})"
+        )
+    prefix = f"{parts.netloc}{parts.path}".rstrip("/")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    with _explained(uri):
+        if parts.scheme == "s3" and endpoint:
+            service = urlsplit(endpoint)
+            if service.scheme != "https" and service.hostname not in LOOPBACK:
+                raise ParameterError(f"AWS_ENDPOINT_URL is {endpoint!r}; use https, since this host is another one")
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            filesystem = S3FileSystem(endpoint_override=service.netloc, scheme=service.scheme, region=region)
+            return Remote(uri, filesystem, prefix)
+        return Remote(uri, FileSystem.from_uri(uri)[0], prefix)
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Say which store cannot be reached, and what to look at."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{uri} cannot be reached or refuses ({error}); look at the bucket's name, the credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a profile) and AWS_ENDPOINT_URL, then run again: what is "
+            "done is kept in the mirror"
+        ) from error
+
+
+@contextmanager
+def _index_of(mirror: Path) -> Iterator[dict[str, Stamp]]:
+    """Hold the mirror's index; what was transferred before a failure is kept."""
+    file = mirror / INDEX
+    mirror.mkdir(parents=True, exist_ok=True)
+    with only_writer(file):
+        index: dict[str, Stamp] = {}
+        if file.is_file():
+            content: dict[str, list[int]] = json.loads(file.read_text("utf-8"))
+            index = {path: (stamp[0], stamp[1], stamp[2], stamp[3]) for path, stamp in content.items()}
+        before = dict(index)
+        try:
+            yield index
+        finally:
+            if index != before:
+                write_json(file, index)
+
+
+def _files_below(mirror: Path, folder: PurePosixPath) -> Iterator[str]:
+    """Name the files of the mirror below a folder; hidden and temporary ones belong to this machine."""
+    root = mirror / folder
+    for path in [root] if root.is_file() else root.rglob("*"):
+        parts = path.relative_to(mirror).parts
+        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in parts):
+            yield "/".join(parts)
+
+
+def _is_seal(path: str) -> bool:
+    return PurePosixPath(path).name in SEALS
+
+
+def _covers(seal: str, touched: Iterable[PurePosixPath]) -> bool:
+    """Tell whether a seal stands over one of the folders."""
+    folder = PurePosixPath(seal).parent
+    return any(changed.is_relative_to(folder) for changed in touched)
+
+
+def _sealed_last(paths: Iterable[str]) -> list[list[str]]:
+    """Split paths into those that may be moved in any order and the seals, inner ones before outer ones."""
+    paths = list(paths)
+    seals = sorted((path for path in paths if _is_seal(path)), key=lambda path: (-path.count("/"), path))
+    return [[path for path in paths if not _is_seal(path)], *([seal] for seal in seals)]
+
+
+def _is_stale(mirror: Path, path: str, stamp: Stamp | None, info: FileInfo) -> bool:
+    """Tell whether the object changed since the mirror saw it, or the mirror lost or damaged its copy."""
+    if stamp is None or stamp[2:] != _stamp_there(info):
+        return True
+    file = mirror / path
+    return not file.is_file() or file.stat().st_size != stamp[0]
+
+
+def _stamp_here(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _stamp_there(info: FileInfo) -> tuple[int, int]:
+    return info.size or 0, info.mtime_ns or 0
+
+
+def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
+    """Check fetched shards against the manifests over them.
+
+    Raises:
+        StoreError: A shard is not what its manifest means.
+    """
+    by_folder: dict[Path, set[str]] = {}
+    for path in fetched:
+        for folder in list((mirror / path).parents)[:3]:
+            if (folder / MANIFEST).is_file():
+                by_folder.setdefault(folder, set()).add((mirror / path).relative_to(folder).as_posix())
+                break
+    for folder, files in by_folder.items():
+        manifest: Manifest | None = read_manifest(folder)
+        for shard in manifest.shards if manifest else []:
+            if shard.file in files and file_sha256(folder / shard.file) != shard.sha256:
+                (folder / MANIFEST).unlink()
+                raise StoreError(
+                    f"{folder / shard.file} is not what its manifest in the bucket means; run the stage that made it "
+                    "again on the machine that has it"
+                )

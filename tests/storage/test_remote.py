@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow.fs import FileSelector, S3FileSystem
+
+from storage.errors import ParameterError, StoreError
+from storage.layout import Layout
+from storage.manifest import Manifest, find_damage, read_manifest, record_shard, write_manifest
+from storage.parquet import write_shard
+from tests.bucket import BUCKET
+from tests.bucket import bucket as bucket
+
+URI = f"s3://{BUCKET}/corpus"
+SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)])
+
+
+def open_at(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """The store as one machine sees it: with a mirror of its own."""
+    monkeypatch.setenv("DISTRUST_MIRROR", str(machine))
+    return Layout.of(URI)
+
+
+def seal(layout: Layout, name: str, sizes: list[int], start: int = 0) -> Manifest:
+    """Write a sealed dataset of shards with so many rows."""
+    folder = layout.raw(name)
+    records = []
+    for index, size in enumerate(sizes):
+        path = folder / f"shard-{index:05d}.parquet"
+        write_shard(path, pa.table({"n": range(start, start + size)}, SCHEMA), SCHEMA)
+        records.append(record_shard(folder, path))
+    manifest = Manifest(kind="raw", name=name, shards=records)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def objects(service: S3FileSystem) -> set[str]:
+    found = service.get_file_info(FileSelector(f"{BUCKET}/corpus", recursive=True, allow_not_found=True))
+    return {info.path.removeprefix(f"{BUCKET}/corpus/") for info in found if info.is_file}
+
+
+def test_what_one_machine_seals_another_reads(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = open_at(tmp_path / "here", monkeypatch)
+    manifest = seal(here, "books", [3, 4])
+    (here.raw("books") / ".tmp-1-shard").write_text("half")
+    here.push("raw/books")
+    assert objects(bucket) == {f"raw/books/{name}" for name in ("manifest.json", *(s.file for s in manifest.shards))}
+
+    there = open_at(tmp_path / "there", monkeypatch)
+    assert there.root != here.root
+    there.pull("raw")
+    assert read_manifest(there.raw("books")) == manifest
+    assert find_damage(there.raw("books"), manifest, hashes=True) == []
+    assert there.sealed("raw") == ["books"]
+    assert there.remote is not None and there.remote.pull(there.root, ["raw"]) == [], "nothing is fetched twice"
+    assert there.remote.push(there.root, ["raw"]) == []
+
+
+def test_another_version_is_unsealed_before_its_first_shard_and_sealed_after_its_last(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = open_at(tmp_path / "here", monkeypatch), open_at(tmp_path / "there", monkeypatch)
+    seal(here, "books", [3, 4, 5])
+    here.push("raw/books")
+    there.pull("raw/books")
+    (here.raw("books") / "shard-00002.parquet").unlink()
+    second = seal(here, "books", [6, 7], start=100)
+
+    assert here.remote is not None
+    moves: list[str] = []
+    upload, delete = type(here.remote)._upload, type(here.remote)._delete
+    monkeypatch.setattr(type(here.remote), "_upload", lambda s, m, p: moves.append(f"+{p[10:]}") or upload(s, m, p))
+    monkeypatch.setattr(type(here.remote), "_delete", lambda s, p: moves.append(f"-{p[10:]}") or delete(s, p))
+    here.push("raw/books")
+    assert moves[:2] == ["-manifest.json", "-shard-00002.parquet"] and moves[-1] == "+manifest.json"
+    assert sorted(moves[2:-1]) == ["+shard-00000.parquet", "+shard-00001.parquet"]
+    there.pull("raw/books")
+    assert read_manifest(there.raw("books")) == second
+    assert find_damage(there.raw("books"), second, hashes=True) == []
+
+
+def test_a_mirror_that_lost_or_damaged_a_file_fetches_it_again(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = open_at(tmp_path / "here", monkeypatch), open_at(tmp_path / "there", monkeypatch)
+    manifest = seal(here, "books", [3, 4, 5])
+    here.push("raw")
+    there.pull("raw")
+    folder = there.raw("books")
+    (folder / "shard-00000.parquet").unlink()
+    (folder / "shard-00001.parquet").write_bytes(b"cut")
+    assert there.remote is not None
+    assert there.remote.pull(there.root, ["raw"]) == [f"raw/books/shard-0000{n}.parquet" for n in (0, 1)]
+    assert find_damage(folder, manifest, hashes=True) == []
+
+
+def test_a_shard_that_is_not_what_the_manifest_means_is_told(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = open_at(tmp_path / "here", monkeypatch), open_at(tmp_path / "there", monkeypatch)
+    seal(here, "books", [3])
+    here.push("raw")
+    with bucket.open_output_stream(f"{BUCKET}/corpus/raw/books/shard-00000.parquet") as stream:
+        stream.write(b"something else")
+    with pytest.raises(StoreError, match="not what its manifest"):
+        there.pull("raw")
+    assert read_manifest(there.raw("books")) is None
+
+
+def test_an_upload_that_is_killed_leaves_no_manifest(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = open_at(tmp_path / "here", monkeypatch)
+    manifest = seal(here, "books", [200_000] * 12)
+    code = f"from storage.layout import Layout; Layout.of({URI!r}).push('raw/books')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not objects(bucket):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "raw/books/manifest.json" not in objects(bucket)
+    here.push("raw/books")
+    there = open_at(tmp_path / "there", monkeypatch)
+    there.pull("raw")
+    assert find_damage(there.raw("books"), manifest, hashes=True) == []
+
+
+@pytest.mark.parametrize("name", ["raw/../../evil.txt", "raw/books/../../../evil.txt", "raw/a\\..\\evil.txt"])
+def test_a_name_in_the_bucket_never_leads_out_of_the_mirror(
+    bucket: S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import httpx
+
+    address = f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}/corpus/{name}".replace("..", "%2E%2E").replace("\\", "%5C")
+    assert httpx.put(address, content=b"evil").is_success
+    layout = open_at(tmp_path / "here", monkeypatch)
+    with pytest.raises(StoreError, match="no file of a store"):
+        layout.pull("raw")
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_bad_stores_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("ftp://host/x", "s3://", "s3:///x", "s3://bucket/../x"):
+        with pytest.raises(ParameterError, match="neither a folder nor the URI of a bucket"):
+            Layout.of(uri)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example")
+    with pytest.raises(ParameterError, match="use https"):
+        Layout.of(URI)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
+    monkeypatch.setenv("DISTRUST_MIRROR", str(tmp_path))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreError, match="cannot be reached"):
+        Layout.of(URI).pull("raw")
