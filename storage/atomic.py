@@ -90,12 +90,16 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        else:
+            full = "Unable to write" in str(error)  # MLX's word for it
+        if not full:
             raise
         free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
         raise StoreError(
-            f"no room to write {folder} ({error.strerror}; {free / 2**20:.0f} MiB free); nothing is half-written: "
+            f"no room to write {folder} ({error}; {free / 2**20:.0f} MiB free); nothing is half-written: "
             "make room, or name another store, and run again"
         ) from error
 

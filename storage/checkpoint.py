@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import atomic_folder, write_json
+from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, checkpoint_folder
 
@@ -29,9 +29,12 @@ def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], 
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        StoreError: The disk is full; the checkpoints before this one are whole.
     """
     final = checkpoint_folder(run, step)
-    with atomic_folder(final) as folder:
+    with full_disk_explained(run), atomic_folder(final) as folder:
         write_files(folder)
         digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
         write_json(folder / STATE, state | {FILES: digests})

@@ -66,7 +66,13 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 async def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefect: Server) -> AsyncIterator[HostileArchive]:
-    """An archive of 160 items, four shards, led to by the environment of child processes."""
+    async with serve_books(tmp_path, monkeypatch) as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def serve_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileArchive]:
+    """Serve an archive of 160 items, four shards, led to by the environment of child processes."""
     hostile = HostileArchive(dict(ITEMS))
     app = web.Application()
     for route, handler in hostile.routes().items():

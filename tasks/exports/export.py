@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import TEMPORARY_PREFIX, atomic_folder, write_text
+from storage.atomic import TEMPORARY_PREFIX, atomic_folder, full_disk_explained, write_text
 from storage.events import Emit
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
@@ -124,7 +124,7 @@ def make_export(
         emit: Told about progress.
     """
     sweep(request.export_folder)
-    with atomic_folder(request.export_folder) as folder:
+    with full_disk_explained(request.export_folder.parent), atomic_folder(request.export_folder) as folder:
         if same is not None:
             link_files(request.export_folder, folder, same)
             manifest = same

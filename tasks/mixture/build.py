@@ -13,7 +13,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from storage.atomic import atomic_folder, write_json
+from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError, StoreError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
@@ -77,7 +77,7 @@ def build_mixture(
     distributions = {
         side: _measure(documents, pool, rows) for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True)
     }
-    with atomic_folder(destination) as folder:
+    with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
         records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters)
         if parameters.jsonl:
             write_jsonl(folder, records)
