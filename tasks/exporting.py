@@ -13,7 +13,7 @@ from blocks.hugging_face import HuggingFaceHub
 from storage.layout import Layout
 from storage.training_result import read_training_result
 from tasks.exports.parameters import ExportParameters
-from tasks.policies import LOCAL_WORK, run_child, run_logger
+from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger
 
 
 @task(task_run_name="export-{run}", **LOCAL_WORK)
@@ -33,12 +33,13 @@ async def export_run(layout: Layout, run: str, name: str, parameters: ExportPara
         "balanced_folder": str(trained.balanced),
         "parameters": parameters.model_dump(mode="json"),
     }
-    return await run_child(
-        "tasks.exports",
-        specification,
-        folder / "export.json",
-        lambda event: log.info("%s", event.get("message", event)),
-    )
+    async with exclusive(layout.export(name)):
+        return await run_child(
+            "tasks.exports",
+            specification,
+            folder / "export.json",
+            lambda event: log.info("%s", event.get("message", event)),
+        )
 
 
 @task(task_run_name="report-export-{name}", **LOCAL_WORK)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pyarrow as pa
 
-SECONDS_PER_SHARD = 0.5
+SECONDS_PER_SHARD = float(os.environ.get("SLOW_SIGNAL_SECONDS", "0.5"))
 
 
 def score(documents: pa.Table) -> dict[str, list[float | None]]:

@@ -18,7 +18,8 @@ import pytest
 from deployments import server
 from storage.lock import only_writer
 from storage.manifest import find_damage, read_manifest
-from tests.station import ROOT, Station, until
+from tests.flows.test_export_model import write_run
+from tests.station import ROOT, Station, processes_of, until
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
@@ -162,3 +163,32 @@ async def test_a_mixture_killed_cancelled_and_drawn_twice_is_the_mixture(
     make_corpus(tmp_path / "straight", balanced_sources(), SHARD_DOCUMENTS)
     await finished(await run_flow(station, "rebalance-corpus", store=tmp_path / "straight"))
     assert digests(balanced) == digests(tmp_path / "straight" / "balanced" / "default")
+
+
+async def test_an_export_killed_and_made_twice_is_the_export(station: Station, tmp_path: Path) -> None:
+    seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
+    print(f"KILL_SEED={seed}")
+    store = write_run(tmp_path)
+    exports, specification = store / "exports", store / "runs" / "tiny" / "export.json"
+    for _ in range(2):
+        process = await run_flow(station, "export-model", store=store, run="tiny", gguf="q8_0")
+        while not specification.exists():
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(random.Random(seed).uniform(0.5, 6.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        specification.unlink()
+        await asyncio.to_thread(until, lambda: not processes_of(str(specification)), 30)
+        assert not (exports / "tiny").exists() or (exports / "tiny" / "config.json").is_file(), "whole or not at all"
+
+    both = [await run_flow(station, "export-model", store=store, run="tiny", gguf="q8_0") for _ in range(2)]
+    await asyncio.gather(*map(finished, both))
+    await finished(await run_flow(station, "export-model", store=store, run="tiny", gguf="q8_0", export="straight"))
+
+    def weights(name: str) -> dict[str, str]:
+        files = [*(exports / name).glob("*.safetensors"), *(exports / name).glob("*.gguf")]
+        return {file.suffix: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    assert len(weights("tiny")) == 2
+    assert weights("tiny")[".safetensors"] == weights("straight")[".safetensors"]
+    assert not list(exports.glob(".tmp-*"))

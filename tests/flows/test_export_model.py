@@ -19,7 +19,11 @@ pytestmark = pytest.mark.prefect
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store with one finished run."""
+    return write_run(tmp_path)
+
+
+def write_run(tmp_path: Path) -> Path:
+    """Write a store with one finished run."""
     base = write_base(tmp_path / "base", QWEN2)
     write_mixture(tmp_path / "store" / "balanced" / "guide")
     run = tmp_path / "store" / "runs" / "tiny"

@@ -1,0 +1,166 @@
+"""What Prefect costs and whether it holds: 200 shards, eight at a time, on a SQLite server; and 50 rounds in a row.
+
+The first line scores 200 shards with a signal that takes a fixed time for each, eight at once, on a server of its own
+with the settings of `make up`, beside the same 200 shards without Prefect: the overhead is the ratio of the two less
+one, and every task run must be in the database. The second line goes 50 times through download, scoring and mixture
+on documents of a folder, each time into a new store, in one process: how the resident memory grows after the tenth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments import server
+
+SHARDS, AT_ONCE, SECONDS_PER_SHARD = 200, 8, 6.0
+ROUNDS, WARM_UP = 50, 10
+
+
+def write_store(root: Path) -> None:
+    """Write a source of many small shards."""
+    from tests.tasks.mixture.corpora import Doc, write_source
+
+    write_source(root, "many", [Doc(f"many:{n}", f"Text number {n}. " * 20, 0.5, "logic") for n in range(SHARDS)], 1)
+
+
+async def score_shards(root: Path, *, with_prefect: bool) -> float:
+    """Score all shards, eight at a time; return the seconds."""
+    from prefect import flow
+
+    from storage.layout import Layout
+    from tasks import scoring
+
+    os.environ["SLOW_SIGNAL_SECONDS"] = str(SECONDS_PER_SHARD)
+    plan = scoring.plan_scoring(
+        Layout.of(str(root)), "many", 2026, scoring.open_signal("tests.slow_signal:score", "replace")
+    )
+    # The signal waits in a thread; asyncio's own pool has six of them on two cores.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * AT_ONCE))
+    gate = asyncio.Semaphore(AT_ONCE)
+    work = scoring.score_one_shard if with_prefect else scoring.score_one_shard.fn
+
+    async def score(shard: Any) -> None:
+        async with gate:
+            await work(plan, shard)
+
+    async def all_shards() -> None:
+        await asyncio.gather(*map(score, plan.documents.shards))
+
+    started = time.perf_counter()
+    await (flow(name="load")(all_shards)() if with_prefect else all_shards())
+    return time.perf_counter() - started
+
+
+def recorded(port: int) -> int:
+    """Count the task runs that the server knows as completed."""
+    body = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    return int(httpx.post(f"{server.api_url(port)}/task_runs/count", json=body, timeout=30).json())
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Measure the load line."""
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    port = server.free_port(0)
+    server.start_server(port)
+    try:
+        seconds = {}
+        for name in ("bare", "prefect"):
+            write_store(folder / name)
+            command = [sys.executable, "-m", "benchmarks.operations", name, str(folder / name)]
+            answer = subprocess.run(
+                command, env=server.client_environment(port), check=True, capture_output=True, text=True
+            )
+            seconds[name] = float(answer.stdout.splitlines()[-1])
+        deadline = time.monotonic() + 60
+        while (found := recorded(port)) < SHARDS and time.monotonic() < deadline:
+            time.sleep(1)
+        log = (server.home() / "server.log").read_text("utf-8")
+    finally:
+        server.stop("server")
+    return {
+        "benchmark": "operations: load",
+        "shards": SHARDS,
+        "at_once": AT_ONCE,
+        "ideal_seconds": SHARDS / AT_ONCE * SECONDS_PER_SHARD,
+        "bare_seconds": round(seconds["bare"], 2),
+        "prefect_seconds": round(seconds["prefect"], 2),
+        "overhead": round(seconds["prefect"] / seconds["bare"] - 1, 4),
+        "task_runs_recorded": found,
+        "database_locked": log.count("database is locked"),
+    }
+
+
+async def go_round(documents: Path, root: Path, number: int) -> float:
+    """Go through the data stages once; return the resident memory afterwards in MB."""
+    from flows.download_corpus import download_corpus
+    from flows.rebalance_corpus import rebalance_corpus
+    from flows.score_corpus import score_corpus
+
+    store = str(root / f"round-{number}")
+    await download_corpus(store=store, catalogue=str(documents / "catalogue.toml"), max_samples=40)
+    await score_corpus(store=store)
+    await rebalance_corpus(store=store, near_duplicates=False)
+    listing = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], check=True, capture_output=True, text=True)
+    return int(listing.stdout) * 1024 / 1e6
+
+
+def soak(folder: Path) -> dict[str, Any]:
+    """Measure the soak line."""
+    from tests.flows.test_stages import write_documents
+
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    port = server.free_port(0)
+    server.start_server(port)
+    os.environ.update(server.client_environment(port) | {"DISTRUST_BLOCKS": "none-saved"})
+    catalogue = write_documents(folder / "documents", 40)
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", "benchmarks.operations", "soak", str(catalogue.parent)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        server.stop("server")
+    megabytes = json.loads(answer.stdout.splitlines()[-1])
+    settled = megabytes[WARM_UP:]
+    return {
+        "benchmark": "operations: soak",
+        "rounds": len(megabytes),
+        "megabytes_after_warm_up": round(settled[0]),
+        "megabytes_at_the_end": round(settled[-1]),
+        "growth_per_round_megabytes": round((settled[-1] - settled[0]) / (len(settled) - 1), 3),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    for measure in (load, soak):
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(Path(folder))), flush=True)
+
+
+async def rounds(documents: Path) -> list[float]:
+    """Go through the data stages again and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [await go_round(documents, Path(folder), number) for number in range(ROUNDS)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        main()
+    elif sys.argv[1] == "soak":
+        print(json.dumps(asyncio.run(rounds(Path(sys.argv[2])))))
+    else:
+        print(asyncio.run(score_shards(Path(sys.argv[2]), with_prefect=sys.argv[1] == "prefect")))
