@@ -1,19 +1,16 @@
 """Bring a server to the state that this project describes; doing it again changes nothing.
 
-In this order: pools, global limits, block types, automations, then every deployment of ``prefect.yaml``.
+In this order: pools, global limits, block types, every deployment of ``prefect.yaml``, then the automations, some of
+which start deployments. A dry run only reads.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from prefect.automations import Automation
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import (
@@ -22,7 +19,6 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from blocks.corpus_store import CorpusStore
@@ -30,7 +26,9 @@ from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
-from storage.errors import PrerequisiteError
+from deployments.automations import put_automations, switch
+from deployments.changes import Change, compare
+from deployments.deploy import deploy_changed
 
 HERE = Path(__file__).resolve().parent
 BLOCKS: tuple[type[Block], ...] = (InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost)
@@ -41,82 +39,81 @@ def read_limits() -> dict[str, Any]:
     return tomllib.loads((HERE / "limits.toml").read_text("utf-8"))
 
 
-def read_automations() -> list[AutomationCore]:
-    """Read ``automations.yaml``."""
-    content = yaml.safe_load((HERE / "automations.yaml").read_text("utf-8"))
-    return [AutomationCore.model_validate(automation) for automation in content["automations"]]
+async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
+    """Apply everything to the server that ``PREFECT_API_URL`` names.
 
+    Args:
+        dry_run: Only tell what would change; nothing is written to the server.
+        notify: Block that gets the notifications, as type slug and name, such as ``slack-webhook/alerts``; empty: the
+            one chosen earlier, or none.
 
-async def apply() -> list[str]:
-    """Apply everything to the server that ``PREFECT_API_URL`` names; return one line per thing that was done."""
-    limits = read_limits()
-    async with get_client() as client:
-        done = [await put_pool(client, name, pool) for name, pool in limits["pools"].items()]
-        done += [await put_limit(client, name, slots) for name, slots in limits["limits"].items()]
-        for block in BLOCKS:
-            await block.aregister_type_and_schema(client=client)
-            done.append(f"block {block.get_block_type_slug()}")
-    done += [await put_automation(automation) for automation in read_automations()]
-    return [*done, *deploy_all()]
-
-
-async def put_pool(client: PrefectClient, name: str, pool: dict[str, Any]) -> str:
-    """Create or update a process pool."""
-    try:
-        await client.read_work_pool(name)
-        await client.update_work_pool(
-            name, WorkPoolUpdate(description=pool["description"], concurrency_limit=pool["concurrency"])
-        )
-    except ObjectNotFound:
-        await client.create_work_pool(
-            WorkPoolCreate(
-                name=name, type="process", description=pool["description"], concurrency_limit=pool["concurrency"]
-            )
-        )
-    return f"pool {name}: {pool['concurrency']} at once"
-
-
-async def put_limit(client: PrefectClient, name: str, slots: int) -> str:
-    """Create or update a global concurrency limit."""
-    try:
-        await client.read_global_concurrency_limit_by_name(name)
-        await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
-    except ObjectNotFound:
-        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
-    return f"limit {name}: {slots}"
-
-
-async def put_automation(wanted: AutomationCore) -> str:
-    """Create an automation or update the one of the same name; Prefect alone would double it."""
-    async with get_client() as client:
-        present = await client.read_automations_by_name(wanted.name)
-        if present:
-            await client.update_automation(present[0].id, wanted)
-            for extra in present[1:]:
-                await client.delete_automation(extra.id)
-        else:
-            await Automation(**wanted.model_dump()).acreate()
-    return f"automation {wanted.name}"
-
-
-def deploy_all() -> list[str]:
-    """Deploy every entry of ``prefect.yaml``.
-
-    ``DISTRUST_ROOT`` stays unset here, so that each worker puts in its own folder at run time.
+    Returns:
+        One line per thing, in the order in which it was applied.
 
     Raises:
-        PrerequisiteError: Prefect refused a deployment; the message carries its words.
+        ParameterError: There is no such notification block.
+        PrerequisiteError: Prefect refused a deployment.
     """
-    environment = {key: value for key, value in os.environ.items() if key != "DISTRUST_ROOT"}
-    answer = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=HERE.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode != 0:
-        raise PrerequisiteError(f"prefect deploy --all failed:\n{answer.stdout[-3000:]}{answer.stderr[-3000:]}")
-    content = yaml.safe_load((HERE.parent / "prefect.yaml").read_text("utf-8"))
-    return [f"deployment {entry['name']}/{entry['name']}" for entry in content["deployments"]]
+    limits = read_limits()
+    async with get_client() as client:
+        changes = [await put_pool(client, name, pool, dry_run=dry_run) for name, pool in limits["pools"].items()]
+        changes += [await put_limit(client, name, slots, dry_run=dry_run) for name, slots in limits["limits"].items()]
+        changes += [await put_block_type(client, block, dry_run=dry_run) for block in BLOCKS]
+        changes += await deploy_changed(client, dry_run=dry_run)
+        changes += await put_automations(client, notify, dry_run=dry_run)
+    return changes
+
+
+async def switch_automations(names: list[str], *, on: bool) -> list[Change]:
+    """Switch automations of the server on or off, such as the links of the event chain.
+
+    Raises:
+        ParameterError: The server has no automation of such a name.
+    """
+    async with get_client() as client:
+        return await switch(client, names, on=on)
+
+
+async def put_pool(client: PrefectClient, name: str, pool: Mapping[str, Any], *, dry_run: bool) -> Change:
+    """Create or update a process pool."""
+    wanted = {"description": pool["description"], "concurrency_limit": pool["concurrency"]}
+    try:
+        change = compare("pool", name, vars(await client.read_work_pool(name)), wanted)
+        if change.sign == "~" and not dry_run:
+            await client.update_work_pool(name, WorkPoolUpdate(**wanted))
+    except ObjectNotFound:
+        change = compare("pool", name, None, wanted)
+        if not dry_run:
+            await client.create_work_pool(WorkPoolCreate(name=name, type="process", **wanted))
+    return change
+
+
+async def put_limit(client: PrefectClient, name: str, slots: int, *, dry_run: bool) -> Change:
+    """Create or update a global concurrency limit."""
+    try:
+        found = vars(await client.read_global_concurrency_limit_by_name(name))
+        change = compare("limit", name, found, {"limit": slots})
+        if change.sign == "~" and not dry_run:
+            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
+    except ObjectNotFound:
+        change = Change("+", "limit", name)
+        if not dry_run:
+            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+    return change
+
+
+async def put_block_type(client: PrefectClient, block: type[Block], *, dry_run: bool) -> Change:
+    """Register a block type, or its newer schema."""
+    slug = block.get_block_type_slug()
+    change = Change("=", "block", slug)
+    try:
+        await client.read_block_type_by_slug(slug)
+        try:
+            await client.read_block_schema_by_checksum(block._calculate_schema_checksum())
+        except ObjectNotFound:
+            change = Change("~", "block", slug, "fields")
+    except ObjectNotFound:
+        change = Change("+", "block", slug)
+    if change.sign != "=" and not dry_run:
+        await block.aregister_type_and_schema(client=client)
+    return change

@@ -30,6 +30,7 @@ FLOWS = {
     "corpus-to-model": "all six, one after the other",
     "compare-recipes": "train with several alphas, objectives or base models, side by side",
     "check-setup": "prove every component on this machine before a long run",
+    "prune-store": "remove old checkpoints, exports, set-aside datasets and leftovers",
 }
 
 BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}

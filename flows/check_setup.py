@@ -12,7 +12,7 @@ from pydantic import Field
 from flows.parameters import FlowParameters, takes
 from flows.summaries import describe_check
 from storage.errors import PrerequisiteError
-from tasks import archives, rebalancing, scoring, surroundings, training
+from tasks import archives, doctor, rebalancing, scoring, surroundings, training
 from tasks.policies import Check, run_logger
 
 PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
@@ -25,6 +25,14 @@ class CheckSetupParameters(FlowParameters):
         "", title="Load model", description="Also load this base model (preset, Hub id or folder) and run it once."
     )
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
+    fix: bool = Field(
+        False,
+        title="Fix",
+        description="Mark runs Crashed that nobody works on, and free slots that nobody holds; otherwise only tell.",
+    )
+    silent_minutes: float = Field(
+        15.0, gt=0, le=100_000, title="Silent minutes", description="How long a run at work may give no sign of life."
+    )
 
 
 @flow(name="check-setup", flow_run_name="check-setup")
@@ -41,6 +49,7 @@ async def check_setup(parameters: CheckSetupParameters) -> dict[str, Any]:
         *await training.check_training(layout, parameters.load_model),
         await surroundings.check_disk(layout),
         *await surroundings.check_server(),
+        *await doctor.examine(parameters.silent_minutes, fix=parameters.fix),
     ]
     for check in checks:
         run_logger().info("%s: %s %s", check.component, "ok" if check.ok else "FAILED", check.detail)

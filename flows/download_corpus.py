@@ -15,6 +15,7 @@ from storage.errors import DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
 from tasks.acquisition import Session
+from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.policies import ensure_limits, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
@@ -95,6 +96,9 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
     outcomes = [outcome for group in groups for outcome in group]
     await download_report.report_shards(outcomes, download.shards)
     download_report.require_every_band(outcomes)
+    announce_sealed(
+        "raw", "corpus", parameters.store, sources=[outcome.source for outcome in outcomes if outcome.usable]
+    )
     return {"sources": [vars(outcome) for outcome in outcomes]}
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN
 from tasks import evaluation
+from tasks.chain import announce_sealed
 from tasks.evals.parameters import EvaluationParameters
 from tasks.mirroring import shared
 
@@ -29,4 +30,5 @@ async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, A
         result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
     await evaluation.report_evaluation(parameters.run, result["markdown"])
     evaluation.mind_the_gate(result)
+    announce_sealed("evaluated", parameters.run, parameters.store, passed=result["passed"])
     return {key: value for key, value in result.items() if key != "markdown"}

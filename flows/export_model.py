@@ -10,6 +10,8 @@ from pydantic import Field
 from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN
 from tasks import exporting
+from tasks.approval import ask_to_upload
+from tasks.chain import announce_sealed
 from tasks.exports.parameters import ExportParameters
 from tasks.mirroring import shared
 
@@ -19,6 +21,9 @@ class ExportModelParameters(FlowParameters, ExportParameters):
 
     run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
     export: str = Field("", title="Export", description="Name of the exported model; empty: the name of the run.")
+    approve: bool = Field(
+        False, title="Approve", description="Wait for a person's approval in the UI before anything is uploaded."
+    )
 
 
 @flow(name="export-model", flow_run_name="export-model-{run}")
@@ -27,7 +32,20 @@ async def export_model(parameters: ExportModelParameters) -> dict[str, Any]:
     """Merge the adapter into the base model, compare the two and write the forms that are asked for."""
     layout = await parameters.open_store()
     name = parameters.export or parameters.run
-    async with shared(layout, reads=[f"runs/{parameters.run}"], writes=[f"exports/{name}"]):
-        result = await exporting.export_run(layout, parameters.run, name, parameters.pick(ExportParameters))
+
+    async def export(wanted: ExportParameters) -> dict[str, Any]:
+        async with shared(layout, reads=[f"runs/{parameters.run}"], writes=[f"exports/{name}"]):
+            return await exporting.export_run(layout, parameters.run, name, wanted)
+
+    wanted = parameters.pick(ExportParameters)
+    if parameters.approve and wanted.hub_repository and not wanted.hub_dry_run:
+        # The export itself is made first, so that the person sees what would be sent; uploading it makes nothing anew.
+        wanted = wanted.model_copy(update={"hub_dry_run": True})
+        summary, digest = exporting.describe_upload(name, await export(wanted))
+        await exporting.report_upload(name, summary)
+        if await ask_to_upload(summary, digest):
+            wanted = wanted.model_copy(update={"hub_dry_run": False})
+    result = await export(wanted)
     await exporting.report_export(name, result)
+    announce_sealed("exported", name, parameters.store, run=parameters.run)
     return result

@@ -11,6 +11,7 @@ from flows.parameters import FlowParameters, takes
 from storage.errors import StoreError
 from storage.layout import NAME_PATTERN
 from tasks import rebalancing
+from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.mixture.parameters import MixtureParameters
 
@@ -35,6 +36,7 @@ async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, A
             layout, parameters.mixture, sources, parameters.pick(MixtureParameters)
         )
         distribution = await rebalancing.report_distribution(layout, parameters.mixture)
+    announce_sealed("balanced", parameters.mixture, parameters.store, digest=manifest.digest)
     return {
         "mixture": str(layout.balanced(parameters.mixture)),
         "digest": manifest.digest,

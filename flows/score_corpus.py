@@ -13,6 +13,7 @@ from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks import scoring
+from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.policies import run_logger
 
@@ -62,7 +63,11 @@ async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
     async with shared(layout, reads=["raw"], writes=["scored"]):
-        return await score_store(layout, parameters)
+        result = await score_store(layout, parameters)
+    if not parameters.explain:
+        scored = [source["source"] for source in result["sources"]]
+        announce_sealed("scored", "corpus", parameters.store, sources=scored)
+    return result
 
 
 async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[str, Any]:

@@ -170,6 +170,16 @@ def describe_check(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def describe_pruning(result: dict[str, Any]) -> list[str]:
+    """What went or would go, with its size and the reason."""
+    rows, dry = result["entries"], result["dry_run"]
+    total = sum(row["bytes"] for row in rows if not row["outcome"].startswith("kept"))
+    verb = "would free" if dry else "freed"
+    lines = [f"{len(rows)} entries in {result['store']}, {verb} {total / 1e6:,.1f} MB"]
+    lines += [f"  {row['bytes'] / 1e6:>10,.1f} MB  {row['what']}: {row['why']} ({row['outcome']})" for row in rows]
+    return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
+
+
 STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
@@ -205,4 +215,5 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "corpus-to-model": describe_pipeline,
     "compare-recipes": describe_comparison,
     "check-setup": describe_check,
+    "prune-store": describe_pruning,
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.states import Crashed
+from prefect.states import Crashed, State
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
 from storage.layout import NAME_PATTERN, Layout
 from tasks import training
+from tasks.chain import announce_sealed
 from tasks.lora.recipe import Recipe
 from tasks.mirroring import shared
 from tasks.policies import ChildDied
@@ -51,7 +52,10 @@ async def train_adapter(parameters: TrainAdapterForm) -> Any:
     layout = await parameters.open_store()
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
     async with shared(layout, reads=reads, writes=writes):
-        return await train_in_store(layout, recipe, parameters)
+        result = await train_in_store(layout, recipe, parameters)
+    if not isinstance(result, State):
+        announce_sealed("trained", parameters.run, parameters.store, mixture=parameters.mixture)
+    return result
 
 
 async def train_in_store(layout: Layout, recipe: Recipe, parameters: TrainAdapterParameters) -> Any:

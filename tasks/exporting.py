@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
 from blocks.defaults import load_default
 from blocks.hugging_face import HuggingFaceHub
 from storage.layout import Layout
+from storage.manifest import digest_of
 from storage.training_result import read_training_result
 from tasks.exports.parameters import ExportParameters
 from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger
@@ -40,6 +41,27 @@ async def export_run(layout: Layout, run: str, name: str, parameters: ExportPara
             folder / "export.json",
             lambda event: log.info("%s", event.get("message", event)),
         )
+
+
+def describe_upload(name: str, result: dict[str, Any]) -> tuple[str, str]:
+    """Describe what an export would send to the Hub, in Markdown, and return the digest of its content beside it."""
+    hub = result["hub"]
+    rows = "\n".join(f"| {record['file']} | {record['bytes']:,} |" for record in result["files"])
+    agreement = result["top1_agreement"]
+    summary = (
+        f"## Upload export `{name}` to `{hub['repository']}`?\n\n"
+        f"{len(hub['files'])} files, {hub['bytes'] / 1e6:,.1f} MB, to a private repository of the Hugging Face Hub. "
+        f"Agreement with the adapter: {'not measured' if agreement is None else f'{agreement:.3f}'}. "
+        "Resume the run to answer; cancel it to send nothing.\n\n"
+        f"| file | bytes |\n|---|---:|\n{rows}\n"
+    )
+    return summary, digest_of({"repository": hub["repository"], "files": result["files"]})
+
+
+@task(task_run_name="report-upload-{name}", **LOCAL_WORK)
+async def report_upload(name: str, summary: str) -> None:
+    """Show what waits for approval."""
+    await acreate_markdown_artifact(key="upload-approval", markdown=summary, description=f"Upload of export {name}.")
 
 
 @task(task_run_name="report-export-{name}", **LOCAL_WORK)

@@ -34,6 +34,10 @@ WRAPPER_FOLDER = {
     "policies": None,
     "mirroring": None,
     "surroundings": None,
+    "chain": None,
+    "approval": None,
+    "doctor": None,
+    "pruning": None,
 }
 ACCELERATOR = ("mlx", "mlx_lm")
 MAY_LOAD_MLX = (

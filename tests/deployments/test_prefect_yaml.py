@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prefect import Flow
 
-from deployments.apply import read_automations, read_limits
+from deployments.apply import read_limits
 from flows.__main__ import FLOWS
 
 CONTENT: dict[str, Any] = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").read_text("utf-8"))
@@ -85,7 +85,3 @@ def test_pools_exist_and_training_has_one_slot() -> None:
 def test_the_working_directory_stays_a_template() -> None:
     step = CONTENT["pull"][0]["prefect.deployments.steps.set_working_directory"]
     assert step == {"directory": "{{ $DISTRUST_ROOT }}"}
-
-
-def test_automations_are_understood_by_prefect() -> None:
-    assert [automation.name for automation in read_automations()] == ["crash-silent-runs"]

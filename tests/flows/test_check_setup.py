@@ -17,6 +17,7 @@ pytestmark = pytest.mark.prefect
 COMPONENTS = {
     *("versions", "catalogue", "scoring", "data preparation", "accelerator", "distrust loss", "presets"),
     *("training steps", "disk", "Prefect server", "workers"),
+    *("zombie runs", "blocked pools", "global slots", "locked versions", "database"),
 }
 
 
@@ -38,4 +39,4 @@ async def test_a_failure_says_what_to_do_beside_what_works(
     with pytest.raises(PrerequisiteError) as stopped:
         await check_setup(store=str(tmp_path))
     text = str(stopped.value)
-    assert "1 of 11 components failed" in text and "DISTRUST_STORE" in text and "149.8" in text
+    assert "1 of 16 components failed" in text and "DISTRUST_STORE" in text and "149.8" in text

@@ -1,0 +1,133 @@
+"""The automations of ``automations.yaml``, created once and updated in place; Prefect alone would double them.
+
+Whether one is switched on is the user's choice once it is on the server: here it is only chosen for a new one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import PrefectClient
+from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.exceptions import ObjectNotFound
+
+from deployments.changes import Change, compare
+from storage.errors import ParameterError
+
+FILE = Path(__file__).resolve().parent / "automations.yaml"
+UNKNOWN = UUID(int=0)
+"""Stands for what a dry run has not created."""
+
+
+def read_automations() -> list[dict[str, Any]]:
+    """Read ``automations.yaml``; actions name deployments and the notified block by name, not by the server's ids."""
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
+    return list(content["automations"])
+
+
+async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) -> list[Change]:
+    """Create or update every automation; those that notify wait until a target was given once.
+
+    Raises:
+        ParameterError: There is no notification block of this name.
+    """
+    target = await find_target(client, notify) if notify else None
+    changes = []
+    for entry in read_automations():
+        present = await client.read_automations_by_name(entry["name"])
+        block = target or target_of(present)
+        if any("block" in action for action in entry["actions"]) and block is None:
+            changes.append(Change("-", "automation", entry["name"], "no target; --notify BLOCK-TYPE/NAME gives it one"))
+            continue
+        wanted = AutomationCore.model_validate(
+            entry | {"actions": [await resolve(client, action, block) for action in entry["actions"]]}
+        )
+        changes.append(await put_automation(client, wanted, present, dry_run=dry_run))
+    return changes
+
+
+async def put_automation(
+    client: PrefectClient, wanted: AutomationCore, present: list[Automation], *, dry_run: bool
+) -> Change:
+    """Create an automation, or update the one of the same name and delete its doubles."""
+    if not present:
+        if not dry_run:
+            await client.create_automation(wanted)
+        return Change("+", "automation", wanted.name, "on" if wanted.enabled else "off")
+    kept, *doubles = present
+    wanted = wanted.model_copy(update={"enabled": kept.enabled})
+    change = compare("automation", wanted.name, describe(kept), describe(wanted))
+    if doubles:
+        change = Change("~", "automation", wanted.name, f"{len(doubles)} doubles")
+    if not dry_run:
+        if change.sign == "~":
+            await client.update_automation(kept.id, wanted)
+        for double in doubles:
+            await client.delete_automation(double.id)
+    return change
+
+
+def describe(automation: AutomationCore) -> dict[str, Any]:
+    """Describe an automation without what the server adds."""
+    return automation.model_dump(mode="json", include={"description", "enabled", "trigger", "actions"})
+
+
+async def resolve(client: PrefectClient, action: dict[str, Any], block: UUID | None) -> dict[str, Any]:
+    """Put the server's ids in the place of names."""
+    if "block" in action:
+        return {key: value for key, value in action.items() if key != "block"} | {"block_document_id": block}
+    if "deployment" in action:
+        name = action["deployment"]
+        try:
+            identifier = (await client.read_deployment_by_name(f"{name}/{name}")).id
+        except ObjectNotFound:
+            identifier = UNKNOWN
+        return {key: value for key, value in action.items() if key != "deployment"} | {"deployment_id": identifier}
+    return action
+
+
+def target_of(present: list[Automation]) -> UUID | None:
+    """The block that an automation notifies."""
+    blocks = (getattr(action, "block_document_id", None) for automation in present for action in automation.actions)
+    return next(filter(None, blocks), None)
+
+
+async def find_target(client: PrefectClient, name: str) -> UUID:
+    """Find a notification block by type slug and name.
+
+    Raises:
+        ParameterError: There is none, or it cannot notify.
+    """
+    slug, slash, document = name.partition("/")
+    advice = "save one in the UI under Blocks (Slack Webhook, Custom Webhook, ...), then name it BLOCK-TYPE/NAME"
+    if not slash:
+        raise ParameterError(f"notification target {name!r} is not spelt type/name, such as slack-webhook/alerts")
+    try:
+        found = await client.read_block_document_by_name(document, block_type_slug=slug, include_secrets=False)
+    except ObjectNotFound as error:
+        raise ParameterError(f"there is no block {name}; {advice}") from error
+    if found.block_schema is None or "notify" not in found.block_schema.capabilities:
+        raise ParameterError(f"block {name} cannot notify; {advice}")
+    return found.id
+
+
+async def switch(client: PrefectClient, names: list[str], *, on: bool) -> list[Change]:
+    """Switch automations on or off.
+
+    Raises:
+        ParameterError: The server has no automation of such a name.
+    """
+    changes = []
+    for name in names:
+        present = await client.read_automations_by_name(name)
+        if not present:
+            known = ", ".join(entry["name"] for entry in read_automations())
+            raise ParameterError(f"the server has no automation {name!r}; this project has {known}. Apply it first")
+        for automation in present:
+            await (client.resume_automation if on else client.pause_automation)(automation.id)
+        state = "on" if on else "off"
+        changes.append(Change("=" if present[0].enabled == on else "~", "automation", name, state))
+    return changes

@@ -1,0 +1,28 @@
+"""Prune: remove old checkpoints, exports, set-aside datasets and leftovers from the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import FlowParameters, takes
+from storage.retention import RetentionParameters
+from tasks import pruning
+
+
+class PruneStoreParameters(FlowParameters, RetentionParameters):
+    """What is kept, and whether anything goes at all."""
+
+    dry_run: bool = Field(True, title="Dry run", description="Only tell what would go; switch it off to remove it.")
+
+
+@flow(name="prune-store", flow_run_name="prune-store")
+@takes(PruneStoreParameters)
+async def prune_store(parameters: PruneStoreParameters) -> dict[str, Any]:
+    """Free room in the store; what a sealed manifest, a run's result or the newest exports refer to stays."""
+    layout = await parameters.open_store()
+    rows = await pruning.prune(layout, parameters.pick(RetentionParameters), dry_run=parameters.dry_run)
+    await pruning.report_pruning(rows, dry_run=parameters.dry_run)
+    return {"store": str(layout.root), "dry_run": parameters.dry_run, "entries": rows}

@@ -1,0 +1,43 @@
+"""A person's word before something leaves this machine: the run waits in the UI until it is resumed or cancelled."""
+
+from __future__ import annotations
+
+from prefect.context import FlowRunContext
+from prefect.flow_runs import apause_flow_run, asuspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+PATIENCE_SECONDS = 7 * 24 * 3600
+"""How long a run waits for an answer before it fails."""
+POLL_SECONDS = 5
+
+
+class UploadApproval(RunInput):
+    """What a person answers when the run is resumed."""
+
+    upload: bool = Field(True, title="Upload", description="Send these files; off: the run ends without sending any.")
+
+
+async def ask_to_upload(summary: str, digest: str) -> bool:
+    """Wait until a person resumes this flow run; tell whether the upload was approved.
+
+    A run of a deployment is suspended: its process ends, its pool's slot is free for other work, and a worker starts it
+    again afterwards, whereupon this returns the answer at once. Prefect cannot suspend a run that no worker would
+    start again (part of another flow, or started by hand), which waits in its process instead.
+
+    Args:
+        summary: What will be sent, in Markdown; shown above the form of the answer.
+        digest: Identifies what will be sent; an answer holds for this content alone.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return True
+    form = UploadApproval.with_initial_data(description=summary, upload=True)
+    key = f"upload-{digest[:16]}"
+    if context.flow_run.deployment_id is not None and context.flow_run.parent_task_run_id is None:
+        answer = await asuspend_flow_run(wait_for_input=form, timeout=PATIENCE_SECONDS, key=key)
+    else:
+        answer = await apause_flow_run(
+            wait_for_input=form, timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS, key=key
+        )
+    return answer.upload
