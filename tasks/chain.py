@@ -31,7 +31,7 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
 
 
 def sealed_event(stage: Stage, name: str, store: str, **details: Any) -> dict[str, Any]:
-    """Return the event that the chain's automations listen to, which fill the next flow's parameters from its payload."""
+    """Return the event that the chain's automations listen to; its payload fills the next flow's parameters."""
     return {
         "event": f"distrust.{stage}.ready",
         "resource": {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},
