@@ -59,9 +59,9 @@ async def deploy_changed(client: PrefectClient, *, dry_run: bool) -> list[Change
     changes: dict[str, Change] = {}
     for name, entry in read_deployments().items():
         before[name] = found = await read_deployment(client, name)
-        changes[name] = compare(
-            "deployment", name, describe_found(found) if found else None, describe_wanted(entry, version)
-        )
+        wanted = describe_wanted(entry, version)
+        described = describe_found(found, frozenset(wanted["schedules"])) if found else None
+        changes[name] = compare("deployment", name, described, wanted)
     differing = [name for name, change in changes.items() if change.sign != "="]
     if differing and not dry_run:
         await asyncio.to_thread(run_deploy, differing, version)
@@ -100,8 +100,8 @@ def describe_wanted(entry: dict[str, Any], version: str) -> dict[str, Any]:
     return wanted | ({"version": version} if version else {})
 
 
-def describe_found(deployment: DeploymentResponse) -> dict[str, Any]:
-    """Describe a deployment of the server; of its schedules those that the project made."""
+def describe_found(deployment: DeploymentResponse, own: frozenset[str]) -> dict[str, Any]:
+    """Describe a deployment of the server; of its schedules only the project's `own`, by slug."""
     limit, options = deployment.global_concurrency_limit, deployment.concurrency_options
     return {
         "entrypoint": deployment.entrypoint,
@@ -119,7 +119,7 @@ def describe_found(deployment: DeploymentResponse) -> dict[str, Any]:
                 schedule.parameters,
             )
             for schedule in deployment.schedules
-            if schedule.slug
+            if schedule.slug in own
         },
         "version": deployment.version,
     }
