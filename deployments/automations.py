@@ -72,7 +72,7 @@ async def put_automation(
 
 def describe(automation: AutomationCore) -> dict[str, Any]:
     """Describe an automation without what the server adds."""
-    return automation.model_dump(mode="json", include={"description", "enabled", "trigger", "actions"})
+    return automation.model_dump(include={"description", "enabled", "trigger", "actions"})
 
 
 async def resolve(client: PrefectClient, action: dict[str, Any], block: UUID | None) -> dict[str, Any]:

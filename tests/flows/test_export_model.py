@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.export_model import export_model
 from flows.summaries import summarise
+from tests.tasks.chain_events import events
 from tests.tasks.exports.conftest import QWEN2, write_adapter, write_base, write_mixture
 
 pytestmark = pytest.mark.prefect
@@ -59,6 +60,9 @@ async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, p
     link = (await artifacts("exported-model"))[0]
     assert f"file://{folder}" in link.data
     assert "tasks.exports.serve tiny" in link.description
+
+    (told,) = await events("distrust.exported.ready", 1, str(store))
+    assert told["payload"] == {"name": "tiny", "store": str(store), "run": "tiny"}
 
     text = summarise("export-model", result)
     assert "GGUF" in text and "dry run, --no-hub-dry-run uploads" in text and "unchanged" not in text

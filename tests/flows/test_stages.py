@@ -16,6 +16,7 @@ from flows.score_corpus import score_corpus
 from flows.summaries import summarise
 from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
 from tasks import acquisition
+from tests.tasks.chain_events import events
 
 pytestmark = pytest.mark.prefect
 
@@ -103,6 +104,9 @@ async def test_scores_lie_beside_the_documents_and_follow_them(parameters: dict[
         for raw in (Path(store) / "raw" / source).glob("shard-*.parquet"):
             scored = Path(store) / "scored" / source / raw.name
             assert pq.read_table(scored).column("id").equals(pq.read_table(raw).column("id"))
+    for stage in ("raw", "scored"):
+        (told,) = await events(f"distrust.{stage}.ready", 1, store)
+        assert sorted(told["payload"]["sources"]) == sorted(KINDS)
     manifest = Path(store) / "scored" / "press" / "manifest.json"
     before = manifest.stat().st_mtime_ns
     await score_corpus(store=store)

@@ -21,6 +21,7 @@ from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.comparison import table_of
 from tasks.lora.curve import as_address
 from tasks.lora.recipe import Recipe
+from tests.tasks.chain_events import events
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
 
 pytestmark = pytest.mark.prefect
@@ -61,6 +62,9 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     result = await train_adapter(**slow | {"thermal_throttle": 0.0}, run="one")
     assert result["steps"] == 8
     assert "Resuming from" in (folder / "training.log").read_text("utf-8")
+
+    (told,) = await events("distrust.trained.ready", 1, str(store))
+    assert told["payload"] == {"name": "one", "store": str(store), "mixture": "tiny"}, "a crash is not told as sealed"
 
     progress = (await artifacts("training"))[0]
     assert float(progress.data) == 100.0
