@@ -60,13 +60,13 @@ def main() -> int:
     parser.add_argument(
         "--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)"
     )
-    parser.add_argument("names", nargs="*", help="switch: the automations")
+    parser.add_argument("names", nargs="*", help="switch: slugs of schedules, names of automations")
     parser.add_argument("--dry-run", action="store_true", help="apply: only tell what would change on the server")
     parser.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
     parser.add_argument("--off", action="store_true", help="switch: off instead of on")
     arguments = parser.parse_args()
     if bool(arguments.names) != (arguments.command == "switch"):
-        parser.error("switch takes the names of automations, the other commands take none")
+        parser.error("switch takes names of schedules and automations, the other commands take none")
     try:
         if arguments.command == "up":
             up(arguments.port, arguments.notify)
@@ -74,12 +74,12 @@ def main() -> int:
             down()
         else:
             name_local_server()
-            from deployments.apply import apply, switch_automations  # both read the server's address when imported
+            from deployments.apply import apply, switch  # both read the server's address when imported
 
             if arguments.command == "apply":
                 changes = asyncio.run(apply(dry_run=arguments.dry_run, notify=arguments.notify))
             else:
-                changes = asyncio.run(switch_automations(arguments.names, on=not arguments.off))
+                changes = asyncio.run(switch(arguments.names, on=not arguments.off))
             print("\n".join(map(str, changes)))
     except UserError as error:
         print(error, file=sys.stderr)

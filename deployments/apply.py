@@ -7,7 +7,7 @@ which start deployments. A dry run only reads.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
-from deployments.automations import put_automations, switch
+from deployments.automations import put_automations, switch_automation
 from deployments.changes import Change, compare
-from deployments.deploy import deploy_changed
+from deployments.deploy import deploy_changed, switch_schedule
 
 HERE = Path(__file__).resolve().parent
 BLOCKS: tuple[type[Block], ...] = (InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost)
@@ -64,14 +64,16 @@ async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
     return changes
 
 
-async def switch_automations(names: list[str], *, on: bool) -> list[Change]:
-    """Switch automations of the server on or off, such as the links of the event chain.
+async def switch(names: Sequence[str], *, on: bool) -> list[Change]:
+    """Switch schedules, by their slugs, and automations, such as the links of the event chain, on or off.
 
     Raises:
-        ParameterError: The server has no automation of such a name.
+        ParameterError: The server has no schedule and no automation of such a name.
     """
     async with get_client() as client:
-        return await switch(client, names, on=on)
+        return [
+            await switch_schedule(client, name, on=on) or await switch_automation(client, name, on=on) for name in names
+        ]
 
 
 async def put_pool(client: PrefectClient, name: str, pool: Mapping[str, Any], *, dry_run: bool) -> Change:

@@ -114,20 +114,16 @@ async def find_target(client: PrefectClient, name: str) -> UUID:
     return found.id
 
 
-async def switch(client: PrefectClient, names: list[str], *, on: bool) -> list[Change]:
-    """Switch automations on or off.
+async def switch_automation(client: PrefectClient, name: str, *, on: bool) -> Change:
+    """Switch an automation on or off.
 
     Raises:
-        ParameterError: The server has no automation of such a name.
+        ParameterError: The server has no automation of this name.
     """
-    changes = []
-    for name in names:
-        present = await client.read_automations_by_name(name)
-        if not present:
-            known = ", ".join(entry["name"] for entry in read_automations())
-            raise ParameterError(f"the server has no automation {name!r}; this project has {known}. Apply it first")
-        for automation in present:
-            await (client.resume_automation if on else client.pause_automation)(automation.id)
-        state = "on" if on else "off"
-        changes.append(Change("=" if present[0].enabled == on else "~", "automation", name, state))
-    return changes
+    present = await client.read_automations_by_name(name)
+    if not present:
+        known = ", ".join(entry["name"] for entry in read_automations())
+        raise ParameterError(f"the server has no schedule or automation {name!r}; automations are {known}. Apply first")
+    for automation in present:
+        await (client.resume_automation if on else client.pause_automation)(automation.id)
+    return Change("=" if present[0].enabled == on else "~", "automation", name, "on" if on else "off")

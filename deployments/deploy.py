@@ -154,11 +154,31 @@ async def restore_choices(client: PrefectClient, earlier: DeploymentResponse) ->
         if schedule.slug in project:
             same = present.get(schedule.slug)
             if same is not None and same.active != schedule.active:
-                await client.update_deployment_schedule(earlier.id, same.id, active=schedule.active)
+                await set_schedule(client, earlier.id, same, active=schedule.active)
         elif (str(schedule.schedule), schedule.slug) not in kept:
             await add_schedule(client, earlier.id, schedule)
     if earlier.paused and not now.paused:
         await client.pause_deployment(earlier.id)
+
+
+async def set_schedule(client: PrefectClient, deployment: UUID, schedule: DeploymentSchedule, *, active: bool) -> None:
+    """Switch a schedule on or off; Prefect 3.8 empties the parameters of a schedule unless they are sent with it."""
+    await client.update_deployment_schedule(deployment, schedule.id, active=active, parameters=schedule.parameters)
+
+
+async def switch_schedule(client: PrefectClient, slug: str, *, on: bool) -> Change | None:
+    """Switch a schedule of ``prefect.yaml`` on or off, with its parameters; none if no deployment has it."""
+    for name, entry in read_deployments().items():
+        given = {schedule["slug"]: schedule.get("parameters", {}) for schedule in entry.get("schedules", [])}
+        found = await read_deployment(client, name) if slug in given else None
+        if found is None:
+            continue
+        for schedule in found.schedules:
+            if schedule.slug == slug:
+                whole = schedule.model_copy(update={"parameters": given[slug]})
+                await set_schedule(client, found.id, whole, active=on)
+                return Change("=" if schedule.active == on else "~", "schedule", slug, "on" if on else "off")
+    return None
 
 
 async def add_schedule(client: PrefectClient, deployment: UUID, schedule: DeploymentSchedule) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.states import Crashed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Crashed
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
+from storage.errors import ParameterError
 from storage.layout import Layout
 from storage.retention import RetentionParameters, plan_removals, remove
 from tasks.policies import LOCAL_WORK, run_logger
@@ -16,7 +17,16 @@ from tasks.policies import LOCAL_WORK, run_logger
 
 @task(task_run_name="prune-store", **LOCAL_WORK)
 async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Find what may go and, unless this is a dry run, remove it; return one row per thing."""
+    """Find what may go and, unless this is a dry run, remove it; return one row per thing.
+
+    Raises:
+        ParameterError: The store is a bucket.
+    """
+    if layout.remote is not None:
+        raise ParameterError(
+            f"{layout.remote.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "
+            "as a whole, what is needed is fetched again"
+        )
     rows = []
     for removal in await asyncio.to_thread(plan_removals, layout, keep):
         outcome = "would go"

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Late, Running
 
 from deployments import server
-from deployments.apply import apply, switch_automations
+from deployments.apply import apply, switch
 from deployments.automations import read_automations
 from storage.errors import ParameterError
 from tasks import doctor
@@ -141,8 +141,11 @@ async def test_a_second_time_changes_nothing_and_a_dry_run_writes_nothing() -> N
 async def test_what_a_user_chose_survives_the_next_time() -> None:
     async with get_client() as client:
         found = await client.read_deployment_by_name("download-corpus/download-corpus")
-        weekly = next(schedule for schedule in found.schedules if schedule.slug == "weekly-newspapers")
-        await client.update_deployment_schedule(found.id, weekly.id, active=True)
+        assert [str(change) for change in await switch(["weekly-newspapers"], on=True)] == [
+            "~ schedule   weekly-newspapers: on"
+        ]
+        monthly = next(schedule for schedule in found.schedules if schedule.slug == "monthly-refresh")
+        await client.update_deployment_schedule(found.id, monthly.id, active=True)  # as the UI does
         await client.create_deployment_schedules(found.id, [(CronSchedule(cron="7 7 * * *"), True)], slug="mine")
         await client.update_deployment(found.id, DeploymentUpdate(description="Meddled with."))
         change = next(change for change in await apply() if change.name == "download-corpus")
@@ -151,9 +154,11 @@ async def test_what_a_user_chose_survives_the_next_time() -> None:
         assert now.description == found.description
         assert {(schedule.slug, schedule.active) for schedule in now.schedules} == {
             ("weekly-newspapers", True),
-            ("monthly-refresh", False),
+            ("monthly-refresh", True),
             ("mine", True),
         }
+        weekly = next(schedule for schedule in now.schedules if schedule.slug == "weekly-newspapers")
+        assert weekly.parameters == {"sources": ["historical_newspapers"]}
         again = next(change for change in await apply() if change.name == "download-corpus")
         assert again.sign == "=", "schedules of a user's own are no difference"
 
@@ -181,7 +186,7 @@ async def test_links_of_the_chain_start_the_next_deployment_only_when_they_are_o
         )
         for link in CHAIN:
             await post(link)
-        changes = await switch_automations(list(CHAIN), on=True)
+        changes = await switch(list(CHAIN), on=True)
         assert {change.sign for change in changes} == {"~"}
         assert {change.sign for change in await apply() if change.kind == "automation"} == {"=", "-"}, "they stay on"
         await asyncio.sleep(2)  # automations are reloaded by the server
@@ -195,9 +200,9 @@ async def test_links_of_the_chain_start_the_next_deployment_only_when_they_are_o
             assert len(runs) == 1, "the event that came while the link was off started nothing"
             assert runs[0].parameters.items() >= {"store": "/some/store", **given}.items()
             await forget(client, runs)
-        await switch_automations(list(CHAIN), on=False)
+        await switch(list(CHAIN), on=False)
         with pytest.raises(ParameterError, match="chain-score"):
-            await switch_automations(["chain-nothing"], on=True)
+            await switch(["chain-nothing"], on=True)
 
 
 class Receiver(ThreadingHTTPServer):
@@ -312,7 +317,7 @@ async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path)
         manifest.unlink()
     start_worker("data")
     async with get_client() as client:
-        await switch_automations(["chain-rebalance"], on=True)
+        await switch(["chain-rebalance"], on=True)
         await asyncio.sleep(2)
         first = await start(client, "score-corpus", store=str(tmp_path))
         await in_state(client, first, "Completed")
@@ -328,7 +333,7 @@ async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path)
             return (await client.read_flow_run(second.id)).run_count == 1
 
         await until(under_way)
-        await switch_automations(["chain-rebalance"], on=False)
+        await switch(["chain-rebalance"], on=False)
     server.stop("worker-data")
 
 
