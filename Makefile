@@ -6,17 +6,30 @@ PY := .venv/bin/python
 PORT ?= 4200
 EXPORT ?= distrust
 DOCUMENTS ?=
+# `make up`: HOST to listen on, AUTH=user:password, DATABASE=postgresql+asyncpg://... The last two go by the environment.
+HOST ?= 127.0.0.1
+POOL ?= data
+ifdef AUTH
+export PREFECT_SERVER_API_AUTH_STRING := $(AUTH)
+unexport AUTH
+endif
+ifdef DATABASE
+export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
+unexport DATABASE
+endif
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env run up down test lint types bench clients serve drills
+.PHONY: help env run up down install-worker uninstall-worker audit test lint types bench clients serve drills
 
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
 	@echo "make run DOCUMENTS=DIR  the same on your own *.jsonl.zst documents"
 	@echo "make up | make down     Prefect server with UI, deployments and two workers"
 	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
+	@echo "make install-worker POOL=mac-train   a worker as a service; uninstall-worker removes it"
+	@echo "make audit              known weaknesses of the locked packages (needs the network)"
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each"
 	@echo "make drills             kills, cancels and restarts real processes, for about 10 minutes"
@@ -37,10 +50,17 @@ run: env
 	@$(PY) -m sandbox $(if $(DOCUMENTS),--documents "$(DOCUMENTS)")
 
 up: env
-	@$(PY) -m deployments up --port $(PORT)
+	@$(PY) -m deployments up --port $(PORT) --host "$(HOST)" $(if $(OPEN),--open)
 
 down: env
 	@$(PY) -m deployments down
+
+install-worker uninstall-worker: env
+	@$(PY) -m deployments $@ --pool "$(POOL)"
+
+# Known weaknesses of the locked packages; it asks a public database, so it is no part of `make test`.
+audit: env
+	@$(UV) audit --frozen --preview-features audit-command || { echo "audit: weaknesses were found, or api.osv.dev could not be asked (it needs the network)"; exit 1; }
 
 lint: env
 	@.venv/bin/ruff check .

@@ -1,24 +1,46 @@
-"""``python -m deployments up|down|apply|switch``: the local server, its workers and everything deployed on it."""
+"""``python -m deployments up|down|apply|switch``: the local server, its workers and everything deployed on it.
+
+``install-worker``, ``install-server`` and their ``uninstall-`` twins make services of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
+import signal
 import sys
 
-from deployments import server
-from storage.errors import UserError
+from deployments import server, services
+from deployments.access import Access, from_environment, recall
+from storage.errors import ParameterError, UserError
 
 WORKERS = {"data": "data", "mac": "mac-train"}
 
 
-def up(port: int, notify: str = "") -> None:
-    """Start what is not running yet and apply the project's state."""
+SERVICE_COMMANDS = (
+    "install-worker",
+    "uninstall-worker",
+    "run-worker",
+    "install-server",
+    "uninstall-server",
+    "run-server",
+)
+
+
+def up(wanted: Access, notify: str = "") -> None:
+    """Start what is not running yet and apply the project's state.
+
+    Raises:
+        ParameterError: The server runs already, with another password, database or address than was asked for.
+    """
     running = server.running_port()
     if running is None:
-        running = server.free_port(port)
-        server.start_server(running)
+        running = server.free_port(wanted.port)
+        server.start_server(running, dataclasses.replace(wanted, port=running))
+    elif (known := recall(server.home())) and _contradicts(wanted, known):
+        raise ParameterError("the server runs with another host, password or database: `make down` first")
     print(f"server     {server.api_url(running)}")
     os.environ.update(server.client_environment(running))
     from deployments.apply import apply  # reads the server's address when imported
@@ -30,7 +52,7 @@ def up(port: int, notify: str = "") -> None:
         server.start_worker(name, pool, running)
         print(f"worker     {name} on pool {pool}")
     print(
-        f"\nThe UI is at http://{server.HOST}:{running}. Start a flow there, or in a shell:\n"
+        f"\nThe UI is at {server.api_url(running).removesuffix('/api')}. Start a flow there, or in a shell:\n"
         f"  export PREFECT_API_URL={server.api_url(running)}\n"
         "  .venv/bin/prefect deployment run 'score-corpus/score-corpus'\n"
         "`make down` stops all of it; logs lie in .prefect/."
@@ -44,6 +66,13 @@ def name_local_server() -> None:
         os.environ.update(server.client_environment(running))
 
 
+def _contradicts(wanted: Access, known: Access) -> bool:
+    """Whether something was asked for that the running server does not have; what was left out may be anything."""
+    pairs = [(wanted.auth, known.auth), (wanted.database, known.database)]
+    pairs.append((wanted.host if wanted.is_exposed else "", known.host))
+    return any(asked and asked != has for asked, has in pairs)
+
+
 def down() -> None:
     """Stop workers and server."""
     names = server.started_processes()
@@ -53,25 +82,60 @@ def down() -> None:
         print("Nothing was running.")
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Install, remove or become a service."""
+    verb, _, kind = arguments.command.partition("-")
+    service = services.Service.worker(arguments.pool) if kind == "worker" else services.Service.of_server()
+    if arguments.print:
+        print(services.describe(service), end="")
+    elif verb == "uninstall":
+        print("\n".join(services.uninstall(service)))
+    else:
+        if arguments.server:
+            services.work_for(arguments.server)
+        services.known_access()
+        if verb == "install":
+            print("\n".join(services.install(service)))
+        elif kind == "worker":
+            services.run_worker(arguments.pool)
+        else:
+            services.run_server()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    line = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
+    line.add_argument("command", choices=["up", "down", "apply", "switch", *SERVICE_COMMANDS])
+    line.add_argument("names", nargs="*", help="switch: slugs of schedules, names of automations")
+    line.add_argument("--dry-run", action="store_true", help="apply: only tell what would change on the server")
+    line.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
+    line.add_argument("--off", action="store_true", help="switch: off instead of on")
+    line.add_argument("--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)")
+    line.add_argument("--host", default=server.HOST, help="address that the server listens on (default: %(default)s)")
+    line.add_argument("--open", action="store_true", help="accept another address than loopback without a password")
+    line.add_argument("--pool", default="data", choices=sorted(WORKERS.values()), help="pool of the worker to install")
+    line.add_argument("--server", default="", help="API of a server on another machine that the worker works for")
+    line.add_argument("--print", action="store_true", help="show the file of the service, and install nothing")
+    return line
+
+
 def main() -> int:
     """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "apply", "switch"])
-    parser.add_argument(
-        "--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)"
-    )
-    parser.add_argument("names", nargs="*", help="switch: slugs of schedules, names of automations")
-    parser.add_argument("--dry-run", action="store_true", help="apply: only tell what would change on the server")
-    parser.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
-    parser.add_argument("--off", action="store_true", help="switch: off instead of on")
-    arguments = parser.parse_args()
+    line = parser()
+    arguments = line.parse_args()
     if bool(arguments.names) != (arguments.command == "switch"):
-        parser.error("switch takes names of schedules and automations, the other commands take none")
+        line.error("switch takes names of schedules and automations, the other commands take none")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by `... &`: what starts here must not inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if arguments.command == "up":
-            up(arguments.port, arguments.notify)
+            wanted = from_environment(arguments.port, arguments.host)
+            wanted.refuse_open_door(accepted=arguments.open)
+            up(wanted, arguments.notify)
         elif arguments.command == "down":
             down()
+        elif arguments.command in SERVICE_COMMANDS:
+            serve(arguments)
         else:
             name_local_server()
             from deployments.apply import apply, switch  # both read the server's address when imported

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deployments.access import AUTH, CSRF, DATABASE, Access, from_environment, recall, remember
 from storage.errors import PrerequisiteError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,11 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+    # Without these the database of a project that runs for months only grows.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 24 * 3600),
+    # A page in the user's browser must not be able to start runs.
+    CSRF: "true",
 }
 CLIENT_SETTINGS = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
@@ -53,15 +59,21 @@ def home() -> Path:
     return folder
 
 
+def access_to(port: int) -> Access:
+    """How the server on this port is reached: as remembered, else as the environment says."""
+    known = recall(home())
+    return known if known is not None and (known.port == port or known.url) else from_environment(port)
+
+
 def api_url(port: int) -> str:
     """Address of the server's API."""
-    return f"http://{HOST}:{port}/api"
+    return access_to(port).api_url
 
 
 def is_healthy(port: int) -> bool:
     """Tell whether a Prefect server answers on this port."""
     try:
-        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=2) as answer:  # noqa: S310 - checked by Access
             return bool(answer.read().strip() == b"true")
     except (OSError, ValueError):
         return False
@@ -79,38 +91,66 @@ def free_port(wanted: int) -> int:
 
 def client_environment(port: int) -> dict[str, str]:
     """Environment of a process that talks to the local server."""
-    return {
+    environment = {
         **os.environ,
         **CLIENT_SETTINGS,
         "PREFECT_HOME": str(home()),
-        "PREFECT_API_URL": api_url(port),
+        **access_to(port).client_environment(),
         "PYTHONPATH": str(ROOT),
     }
+    for secret in (AUTH, DATABASE):  # a client needs neither; a run's environment is easily printed
+        environment.pop(secret, None)
+    return environment
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def spawn(name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one; its output goes to ``.prefect/NAME.log``, its id beside it.
 
-    The new session keeps a Ctrl-C in this terminal away from it, and its signals are the default ones.
+    The new session keeps a Ctrl-C in this terminal away from it; nobody else reads what it writes.
     """
-    with (home() / f"{name}.log").open("ab") as log:
+    with open(home() / f"{name}.log", "ab", opener=_private) as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            umask=0o077,
         )
     (home() / f"{name}.pid").write_text(str(process.pid), "utf-8")
     return process
 
 
-def start_server(port: int) -> subprocess.Popen[bytes]:
+def server_command(access: Access) -> list[str]:
+    """Command line of a server; it holds no secret."""
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", access.host, "--port", str(access.port)]
+
+
+def server_environment(access: Access) -> dict[str, str]:
+    """Environment of a server."""
+    own = {"PREFECT_HOME": str(home()), **access.server_environment(), **access.client_environment()}
+    return {**SERVER_SETTINGS, **os.environ, **own}
+
+
+def start_server(port: int, access: Access | None = None) -> subprocess.Popen[bytes]:
     """Start the server and wait until it answers.
+
+    Args:
+        port: Port to listen on.
+        access: How it is to be reached; by default loopback, with what the environment says.
 
     Raises:
         PrerequisiteError: It did not come up; the message names its log.
     """
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    environment = {**os.environ, **SERVER_SETTINGS, "PREFECT_HOME": str(home()), "PREFECT_API_URL": api_url(port)}
-    process = spawn("server", command, environment)
-    (home() / "server.port").write_text(str(port), "utf-8")
+    access = access or from_environment(port)
+    remember(home(), access)
+    process = spawn("server", server_command(access), server_environment(access))
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if is_healthy(port):
@@ -122,18 +162,23 @@ def start_server(port: int) -> subprocess.Popen[bytes]:
 
 def running_port() -> int | None:
     """Port of the local server that was started earlier, if it still answers."""
-    try:
-        port = int((home() / "server.port").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return port if is_healthy(port) else None
+    known = recall(home())
+    return known.port if known is not None and not known.url and is_healthy(known.port) else None
 
 
 def start_worker(name: str, pool: str, port: int) -> None:
     """Start a process worker on a pool."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process"]
-    environment = client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
-    spawn(f"worker-{name}", command, environment)
+    spawn(f"worker-{name}", worker_command(name, pool), worker_environment(port))
+
+
+def worker_command(name: str, pool: str) -> list[str]:
+    """Command line of a process worker."""
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process"]
+
+
+def worker_environment(port: int) -> dict[str, str]:
+    """Environment of a worker and of the runs that it starts."""
+    return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
 def started_processes() -> list[str]:

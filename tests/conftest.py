@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from storage import blas
+
+# The drills speak to the API without Prefect's client; tests/deployments/test_server.py has the door shut.
+os.environ.setdefault("PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED", "false")
 
 blas.load()  # as every child process that trains, evaluates or exports does
 

@@ -1,0 +1,242 @@
+"""Server and workers as services of the user's session: launchd on a Mac, systemd on Linux.
+
+A service runs ``python -m deployments run-worker`` or ``run-server``, which takes address and password from the record
+of `deployments.access`: the file that describes the service holds no secret.
+
+Stopping a worker must leave a training time to save. Prefect's worker ends its runs at once, but on SIGTERM every run
+and every training saves by itself: systemd therefore signals the whole group (``KillMode=control-group``), and launchd,
+which signals one process, is told not to kill the others (``AbandonProcessGroup``).
+"""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments import server
+from deployments.access import CLIENT_AUTH, Access, recall, remember
+from storage.errors import ParameterError, PrerequisiteError
+from storage.layout import checked_name
+
+PREFIX = "empirical-distrust"
+STOP_SECONDS = 120
+"""Prefect's own grace is 30 seconds; a checkpoint of a large adapter on a busy disk takes longer."""
+RESTART_SECONDS = 30
+HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", "HF_HOME", "HF_ENDPOINT")
+"""Variables of the installing shell that the service keeps; none of them is a secret."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service: its name and the arguments of ``python -m deployments``."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def worker(cls, pool: str) -> Service:
+        """The worker of a pool."""
+        return cls(f"{PREFIX}-worker-{checked_name(pool, 'pool')}", ("run-worker", "--pool", pool))
+
+    @classmethod
+    def of_server(cls) -> Service:
+        """The Prefect server."""
+        return cls(f"{PREFIX}-server", ("run-server",))
+
+    @property
+    def command(self) -> list[str]:
+        """Its command line."""
+        return [sys.executable, "-m", "deployments", *self.arguments]
+
+    @property
+    def log(self) -> Path:
+        """Where it writes on a Mac; on Linux the journal keeps it."""
+        return server.home() / f"{self.name}.log"
+
+
+def environment() -> dict[str, str]:
+    """Variables of this shell that the service is to have."""
+    return {name: os.environ[name] for name in HANDED_ON if os.environ.get(name)}
+
+
+def launchd_plist(service: Service) -> bytes:
+    """Describe a service to launchd."""
+    return plistlib.dumps(
+        {
+            "Label": service.name,
+            "ProgramArguments": service.command,
+            "WorkingDirectory": str(server.ROOT),
+            "EnvironmentVariables": environment(),
+            "RunAtLoad": True,
+            "KeepAlive": True,
+            "ThrottleInterval": RESTART_SECONDS,
+            "ExitTimeOut": STOP_SECONDS,
+            "AbandonProcessGroup": True,
+            "ProcessType": "Interactive",  # anything less is slowed down while nobody sits at the Mac
+            "Umask": 0o077,
+            "StandardOutPath": str(service.log),
+            "StandardErrorPath": str(service.log),
+        }
+    )
+
+
+def _quoted(text: str) -> str:
+    """Quote one word of a unit file, where ``%`` and ``$`` have meanings of their own."""
+    if any(ord(character) < 32 for character in text):
+        raise ParameterError(f"{text!r} holds a line break or control character and cannot stand in a unit file")
+    for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        text = text.replace(character, written)
+    return f'"{text}"'
+
+
+def systemd_unit(service: Service) -> str:
+    """Describe a service to the systemd of the user's session."""
+    command = " ".join(_quoted(word.replace("$", "$$")) for word in service.command)
+    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment().items())
+    folder = str(server.ROOT).replace("%", "%%")
+    return f"""\
+[Unit]
+Description=Empirical Distrust: {" ".join(service.arguments)}
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+WorkingDirectory={folder}
+{variables}ExecStart={command}
+Restart=always
+RestartSec={RESTART_SECONDS}
+KillMode=control-group
+KillSignal=SIGTERM
+TimeoutStopSec={STOP_SECONDS}
+UMask=0077
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def is_mac() -> bool:
+    """Whether services are launchd's here."""
+    return sys.platform == "darwin"
+
+
+def describe(service: Service) -> str:
+    """Return the file that installing would write."""
+    return launchd_plist(service).decode() if is_mac() else systemd_unit(service)
+
+
+def service_file(service: Service) -> Path:
+    """Where the system looks for it."""
+    if is_mac():
+        return Path.home() / "Library" / "LaunchAgents" / f"{service.name}.plist"
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return settings / "systemd" / "user" / f"{service.name}.service"
+
+
+def start_commands(service: Service) -> list[list[str]]:
+    """Commands that start a service which has been written."""
+    if is_mac():
+        return [["launchctl", "bootstrap", f"gui/{os.getuid()}", str(service_file(service))]]
+    return [["systemctl", "--user", "daemon-reload"], ["systemctl", "--user", "enable", "--now", service.name]]
+
+
+def stop_commands(service: Service) -> list[list[str]]:
+    """Commands that stop a service and forget it."""
+    if is_mac():
+        return [["launchctl", "bootout", f"gui/{os.getuid()}/{service.name}"]]
+    return [["systemctl", "--user", "disable", "--now", service.name]]
+
+
+def install(service: Service) -> list[str]:
+    """Write a service, restart it if it runs already, and say what was done.
+
+    Raises:
+        PrerequisiteError: The system would not start it; the message holds its words.
+    """
+    file = service_file(service)
+    if file.exists():
+        uninstall(service)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(describe(service), "utf-8")
+    file.chmod(0o644)
+    done = [f"{service.name}: written to {file}"]
+    commands = start_commands(service)
+    if shutil.which(commands[0][0]) is None:
+        return [*done, f"not started, since there is no {commands[0][0]} here"]
+    for command in commands:
+        if problem := _run(command):
+            raise PrerequisiteError(f"{file} is written, but `{' '.join(command)}` failed: {problem}")
+    done.append(f"{service.name}: started, and it starts again with every login")
+    if not is_mac():
+        done.append("to keep it running while nobody is logged in: loginctl enable-linger")
+    return done
+
+
+def uninstall(service: Service) -> list[str]:
+    """Stop a service and remove its file; one that is not installed stays so."""
+    file = service_file(service)
+    if not file.exists():
+        return [f"{service.name}: not installed"]
+    commands = stop_commands(service)
+    problems = [_run(command) for command in commands] if shutil.which(commands[0][0]) else []
+    file.unlink()
+    said = [f"{service.name}: {problem}" for problem in problems if problem]
+    return [*said, f"{service.name}: stopped and removed"]
+
+
+def _run(command: list[str]) -> str:
+    """Run a command; return what it complained about, nothing if it succeeded."""
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=STOP_SECONDS + 30)
+    return "" if answer.returncode == 0 else (answer.stderr or answer.stdout).strip() or f"status {answer.returncode}"
+
+
+def work_for(url: str) -> None:
+    """Make this folder's workers work for a server on another machine; the password comes from the environment.
+
+    Raises:
+        ParameterError: The address cannot be meant.
+    """
+    remember(server.home(), Access(url=url, auth=os.environ.get(CLIENT_AUTH, "")))
+
+
+def known_access() -> Access:
+    """Return how the server is reached.
+
+    Raises:
+        PrerequisiteError: None was started here and none was named.
+    """
+    access = recall(server.home())
+    if access is None:
+        raise PrerequisiteError("no server is known here: `make up` starts one, --server URL names another")
+    return access
+
+
+def run_worker(pool: str) -> None:
+    """Become the worker of a pool."""
+    access = known_access()
+    name = f"{pool}-{os.uname().nodename.partition('.')[0]}"
+    _become(server.worker_command(name, pool), server.worker_environment(access.port))
+
+
+def run_server() -> None:
+    """Become the server."""
+    access = known_access()
+    if access.url:
+        raise ParameterError(f"this folder works for the server {access.url}; `make up` would start one here")
+    _become(server.server_command(access), server.server_environment(access))
+
+
+def _become(command: list[str], variables: dict[str, str]) -> None:
+    # A shell that starts something in the background lets it ignore SIGINT, and Prefect stops by SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.umask(0o077)
+    os.chdir(server.ROOT)
+    sys.stdout.flush()
+    os.execve(command[0], command, variables)  # noqa: S606 - our own interpreter
