@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
+
+from storage.addresses import checked_address
 
 
 class HuggingFaceHub(Block):
@@ -19,7 +23,7 @@ hub = HuggingFaceHub.load("BLOCK_NAME")
 variables = hub.environment()
 """
 
-    endpoint: str = Field(
+    endpoint: Annotated[str, AfterValidator(checked_address)] = Field(
         default="https://huggingface.co",
         title="Address",
         pattern=r"^https?://\S+$",

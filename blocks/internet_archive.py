@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+from storage.addresses import checked_address
 
 
 class InternetArchive(Block):
@@ -19,7 +23,7 @@ archive = InternetArchive.load("BLOCK_NAME")
 variables = archive.environment()
 """
 
-    archive_org_url: str = Field(
+    archive_org_url: Annotated[str, AfterValidator(checked_address)] = Field(
         default="https://archive.org",
         title="Address",
         pattern=r"^https?://\S+$",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+from storage.addresses import checked_address
 
 
 class LibraryOfCongress(Block):
@@ -23,13 +27,13 @@ library = LibraryOfCongress.load("BLOCK_NAME")
 variables = library.environment()
 """
 
-    loc_url: str = Field(
+    loc_url: Annotated[str, AfterValidator(checked_address)] = Field(
         default="https://www.loc.gov",
         title="Search address",
         pattern=r"^https?://\S+$",
         description="Address of the catalogue and search service.",
     )
-    loc_text_url: str = Field(
+    loc_text_url: Annotated[str, AfterValidator(checked_address)] = Field(
         default="https://tile.loc.gov",
         title="Text address",
         pattern=r"^https?://\S+$",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.atomic import write_text
 from storage.errors import StoreError
+from storage.inside import InsideFile
 from storage.parquet import count_rows, file_sha256
 
 MANIFEST = "manifest.json"
@@ -23,7 +24,7 @@ class ShardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: str
+    file: InsideFile
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str

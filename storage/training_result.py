@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from storage.errors import StoreError
+from storage.inside import checked_file
 
 RESULT = "result.json"
 RUN = "run.json"
@@ -36,7 +37,7 @@ def read_training_result(run: Path) -> TrainedRun:
         result = json.loads((run / RESULT).read_text("utf-8"))
         record = json.loads((run / RUN).read_text("utf-8"))
         return TrainedRun(
-            adapter=run / result["adapter"],
+            adapter=run / checked_file(result["adapter"]),
             model_path=result["model_path"],
             balanced=record["balanced"],
             digest_parts={key: result[key] for key in ("steps", "recipe_digest", "data_digest")},
@@ -45,5 +46,5 @@ def read_training_result(run: Path) -> TrainedRun:
         raise StoreError(
             f"{run} holds no finished training; finish it first: python -m flows train-adapter --run {run.name}"
         ) from error
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run} holds a damaged result ({error!r}); run train-adapter again") from error

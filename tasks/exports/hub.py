@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from storage.addresses import check_hub
 from storage.errors import PrerequisiteError, TransientError
 from storage.events import Emit
 from tasks.exports.manifest import EXPORT, ExportManifest
@@ -55,6 +56,7 @@ def send(folder: Path, repository: str, files: list[str]) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    check_hub()
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import StoreError
+from storage.inside import InsideFile
 from storage.parquet import file_sha256
 
 EXPORT = "export.json"
@@ -26,7 +27,7 @@ class FileRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: str
+    file: InsideFile
     bytes: int = Field(ge=0)
     sha256: str
 

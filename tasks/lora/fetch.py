@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from storage.addresses import check_hub
 from storage.atomic import write_json
 from storage.errors import PrerequisiteError
 
@@ -41,6 +42,7 @@ def fetch_model(repository: str, log: Log) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    check_hub()
     with _explained(repository):
         try:
             info = HfApi().model_info(repository, files_metadata=True)
@@ -70,6 +72,7 @@ def fetch_config(repository: str) -> dict[str, Any]:
     """
     from huggingface_hub import hf_hub_download
 
+    check_hub()
     with _explained(repository):
         config: dict[str, Any] = json.loads(Path(hf_hub_download(repository, "config.json")).read_text("utf-8"))
     return config

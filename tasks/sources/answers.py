@@ -10,6 +10,7 @@ from typing import Any
 
 from yarl import URL
 
+from storage.addresses import is_safe
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
 
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -81,7 +82,7 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
 
 
 def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
-    """Return where a redirect leads, if that is one of `hosts` or a subdomain of one, and no less safe than before.
+    """Return where a redirect leads, if that is one of `hosts` or a subdomain of one, by TLS or on this machine.
 
     Raises:
         ItemUnavailable: It leads to a stranger, away from TLS, or cannot be read.
@@ -92,7 +93,7 @@ def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
         raise ItemUnavailable("foreign-redirect", f"{url} redirects to the unreadable {location!r}") from error
     host = target.host or ""
     known = any(host == allowed or host.endswith(f".{allowed}") for allowed in hosts)
-    if not known or target.scheme not in ("http", "https") or (url.scheme, target.scheme) == ("https", "http"):
+    if not known or not is_safe(target.scheme, host):
         raise ItemUnavailable("foreign-redirect", f"{url} redirects to {host or target!s}, which is not trusted")
     return target
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from storage.addresses import check_hub
 from storage.errors import SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
@@ -28,6 +29,7 @@ async def open_hugging_face(
     spec: SourceSpec, connection: Connection, current_year: int, workspace: Path | None = None
 ) -> AsyncIterator[HuggingFaceDataset]:
     """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
+    check_hub()
     source = HuggingFaceDataset(spec, connection.hf_token, current_year, workspace)
     try:
         yield source

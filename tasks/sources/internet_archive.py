@@ -292,4 +292,4 @@ def _has_identifier(entry: Any) -> bool:
 
 def _integer(value: Any) -> int | None:
     text = str(value)
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if len(text) < 20 and text.isascii() and text.isdigit() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from yarl import URL
 
@@ -26,9 +26,9 @@ def plan_page(hit: Any) -> Item | None:
     if not isinstance(hit, dict):
         return None
     address = _first(hit.get("id")).replace("http://", "https://", 1)
-    parts = urlsplit(address)
-    known = _PAGE_URL.search(parts.path)
-    if known is None:
+    parts = _parts(address)
+    known = _PAGE_URL.search(parts.path) if parts and parts.hostname else None
+    if parts is None or known is None:
         return None
     sequence = next(iter(parse_qs(parts.query).get("sp", [])), "1")
     lccn, day, edition = known["lccn"], known["day"], known["edition"]
@@ -54,8 +54,8 @@ def find_segment(hit: dict[str, Any]) -> str:
     images = hit.get("image_url")
     candidates = [*(images if isinstance(images, list) else [images]), hit.get("word_coordinates_url")]
     for address in candidates:
-        if isinstance(address, str) and WORDS in address:
-            for segment in parse_qs(urlsplit(address).query).get("segment", []):
+        if isinstance(address, str) and WORDS in address and (parts := _parts(address)):
+            for segment in parse_qs(parts.query).get("segment", []):
                 if _SEGMENT.fullmatch(segment) and ".." not in segment:
                     return segment
     return ""
@@ -73,7 +73,8 @@ def text_address(record: dict[str, Any], root: URL) -> URL | None:
         if isinstance(file, dict):
             addresses += [file.get("fulltext_service"), file.get("url") if file.get("use") == "text" else None]
     for address in addresses:
-        if isinstance(address, str) and (named := urlsplit(address)).hostname and ".." not in named.path:
+        named = _parts(address) if isinstance(address, str) else None
+        if named and named.hostname and ".." not in named.path:
             url = root.join(URL(named._replace(scheme="", netloc="").geturl(), encoded=True))
             if named.hostname in (root.host, PUBLIC_TEXT_HOST):
                 return url
@@ -91,6 +92,15 @@ def full_text(answer: dict[str, Any]) -> str:
         raise CorruptAnswer(f"the text service answered with {len(values)} entries, one page was asked for")
     text = values[0].get("full_text")
     return text if isinstance(text, str) else ""
+
+
+def _parts(address: str) -> SplitResult | None:
+    """Split an address that an archive sent; none if no client could ask for it."""
+    try:
+        URL(address)
+        return urlsplit(address)
+    except ValueError:
+        return None
 
 
 def _first(value: Any) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from yarl import URL
-
+from storage.addresses import checked_address
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
@@ -46,7 +45,7 @@ class Connection:
         allowed_hosts: Hosts to which a download may be redirected, besides the archive's own.
 
     Raises:
-        ParameterError: A root is not an absolute http(s) URL, or a pace is not above 0.
+        ParameterError: A root is neither https nor on this machine, or a pace is not above 0.
     """
 
     archive_org_url: str = ARCHIVE_ORG
@@ -62,9 +61,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         for name in ("archive_org_url", "loc_url", "loc_text_url", "loc_bulk_url"):
-            url = getattr(self, name)
-            if not _is_web_root(url):
-                raise ParameterError(f"{name} {url!r} is not an absolute URL; write it like {ARCHIVE_ORG}")
+            checked_address(getattr(self, name), name)
         for name in ("archive_org_per_second", "loc_api_per_minute", "loc_text_per_minute"):
             pace = getattr(self, name)
             if pace is not None and not 0 < pace <= 60_000:
@@ -94,14 +91,6 @@ def _number(values: Mapping[str, str], name: str) -> float | None:
         return float(values[name]) if values.get(name) else None
     except ValueError:
         raise ParameterError(f"{name} is {values[name]!r}, which is no number") from None
-
-
-def _is_web_root(url: str) -> bool:
-    try:
-        parsed = URL(url)
-    except ValueError:
-        return False
-    return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
+from storage.addresses import LOOPBACK
 from tasks.sources.pace import Clock, HostPace
 
 PRODUCT = "empirical-distrust/0.1"
@@ -18,7 +19,6 @@ LONGEST_ASK_SECONDS = 1800.0
 """No single request takes longer, however slowly its bytes trickle in."""
 SILENCE_SECONDS = 90.0
 PATIENCE_SECONDS = 48 * 3600.0
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def user_agent(contact: str) -> str:

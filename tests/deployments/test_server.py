@@ -75,8 +75,11 @@ def test_nobody_else_reads_what_the_server_keeps(team: str) -> None:
 
 def test_the_door_is_shut_to_strangers_and_to_pages_of_the_browser(team: str) -> None:
     search = f"{url(team)}/flows/filter"
-    assert httpx.post(search, json={}).status_code == 401
-    assert httpx.post(search, json={}, auth=("team", "wrong")).status_code == 401
+    for stranger in (None, ("team", "wrong")):
+        # Reading, writing without a token of the page, asking for that token: all of it needs the password.
+        assert httpx.get(f"{url(team)}/version", auth=stranger).status_code == 401
+        assert httpx.get(f"{url(team)}/csrf-token", params={"client": "x"}, auth=stranger).status_code == 401
+        assert httpx.post(search, json={}, auth=stranger).status_code in (401, 403)
     known = ("team", SECRET)
     refused = httpx.post(search, json={}, auth=known)
     assert refused.status_code == 403 and "CSRF" in refused.text

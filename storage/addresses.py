@@ -1,0 +1,49 @@
+"""Which addresses may be asked: TLS everywhere, except on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from storage.errors import ParameterError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Hosts that no packet leaves this machine for."""
+
+
+def is_safe(scheme: str, host: str | None) -> bool:
+    """Tell whether nobody on the way can read or change what is sent."""
+    return bool(host) and (scheme == "https" or (scheme == "http" and host in LOOPBACK))
+
+
+def checked_address(url: str, what: str = "address") -> str:
+    """Return an absolute https URL, or an http one of this machine.
+
+    Raises:
+        ParameterError: It is neither.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or any(character.isspace() for character in url):
+        raise ParameterError(f"{what} {url!r} is not an absolute URL; write it like https://archive.example")
+    if not is_safe(parts.scheme, host):
+        raise ParameterError(
+            f"{what} {url!r} is not encrypted: on the way anybody could read tokens and change documents. Use https; "
+            "http is for servers on this machine only (127.0.0.1)"
+        )
+    return url
+
+
+def check_hub(environment: Mapping[str, str] | None = None) -> None:
+    """Check the address of the Hugging Face Hub before its libraries send a token there.
+
+    Raises:
+        ParameterError: ``HF_ENDPOINT`` is no https URL and not on this machine.
+    """
+    if endpoint := (os.environ if environment is None else environment).get("HF_ENDPOINT"):
+        checked_address(endpoint, "HF_ENDPOINT")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.addresses import check_hub, checked_address
+from storage.errors import ParameterError
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://archive.org",
+        "https://mirror.example:8443/x",
+        "http://127.0.0.1:9001",
+        "http://localhost",
+        "http://[::1]:1",
+    ],
+)
+def test_tls_and_this_machine_are_asked(url: str) -> None:
+    assert checked_address(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://archive.org", "not encrypted"),
+        ("http://127.0.0.1.evil.example", "not encrypted"),
+        ("http://localhost.evil.example", "not encrypted"),
+        ("http://127.0.0.1@evil.example", "not encrypted"),
+        ("http://10.0.0.5:9000", "not encrypted"),
+        ("ftp://archive.org", "absolute URL"),
+        ("file:///etc/passwd", "absolute URL"),
+        ("archive.org", "absolute URL"),
+        ("https://", "absolute URL"),
+        ("https://[broken", "absolute URL"),
+        ("https://host:99999", "absolute URL"),
+        ("https://a b", "absolute URL"),
+        ("", "absolute URL"),
+    ],
+)
+def test_everything_else_is_refused_with_the_next_step(url: str, said: str) -> None:
+    with pytest.raises(ParameterError, match=said):
+        checked_address(url, "mirror")
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60))
+def test_no_text_ends_otherwise(text: str) -> None:
+    for url in (text, f"http://{text}"):
+        try:
+            checked_address(url)
+        except ParameterError:
+            continue
+        assert url.lower().startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]", "http://"))
+
+
+def test_the_hub_is_not_asked_in_clear() -> None:
+    check_hub({})
+    check_hub({"HF_ENDPOINT": "http://127.0.0.1:1"})
+    with pytest.raises(ParameterError, match=r"HF_ENDPOINT 'http://hub\.example' is not encrypted"):
+        check_hub({"HF_ENDPOINT": "http://hub.example"})

@@ -1,0 +1,138 @@
+"""What no file of the project holds: secrets, and the doors by which foreign bytes become code.
+
+Ruff's rules S refuse most of the doors (pickle, eval, exec, yaml.load, shell=True, verify=False, unsafe hashes);
+here is what it has no rule for, and that nobody silences those rules by the way.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
+SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LOADERS = {
+    ("torch", "load"),
+    ("numpy", "load"),
+    ("np", "load"),
+    ("pd", "read_pickle"),
+    ("yaml", "load"),
+    ("os", "system"),
+}
+FORBIDDEN_ARGUMENTS = {"trust_remote_code": True, "shell": True, "verify": False, "allow_pickle": True, "ssl": False}
+ALLOWED_SILENCES = {"S310", "S311", "S606", "S704"}
+# Without the detectors that guess (words such as "password", high entropy): they find every test and take a minute.
+HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
+DETECTORS = [
+    "AWSKeyDetector",
+    "AzureStorageKeyDetector",
+    "BasicAuthDetector",
+    "GitHubTokenDetector",
+    "GitLabTokenDetector",
+    "JwtTokenDetector",
+    "NpmDetector",
+    "OpenAIDetector",
+    "PrivateKeyDetector",
+    "PypiTokenDetector",
+    "SlackDetector",
+    "StripeDetector",
+    "TwilioKeyDetector",
+]
+BINARY = (".safetensors", ".parquet", ".png", ".jpg", ".webp", ".zst", ".lock", "tokenizer.json")
+
+
+def doors(tree: ast.AST) -> Iterator[str]:
+    """Name every door in a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            yield from (f"import {name}" for name in names if name.partition(".")[0] in UNPICKLERS)
+        elif isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+                yield node.func.id
+            if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                found = (node.func.value.id, node.func.attr)
+                yield from [".".join(found)] if found in LOADERS else []
+            for keyword in node.keywords:
+                given = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+                if given is not None and given is FORBIDDEN_ARGUMENTS.get(str(keyword.arg)):
+                    yield f"{keyword.arg}={given}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_foreign_bytes_never_become_code(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not list(doors(ast.parse(text)))
+    assert set(re.findall(r"noqa: (S\d+)", text)) <= ALLOWED_SILENCES
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import joblib.numpy_pickle",
+        "eval(x)",
+        "yaml.load(x)",
+        "torch.load(x)",
+        "np.load(x, allow_pickle=True)",
+        "f(trust_remote_code=True)",
+        "subprocess.run(x, shell=True)",
+        "httpx.get(x, verify=False)",
+    ],
+)
+def test_every_door_is_seen(code: str) -> None:
+    assert list(doors(ast.parse(code)))
+
+
+def test_ruff_guards_the_same_doors() -> None:
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    assert {rule for rule in lint["ignore"] if rule.startswith("S")} == {"S101", "S104", "S603", "S607"}
+
+
+def secrets_in(file: Path) -> list[str]:
+    """Where a file seems to hold a secret; ``# pragma: allowlist secret`` on its line says that it is none."""
+    from detect_secrets.core.scan import scan_file
+    from detect_secrets.settings import transient_settings
+
+    with transient_settings({"plugins_used": [{"name": name} for name in DETECTORS]}):
+        known = [f"{found.type}, line {found.line_number}" for found in scan_file(str(file))]
+    # The one kind of token that the project handles is the one that the library has no detector for.
+    return known + ["Hugging Face token" for _ in HUB_TOKEN.findall(file.read_text("utf-8", "replace"))]
+
+
+def files_of_the_project() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = [name for name in listing.stdout.splitlines() if not name.endswith(BINARY)]
+    return [path for name in names if (path := ROOT / name).is_file()]
+
+
+def test_no_secret_is_kept_in_the_project() -> None:
+    files = files_of_the_project()
+    if not files:
+        pytest.skip("not a git checkout: there is no list of the project's files")
+    assert {str(file.relative_to(ROOT)): found for file in files if (found := secrets_in(file))} == {}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA3b",
+        "AKIA" + "IOSFODNN7EXAMPLQ",
+        "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8",
+        "-----BEGIN RSA " + "PRIVATE KEY-----",
+        "postgresql://me:" + "horse-battery@db.example/x",
+    ],
+)
+def test_a_secret_would_be_found(secret: str, tmp_path: Path) -> None:
+    (tmp_path / "leak.py").write_text(f'value = "{secret}"\n')
+    assert secrets_in(tmp_path / "leak.py")
