@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 
 
 class CorpusStore(Block):
@@ -12,6 +12,7 @@ class CorpusStore(Block):
     _block_type_name = "Corpus Store"
     _block_type_slug = "corpus-store"
     _description = "Folder or bucket of the corpus, the training runs and the exported models."
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
     _code_example = """\
 from blocks.corpus_store import CorpusStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect.blocks.core import Block
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
 from storage.addresses import checked_address
 
@@ -16,6 +16,7 @@ class HuggingFaceHub(Block):
     _block_type_name = "Hugging Face Hub"
     _block_type_slug = "hugging-face-hub"
     _description = "Connection to the Hugging Face hub: address and access token for gated models and datasets."
+    _documentation_url = HttpUrl("https://huggingface.co/docs/hub/security-tokens")
     _code_example = """\
 from blocks.hugging_face import HuggingFaceHub
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect.blocks.core import Block
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, HttpUrl
 
 from storage.addresses import checked_address
 
@@ -16,6 +16,7 @@ class InternetArchive(Block):
     _block_type_name = "Internet Archive"
     _block_type_slug = "internet-archive"
     _description = "Connection to archive.org: address, contact shown to the archive, and request pace."
+    _documentation_url = HttpUrl("https://archive.org/developers/")
     _code_example = """\
 from blocks.internet_archive import InternetArchive
 

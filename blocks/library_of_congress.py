@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect.blocks.core import Block
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, HttpUrl
 
 from storage.addresses import checked_address
 
@@ -20,6 +20,7 @@ class LibraryOfCongress(Block):
     _block_type_name = "Library of Congress"
     _block_type_slug = "library-of-congress"
     _description = "Connection to loc.gov and its page texts: addresses and the two published rate limits."
+    _documentation_url = HttpUrl("https://www.loc.gov/apis/")
     _code_example = """\
 from blocks.library_of_congress import LibraryOfCongress
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 
 class TrainingHost(Block):
@@ -12,6 +12,7 @@ class TrainingHost(Block):
     _block_type_name = "Training Host"
     _block_type_slug = "training-host"
     _description = "The machine that trains: memory that a run may use, folder of base models, usual preset."
+    _documentation_url = HttpUrl("https://ml-explore.github.io/mlx/")
     _code_example = """\
 from blocks.training_host import TrainingHost
 

@@ -53,7 +53,7 @@ class Access:
         scheme = self.database.partition("://")[0]
         if self.database and scheme not in DATABASES:
             raise ParameterError(
-                f"a database {scheme!r} is not supported; write postgresql+asyncpg://USER:PASSWORD@HOST/NAME"  # pragma: allowlist secret
+                f"a database {scheme!r} is not supported; write postgresql+asyncpg:// and then user, password and host"
             )
         if self.url and urlsplit(self.url).scheme not in ("http", "https"):
             raise ParameterError(f"server {self.url!r} is not an address; write it like https://host:4200/api")

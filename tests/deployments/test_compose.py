@@ -1,0 +1,33 @@
+"""The compose file says what `make up` does; containers cannot be run here, so its form is all that is tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import prefect
+import yaml
+
+from deployments.access import AUTH, DATABASE, Access
+from deployments.server import SERVER_SETTINGS
+
+FILE = Path(__file__).resolve().parents[2] / "deployments" / "compose.yaml"
+SERVICES: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))["services"]
+
+
+def test_the_server_has_the_settings_of_make_up() -> None:
+    environment = SERVICES["server"]["environment"]
+    assert {name: environment[name] for name in SERVER_SETTINGS} == SERVER_SETTINGS
+    assert set(environment) == {*SERVER_SETTINGS, AUTH, DATABASE}
+    assert Access(database=environment[DATABASE]).server_environment()
+    assert SERVICES["server"]["image"].startswith(f"prefecthq/prefect:{prefect.__version__}-")
+
+
+def test_no_password_is_written_down_and_none_may_be_missing() -> None:
+    assert SERVICES["server"]["environment"][AUTH].startswith("${" + AUTH + ":?")
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+
+
+def test_only_loopback_is_published() -> None:
+    assert "ports" not in SERVICES["postgres"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["server"]["ports"])
