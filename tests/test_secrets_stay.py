@@ -19,7 +19,7 @@ from deployments import server
 from storage.manifest import read_manifest
 from tests.tasks.sources.hub_double import Hub
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "hf_" + "thisTokenMustShowNowhere"
@@ -101,7 +101,16 @@ async def test_a_token_is_used_and_left_nowhere(port: int, hub: tuple[ListeningH
     catalogue = tmp_path / "catalogue.toml"
     entry = "[{0}]\narchive = 'hugging_face'\nrepo = 'org/{0}'\nsource_type = 'wiki'\ntrivium = 'grammar'\n"
     catalogue.write_text("".join(entry.format(name) + "prior_authority = 0.9\n" for name in ("open", "shut")))
-    words = ["--catalogue", str(catalogue), "--store", str(tmp_path / "store"), "--max-samples", "10"]
+    words = [
+        "--catalogue",
+        str(catalogue),
+        "--store",
+        str(tmp_path / "store"),
+        "--max-samples",
+        "10",
+        "--patience-hours",
+        "0",
+    ]
     status, said = await run([sys.executable, "-m", "flows", "download-corpus", *words], environment)
 
     assert f"Bearer {TOKEN}" in listening.shown, "the token was used: " + said[-2000:]
