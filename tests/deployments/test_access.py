@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_cannot_be_meant_is_refused_without_being_repeated(wrong: dict[str, str]) -> None:
     with pytest.raises(ParameterError) as refused:
         Access(**wrong)
-    assert "password" not in str(refused.value).replace("user:password", "")
+    assert "url" in wrong or not any(value in str(refused.value) for value in wrong.values())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.20", "mac.local"])
