@@ -90,7 +90,7 @@ async def test_a_machine_that_restarts_goes_on_with_its_download(
     station.start_server()
     station.start_worker()
     assert station.state(first) == "RUNNING", "nobody was left to say that it ended, and it holds the pool's only slot"
-    doctor = [sys.executable, "-m", "flows", "check-setup", "--fix", "--silent-minutes", "0"]
+    doctor = [sys.executable, "-m", "flows", "check-setup", "--fix", "--silent-minutes", "0.1"]
     answer = await asyncio.create_subprocess_exec(
         *doctor, cwd=ROOT, env=server.client_environment(station.port), stdout=asyncio.subprocess.PIPE
     )
