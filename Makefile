@@ -21,7 +21,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env run up down install-worker uninstall-worker audit test lint types bench clients serve drills
+.PHONY: help env run up down install-worker uninstall-worker audit test lint types bench clients serve drills docs
 
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
@@ -32,6 +32,7 @@ help:
 	@echo "make audit              known weaknesses of the locked packages (needs the network)"
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each"
+	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
 	@echo "make drills             kills, cancels and restarts real processes, for about 10 minutes"
 
 env: .venv/.installed
@@ -90,3 +91,7 @@ bench: env clients
 
 drills: env
 	@$(PY) -m pytest -m "drill or end_to_end"
+
+docs: env
+	@.venv/bin/mkdocs build --strict --quiet
+	@echo "The site is in .site/index.html"

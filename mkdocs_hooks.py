@@ -1,0 +1,36 @@
+"""What the site builds from the files themselves, so that no page has to be kept in step by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+PAGES_OF_THEIR_OWN = {"Operations": "operations.md", "Scale": "scale.md"}
+"""Pages that appear in the navigation once they are written."""
+
+
+def on_config(config: Any) -> Any:
+    """Complete the navigation: pages that are there, and every decision."""
+    docs = Path(config.docs_dir)
+    config.nav[-2:-2] = [{title: name} for title, name in PAGES_OF_THEIR_OWN.items() if (docs / name).exists()]
+    decisions = next(entry["Decisions"] for entry in config.nav if "Decisions" in entry)
+    decisions += [f"decisions/{path.name}" for path in numbered_decisions(docs)]
+    return config
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """List every decision by its title on their index."""
+    if page.file.src_uri != "decisions/index.md":
+        return markdown
+    rows = [f"- [{title_of(path)}]({path.name})" for path in numbered_decisions(Path(config.docs_dir))]
+    return "\n".join([markdown, *rows, ""])
+
+
+def numbered_decisions(docs: Path) -> list[Path]:
+    """All decisions in the order of their numbers."""
+    return sorted((docs / "decisions").glob("[0-9]*.md"))
+
+
+def title_of(path: Path) -> str:
+    """The first heading of a page."""
+    return path.read_text("utf-8").partition("\n")[0].removeprefix("# ")
