@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 PAGES_OF_THEIR_OWN = {"Operations": "operations.md", "Scale": "scale.md"}
 """Pages that appear in the navigation once they are written."""
+
+LINK_OUT = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!decisions/|pictures/)[^)]*\)")
+"""A link to a file of the repository that is no page: it works there, and has no target on the site."""
 
 
 def on_config(config: Any) -> Any:
@@ -19,7 +23,8 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """List every decision by its title on their index."""
+    """List every decision on their index; a link out of ``docs`` becomes the name it shows."""
+    markdown = LINK_OUT.sub(r"\1", markdown)
     if page.file.src_uri != "decisions/index.md":
         return markdown
     rows = [f"- [{title_of(path)}]({path.name})" for path in numbered_decisions(Path(config.docs_dir))]

@@ -1,0 +1,132 @@
+"""The pages held against the code: links, rows of the guide, sources, arrows, tiers and the tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tasks.lora.memory import plan_memory, usable_bytes
+from tasks.lora.presets import load_presets, settle_model
+from tasks.lora.recipe import Recipe
+from tasks.sources.catalogue import load_catalogue
+from tests.test_arrows import FOLDERS, ROOMS, forbidden
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+EXTERNAL: set[str] = set()
+"""Addresses outside the repository that pages link to: listed here, never asked for."""
+
+
+GUIDE = tomllib.loads((ROOT / "tests/guide_rows.toml").read_text("utf-8"))
+"""What the training guide speaks of: every parameter, threshold and trouble, in its words."""
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of every table row."""
+    lines = [line.strip()[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("phrase", [phrase for phrases in GUIDE.values() for phrase in phrases])
+def test_the_guide_page_speaks_of(phrase: str) -> None:
+    told = [row for row in rows(read("docs/guide.md")) if any(phrase in cell for cell in row)]
+    assert told, f"docs/guide.md has no row that speaks of {phrase!r}"
+    assert all(len(cell) >= 1 for row in told for cell in row[:2])
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "WARNING" not in answer.stderr
+    index = (tmp_path / "site/decisions/index.html").read_text("utf-8")
+    for path in (DOCS / "decisions").glob("[0-9]*.md"):
+        assert f"{path.stem}.html" in index
+    pages = "".join(path.read_text("utf-8") for path in (tmp_path / "site").glob("*.html"))
+    fetched = re.findall(r"(?:<script|<link|<img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", pages)
+    assert not fetched, "the site needs no network"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)):
+        if target.startswith(("http://", "https://")):
+            assert target in EXTERNAL, f"{page.name} links to {target}: list it here"
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name) if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_examples_stand_on_the_page_as_they_are() -> None:
+    shown = re.findall(r"<!-- file: (\S+) -->\n\n```\w+\n(.*?)```", read("docs/extending.md"), re.DOTALL)
+    assert len(shown) == 4
+    for name, text in shown:
+        assert text == (DOCS / name).read_text("utf-8"), f"docs/{name} differs from the page"
+
+
+def test_every_source_stands_with_its_licence() -> None:
+    told = {row[0].split("`")[1]: row for row in rows(read("docs/sources.md")) if row[0].startswith("`")}
+    catalogue = load_catalogue()
+    assert set(told) == set(catalogue)
+    for name, spec in catalogue.items():
+        priors = f"{spec.prior_authority:.2f} / {spec.prior_entropy:.1f}"
+        assert told[name][2:] == [f"{spec.target:,}", priors, spec.trivium, spec.licence, spec.note], name
+
+
+def test_the_arrows_on_the_page_are_those_of_the_test() -> None:
+    table = [row for row in rows(read("docs/architecture.md")) if len(row) == 3 and row[0].startswith("`")]
+    modules = {"tasks/*.py": "tasks/training.py", "tasks/<room>/": "tasks/lora/x.py"}
+    assert len(table) == len(ROOMS) + 1
+    for origin, allowed, never in table:
+        name = origin.strip("`")
+        path = ROOT / modules.get(name, f"{name}/x.py")
+        may = set(re.findall(r"`(\w+)`", allowed))
+        not_ever = set(re.findall(r"`(\w+)`", never))
+        assert not any(forbidden(path, room) for room in may - {"tasks"}), origin
+        assert all(forbidden(path, "tasks.lora.x" if room == "tasks" else room) for room in not_ever), origin
+        if "other rooms" in never:
+            others = [folder for folder in FOLDERS if folder != "lora"]
+            assert all(forbidden(path, f"tasks.{folder}.x") for folder in others), origin
+
+
+def test_the_tiers_are_what_auto_takes() -> None:
+    table = [row for row in rows(read("README.md")) if re.match(r"\d+ GB", row[0])]
+    assert len(table) == len(load_presets())
+    for memory, preset, _, shape, peak, limit in table:
+        memory_gb = int(memory.split(" ")[0])
+        recipe = settle_model(Recipe(model="auto"), memory_gb)
+        plan = plan_memory(load_presets()[recipe.model].architecture, recipe)
+        assert preset == f"`{recipe.model}`"
+        assert shape == f"{recipe.batch_size} x {recipe.grad_accum}"
+        assert peak == f"{plan.total / 1e9:.1f} GB" and limit == f"{usable_bytes(memory_gb) / 1e9:.0f} GB"
+
+
+def test_the_tree_names_every_file_and_folder() -> None:
+    tree = read("README.md").partition("## The tree")[2].partition("## ")[0]
+    listed = set(re.findall(r"^ *([\w.]+)/? {2,}", tree, re.MULTILINE))
+    answer = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    top = {name.split("/")[0] for name in answer.stdout.splitlines() if not name.startswith(".")}
+    gone = listed - top - set(FOLDERS)
+    assert top <= listed, f"the README's tree lacks {sorted(top - listed)}"
+    assert not gone, f"the README's tree names {sorted(gone)}, which is not there"
+
+
+def test_pictures_are_small_and_used() -> None:
+    pictures = sorted((DOCS / "pictures").iterdir())
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    assert all(path.stat().st_size < 150_000 and path.name in text for path in pictures)
+    assert sum(path.stat().st_size for path in pictures) < 1_000_000
