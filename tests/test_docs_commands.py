@@ -51,7 +51,9 @@ RUN_ELSEWHERE = {
 """Commands whose work another test does on small data; here their options are held against the command line."""
 NOT_RUN = {
     "make install-worker": "installs a service; the files are tested in tests/deployments/test_services.py",
+    "make uninstall-worker": "likewise",
     "python -m deployments install-": "likewise",
+    "python -m deployments uninstall-": "likewise",
     "make audit": "needs the network",
     "prefect worker start": "what operations.md warns against",
     "make env": "builds the environment that this test runs in",
@@ -68,7 +70,6 @@ NOT_RUN = {
     "python -m docs.examples": "with an adapter: needs a finished run",
     "python -m pytest": "runs tests",
     "prefect deployment run": "needs a worker; names and parameters are held against prefect.yaml",
-    "prefect deploy --all": "make up does it",
     "pip install": "the guide's command, beside ours",
     "python -c": "the guide's command, beside ours",
     "ollama create": "what export-model --ollama runs",
@@ -77,7 +78,7 @@ NOT_RUN = {
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command with its page: lines of shell fences, indented lines and code spans that begin with a program or a flow."""
+    """Every command with its page: shell fences, indented lines, and code spans that begin with a program or a flow."""
     for page in PAGES:
         text = page.read_text("utf-8")
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
