@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -118,8 +117,3 @@ def find_damage(folder: Path, manifest: Manifest, *, hashes: bool = False) -> li
         or path.stat().st_size != shard.bytes
         or (hashes and file_sha256(path) != shard.sha256)
     ]
-
-
-def total_rows(records: Iterable[ShardRecord]) -> int:
-    """Sum the rows of shard records."""
-    return sum(record.rows for record in records)

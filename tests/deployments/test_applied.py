@@ -310,6 +310,7 @@ def test_versions_that_differ_from_the_lock_are_told(tmp_path: Path) -> None:
         doctor.compare_versions("2.0", lock)
 
 
+@pytest.mark.drill
 async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path) -> None:
     build_synthetic_mixture(tmp_path)
     scored = sorted((tmp_path / "scored").glob("*/manifest.json"))
@@ -337,6 +338,7 @@ async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path)
     server.stop("worker-data")
 
 
+@pytest.mark.drill
 async def test_an_upload_waits_for_approval_and_leaves_the_pool_free_meanwhile(
     finished_run: Path,  # noqa: F811
     hub: Hub,  # noqa: F811
