@@ -41,15 +41,18 @@ class TrainAdapterForm(TrainAdapterParameters):
     plan: bool = Field(
         False, title="Plan", description="Only predict the peak memory, and what would make it fit; train nothing."
     )
+    memory_gb: float = Field(
+        0, ge=0, le=10_000, title="Memory", description="Plan for a machine with this many GB; 0: for this one."
+    )
 
 
 @flow(name="train-adapter", flow_run_name="train-adapter-{run}")
 @takes(TrainAdapterForm)
 async def train_adapter(parameters: TrainAdapterForm) -> Any:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
-    recipe = training.settle_model(parameters.pick(Recipe))
     if parameters.plan:
-        return await training.plan_recipe(recipe)
+        return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
+    recipe = training.settle_model(parameters.pick(Recipe))
     layout = await parameters.open_store()
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
     async with shared(layout, reads=reads, writes=writes):

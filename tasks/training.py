@@ -39,24 +39,30 @@ REPORT_PATIENCE_SECONDS = 48 * 3600.0
 REBALANCE = "python -m flows rebalance-corpus"
 
 
-def settle_model(recipe: Recipe) -> Recipe:
-    """Replace the model ``auto`` by the preset of this machine."""
-    settled = presets.settle_model(recipe)
+def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
+    """Replace the model ``auto`` by the preset of a machine with so much memory, of this one where nothing is said."""
+    settled = presets.settle_model(recipe, memory_gb)
     if settled != recipe:
         run_logger().info("model auto: %s, batches of %d", settled.model, settled.batch_size)
     return settled
 
 
 @task(task_run_name="plan-training", **LOCAL_WORK)
-async def plan_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Predict the peak memory of a recipe on this machine; at most the model's configuration is fetched."""
+async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> dict[str, Any]:
+    """Predict the peak memory of a recipe; at most the model's configuration is fetched.
+
+    Args:
+        recipe: The recipe.
+        memory_gb: Memory of the machine that it is meant for; this machine's when left out.
+    """
+    recipe = settle_model(recipe, memory_gb)
     model = await asyncio.to_thread(architecture_of_base, recipe.model, quantise=recipe.quantize_base)
     if model is None:
         return {
             "model": recipe.model,
             "plan": [f"the sizes of {recipe.model} are not known: its memory is not planned"],
         }
-    plan, limit_bytes = plan_memory(model, recipe), usable_bytes()
+    plan, limit_bytes = plan_memory(model, recipe), usable_bytes(memory_gb)
     return {
         "model": recipe.model,
         "plan": describe_plan(model, recipe, limit_bytes),

@@ -80,6 +80,14 @@ async def test_a_plan_trains_nothing(store: Path) -> None:
     assert not (store / "runs").exists()
 
 
+async def test_a_plan_can_be_made_for_another_machine(store: Path, prefect_server: None) -> None:
+    small, large = [await train_adapter(model="auto", plan=True, memory_gb=memory_gb) for memory_gb in (16, 64)]
+    assert (small["model"], large["model"]) == ("llama-8b-abliterated", "r1-distill-70b")
+    assert small["fits"] and large["fits"] and small["limit_bytes"] == pytest.approx(0.25 * large["limit_bytes"])
+    tight = await train_adapter(model="r1-distill-70b", plan=True, memory_gb=16)
+    assert not tight["fits"]
+
+
 async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other(store: Path) -> None:
     wanted = fields(store, max_steps=4) | {"run": "swept", "alphas": [2.9]}
     gone = str(store / "nowhere")
