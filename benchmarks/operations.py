@@ -48,11 +48,11 @@ async def score_shards(root: Path, *, with_prefect: bool) -> float:
     # The signal waits in a thread; asyncio's own pool has six of them on two cores.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * AT_ONCE))
     gate = asyncio.Semaphore(AT_ONCE)
-    work = scoring.score_one_shard if with_prefect else scoring.score_one_shard.fn
+    work = scoring.score_shards if with_prefect else scoring.score_shards.fn
 
     async def score(shard: Any) -> None:
         async with gate:
-            await work(plan, shard)
+            await work(plan, [shard])
 
     async def all_shards() -> None:
         await asyncio.gather(*map(score, plan.documents.shards))

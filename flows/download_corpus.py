@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from prefect import flow
@@ -144,7 +145,7 @@ async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
         limit += acquisition.count_documents(session, plan)
     done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
-        for shard in acquisition.shards_to_mend(session, plan.shards[: len(done)]):
+        for shard in acquisition.shards_to_mend(session, islice(plan.shards, len(done))):
             room = limit - sum(outcome.documents for outcome in done)
             done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
     download.shards += [download_report.shard_row(session.spec.name, outcome) for outcome in done]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from prefect import flow
@@ -11,13 +13,13 @@ from pydantic import Field
 from flows.parameters import FlowParameters, takes
 from storage.errors import StoreError
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.policies import run_logger
 
-SHARDS_AT_ONCE = 2
+TASKS_AT_ONCE = 2
 
 
 class ScoreCorpusParameters(FlowParameters):
@@ -79,21 +81,21 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
     plans = [scoring.plan_scoring(layout, source, parameters.run_year, signal) for source in sources]
-    gate = asyncio.Semaphore(SHARDS_AT_ONCE)
+    gate = asyncio.Semaphore(TASKS_AT_ONCE)
     manifests = await asyncio.gather(*(score_source(plan, parameters.max_conflict_share, gate) for plan in plans))
     await scoring.report_scores(manifests)
     return {"sources": [{"source": manifest.name, "rows": manifest.rows, **manifest.counts} for manifest in manifests]}
 
 
 async def score_source(plan: scoring.Scoring, max_conflict_share: float, gate: asyncio.Semaphore) -> Manifest:
-    """Score one source, shard by shard."""
+    """Score one source."""
     if done := plan.finished():
         run_logger().info("%s is scored already", plan.source)
         return done
 
-    async def score(shard: Any) -> Any:
+    async def score(shards: Sequence[ShardRecord]) -> list[ShardRecord]:
         async with gate:
-            return await scoring.score_one_shard(plan, shard)
+            return await scoring.score_shards(plan, shards)
 
-    records = await asyncio.gather(*map(score, plan.documents.shards))
-    return scoring.seal_scores(plan, records, max_conflict_share)
+    shares = await asyncio.gather(*map(score, scoring.share_out(plan.documents.shards)))
+    return scoring.seal_scores(plan, list(chain(*shares)), max_conflict_share)

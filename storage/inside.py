@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+_PART = r"\.*[^./\\:\0][^/\\:\0]*"
+"""One name on the way: not empty and not of dots alone."""
+_INSIDE = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 def checked_file(name: object) -> str:
@@ -16,10 +20,9 @@ def checked_file(name: object) -> str:
     """
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no file name")
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or any(mark in name for mark in ("\\", "\0", ":")):
+    if not _INSIDE.fullmatch(name):
         raise ValueError(f"{name!r} is no path below its own folder")
-    return PurePosixPath(name).as_posix()
+    return name
 
 
 InsideFile = Annotated[str, AfterValidator(checked_file)]

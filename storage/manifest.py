@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Manifest(BaseModel):
         """Total rows over all shards."""
         return sum(shard.rows for shard in self.shards)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over what the dataset is: kind, name, inputs, parameters and the shards' own hashes."""
         content = self.model_dump(mode="json", include={"kind", "name", "inputs", "parameters", "shards"})
@@ -62,8 +63,12 @@ class Manifest(BaseModel):
 
 def digest_of(content: Any) -> str:
     """SHA-256 of a JSON-able value in canonical form (sorted keys, no blanks), as lower-case hex."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def canonical_json(content: Any) -> str:
+    """Write a JSON-able value in the one form that its digest is taken of: sorted keys, no blanks, ASCII."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
 
 
 def record_shard(folder: Path, path: Path) -> ShardRecord:

@@ -17,7 +17,7 @@ from storage.errors import StoreError
 
 ROW_GROUP_ROWS = 1024
 
-UNIQUE_COLUMNS = {"id", "doc_id", "url", "text", "sha256", "extra", "metadata"}
+UNIQUE_COLUMNS = {"id", "doc_id", "url", "text", "sha256", "extra", "metadata", "listing"}
 """Text columns whose values hardly ever repeat: dictionaries of them cost time, a quarter of that of reading a text."""
 
 

@@ -3,50 +3,77 @@
 The plan is computed once from the archive's listing and kept beside the shards, so that a resumed download
 fetches the same items into the same shards. Each shard carries the key of its items in its Parquet footer:
 a shard is finished if and only if its file exists and carries the key that the plan expects.
+
+On disk a plan is a Parquet file with one row per shard. It is read a row group at a time, so a plan of 100,000
+shards and millions of items costs the memory of a few hundred of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from storage.atomic import write_text
 from storage.errors import StoreError
-from storage.manifest import MANIFEST, digest_of
-from storage.parquet import read_tags
+from storage.manifest import MANIFEST, canonical_json
+from storage.parquet import ROW_GROUP_ROWS, open_shard, read_tags
 
-PLAN = "plan.json"
+PLAN = "plan.parquet"
 SHARD_KEY = "shard_key"
 CUT_SHORT = "cut_short"
 """Tag of a shard that left documents out because the request wanted no more: not whole for a larger request."""
+PLAN_SCHEMA = pa.schema(
+    [pa.field("listing", pa.string(), nullable=False), pa.field("items", pa.int32(), nullable=False)]
+)
 
 
-class Item(BaseModel):
-    """One thing to fetch: an archive's item, a newspaper page, or a range of rows."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to fetch: an archive's item, a newspaper page, or a range of rows; `data` is JSON-able."""
 
     native_id: str
     url: str = ""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = field(default_factory=dict)
 
 
-class ShardSpec(BaseModel):
-    """The items of one shard, in order."""
+@dataclass(frozen=True)
+class ShardSpec:
+    """The items of one shard, in order: `listing` is their canonical JSON, `size` their number."""
 
-    model_config = ConfigDict(frozen=True)
+    index: int
+    listing: str
+    size: int
 
-    index: int = Field(ge=0)
-    items: list[Item]
+    @classmethod
+    def of(cls, index: int, items: Sequence[Item]) -> ShardSpec:
+        """Make a shard of items."""
+        listing = canonical_json([{"native_id": i.native_id, "url": i.url, "data": i.data} for i in items])
+        return cls(index, listing, len(items))
+
+    @property
+    def items(self) -> list[Item]:
+        """The items.
+
+        Raises:
+            StoreError: The plan is damaged.
+        """
+        try:
+            return [Item(**item) for item in orjson.loads(self.listing)]
+        except (TypeError, orjson.JSONDecodeError) as error:
+            raise StoreError(f"the plan of shard {self.index} is damaged ({error}); delete it to plan again") from error
 
     @property
     def key(self) -> str:
         """Digest of the shard's items."""
-        return digest_of([item.model_dump(mode="json") for item in self.items])
+        return hashlib.sha256(self.listing.encode()).hexdigest()
 
     @property
     def file(self) -> str:
@@ -64,43 +91,42 @@ class ShardSpec(BaseModel):
 
     def is_whole(self, folder: Path) -> bool:
         """Tell whether the shard is finished and holds every document of its items."""
-        return self.is_finished(folder) and CUT_SHORT not in read_tags(folder / self.file)
+        tags = read_tags(folder / self.file)
+        return tags.get(SHARD_KEY) == self.key and CUT_SHORT not in tags
 
 
-class ShardPlan(BaseModel):
-    """All shards of a source, for one request."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True)
+class ShardPlan:
+    """All shards of a source, for one request: a digest of the source's specification and the number of documents."""
 
     source: str
     request: str
-    """Digest of what was asked for: the source's specification and the number of documents."""
-    shards: list[ShardSpec]
-    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    shards: Sequence[ShardSpec]
+    items: int
+    """Items of all shards together."""
 
 
-def make_plan(source: str, request: str, items: list[Item], shard_items: int) -> ShardPlan:
-    """Cut a listing into shards of `shard_items` items."""
+def make_plan(source: str, request: str, items: Sequence[Item], shard_items: int, first: int = 0) -> ShardPlan:
+    """Cut a listing into shards of `shard_items` items, numbered from `first` on."""
     starts = range(0, len(items), shard_items)
-    return ShardPlan(
-        source=source,
-        request=request,
-        shards=[ShardSpec(index=i, items=items[start : start + shard_items]) for i, start in enumerate(starts)],
-    )
+    shards = [ShardSpec.of(first + i, items[start : start + shard_items]) for i, start in enumerate(starts)]
+    return ShardPlan(source, request, shards, len(items))
 
 
-def extend_plan(plan: ShardPlan, items: list[Item], shard_items: int) -> ShardPlan:
+def extend_plan(plan: ShardPlan, items: Sequence[Item], shard_items: int) -> ShardPlan:
     """Add shards of new items to a plan; the shards that it has stay as they are."""
-    more = make_plan(plan.source, plan.request, items, shard_items).shards
-    first = len(plan.shards)
-    return plan.model_copy(
-        update={"shards": [*plan.shards, *(ShardSpec(index=first + shard.index, items=shard.items) for shard in more)]}
-    )
+    more = make_plan(plan.source, plan.request, items, shard_items, first=len(plan.shards))
+    return ShardPlan(plan.source, plan.request, [*plan.shards, *more.shards], plan.items + more.items)
 
 
-def write_plan(folder: Path, plan: ShardPlan) -> None:
-    """Freeze a plan."""
-    write_text(folder / PLAN, plan.model_dump_json() + "\n")
+def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
+    """Freeze a plan; returns it as it lies on disk, which takes no memory."""
+    with open_shard(folder / PLAN, PLAN_SCHEMA) as file:
+        shards = iter(plan.shards)
+        while rows := [{"listing": s.listing, "items": s.size} for s in islice(shards, ROW_GROUP_ROWS)]:
+            file.write(rows)
+        file.tag({"source": plan.source, "request": plan.request})
+    return _open_plan(folder / PLAN)
 
 
 def read_plan(folder: Path) -> ShardPlan | None:
@@ -109,13 +135,50 @@ def read_plan(folder: Path) -> ShardPlan | None:
     Raises:
         StoreError: The plan exists but cannot be understood.
     """
-    path = folder / PLAN
+    return _open_plan(folder / PLAN) if (folder / PLAN).exists() else None
+
+
+def _open_plan(path: Path) -> ShardPlan:
     try:
-        return ShardPlan.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
+        with pq.ParquetFile(path) as file:
+            sizes = file.read(columns=["items"]).column("items").to_pylist()
+        tags = read_tags(path)
+        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes))
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
+
+
+class _StoredShards(Sequence[ShardSpec]):
+    """The shards of a plan on disk; the row group that was read last stays in memory."""
+
+    def __init__(self, path: Path, sizes: Sequence[int]) -> None:
+        self._path = path
+        self._sizes = sizes
+        self._group: tuple[int, list[str]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, index: int) -> ShardSpec: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ShardSpec]: ...
+    def __getitem__(self, index: int | slice) -> ShardSpec | list[ShardSpec]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        group, row = divmod(index, ROW_GROUP_ROWS)
+        return ShardSpec(index, self._listings(group)[row], self._sizes[index])
+
+    def _listings(self, group: int) -> list[str]:
+        if self._group[0] != group:
+            try:
+                with pq.ParquetFile(self._path) as file:
+                    self._group = (group, file.read_row_group(group, columns=["listing"]).column(0).to_pylist())
+            except (pa.ArrowInvalid, OSError) as error:
+                raise StoreError(f"{self._path} cannot be read ({error}); delete it to plan again") from error
+        return self._group[1]
 
 
 def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
@@ -124,7 +187,7 @@ def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
     Nothing is deleted: the files go to `aside`. Returns how many shard files went there.
     """
     kept = {file for shard in plan.shards if shard.is_whole(folder) for file in (shard.file, shard.rejects_file)}
-    old = [path for path in folder.glob("*.parquet") if path.name not in kept]
+    old = [path for path in folder.glob("*.parquet") if path.name not in {PLAN, *kept}]
     for path in [folder / MANIFEST, folder / PLAN, *old]:
         if path.exists():
             aside.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,16 @@ from storage.atomic import remove_temporaries
 from storage.errors import DistrustError, SourceUnavailable, StoreError, TransientError
 from storage.layout import Layout
 from storage.manifest import MANIFEST, Manifest, find_damage, read_manifest, record_shard, write_manifest
-from storage.shard_plan import ShardPlan, ShardSpec, extend_plan, make_plan, read_plan, set_aside_unplanned, write_plan
+from storage.shard_plan import (
+    PLAN,
+    ShardPlan,
+    ShardSpec,
+    extend_plan,
+    make_plan,
+    read_plan,
+    set_aside_unplanned,
+    write_plan,
+)
 from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.estimate import Estimate as Estimate
@@ -92,7 +101,7 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
 
 def failed_download(spec: SourceSpec, layout: Layout, error: DistrustError) -> SourceOutcome:
     """Say why a source is incomplete; what it has stays, and a later run goes on from there."""
-    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / "plan.json").is_file()
+    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / PLAN).is_file()
     return SourceOutcome(spec.name, spec.band, problem=str(error), passing=begun)
 
 
@@ -126,15 +135,15 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
             run_logger().info("%d files of an earlier request moved to %s", moved, aside)
-        await asyncio.to_thread(write_plan, folder, plan)
+        plan = await asyncio.to_thread(write_plan, folder, plan)
     elif refresh:
         known = {item.native_id: item for shard in plan.shards for item in shard.items}
         items = await session.source.plan(session.limit, known)
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
         plan = extend_plan(plan, items, items_per_shard(spec))
-        await asyncio.to_thread(write_plan, folder, plan)
+        plan = await asyncio.to_thread(write_plan, folder, plan)
     if spec.item_is_document:
-        session.meter.wanted = min(session.limit, sum(len(shard.items) for shard in plan.shards))
+        session.meter.wanted = min(session.limit, plan.items)
     return plan
 
 
@@ -167,20 +176,20 @@ async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> list[Sh
     """
     done: dict[int, ShardOutcome] = {}
     running: dict[int, asyncio.Task[ShardOutcome]] = {}
+    expected: dict[int, int] = {}
     at_once = SHARDS_AT_ONCE if session.spec.item_is_document else 1
 
     def room() -> int:
-        expected = sum(len(plan.shards[index].items) for index in running)
-        return limit - sum(outcome.documents for outcome in done.values()) - expected
+        return limit - sum(outcome.documents for outcome in done.values()) - sum(expected.values())
 
     async def finish_oldest() -> None:
         index = min(running)
         done[index] = await running[index]
-        del running[index]
+        del running[index], expected[index]
 
     try:
         for shard in plan.shards:
-            while running and (len(running) >= at_once or room() < len(shard.items)):
+            while running and (len(running) >= at_once or room() < shard.size):
                 await finish_oldest()
             if room() <= 0:
                 break
@@ -188,6 +197,7 @@ async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> list[Sh
                 done[shard.index] = there
             else:
                 running[shard.index] = asyncio.create_task(fetch_one_shard(session, shard, room()))
+                expected[shard.index] = shard.size
         while running:
             await finish_oldest()
     except asyncio.CancelledError:
@@ -206,7 +216,7 @@ def count_documents(session: Session, plan: ShardPlan) -> int:
     return sum(read_outcome(session.folder, shard).documents for shard in finished)
 
 
-def shards_to_mend(session: Session, shards: Sequence[ShardSpec]) -> list[ShardSpec]:
+def shards_to_mend(session: Session, shards: Iterable[ShardSpec]) -> list[ShardSpec]:
     """Return the finished shards that lack documents: failed items that may pass, or a request that wanted no more."""
     folder = session.folder
     return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(session.spec, shard, folder)]

@@ -13,6 +13,9 @@ from storage.schemas import BANDS
 from tasks.policies import LOCAL_WORK
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
 
+MOST_ROWS = 1000
+"""Rows of a table artifact: it is stored and sent as a whole, and nobody reads more."""
+
 
 def require_every_band(outcomes: Sequence[SourceOutcome]) -> None:
     """Go on while every authority band that was asked for keeps a source.
@@ -61,6 +64,9 @@ async def report_shards(outcomes: Sequence[SourceOutcome], shards: Sequence[dict
         description="What every source gave in this download.",
     )
     if shards:
+        # The last ones are what a run that took up an old download did.
+        shown = list(shards[-MOST_ROWS:])
+        which = f"The last {len(shown)} of {len(shards)} shards" if len(shown) < len(shards) else "Shards"
         await acreate_table_artifact(
-            key="download-shards", table=list(shards), description="Shards fetched or taken up by this run."
+            key="download-shards", table=shown, description=f"{which} fetched or taken up by this run."
         )

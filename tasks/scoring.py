@@ -1,15 +1,16 @@
-"""Scoring as Prefect sees it: one task per shard, then the seal."""
+"""Scoring as Prefect sees it: one task per some tens of megabytes of shards, then the seal."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
+from prefect.runtime import task_run
 
 from storage.errors import MixtureError, ParameterError
 from storage.layout import Layout
@@ -34,6 +35,9 @@ from tasks.signals.summary import summarise_scores
 
 MADE_FROM = "made_from"
 """Footer tag of a scored shard: the digest of what its scores depend on."""
+
+TASK_BYTES = 64 << 20
+"""Raw bytes on disk that one task scores: seconds of work, beside which what Prefect does for a task is small."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,38 @@ def open_signal(name: str, mode: Mode) -> CustomSignal | None:
     return load_signal(name, mode) if name else None
 
 
-@task(task_run_name="score-{scoring.source}-{shard.file}", **LOCAL_WORK)
-async def score_one_shard(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
-    """Score the documents of one shard, unless that was done before an interruption."""
+def share_out(shards: Sequence[ShardRecord]) -> list[list[ShardRecord]]:
+    """Cut the shards of a source into runs of about `TASK_BYTES`, in order: small shards share a task."""
+    shares: list[list[ShardRecord]] = []
+    held = 0
+    for shard in shards:
+        if not shares or held + shard.bytes > TASK_BYTES:
+            shares.append([])
+            held = 0
+        shares[-1].append(shard)
+        held += shard.bytes
+    return shares
+
+
+def describe_share() -> str:
+    """Name a task run after its source and the shards that it scores."""
+    parameters = task_run.parameters
+    first, last = parameters["shards"][0].file, parameters["shards"][-1].file
+    name = f"score-{parameters['scoring'].source}-{PurePath(first).stem}"
+    return name if first == last else f"{name}-to-{PurePath(last).stem.rpartition('-')[2]}"
+
+
+@task(task_run_name=describe_share, **LOCAL_WORK)
+async def score_shards(scoring: Scoring, shards: Sequence[ShardRecord]) -> list[ShardRecord]:
+    """Score the documents of some shards; those that were scored before an interruption are left alone."""
+    return [await asyncio.to_thread(score_one, scoring, shard) for shard in shards]
+
+
+def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
+    """Score the documents of one shard, unless that was done before."""
     scored, made_from = scoring.scored / shard.file, scoring.digest_of_shard(shard)
     if not scored.is_file() or read_tags(scored).get(MADE_FROM) != made_from:
-        await asyncio.to_thread(
-            score_shard,
+        score_shard(
             scoring.raw / shard.file,
             scored,
             trivium=scoring.trivium,
@@ -107,7 +136,7 @@ async def score_one_shard(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
             tags={MADE_FROM: made_from},
             signal=scoring.signal,
         )
-    return await asyncio.to_thread(record_shard, scoring.scored, scored)
+    return record_shard(scoring.scored, scored)
 
 
 @task(task_run_name="seal-scores-{scoring.source}", **LOCAL_WORK)

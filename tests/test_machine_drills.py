@@ -108,7 +108,7 @@ async def test_a_download_that_is_cancelled_in_the_ui_goes_on_later(
     parameters = {"sources": ["books"], "rate_limit": 10.0, "catalogue": str(tmp_path / "catalogue.toml")}
     first = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
     folder = tmp_path / "store" / "raw" / "books"
-    await asyncio.to_thread(until, lambda: (folder / "plan.json").exists())
+    await asyncio.to_thread(until, lambda: (folder / "plan.parquet").exists())
     station.cancel(first)
     assert await asyncio.to_thread(station.ended, first) == "CANCELLED"
     assert not (folder / "manifest.json").exists() and not list(folder.glob(".tmp-*"))

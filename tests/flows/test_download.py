@@ -189,7 +189,7 @@ async def test_cancelled_half_way_it_leaves_sealed_shards_only(
         await running
     left = {path.name for path in folder.iterdir()}
     sealed = sorted(name for name in left if name.startswith("shard-"))
-    assert left == {"plan.json", *sealed, *(name.replace("shard", "rejects") for name in sealed)}
+    assert left == {"plan.parquet", *sealed, *(name.replace("shard", "rejects") for name in sealed)}
     assert 1 <= len(sealed) < 4
     assert all(pq.read_table(folder / name).num_rows == 50 for name in sealed)
     archive.requests.clear()

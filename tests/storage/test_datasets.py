@@ -20,9 +20,20 @@ from storage.manifest import (
     require_manifest,
     write_manifest,
 )
-from storage.parquet import iterate_rows, read_shard, read_tags, write_shard
+from storage.parquet import ROW_GROUP_ROWS, iterate_rows, read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA, band_of
-from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, make_plan, read_plan, set_aside_unplanned, write_plan
+from storage.shard_plan import (
+    CUT_SHORT,
+    PLAN,
+    SHARD_KEY,
+    Item,
+    ShardSpec,
+    extend_plan,
+    make_plan,
+    read_plan,
+    set_aside_unplanned,
+    write_plan,
+)
 
 
 def rows(count: int, **changes: Any) -> pa.Table:
@@ -127,11 +138,56 @@ def test_a_plan_is_frozen_and_finds_its_finished_shards(tmp_path: Path) -> None:
     plan = make_plan("s", "request", items("a", "b", "c"), 2)
     assert [[item.native_id for item in shard.items] for shard in plan.shards] == [["a", "b"], ["c"]]
     write_plan(tmp_path, plan)
-    assert read_plan(tmp_path) == plan
+    frozen = read_plan(tmp_path)
+    assert frozen is not None
+    assert (frozen.source, frozen.request, frozen.items) == ("s", "request", 3)
+    assert list(frozen.shards) == list(plan.shards)
     finish(tmp_path, plan, 0)
     assert [shard.is_finished(tmp_path) for shard in plan.shards] == [True, False]
     other = make_plan("s", "request", items("a", "x", "c"), 2)
     assert not other.shards[0].is_finished(tmp_path)
+
+
+def test_a_frozen_plan_is_read_in_any_order_over_several_row_groups(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(2 * ROW_GROUP_ROWS + 5)]
+    write_plan(tmp_path, make_plan("s", "r", items(*names), 1))
+    plan = read_plan(tmp_path)
+    assert plan is not None and len(plan.shards) == plan.items == len(names)
+    assert [shard.items[0].native_id for shard in plan.shards] == names
+    for index in (len(names) - 1, 0, ROW_GROUP_ROWS, ROW_GROUP_ROWS - 1):
+        assert (plan.shards[index].index, plan.shards[index].items) == (index, items(names[index]))
+    assert [shard.index for shard in plan.shards[3:6]] == [3, 4, 5]
+    with pytest.raises(IndexError):
+        plan.shards[len(names)]
+
+
+def test_new_items_come_in_new_shards(tmp_path: Path) -> None:
+    write_plan(tmp_path, make_plan("s", "r", items("a", "b", "c"), 2))
+    plan = read_plan(tmp_path)
+    assert plan is not None
+    longer = write_plan(tmp_path, extend_plan(plan, items("d", "e", "f"), 2))
+    assert [[item.native_id for item in shard.items] for shard in longer.shards] == [
+        ["a", "b"],
+        ["c"],
+        ["d", "e"],
+        ["f"],
+    ]
+    assert ([shard.index for shard in longer.shards], longer.items) == ([0, 1, 2, 3], 6)
+
+
+def test_the_key_of_a_shard_is_its_items_digest_whatever_wrote_it() -> None:
+    item = Item("ä", "u", {"rows": 3})
+    assert ShardSpec.of(0, [item]).key == digest_of([{"native_id": "ä", "url": "u", "data": {"rows": 3}}])
+
+
+def test_a_damaged_plan_says_what_to_do(tmp_path: Path) -> None:
+    write_plan(tmp_path, make_plan("s", "r", items("a"), 1))
+    whole = (tmp_path / PLAN).read_bytes()
+    (tmp_path / PLAN).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="delete it to plan this source again"):
+        read_plan(tmp_path)
+    with pytest.raises(StoreError, match="delete it to plan again"):
+        ShardSpec(0, '[{"id": 1}]', 1).items  # noqa: B018
 
 
 def test_a_larger_request_keeps_the_shards_it_shares_and_loses_nothing(tmp_path: Path) -> None:
@@ -145,7 +201,7 @@ def test_a_larger_request_keeps_the_shards_it_shares_and_loses_nothing(tmp_path:
     assert set_aside_unplanned(folder, large, aside) == 2
     assert [shard.is_finished(folder) for shard in large.shards] == [True, False, False]
     assert sorted(path.name for path in aside.iterdir()) == [
-        "plan.json",
+        "plan.parquet",
         "rejects-00001.parquet",
         "shard-00001.parquet",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ async def test_everything_obtainable_arrives_once_and_byte_identical(
     ):
         items = [*(await source.plan(100))]
         # Identifiers come from the archive, so they are as little trusted as file names.
-        items += [items[0].model_copy(update={"native_id": name}) for name in ("../x", "%2e%2e", "/etc", "gone")]
-        shard = ShardSpec(index=0, items=items)
+        items += [replace(items[0], native_id=name) for name in ("../x", "%2e%2e", "/etc", "gone")]
+        shard = ShardSpec.of(0, items)
         await fetch_shard(source, spec, shard, tmp_path / "books", 10, 1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -154,7 +155,7 @@ async def test_a_host_that_is_down_for_ten_minutes_costs_ten_minutes(
         ) as source,
     ):
         items = await source.plan(60)
-        shard = ShardSpec(index=0, items=items)
+        shard = ShardSpec.of(0, items)
         fetching = asyncio.create_task(fetch_shard(source, spec, shard, tmp_path, 10, 1000))
         while len(archive.times) < 30:
             await asyncio.sleep(0.001)
@@ -182,7 +183,7 @@ async def test_the_last_items_of_a_shard_may_fail_without_waiting_for_ever(
             spec, Connection(archive_org_url=root), Pace(requests_per_second=1000), web, 2026
         ) as source,
     ):
-        shard = ShardSpec(index=0, items=await source.plan(10))
+        shard = ShardSpec.of(0, await source.plan(10))
         outcome = await fetch_shard(source, spec, shard, tmp_path, 10, 1000)
     assert (outcome.documents, outcome.reasons) == (3, {"archive-busy": 4})
     assert clock.now - 1000 < 3600

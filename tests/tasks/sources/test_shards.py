@@ -63,7 +63,7 @@ class Memory:
 
 
 def shard_of(*names: str) -> ShardSpec:
-    return ShardSpec(index=3, items=[Item(native_id=name) for name in names])
+    return ShardSpec.of(3, [Item(native_id=name) for name in names])
 
 
 def one(item: Item) -> list[Document | Reject]:
