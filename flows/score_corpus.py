@@ -88,14 +88,15 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
 
 
 async def score_source(plan: scoring.Scoring, max_conflict_share: float, gate: asyncio.Semaphore) -> Manifest:
-    """Score one source."""
-    if done := plan.finished():
-        run_logger().info("%s is scored already", plan.source)
-        return done
+    """Score one source; nobody else scores it meanwhile."""
 
     async def score(shards: Sequence[ShardRecord]) -> list[ShardRecord]:
         async with gate:
             return await scoring.score_shards(plan, shards)
 
-    shares = await asyncio.gather(*map(score, scoring.share_out(plan.documents.shards)))
-    return scoring.seal_scores(plan, list(chain(*shares)), max_conflict_share)
+    async with scoring.only_scorer(plan):
+        if done := plan.finished():
+            run_logger().info("%s is scored already", plan.source)
+            return done
+        shares = await asyncio.gather(*map(score, scoring.share_out(plan.documents.shards)))
+        return scoring.seal_scores(plan, list(chain(*shares)), max_conflict_share)

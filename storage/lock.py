@@ -31,8 +31,7 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     raise StoreError(
-                        f"another process has been writing {folder} for the last {patience_seconds:.0f} s; "
-                        "wait for it to finish, or stop it"
+                        f"another process is writing {folder}; wait for it to finish, or stop it"
                     ) from error
                 time.sleep(POLL_SECONDS)
         yield

@@ -32,9 +32,9 @@ from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
 from storage.atomic import write_json
-from storage.errors import DistrustError, TransientError
+from storage.errors import DistrustError, StoreError, TransientError
 from storage.events import parse_event
-from storage.lock import only_writer
+from storage.lock import POLL_SECONDS, only_writer
 
 PUBLISH_EVERY_SECONDS = 3.0
 LAST_WORD_SECONDS = 5.0
@@ -175,14 +175,23 @@ async def wait_for_server(patience_seconds: float) -> None:
 
 
 @asynccontextmanager
-async def exclusive(folder: Path) -> AsyncIterator[None]:
-    """Hold the lock of a dataset without blocking the event loop while waiting for it."""
-    lock = only_writer(folder)
-    await asyncio.to_thread(lock.__enter__)
-    try:
+async def exclusive(folder: Path, patience_seconds: float = 30.0) -> AsyncIterator[None]:
+    """Hold the lock of a dataset; waiting for it takes no thread, which the one who holds it may need.
+
+    Raises:
+        StoreError: Another process still holds it after `patience_seconds`.
+    """
+    deadline = time.monotonic() + patience_seconds
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(only_writer(folder, patience_seconds=0.0))
+                break
+            except StoreError:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,6 +13,7 @@ from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import task_run
 
+from storage.atomic import remove_temporaries
 from storage.errors import MixtureError, ParameterError
 from storage.layout import Layout
 from storage.manifest import (
@@ -25,7 +27,7 @@ from storage.manifest import (
 )
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
-from tasks.policies import LOCAL_WORK, Check, try_component
+from tasks.policies import LOCAL_WORK, Check, exclusive, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain_document
 from tasks.signals.overlay import Mode
@@ -95,6 +97,14 @@ def plan_scoring(layout: Layout, source: str, run_year: int, signal: CustomSigna
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
     """Import the user's own signal; none if none is named."""
     return load_signal(name, mode) if name else None
+
+
+@asynccontextmanager
+async def only_scorer(scoring: Scoring) -> AsyncIterator[None]:
+    """Keep others from scoring this source, and clear away what a killed scoring left half-written."""
+    async with exclusive(scoring.scored):
+        await asyncio.to_thread(remove_temporaries, scoring.scored)
+        yield
 
 
 def share_out(shards: Sequence[ShardRecord]) -> list[list[ShardRecord]]:
