@@ -42,7 +42,7 @@ async def score_shards(root: Path, *, with_prefect: bool) -> float:
     from tasks import scoring
 
     os.environ["SLOW_SIGNAL_SECONDS"] = str(SECONDS_PER_SHARD)
-    plan = scoring.plan_scoring(
+    plan, shards = scoring.plan_scoring(
         Layout.of(str(root)), "many", 2026, scoring.open_signal("tests.slow_signal:score", "replace")
     )
     # The signal waits in a thread; asyncio's own pool has six of them on two cores.
@@ -55,7 +55,7 @@ async def score_shards(root: Path, *, with_prefect: bool) -> float:
             await work(plan, [shard])
 
     async def all_shards() -> None:
-        await asyncio.gather(*map(score, plan.documents.shards))
+        await asyncio.gather(*map(score, shards))
 
     started = time.perf_counter()
     await (flow(name="load")(all_shards)() if with_prefect else all_shards())

@@ -14,9 +14,10 @@ from tasks import rebalancing
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.mixture.parameters import MixtureParameters
+from tasks.runners import RunnerParameters, open_runner
 
 
-class RebalanceCorpusParameters(FlowParameters, MixtureParameters):
+class RebalanceCorpusParameters(RunnerParameters, FlowParameters, MixtureParameters):
     """Which mixture to draw from the scored documents."""
 
     sources: list[str] = Field([], title="Sources", description="Scored sources to draw from; empty: all of them.")
@@ -32,9 +33,10 @@ async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, A
         sources = parameters.sources or layout.sealed("scored")
         if not sources:
             raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")
-        manifest, reused = await rebalancing.build_balanced(
-            layout, parameters.mixture, sources, parameters.pick(MixtureParameters)
-        )
+        with open_runner(parameters) as runner:
+            manifest, reused = await rebalancing.build_balanced(
+                layout, parameters.mixture, sources, parameters.pick(MixtureParameters), runner.map_shards
+            )
         distribution = await rebalancing.report_distribution(layout, parameters.mixture)
     announce_sealed("balanced", parameters.mixture, parameters.store, digest=manifest.digest)
     return {

@@ -18,11 +18,10 @@ from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.policies import run_logger
+from tasks.runners import RunnerParameters, ShardRunner, open_runner
 
-TASKS_AT_ONCE = 2
 
-
-class ScoreCorpusParameters(FlowParameters):
+class ScoreCorpusParameters(RunnerParameters, FlowParameters):
     """Which documents to score."""
 
     sources: list[str] = Field([], title="Sources", description="Downloaded sources to score; empty: all of them.")
@@ -81,22 +80,24 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
     plans = [scoring.plan_scoring(layout, source, parameters.run_year, signal) for source in sources]
-    gate = asyncio.Semaphore(TASKS_AT_ONCE)
-    manifests = await asyncio.gather(*(score_source(plan, parameters.max_conflict_share, gate) for plan in plans))
+    with open_runner(parameters) as runner:
+        manifests = await asyncio.gather(
+            *(score_source(plan, shards, parameters.max_conflict_share, runner) for plan, shards in plans)
+        )
     await scoring.report_scores(manifests)
     return {"sources": [{"source": manifest.name, "rows": manifest.rows, **manifest.counts} for manifest in manifests]}
 
 
-async def score_source(plan: scoring.Scoring, max_conflict_share: float, gate: asyncio.Semaphore) -> Manifest:
+async def score_source(
+    plan: scoring.Scoring, shards: Sequence[ShardRecord], max_conflict_share: float, runner: ShardRunner
+) -> Manifest:
     """Score one source; nobody else scores it meanwhile."""
-
-    async def score(shards: Sequence[ShardRecord]) -> list[ShardRecord]:
-        async with gate:
-            return await scoring.score_shards(plan, shards)
-
     async with scoring.only_scorer(plan):
         if done := plan.finished():
             run_logger().info("%s is scored already", plan.source)
             return done
-        shares = await asyncio.gather(*map(score, scoring.share_out(plan.documents.shards)))
-        return scoring.seal_scores(plan, list(chain(*shares)), max_conflict_share)
+        shares = scoring.share_out(shards)
+        records = await asyncio.gather(
+            *(runner.run(scoring.score_shards, scoring=plan, shards=share) for share in shares)
+        )
+        return scoring.seal_scores(plan, list(chain(*records)), max_conflict_share)

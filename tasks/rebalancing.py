@@ -15,6 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from storage.layout import Layout
 from storage.manifest import Manifest, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
+from tasks.mixture.corpus import MapShards, on_threads
 from tasks.mixture.distribution import Distribution, format_distribution
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.synthetic import build_synthetic_mixture
@@ -40,7 +41,11 @@ def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
 
 @task(task_run_name="build-mixture-{name}", **LOCAL_WORK)
 async def build_balanced(
-    layout: Layout, name: str, sources: Sequence[str], parameters: MixtureParameters
+    layout: Layout,
+    name: str,
+    sources: Sequence[str],
+    parameters: MixtureParameters,
+    map_shards: MapShards | None = None,
 ) -> tuple[Manifest, bool]:
     """Deduplicate, sample and split; return the manifest and whether it was there already."""
     inputs = mixture_inputs(layout, sources)
@@ -51,7 +56,8 @@ async def build_balanced(
     raw = {source: layout.raw(source) for source in sources}
     scored = {source: layout.scored(source) for source in sources}
     async with exclusive(folder):
-        return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs), False
+        on_shards = map_shards or on_threads
+        return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs, on_shards), False
 
 
 def describe_mixture(folder: Path) -> str:

@@ -49,14 +49,11 @@ class Scoring:
     source: str
     raw: Path
     scored: Path
-    documents: Manifest
+    raw_digest: str
+    trivium: str
+    """Category of the source, as the catalogue had it when the source was downloaded."""
     run_year: int
     signal: CustomSignal | None = None
-
-    @property
-    def trivium(self) -> str:
-        """Trivium category of the source, as the catalogue had it when the source was downloaded."""
-        return str(self.documents.notes.get("trivium", ""))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -74,7 +71,7 @@ class Scoring:
     @property
     def inputs(self) -> dict[str, str]:
         """What the scores are made from."""
-        return {"raw": self.documents.digest}
+        return {"raw": self.raw_digest}
 
     def digest_of_shard(self, shard: ShardRecord) -> str:
         """What the scores of one shard depend on."""
@@ -86,12 +83,16 @@ class Scoring:
         return manifest if manifest is not None and manifest.made_from(self.inputs, self.parameters) else None
 
 
-def plan_scoring(layout: Layout, source: str, run_year: int, signal: CustomSignal | None) -> Scoring:
-    """Find the documents of a downloaded source and what their scores depend on."""
+def plan_scoring(
+    layout: Layout, source: str, run_year: int, signal: CustomSignal | None
+) -> tuple[Scoring, list[ShardRecord]]:
+    """Find what the scores of a downloaded source depend on, and the shards of its documents."""
     documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
     )
-    return Scoring(source, layout.raw(source), layout.scored(source), documents, run_year, signal)
+    trivium = str(documents.notes.get("trivium", ""))
+    raw, scored = layout.raw(source), layout.scored(source)
+    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal), documents.shards
 
 
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
@@ -101,10 +102,10 @@ def open_signal(name: str, mode: Mode) -> CustomSignal | None:
 
 @asynccontextmanager
 async def only_scorer(scoring: Scoring) -> AsyncIterator[None]:
-    """Keep others from scoring this source, and clear away what a killed scoring left half-written."""
+    """Keep others from scoring this source, and clear away what a killed process left half-written."""
     async with exclusive(scoring.scored):
-        await asyncio.to_thread(remove_temporaries, scoring.scored)
         yield
+        await asyncio.to_thread(remove_temporaries, scoring.scored)
 
 
 def share_out(shards: Sequence[ShardRecord]) -> list[list[ShardRecord]]:

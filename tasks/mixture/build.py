@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
-import pyarrow as pa
 
 from storage.atomic import atomic_folder, full_disk_explained, write_json
-from storage.errors import MixtureError, StoreError
+from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
-from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
+from storage.schemas import BANDS, TRIVIA
 from tasks.mixture.candidates import SIDES, Candidates
-from tasks.mixture.corpus import SHARDS_AT_ONCE, Documents, ShardPair, list_shards, read_columns, scan_documents
+from tasks.mixture.compose import ChosenSamples, compose_shard
+from tasks.mixture.corpus import Documents, MapShards, ShardPair, list_shards, on_threads, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.distribution import Distribution, advise, count_histogram, measure_distribution
 from tasks.mixture.draw import Drawn, draw_mixture
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import compose_samples
 from tasks.mixture.write import KIND, METADATA, write_jsonl, write_side
-
-_RANK = pa.field("rank", pa.int64())
-_RANKED_SCHEMA = SAMPLE_SCHEMA.append(_RANK)
-_DESCRIPTION = ("title", "url", "author", "year", "licence")
-"""What a sample's metadata tells of its document."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,7 @@ def build_mixture(
     destination: Path,
     parameters: MixtureParameters,
     inputs: dict[str, str],
+    map_shards: MapShards = on_threads,
 ) -> Manifest:
     """Build a mixture from sealed raw and scored datasets.
 
@@ -56,6 +49,7 @@ def build_mixture(
         destination: The mixture's folder; it appears, or replaces an older one, whole.
         parameters: Sizes, shares, seed and pieces.
         inputs: Digest of every input, kept in the manifest.
+        map_shards: Where the two passes over the shards are worked on; it does not change what comes out.
 
     Returns:
         The manifest that seals the mixture. The shards depend on documents, scores and parameters alone.
@@ -66,7 +60,7 @@ def build_mixture(
         StoreError: A dataset is missing, damaged or not scored.
     """
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    documents = scan_documents(pairs, parameters)
+    documents = scan_documents(pairs, parameters, map_shards)
     d = documents
     duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, parameters.seed)
     pool = _make_pool(pairs, documents, duplicates)
@@ -78,7 +72,7 @@ def build_mixture(
         side: _measure(documents, pool, rows) for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True)
     }
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
-        records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters)
+        records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters, map_shards)
         if parameters.jsonl:
             write_jsonl(folder, records)
         manifest = Manifest(
@@ -135,17 +129,16 @@ def _write_sides(
     pool: _Pool,
     drawn: Drawn,
     parameters: MixtureParameters,
+    map_shards: MapShards,
 ) -> list[ShardRecord]:
     """Fetch the chosen texts shard by shard and write both sides."""
     chosen = np.concatenate([drawn.train, drawn.valid])
     shards = documents.shards[pool.documents[chosen]]
-
-    def read(index: int) -> pa.Table:
-        ranks = np.flatnonzero(shards == index)
-        return _read_samples(pairs[index], documents, duplicates, pool, chosen, ranks, parameters)
-
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        tables = list(threads.map(read, np.unique(shards).tolist()))
+    of_shards = (
+        _choose(pairs[index], documents, duplicates, pool, chosen, np.flatnonzero(shards == index))
+        for index in np.unique(shards).tolist()
+    )
+    tables = list(map_shards(compose_shard, ((of_shard, parameters) for of_shard in of_shards)))
     sizes = (len(drawn.train), len(drawn.valid))
     return [
         record
@@ -154,54 +147,32 @@ def _write_sides(
     ]
 
 
-def _read_samples(
+def _choose(
     pair: ShardPair,
     documents: Documents,
     duplicates: Duplicates,
     pool: _Pool,
     chosen: npt.NDArray[np.int64],
     ranks: npt.NDArray[np.int64],
-    parameters: MixtureParameters,
-) -> pa.Table:
-    """Compose the chosen samples of a shard, in order of rank; `ranks` are their places in `chosen`."""
+) -> ChosenSamples:
+    """Gather what is known of the chosen samples of a shard; `ranks` are their places in `chosen`."""
     owners, parts = pool.documents[chosen[ranks]], pool.parts[chosen[ranks]]
     order = np.lexsort((parts, documents.rows[owners]))  # the samples of a document one after another
     ranks, owners, parts = ranks[order], owners[order], parts[order]
-    unique, firsts, places = np.unique(documents.rows[owners], return_index=True, return_inverse=True)
-    columns = read_columns(pair, unique, documents.cleaned[owners[firsts]])
-    ids = [documents.ids[owner] for owner in owners.tolist()]
-    if [columns["id"][place] for place in places.tolist()] != ids:
-        raise StoreError(f"{pair.raw} changed while the mixture was being built; run the stage again")
-    trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
-    descriptions = list(zip(*(columns[name] for name in _DESCRIPTION), strict=True))
-    texts, metadata, last = [], [], -1
-    for place, part, trivium, band in zip(
-        places.tolist(), parts.tolist(), trivia, documents.bands[owners].tolist(), strict=True
-    ):
-        if place != last:
-            kind = (columns["source_type"][place], trivium) if parameters.prompts == "by_source" else None
-            title, text = columns["title"][place], columns["text"][place]
-            composed = compose_samples(title, text, parameters.piece_chars, parameters.max_pieces, kind)
-            by_part = {sample.part: sample.text for sample in composed}
-            last = place
-        texts.append(by_part[part])
-        described = dict(zip(_DESCRIPTION, descriptions[place], strict=True))
-        metadata.append(orjson.dumps({**described, "part": part, "band": BANDS[band]}).decode())
-    values: dict[str, Any] = {
-        "id": [pool.candidates.ids[i] for i in chosen[ranks].tolist()],
-        "doc_id": ids,
-        "group_id": [duplicates.group_id[owner] for owner in owners.tolist()],
-        "source": [pair.source] * len(ids),
-        "source_type": [columns["source_type"][place] for place in places.tolist()],
-        "text": texts,
-        "auth_weight": documents.authority[owners],
-        "prov_entropy": documents.entropy[owners],
-        "trivium_category": trivia,
-        "metadata": metadata,
-        "rank": ranks,
-    }
-    arrays = [pa.array(values[field.name], field.type) for field in _RANKED_SCHEMA]
-    return pa.table(arrays, schema=_RANKED_SCHEMA).take(np.argsort(ranks))
+    return ChosenSamples(
+        pair=pair,
+        ids=[pool.candidates.ids[i] for i in chosen[ranks].tolist()],
+        document_ids=[documents.ids[owner] for owner in owners.tolist()],
+        group_ids=[duplicates.group_id[owner] for owner in owners.tolist()],
+        ranks=ranks,
+        rows=documents.rows[owners],
+        parts=parts,
+        authority=documents.authority[owners],
+        entropy=documents.entropy[owners],
+        bands=documents.bands[owners],
+        trivia=documents.trivia[owners],
+        cleaned=documents.cleaned[owners],
+    )
 
 
 def _measure(documents: Documents, pool: _Pool, rows: npt.NDArray[np.int64]) -> Distribution:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from tasks.mixture.pieces import sample_parts
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts
 
 Number = TypeVar("Number", bound=np.generic)
+Result = TypeVar("Result")
 
 SHARD_PREFIX = "shard-"
 SHARDS_AT_ONCE = 2
@@ -105,14 +106,29 @@ def list_shards(
     return pairs
 
 
-def scan_documents(pairs: Sequence[ShardPair], parameters: MixtureParameters) -> Documents:
+class MapShards(Protocol):
+    """Where work on shards is done."""
+
+    def __call__(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> Iterable[Result]:
+        """Call a function with each of the argument lists, one list a shard; results come in their order."""
+        ...
+
+
+def on_threads(work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> list[Result]:
+    """Work on `SHARDS_AT_ONCE` shards at a time in this process."""
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        return list(threads.map(lambda call: work(*call), calls))
+
+
+def scan_documents(
+    pairs: Sequence[ShardPair], parameters: MixtureParameters, map_shards: MapShards = on_threads
+) -> Documents:
     """Read every shard once, text by text, and keep all but the texts.
 
     Raises:
         StoreError: Scores and documents do not match, or scores of different versions are mixed.
     """
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        parts = list(threads.map(lambda index: _scan_shard(index, pairs[index], parameters), range(len(pairs))))
+    parts = list(map_shards(scan_shard, ((index, pair, parameters) for index, pair in enumerate(pairs))))
     versions = frozenset[str]().union(*(part.scoring_versions for part in parts))
     if len(versions) > 1:
         raise StoreError(
@@ -182,7 +198,8 @@ def _is_documents(file: str) -> bool:
     return Path(file).name.startswith(SHARD_PREFIX)
 
 
-def _scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
+def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
+    """Read one shard and keep all but its texts; `index` is its place in the corpus."""
     p = parameters
     raw = read_shard(pair.raw, RAW_SCHEMA, _SCAN_RAW)
     scored = read_shard(pair.scored, SCORED_SCHEMA, _SCAN_SCORED)

@@ -38,6 +38,10 @@ class CustomSignal:
     """Of the file that holds the function: another source means other scores."""
     mode: Mode = "replace"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process by name: the function is imported there, from the same source or not at all."""
+        return _import_again, (self.name, self.mode, self.source_sha256)
+
     @property
     def identity(self) -> str:
         """What scores made with this signal depend on."""
@@ -103,6 +107,16 @@ def load_signal(name: str, mode: Mode = "replace") -> CustomSignal:
     if not callable(function):
         raise ParameterError(f"signal {name!r}: {module.__file__} holds no function {function_name!r}")
     return CustomSignal(name, function, digest, mode)
+
+
+def _import_again(name: str, mode: Mode, source_sha256: str) -> CustomSignal:
+    signal = load_signal(name, mode)
+    if signal.source_sha256 != source_sha256:
+        raise ParameterError(
+            f"signal {name!r} has another source here than where the run was started; bring the same files to every "
+            "machine of the cluster"
+        )
+    return signal
 
 
 def _import(name: str) -> tuple[ModuleType, str]:

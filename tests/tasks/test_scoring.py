@@ -42,7 +42,7 @@ async def test_a_task_is_named_after_its_shards(tmp_path: Path) -> None:
     for one in shards:
         write_shard(raw / one.file, RAW_SCHEMA.empty_table(), RAW_SCHEMA)
     write_manifest(raw, Manifest(kind="raw", name="books", shards=shards))
-    scoring = Scoring("books", raw, tmp_path / "scored", Manifest(kind="raw", name="books", shards=shards), 2026)
+    scoring = Scoring("books", raw, tmp_path / "scored", "0" * 64, "logic", 2026)
 
     @flow
     async def score() -> list[list[ShardRecord]]:

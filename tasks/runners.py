@@ -1,0 +1,218 @@
+"""Where the work on shards is done: beside the flow, in processes of this machine, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from prefect import task
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+from prefect.tasks import Task
+from pydantic import BaseModel, Field
+
+from storage.addresses import LOOPBACK
+from storage.errors import ParameterError, PrerequisiteError
+from tasks.policies import LOCAL_WORK, run_logger
+
+Result = TypeVar("Result")
+
+TASKS_AT_ONCE = 2
+"""Tasks beside the flow at a time: one reads while another computes, and each computes on all cores."""
+POOLS = 4
+"""Pools of processes opened at most: each one after the first replaces one whose process was killed."""
+TASKS_PER_WORKER = 4
+"""Into how many tasks a pass over all shards is cut, for each worker: enough to even out their sizes."""
+CONNECT_SECONDS = "15s"
+
+
+class RunnerParameters(BaseModel):
+    """Where shards are worked on; never part of what comes out, which is the same everywhere."""
+
+    runner: Literal["local", "processes", "dask"] = Field(
+        "local",
+        title="Runner",
+        description="Where shards are worked on: local (beside the flow), processes (a pool on this machine), dask (a "
+        "cluster whose machines see the store under the same path; needs the extra dask).",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        title="Workers",
+        description="Processes of the pool, or of a Dask cluster on this machine. Empty: one for each core.",
+    )
+    dask_address: str = Field(
+        "",
+        title="Dask address",
+        description="Scheduler of a cluster that runs already, such as tls://10.0.0.5:8786 or tcp://127.0.0.1:8786; "
+        "empty: a cluster on this machine for the time of the run.",
+    )
+
+    @property
+    def worker_count(self) -> int:
+        """Workers that are known of; the machines of a cluster elsewhere count as one each core of this one."""
+        return self.workers or os.cpu_count() or 1
+
+
+class ShardRunner:
+    """Runs tasks on shards where it was asked to, and hands back their results.
+
+    Tasks on shards may be run twice: what they write appears whole or not at all, and is the same each time. So when
+    the process of a pool is killed, a new pool gets what is left; a Dask cluster does the same by itself.
+    """
+
+    def __init__(self, open_runner: Callable[[], TaskRunner[Any]] | None, workers: int) -> None:
+        self._open_runner = open_runner
+        self._workers = workers
+        self._gate = asyncio.Semaphore(TASKS_AT_ONCE)
+        self._lock = threading.Lock()
+        self._pools_left = POOLS
+        self._runner = self._next_runner() if open_runner else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with the context of a run as one that works where it arrives: a pool stays in its process."""
+        return ShardRunner, (None, self._workers)
+
+    async def run(self, work: Task[..., Any], **parameters: Any) -> Any:
+        """Run a task; results that are awaited together are worked on at the same time."""
+        if self._runner is None:
+            async with self._gate:
+                return await work(**parameters)
+        return await asyncio.to_thread(self._submit, work, parameters)
+
+    def map(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Call a function with each of the argument lists on the runner, some of them in a task; results in order."""
+        calls = list(calls)
+        size = max(1, math.ceil(len(calls) / (TASKS_PER_WORKER * self._workers)))
+        shares = [calls[start : start + size] for start in range(0, len(calls), size)]
+        name = work.__name__.strip("_").replace("_", "-")
+        tasks = [
+            {"name": f"{name}-{number}-of-{len(shares)}", "work": work, "calls": share}
+            for number, share in enumerate(shares, 1)
+        ]
+        futures = [self._started(call_all, parameters) for parameters in tasks]
+        for parameters, started in zip(tasks, futures, strict=True):
+            yield from self._finished(call_all, parameters, started)
+
+    @property
+    def map_shards(self) -> Callable[..., Iterator[Any]] | None:
+        """`map`, or none where the work is done beside the flow, which has threads of its own."""
+        return self.map if self._runner is not None else None
+
+    def close(self) -> None:
+        """End the pool or the connection."""
+        if self._runner is not None:
+            self._runner.__exit__(None, None, None)
+
+    def _submit(self, work: Task[..., Any], parameters: dict[str, Any]) -> Any:
+        return self._finished(work, parameters, self._started(work, parameters))
+
+    def _started(self, work: Task[..., Any], parameters: dict[str, Any]) -> tuple[TaskRunner[Any], Any]:
+        assert self._runner is not None
+        with self._lock:
+            return self._runner, self._runner.submit(work, parameters)
+
+    def _finished(self, work: Task[..., Any], parameters: dict[str, Any], started: tuple[TaskRunner[Any], Any]) -> Any:
+        while True:
+            runner, future = started
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                self._replace(runner)
+                started = self._started(work, parameters)
+
+    def _replace(self, broken: TaskRunner[Any]) -> None:
+        """Open another pool in place of a broken one, unless that was done already."""
+        with self._lock:
+            if self._runner is not broken:
+                return
+            if not self._pools_left:
+                raise PrerequisiteError(
+                    f"{POOLS} pools of processes lost one to a kill, the last time just now; most often the memory ran "
+                    "out: use fewer --workers, or --runner local"
+                )
+            run_logger().warning("a process of the pool was killed; what it was at is done again")
+            broken.__exit__(None, None, None)
+            self._runner = self._next_runner()
+
+    def _next_runner(self) -> TaskRunner[Any]:
+        assert self._open_runner is not None
+        self._pools_left -= 1
+        return self._open_runner().__enter__()
+
+
+@task(task_run_name="{name}", **LOCAL_WORK)
+def call_all(name: str, work: Callable[..., Result], calls: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """Call a function with each of the argument lists."""
+    return [work(*arguments) for arguments in calls]
+
+
+@contextmanager
+def open_runner(chosen: RunnerParameters) -> Iterator[ShardRunner]:
+    """Open the runner that was chosen, and close it with the block.
+
+    Raises:
+        ParameterError: The address of the scheduler is not safe, or names nothing.
+        PrerequisiteError: The extra is not installed, or nobody answers at the address.
+    """
+    opened = {"local": None, "processes": lambda: ProcessPoolTaskRunner(chosen.worker_count)}
+    make = open_dask(chosen) if chosen.runner == "dask" else opened[chosen.runner]
+    runner = ShardRunner(make, chosen.worker_count)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def open_dask(chosen: RunnerParameters) -> Callable[[], TaskRunner[Any]]:
+    """Return what connects to a Dask cluster, or starts one on this machine.
+
+    What Dask sends is code to run on the other side, so whoever can write to the connection owns both machines.
+    """
+    try:
+        import distributed
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ModuleNotFoundError as error:
+        raise PrerequisiteError(
+            f"--runner dask needs the extra dask ({error}); install it: .uv/bin/uv sync --frozen --extra dask"
+        ) from error
+    if not chosen.dask_address:
+        cluster = {"n_workers": chosen.worker_count, "threads_per_worker": 1, "dashboard_address": None}
+        return lambda: DaskTaskRunner(cluster_kwargs=cluster)
+    address = checked_scheduler(chosen.dask_address)
+    try:
+        distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False).close()  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise PrerequisiteError(
+            f"no Dask scheduler answers at dask_address {address!r} ({error}); start one: dask scheduler "
+            "--host 127.0.0.1"
+        ) from error
+    return lambda: DaskTaskRunner(address=address)
+
+
+def checked_scheduler(address: str) -> str:
+    """Return the address of a scheduler that is reached by TLS, or on this machine.
+
+    Raises:
+        ParameterError: It is neither.
+    """
+    try:
+        parts = urlsplit(address)
+        named = bool(parts.hostname and parts.port)
+    except ValueError:
+        named = False
+    if not named or parts.scheme not in ("tls", "tcp"):
+        raise ParameterError(f"dask_address {address!r} is no scheduler; write it like tls://10.0.0.5:8786")
+    if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
+        raise ParameterError(
+            f"dask_address {address!r} is not encrypted, and whoever reaches it can run code here. Use tls:// with "
+            "certificates in Dask's own configuration, or lead a tunnel to tcp://127.0.0.1"
+        )
+    return address
