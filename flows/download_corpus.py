@@ -12,7 +12,7 @@ from prefect import flow
 from pydantic import AliasChoices, Field
 
 from flows.parameters import FlowParameters, takes
-from storage.errors import DistrustError
+from storage.errors import DatasetBusy, DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
 from tasks.acquisition import Session
@@ -22,6 +22,9 @@ from tasks.policies import ensure_limits, run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.outcome import SourceOutcome
 from tasks.sources.source import Archives, Pace
+
+BUSY_POLL_SECONDS = 2.0
+"""How often to look whether another run is done with a source."""
 
 
 class DownloadCorpusParameters(FlowParameters):
@@ -104,14 +107,24 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
 
 
 async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:
-    """Download the sources of one archive; those that cannot be read for now come round again."""
+    """Download the sources of one archive; those that cannot be read for now come round again.
+
+    A source that another run is downloading is passed over, and looked at again when the others are done: two runs
+    share the work, and both end when all of it is done.
+    """
     outcomes: dict[str, SourceOutcome] = {}
     waits = acquisition.waits(download.parameters.patience_hours)
-    pending = list(specs)
+    pending, told = list(specs), False
     while pending:
-        for spec in pending:
-            outcomes[spec.name] = await download_source(download, spec)
-        pending = [spec for spec in pending if outcomes[spec.name].passing]
+        found = [(spec, await download_source(download, spec)) for spec in pending]
+        outcomes |= {spec.name: outcome for spec, outcome in found if outcome}
+        if busy := [spec for spec, outcome in found if outcome is None]:
+            if not told:
+                run_logger().info("%s: another run is at it; waiting", ", ".join(spec.name for spec in busy))
+            pending, told = busy, True
+            await asyncio.sleep(BUSY_POLL_SECONDS)
+            continue
+        pending = [spec for spec in specs if outcomes[spec.name].passing]
         wait = next(waits, None) if pending else None
         if wait is None:
             break
@@ -120,18 +133,21 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
     return [outcomes[spec.name] for spec in specs]
 
 
-async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome:
-    """Download one source; a source that cannot be read is reported, and the others go on."""
+async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome | None:
+    """Download one source; one that cannot be read is reported, and the others go on. None: another run is at it."""
     parameters, layout, limit = download.parameters, download.layout, download.limit(spec)
     try:
         sealed = acquisition.finished_download(spec, layout, limit)
         if sealed is not None and not (parameters.refresh or parameters.retry_failed):
             return sealed
         async with (
+            acquisition.only_downloader(spec, layout),
             shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,
             acquisition.open_session(spec, layout, limit, download.reach, progress) as session,
         ):
             return await fetch_missing(download, session)
+    except DatasetBusy:
+        return None
     except DistrustError as error:
         run_logger().error("source %s is incomplete: %s", spec.name, error)
         return acquisition.failed_download(spec, layout, error)

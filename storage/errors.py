@@ -99,5 +99,9 @@ class StoreError(UserError):
     """The store holds something other than what was asked for."""
 
 
+class DatasetBusy(StoreError):
+    """Another process holds the lock of a dataset, and is alive."""
+
+
 class VerdictError(UserError):
     """The adapter fell short of a threshold, and the run was told to mind."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import StoreError
+from storage.errors import DatasetBusy
 
 POLL_SECONDS = 0.2
 
@@ -18,7 +18,7 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
     """Hold the lock of a dataset's folder; the system lets go of it when the process dies, however it dies.
 
     Raises:
-        StoreError: Another process still holds it after `patience_seconds`.
+        DatasetBusy: Another process still holds it after `patience_seconds`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
@@ -30,7 +30,7 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    raise StoreError(
+                    raise DatasetBusy(
                         f"another process is writing {folder}; wait for it to finish, or stop it"
                     ) from error
                 time.sleep(POLL_SECONDS)

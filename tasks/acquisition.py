@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,26 @@ class Session:
         self.progress.update(self.meter.share, 1.0, f"{self.spec.name}: {self.meter.describe()}")
 
 
+def only_downloader(spec: SourceSpec, layout: Layout) -> AbstractAsyncContextManager[None]:
+    """Keep others from writing this source while the block runs; the system lets go of it however a process dies.
+
+    Raises:
+        DatasetBusy: On entry, if another run is downloading the source.
+    """
+    return exclusive(layout.raw(spec.name), patience_seconds=0.0)
+
+
 @asynccontextmanager
 async def open_session(
     spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress
 ) -> AsyncIterator[Session]:
-    """Open a source for downloading at most `limit` documents; nobody else writes it or asks its archive meanwhile.
+    """Open a source for downloading at most `limit` documents; nobody else asks its archive meanwhile.
 
     The archive's global limit is taken once a source: Prefect makes each taker of a contended limit wait seconds.
     """
     folder, workspace = layout.raw(spec.name), layout.unfinished(spec.name)
     slot = global_slot(spec.limit_name)
-    async with exclusive(folder), slot, archives.open(spec, workspace) as source:
+    async with slot, archives.open(spec, workspace) as source:
         await asyncio.to_thread(remove_temporaries, folder)
         concurrency = archives.pace.concurrency
         turns = asyncio.Semaphore(concurrency)

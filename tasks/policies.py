@@ -32,7 +32,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
 from storage.atomic import write_json
-from storage.errors import DistrustError, StoreError, TransientError
+from storage.errors import DatasetBusy, DistrustError, TransientError
 from storage.events import parse_event
 from storage.lock import POLL_SECONDS, only_writer
 
@@ -179,7 +179,7 @@ async def exclusive(folder: Path, patience_seconds: float = 30.0) -> AsyncIterat
     """Hold the lock of a dataset; waiting for it takes no thread, which the one who holds it may need.
 
     Raises:
-        StoreError: Another process still holds it after `patience_seconds`.
+        DatasetBusy: Another process still holds it after `patience_seconds`.
     """
     deadline = time.monotonic() + patience_seconds
     async with contextlib.AsyncExitStack() as stack:
@@ -187,7 +187,7 @@ async def exclusive(folder: Path, patience_seconds: float = 30.0) -> AsyncIterat
             try:
                 stack.enter_context(only_writer(folder, patience_seconds=0.0))
                 break
-            except StoreError:
+            except DatasetBusy:
                 if time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(POLL_SECONDS)

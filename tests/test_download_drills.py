@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -84,6 +84,8 @@ async def serve_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     monkeypatch.setenv("DISTRUST_BLOCKS", "none-saved")
     (tmp_path / "catalogue.toml").write_text(
         "[books]\narchive = 'internet_archive'\nquery = 'mediatype:texts'\nsource_type = 'historical_book'\n"
+        "trivium = 'rhetoric'\nprior_authority = 0.1\n"
+        "[speeches]\narchive = 'internet_archive'\nquery = 'mediatype:texts'\nsource_type = 'classical_rhetoric'\n"
         "trivium = 'rhetoric'\nprior_authority = 0.1\n",
         "utf-8",
     )
@@ -91,8 +93,10 @@ async def serve_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     await served.close()
 
 
-async def start_download(tmp_path: Path, prefect: Server, rate: float, limits: str = "") -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "flows", "download-corpus", "--sources", "books", "--rate-limit", str(rate)]
+async def start_download(
+    tmp_path: Path, prefect: Server, rate: float, limits: str = "", sources: Sequence[str] = ("books",)
+) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "flows", "download-corpus", "--sources", ",".join(sources), "--rate-limit", str(rate)]
     command += ["--catalogue", str(tmp_path / "catalogue.toml")]
     if limits:  # the limits of the shell that starts it are the child's
         command = ["bash", "-c", f'{limits}; exec "$@"', "download", *command]
@@ -115,13 +119,13 @@ async def until(path: Path, process: asyncio.subprocess.Process, log: Path) -> N
         await asyncio.sleep(0.05)
 
 
-def check_whole(store: Path) -> None:
-    folder = store / "raw" / "books"
+def check_whole(store: Path, source: str = "books") -> None:
+    folder = store / "raw" / source
     manifest = read_manifest(folder)
     assert manifest is not None and find_damage(folder, manifest, hashes=True) == []
     rows = [row for shard in manifest.shards for row in pq.read_table(folder / shard.file).to_pylist()]
     assert len(rows) == len(ITEMS)
-    assert {row["id"].removeprefix("books:"): row["text"].encode() for row in rows} == {
+    assert {row["id"].removeprefix(f"{source}:"): row["text"].encode() for row in rows} == {
         name: item.text for name, item in ITEMS.items()
     }
     assert not list(folder.glob(".tmp-*"))
@@ -162,6 +166,40 @@ async def test_a_download_that_is_killed_goes_on_where_it_was(
     assert archive.requests["scrape"] == 1  # the plan was frozen
     again = [name for name in ITEMS if archive.requests[f"metadata/{name}"] > asked[f"metadata/{name}"] > 0]
     assert len(again) <= 50, log.read_text()  # of the shard that was under way
+
+
+@pytest.mark.drill
+async def test_two_workers_share_the_sources_and_fetch_nothing_twice(
+    archive: HostileArchive, prefect: Server, tmp_path: Path
+) -> None:
+    both = ("books", "speeches")
+    processes = [await start_download(tmp_path, prefect, 60.0, sources=order) for order in (both, both[::-1])]
+    assert [await process.wait() for process in processes] == [0, 0], (tmp_path / "log").read_text()
+    for source in both:
+        check_whole(tmp_path / "store", source)
+    assert set(archive.requests.values()) == {2}, "once for each source"
+
+
+@pytest.mark.drill
+async def test_another_worker_takes_over_from_a_killed_one(
+    archive: HostileArchive, prefect: Server, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    folder = tmp_path / "store" / "raw" / "books"
+    killed = await start_download(tmp_path, prefect, 20.0)
+    await until(folder / "shard-00000.parquet", killed, log)
+    heir = await start_download(tmp_path, prefect, 1000.0)
+    while "another run is at it" not in log.read_text():
+        assert heir.returncode is None, log.read_text()
+        await asyncio.sleep(0.1)
+    sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
+    os.killpg(killed.pid, signal.SIGKILL)
+    await prefect.free_slot()
+    assert await heir.wait() == 0, log.read_text()
+    check_whole(tmp_path / "store")
+    assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed
+    assert archive.requests["scrape"] == 1
+    assert sum(count > 1 for count in archive.requests.values()) <= 2 * 2 * 50  # of two shards under way
 
 
 async def test_a_full_disk_is_told_and_nothing_is_half_written(
