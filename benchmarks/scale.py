@@ -8,7 +8,7 @@ rows and bytes of the server's database.
 
 Growth is judged on the marginal cost: seconds per further document from 10 to 100 times beside those from 1 to 10
 times. Two more lines show the cost of longer documents (10 times, each eight times as long) and what a plan and a
-manifest of 100,000 shards cost. `benchmarks.scale_projection` makes 10^7 and 10^9 documents of these lines.
+manifest of 100,000 shards cost. The last lines project all of it to 10^7 and 10^9 documents.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 import zstandard
 
+from benchmarks.scale_projection import project
 from deployments import server
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.manifest import Manifest, ShardRecord, find_damage, read_manifest, write_manifest
@@ -65,15 +66,29 @@ def copied(row: dict[str, Any], copy: int, longer: int) -> dict[str, Any]:
     return {**row, "native_id": f"{row['native_id']}-{copy}", "text": "\n\n".join(paragraphs)}
 
 
+def mean_text_kb(folder: Path) -> float:
+    """Mean length of the documents' texts, in thousands of characters."""
+    lengths = [len(document.text) for document in DocumentFolder(folder)]
+    return round(sum(lengths) / len(lengths) / 1e3, 3)
+
+
 async def measure_scale(times: int, longer: int, folder: Path, port: int) -> AsyncIterator[dict[str, Any]]:
     """Run every stage over a corpus of this size, one after the other."""
     write_documents(folder / "documents", times, longer)
     async with SandboxArchives(DocumentFolder(folder / "documents")) as archives:
         write_catalogue(folder / "catalogue.toml", archives.summaries)
         documents = sum(summary.documents for summary in archives.summaries.values())
+        text_kb = mean_text_kb(folder / "documents")
         for stage in STAGES:
             measured = await measure_stage(stage, folder, archives, port)
-            yield {"benchmark": f"scale.{stage}", "times": times, "longer": longer, "documents": documents, **measured}
+            yield {
+                "benchmark": f"scale.{stage}",
+                "times": times,
+                "longer": longer,
+                "documents": documents,
+                "text_kb": text_kb,
+                **measured,
+            }
 
 
 async def measure_stage(stage: str, folder: Path, archives: SandboxArchives, port: int) -> dict[str, Any]:
@@ -251,7 +266,7 @@ async def measure(folder: Path) -> None:
             shutil.rmtree(place)
     finally:
         server.stop("server")
-    for line in growth(lines):
+    for line in [*growth(lines), *project(lines)]:
         print(json.dumps(line), flush=True)
 
 

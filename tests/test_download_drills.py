@@ -96,7 +96,16 @@ async def serve_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def start_download(
     tmp_path: Path, prefect: Server, rate: float, limits: str = "", sources: Sequence[str] = ("books",)
 ) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "flows", "download-corpus", "--sources", ",".join(sources), "--rate-limit", str(rate)]
+    command = [
+        sys.executable,
+        "-m",
+        "flows",
+        "download-corpus",
+        "--sources",
+        ",".join(sources),
+        "--rate-limit",
+        str(rate),
+    ]
     command += ["--catalogue", str(tmp_path / "catalogue.toml")]
     if limits:  # the limits of the shell that starts it are the child's
         command = ["bash", "-c", f'{limits}; exec "$@"', "download", *command]
