@@ -1,15 +1,17 @@
 """A million scored rows to a balanced mixture, and near-duplicates beside datasketch; one JSON line each.
 
 The first line is the whole stage on disk: a million short documents with 5 % exact duplicates, deduplicated, drawn,
-split and written, in a process of its own. The second finds near-duplicates of 5-word shingles among originals and
-copies of them (another layout; OCR errors of 0.5, 1 and 3 %; another header; cut by a fifth) whose true Jaccard
-similarity is known, on one thread, with `datasketch` doing the same on the same texts in turns.
+split and written, in a process of its own. The second does the same with the shards on two further processes, as
+`--runner processes` does, and counts the peak memory of all three. The last finds near-duplicates of 5-word shingles
+among originals and copies of them (another layout; OCR errors of 0.5, 1 and 3 %; another header; cut by a fifth) whose
+true Jaccard similarity is known, on one thread, with `datasketch` doing the same on the same texts in turns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -118,23 +121,27 @@ def scored_table(ids: Sequence[str], weights: Any, bits: float, trivium: str, so
     return pa.table(columns, SCORED_SCHEMA.names)
 
 
-def build(root: Path) -> dict[str, Any]:
-    """Build the mixture in this process and tell its cost."""
+def build(root: Path, where: str) -> dict[str, Any]:
+    """Build the mixture in this process, or with the shards on two others, and tell its cost."""
     from tasks.mixture.build import build_mixture
+    from tasks.mixture.corpus import on_threads
     from tasks.mixture.parameters import MixtureParameters
 
-    started, used = time.perf_counter(), time.process_time()
-    manifest = build_mixture(
-        {name: root / "raw" / name for name in SOURCES},
-        {name: root / "scored" / name for name in SOURCES},
-        root / "balanced",
-        MixtureParameters(near_duplicates=False),
-        {},
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    started = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        manifest = build_mixture(
+            {name: root / "raw" / name for name in SOURCES},
+            {name: root / "scored" / name for name in SOURCES},
+            root / "balanced",
+            MixtureParameters(near_duplicates=False),
+            {},
+            on_threads if where == "threads" else lambda work, calls: pool.map(work, *zip(*calls, strict=True)),
+        )
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = (used[0].ru_maxrss + 2 * used[1].ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
     return {
         "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(time.process_time() - used, 1),
+        "processor_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
         "peak_megabytes": round(peak / 1e6),
         **manifest.counts,
     }
@@ -258,13 +265,15 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder), ROWS)
-        print(json.dumps({"benchmark": "mixture", "rows": ROWS, **run_alone("build", folder)}), flush=True)
+        for where in ("threads", "processes"):
+            found = run_alone("build", folder, where)
+            print(json.dumps({"benchmark": f"mixture: {where}", "rows": ROWS, **found}), flush=True)
     print(json.dumps(run_alone("near")), flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["build"]:
-        print(json.dumps(build(Path(sys.argv[2]))))
+        print(json.dumps(build(Path(sys.argv[2]), sys.argv[3])))
     elif sys.argv[1:2] == ["near"]:
         print(json.dumps(compare_near()))
     else:

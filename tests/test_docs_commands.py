@@ -72,6 +72,7 @@ NOT_RUN = {
     "prefect deployment run": "needs a worker; names and parameters are held against prefect.yaml",
     "pip install": "the guide's command, beside ours",
     "python -c": "the guide's command, beside ours",
+    "mlx.launch": "needs several Macs; on one machine in tests/tasks/lora/test_ranks.py",
     "ollama create": "what export-model --ollama runs",
     "ollama run": "needs Ollama and a registered model",
 }
