@@ -70,12 +70,6 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, if any."""
-    checkpoints = list_checkpoints(run)
-    return checkpoints[-1][1] if checkpoints else None
-
-
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's state.
 

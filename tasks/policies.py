@@ -36,6 +36,7 @@ from storage.errors import DatasetBusy, DistrustError, TransientError
 from storage.events import parse_event
 from storage.lock import POLL_SECONDS, only_writer
 
+ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
 LAST_WORD_SECONDS = 5.0
 STOP_GRACE_SECONDS = 20.0
@@ -240,12 +241,10 @@ async def run_child(
         ChildDied: The child died without a word; the message carries its last lines.
     """
     write_json(specification_path, specification)
-    command = [sys.executable, "-u", "-m", module, str(specification_path)]
-    root = Path(__file__).resolve().parent.parent
     process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        *(sys.executable, "-u", "-m", module, str(specification_path)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_EVENT_BYTES,
@@ -253,13 +252,11 @@ async def run_child(
         # the second signal ends it before its checkpoint is written.
         start_new_session=True,
     )
-    assert process.stdout is not None
     result: dict[str, Any] | None = None
     failure: DistrustError | None = None
     last_lines: list[str] = []
     try:
-        async for raw in process.stdout:
-            event = parse_event(raw.decode("utf-8", errors="replace"))
+        async for event in _events(process):
             if event["event"] == "result":
                 result = {key: value for key, value in event.items() if key != "event"}
             elif event["event"] == "error":
@@ -275,6 +272,12 @@ async def run_child(
     if status != 0 or result is None:
         raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
     return result
+
+
+async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
+    assert process.stdout is not None
+    async for raw in process.stdout:
+        yield parse_event(raw.decode("utf-8", errors="replace"))
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

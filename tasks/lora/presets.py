@@ -60,25 +60,6 @@ def repository_of(model: str) -> str:
     return preset.repo if preset else model
 
 
-def recipe_for(name: str, **overrides: Any) -> Recipe:
-    """Make the recipe of a preset.
-
-    Raises:
-        ParameterError: There is no such preset.
-    """
-    presets = load_presets()
-    if name not in presets:
-        raise ParameterError(f"preset {name!r} is unknown; choose one of {', '.join(presets)}")
-    preset = presets[name]
-    settings = {
-        "model": preset.name,
-        "batch_size": preset.batch_size,
-        "max_seq_length": preset.max_seq_length,
-        "max_steps": preset.max_steps,
-    }
-    return Recipe.model_validate(settings | overrides)
-
-
 def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     """Replace the model ``auto`` by the preset of this machine's memory; any other recipe stays as it is.
 

@@ -75,22 +75,34 @@ def build_mixture(
         records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters, map_shards)
         if parameters.jsonl:
             write_jsonl(folder, records)
-        manifest = Manifest(
-            kind=KIND,
-            name=destination.name,
-            inputs=inputs,
-            parameters=parameters.model_dump(mode="json"),
-            shards=records,
-            counts={"train": len(drawn.train), "valid": len(drawn.valid), **duplicates.counts},
-            notes={
-                "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
-                "remarks": drawn.remarks,
-                "limited_by": drawn.plan.limited_by,
-            },
-        )
+        manifest = _seal(destination.name, inputs, parameters, records, duplicates, drawn, distributions)
         write_json(folder / METADATA, _describe(destination.name, documents, duplicates, pool, drawn, distributions))
         write_manifest(folder, manifest)
     return manifest
+
+
+def _seal(
+    name: str,
+    inputs: dict[str, str],
+    parameters: MixtureParameters,
+    records: list[ShardRecord],
+    duplicates: Duplicates,
+    drawn: Drawn,
+    distributions: Mapping[str, Distribution],
+) -> Manifest:
+    return Manifest(
+        kind=KIND,
+        name=name,
+        inputs=inputs,
+        parameters=parameters.model_dump(mode="json"),
+        shards=records,
+        counts={"train": len(drawn.train), "valid": len(drawn.valid), **duplicates.counts},
+        notes={
+            "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+            "remarks": drawn.remarks,
+            "limited_by": drawn.plan.limited_by,
+        },
+    )
 
 
 def _make_pool(pairs: Sequence[ShardPair], documents: Documents, duplicates: Duplicates) -> _Pool:

@@ -17,7 +17,7 @@ from tasks.lora.batches import Batch
 from tasks.lora.cross_entropy import CHUNK_ELEMENTS as CHUNK_OF_THE_LOSS
 from tasks.lora.cross_entropy import MIN_CHUNK as MIN_CHUNK_OF_THE_LOSS
 from tasks.lora.memory import CHUNK_ELEMENTS, MIN_CHUNK, describe_plan, knobs, plan_memory, require_memory, usable_bytes
-from tasks.lora.presets import load_presets, recipe_for, settle_model
+from tasks.lora.presets import load_presets, settle_model
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import TrainingStep, make_optimizer
 from tests.tasks.lora.tiny_model import CONFIG, random_model, write_base
@@ -102,7 +102,8 @@ def test_the_guides_tiers_fit_their_machines(name: str) -> None:
 
 def test_the_guides_numbers_of_a_70b_model() -> None:
     preset = load_presets()["r1-distill-70b"]
-    recipe = recipe_for(preset.name)
+    fields = ("batch_size", "max_seq_length", "max_steps")
+    recipe = Recipe(model=preset.name, **{name: getattr(preset, name) for name in fields})
     plan = plan_memory(preset.architecture, recipe)
     assert plan.parameters == 70_553_706_496, "as the guide prints it"
     assert 39e9 < plan.weights < 40e9

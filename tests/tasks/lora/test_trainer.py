@@ -9,7 +9,7 @@ import mlx.core as mx
 import pyarrow.parquet as pq
 import pytest
 
-from storage.checkpoint import latest_checkpoint, list_checkpoints, read_state
+from storage.checkpoint import list_checkpoints, read_state
 from storage.errors import ParameterError, StoreError
 from storage.manifest import digest_of
 from tasks.lora.trainer import train
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_not_continued_otherwise(
     run = finished[0]
     with pytest.raises(error, match=named):
         train(run, mixture, digest, tiny_recipe(base, **({"max_steps": 9} | changes)), Events())
-    assert latest_checkpoint(run) == run / "checkpoint-9"
+    assert list_checkpoints(run)[-1] == (9, run / "checkpoint-9")
 
 
 def test_other_base_weights_of_the_same_name_are_refused(mixture: Path, tmp_path: Path) -> None:
