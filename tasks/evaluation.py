@@ -13,7 +13,7 @@ from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.manifest import digest_of
 from storage.training_result import TrainedRun, read_training_result
 from tasks.evals.parameters import EvaluationParameters
-from tasks.policies import LOCAL_WORK, run_child, run_logger, shown_progress
+from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger, shown_progress
 
 
 def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Path:
@@ -53,7 +53,8 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
         "parameters": parameters.model_dump(mode="json"),
         "inputs": {"training": digest_of(trained.digest_parts)},
     }
-    async with shown_progress("evaluation", f"Evaluation of run {run}") as progress:
+    shown = shown_progress("evaluation", f"Evaluation of run {run}")
+    async with exclusive(layout.reports(run)), shown as progress:
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "progress":

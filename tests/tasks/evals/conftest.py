@@ -51,11 +51,15 @@ def write_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("model"))
+
+
+def write_base(folder: Path) -> Path:
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models.llama import Model, ModelArgs
 
-    folder = tmp_path_factory.mktemp("model")
+    folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     mx.random.seed(7)
@@ -67,13 +71,16 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_folder(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with `checkpoint-3` (a random adapter) and a few losses."""
+    return write_run(tmp_path_factory.mktemp("runs") / "first", base_model)
+
+
+def write_run(run: Path, base_model: Path) -> Path:
+    """Write a run with `checkpoint-3` (a random adapter) and a few losses."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm import load
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    run = tmp_path_factory.mktemp("runs") / "first"
     checkpoint = run / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     model, _ = load(str(base_model))
@@ -124,8 +131,30 @@ def seal_mixture(folder: Path, **splits: pa.Table) -> Path:
 
 @pytest.fixture(scope="session")
 def balanced_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mixture(tmp_path_factory.mktemp("balanced"))
+
+
+def write_mixture(folder: Path) -> Path:
     return seal_mixture(
-        tmp_path_factory.mktemp("balanced"),
+        folder,
         train=sample_table("train", [0.1] * 3 + [0.5] * 3 + [0.9] * 4),
         valid=sample_table("valid", [0.1, 0.5, 0.9] * 7),
     )
+
+
+def write_finished_run(root: Path) -> Path:
+    """Write a store that holds a mixture and the finished run `first`, and its base model beside it."""
+    base, store = write_base(root / "base"), root / "store"
+    mixture = write_mixture(store / "balanced" / "guide")
+    run = write_run(store / "runs" / "first", base)
+    record = {"model": "tiny llama", "balanced": str(mixture)}
+    (run / "run.json").write_text(json.dumps(record))
+    result = {
+        "steps": 3,
+        "recipe_digest": "r",
+        "data_digest": "d",
+        "adapter": "checkpoint-3",
+        "model_path": str(base),
+    }
+    (run / "result.json").write_text(json.dumps(result))
+    return store

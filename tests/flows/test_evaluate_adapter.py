@@ -1,0 +1,44 @@
+"""The evaluation flow against a real Prefect server, on a tiny random model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from flows.evaluate_adapter import evaluate_adapter
+from flows.summaries import summarise
+from storage.errors import VerdictError
+from tests.tasks.chain_events import events
+from tests.tasks.evals.conftest import write_finished_run
+
+pytestmark = pytest.mark.prefect
+
+
+async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
+    tmp_path: Path, prefect_server: None
+) -> None:
+    store = write_finished_run(tmp_path)
+    wanted: dict[str, Any] = {"store": str(store), "run": "first", "max_new_tokens": 8, "perplexity_samples": 4}
+    result = await evaluate_adapter(**wanted)
+    report = store / "runs" / "first" / "reports" / "report.html"
+    assert result["report"] == str(report) and report.is_file() and result["passed"] is not True
+    assert str(report) in summarise("evaluate-adapter", result)
+
+    (told,) = await events("distrust.evaluated.ready", 1, str(store))
+    assert told["payload"] == {"name": "first", "store": str(store), "passed": result["passed"]}
+    async with get_client() as client:
+        wanted_key = ArtifactFilter(key=ArtifactFilterKey(any_=["evaluation-report"]))
+        shown = await client.read_latest_artifacts(artifact_filter=wanted_key)
+    assert str(shown[0].data).startswith("## first")
+
+    written = report.stat().st_mtime_ns
+    with pytest.raises(VerdictError, match="the adapter fell short of"):
+        await evaluate_adapter(**wanted, gate=True)
+    assert report.stat().st_mtime_ns == written, "the gate is asked about the evaluation that is there"
+    assert (await evaluate_adapter(**wanted))["reused"] is True
+    found = await events("distrust.evaluated.ready", 2, str(store))
+    assert len(found) == 2, "what the gate refused is not told, so that nothing weak is exported"
