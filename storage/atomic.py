@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced; should the process die between the two renames, the new
-    folder is lost and the old one survives under a temporary name.
+    An existing folder at `path` is replaced, and so is a link, but not what it leads to; should the process die
+    between the two renames, the new folder is lost and the old one survives under a temporary name.
     """
     temporary = _temporary_beside(path)
     temporary.mkdir()
@@ -69,16 +69,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if entry.is_file():
                 sync_file(entry)
         sync_folder(temporary)
-        if path.exists():
+        if path.exists() or path.is_symlink():
             old = _temporary_beside(path)
             os.replace(path, old)
             os.replace(temporary, path)
-            shutil.rmtree(old)
+            remove(old)
         else:
             os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(entry: Path) -> None:
+    """Delete a file, a folder with all that is in it, or a link, but not what it leads to."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -124,9 +132,7 @@ def remove_temporaries(folder: Path) -> int:
     """Delete what a killed process left half-written directly in `folder`; return how many entries."""
     count = 0
     for entry in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(entry)
         count += 1
     return count

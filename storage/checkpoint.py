@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import atomic_folder, full_disk_explained, write_json
+from storage.atomic import atomic_folder, full_disk_explained, remove, write_json
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, checkpoint_folder
 
@@ -89,6 +88,6 @@ def prune_checkpoints(run: Path, keep_last: int, keep: frozenset[int] = frozense
     checkpoints = list_checkpoints(run)
     for step, folder in checkpoints[: max(0, len(checkpoints) - keep_last)]:
         if step not in keep:
-            shutil.rmtree(folder)
+            remove(folder)
             removed.append(step)
     return removed

@@ -1,11 +1,16 @@
-"""File names that manifests and results carry: they lead to a place below their own folder, or nowhere."""
+"""Files stay in the folder that they belong to, whatever name a manifest carries and whatever links lie about."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+from storage.errors import StoreError
 
 _PART = r"\.*[^./\\:\0][^/\\:\0]*"
 """One name on the way: not empty and not of dots alone."""
@@ -27,3 +32,23 @@ def checked_file(name: object) -> str:
 
 InsideFile = Annotated[str, AfterValidator(checked_file)]
 """A field of a model that names a file below the folder of the model."""
+
+
+def open_no_link(path: str, flags: int) -> int:
+    """Open a file that is written in place, not renamed into it; for the `opener` of `open`.
+
+    Raises:
+        StoreError: A link lies there, which would lead the writing elsewhere.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreError(f"{path} is a link, and its target is not written to; take the link away") from error
+
+
+def is_own_file(folder: Path, name: str) -> bool:
+    """Tell whether a file lies below a folder itself: it is there, and neither it nor a folder above it is a link."""
+    path = folder / name
+    return path.is_file() and path.resolve() == folder.resolve() / name

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import DatasetBusy
+from storage.inside import open_no_link
 
 POLL_SECONDS = 0.2
 
@@ -19,11 +20,12 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
 
     Raises:
         DatasetBusy: Another process still holds it after `patience_seconds`.
+        StoreError: A link lies in the place of the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
     # Beside the folder, not in it: a dataset may be replaced as a whole.
-    with (folder.parent / f".{folder.name}.lock").open("a") as file:
+    with open(folder.parent / f".{folder.name}.lock", "a", opener=open_no_link) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -62,11 +62,12 @@ class Remote:
             The paths that were fetched, relative to the mirror.
 
         Raises:
-            StoreError: The bucket cannot be reached, or holds what no stage wrote there.
+            StoreError: The bucket cannot be reached, or holds what no stage wrote there, or the mirror holds a link.
         """
         with _explained(self.uri), _index_of(mirror) as index:
             there = {path: info for folder in below for path, info in self._list(folder).items()}
             wanted = [path for path, info in there.items() if _is_stale(mirror, path, index.get(path), info)]
+            _refuse_links(mirror, {PurePosixPath(path).parent for path in wanted})
             for group in _sealed_last(wanted):
                 with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as threads:
                     stamps = threads.map(lambda path: self._fetch(mirror, path, there[path]), group)
@@ -85,10 +86,11 @@ class Remote:
             The paths that were uploaded, relative to the mirror.
 
         Raises:
-            StoreError: The bucket cannot be reached; a later run goes on.
+            StoreError: The bucket cannot be reached; a later run goes on. Or the mirror holds a link.
         """
         folders = [PurePosixPath(folder) for folder in below]
         with _explained(self.uri), _index_of(mirror) as index:
+            _refuse_links(mirror, folders)
             here = {path for folder in folders for path in _files_below(mirror, folder)}
             known = {path for path in index if any(PurePosixPath(path).is_relative_to(folder) for folder in folders)}
             changed = [path for path in sorted(here) if index.get(path, ())[:2] != _stamp_here(mirror / path)]
@@ -210,12 +212,30 @@ def _index_of(mirror: Path) -> Iterator[dict[str, Stamp]]:
 
 
 def _files_below(mirror: Path, folder: PurePosixPath) -> Iterator[str]:
-    """Name the files of the mirror below a folder; hidden and temporary ones belong to this machine."""
+    """Name the files of the mirror below a folder; hidden and temporary ones belong to this machine.
+
+    Raises:
+        StoreError: There is a link among them.
+    """
     root = mirror / folder
     for path in [root] if root.is_file() else root.rglob("*"):
-        parts = path.relative_to(mirror).parts
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in parts):
-            yield "/".join(parts)
+        below = path.relative_to(mirror)
+        if any(part.startswith(".") for part in below.parts):
+            continue
+        _refuse_links(mirror, [PurePosixPath(below)])
+        if path.is_file():
+            yield below.as_posix()
+
+
+def _refuse_links(mirror: Path, paths: Iterable[PurePosixPath]) -> None:
+    """Look for links in the mirror's own entries, from its root down to some paths.
+
+    Raises:
+        StoreError: There is one: what it leads to belongs neither into the bucket nor under what comes from there.
+    """
+    for place in {place for path in paths for place in (path, *path.parents) if place.parts}:
+        if (mirror / place).is_symlink():
+            raise StoreError(f"{mirror / place} is a link, which a store in a bucket cannot hold; take it away")
 
 
 def _is_seal(path: str) -> bool:

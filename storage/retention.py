@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.atomic import TEMPORARY_PREFIX
+from storage.atomic import remove as delete
 from storage.checkpoint import list_checkpoints, read_state
 from storage.errors import StoreError
 from storage.layout import Layout
@@ -87,7 +87,7 @@ def old_checkpoints(layout: Layout, keep: RetentionParameters) -> Iterator[Remov
         checkpoints = list_checkpoints(run)
         protected = _needed_checkpoints(run, checkpoints)
         for step, folder in checkpoints[: max(0, len(checkpoints) - keep.keep_checkpoints)]:
-            if folder.name not in protected:
+            if folder.name not in protected and not folder.is_symlink():
                 reason = (
                     f"step {step} of run {run.name} is neither its best nor among its newest {keep.keep_checkpoints}"
                 )
@@ -168,10 +168,7 @@ def remove(layout: Layout, removal: Removal, keep: RetentionParameters, now: flo
             # Renamed in one step: nobody sees a checkpoint or an export with half of its files.
             going = going.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{going.name}")
             os.replace(removal.path, going)
-        if going.is_dir():
-            shutil.rmtree(going)
-        else:
-            going.unlink(missing_ok=True)
+        delete(going)
         return True
     return False
 

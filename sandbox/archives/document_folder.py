@@ -81,7 +81,8 @@ class DocumentFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+        # A named pipe would be waited for, and a device never ends. Links to files are the user's own arrangement.
+        self.files = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file()) if folder.is_dir() else []
         if not self.files:
             raise ParameterError(f"{folder} holds no *{SUFFIX} files; name a folder with at least one")
         self.skipped: list[SkippedLine] = []

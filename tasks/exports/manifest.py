@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import StoreError
-from storage.inside import InsideFile
+from storage.inside import InsideFile, is_own_file
 from storage.parquet import file_sha256
 
 EXPORT = "export.json"
@@ -94,9 +94,13 @@ def read_export(folder: Path) -> ExportManifest | None:
 
 
 def is_whole(folder: Path, manifest: ExportManifest) -> bool:
-    """Tell whether every file of an export is there in its recorded size; texts that are written anew may differ."""
+    """Tell whether every file of an export is there in its recorded size; texts that are written anew may differ.
+
+    A link is none of its files: what it leads to was not exported, and must be neither served nor uploaded.
+    """
     return all(
-        (path := folder / record.file).is_file() and (record.file in TEXTS or path.stat().st_size == record.bytes)
+        is_own_file(folder, record.file)
+        and (record.file in TEXTS or (folder / record.file).stat().st_size == record.bytes)
         for record in manifest.files
     )
 

@@ -12,6 +12,7 @@ import mlx.core as mx
 import pyarrow as pa
 
 from storage.events import Emit
+from storage.inside import open_no_link
 from storage.parquet import read_shard, write_shard
 from tasks.lora.metrics import METRICS, METRICS_SCHEMA
 from tasks.lora.recipe import Recipe
@@ -94,7 +95,7 @@ class Progress:
             self._parent(event, **fields)
 
     def _write(self, line: str) -> None:
-        with (self._run / TRAINING_LOG).open("a", encoding="utf-8") as log:
+        with open(self._run / TRAINING_LOG, "a", encoding="utf-8", opener=open_no_link) as log:
             log.write(line + "\n")
 
     def count(self, tokens: int) -> None:

@@ -33,8 +33,8 @@ class PartialFile:
 
     @property
     def kept(self) -> int:
-        """How many bytes are there to go on from."""
-        if self.checksum is None:
+        """How many bytes are there to go on from; what a link leads to is no part of this file."""
+        if self.checksum is None or self.path.is_symlink():
             return 0
         try:
             there = self.path.stat().st_size
@@ -74,7 +74,9 @@ class PartialFile:
     def open(self) -> BinaryIO:
         """Open the file at the place that `accept` decided on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("r+b" if self._offset else "wb")
+        if not self._offset:
+            self.discard()
+        file = self.path.open("r+b" if self._offset else "xb")
         file.seek(self._offset)
         return file
 

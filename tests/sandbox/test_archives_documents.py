@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 
@@ -168,3 +169,25 @@ def test_a_folder_of_real_documents_is_read_whole() -> None:
     assert folder.skipped == []
     assert set(ARCHIVE_OF) - set(counts) == {"us_patents", "logical_reasoning"}
     assert min(counts.values()) > 10
+
+
+def test_what_is_no_file_is_not_waited_for_and_a_linked_one_is_a_file(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.jsonl.zst")
+    (folder / "endless.jsonl.zst").symlink_to("/dev/zero")
+    (folder / "nowhere.jsonl.zst").symlink_to(tmp_path / "nowhere")
+    (folder / "folder.jsonl.zst").mkdir()
+    with pytest.raises(ParameterError, match="holds no"):
+        DocumentFolder(folder)
+    write_lines(elsewhere, corpus_row())
+    (folder / "wikipedia.jsonl.zst").symlink_to(elsewhere)
+    assert [document.title for document in DocumentFolder(folder)] == ["Euler"], "a user may link a large file"
+
+
+def test_a_link_to_something_else_is_refused_without_a_word_of_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    (tmp_path / "wikipedia.jsonl.zst").symlink_to(tmp_path / "secret")
+    with pytest.raises(ParameterError, match="cannot be unpacked") as error:
+        list(DocumentFolder(tmp_path))
+    assert "hunter2" not in str(error.value)

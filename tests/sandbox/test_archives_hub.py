@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
+from yarl import URL
 
 from sandbox.archives import SandboxArchives, SandboxDocument
 
@@ -21,6 +25,21 @@ def document(source: str, number: int, **fields: Any) -> SandboxDocument:
         "licence": "CC0",
     }
     return SandboxDocument(**(known | fields))
+
+
+async def test_nothing_is_served_but_the_files_that_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with (
+        SandboxArchives([document("wikipedia", 1)]) as archives,
+        aiohttp.ClientSession(archives.environment["HF_ENDPOINT"]) as client,
+    ):
+        (tmp_path / "secret").write_text("secret")
+        (folder,) = tmp_path.glob("sandbox-archives-*/hub/wikipedia")
+        (folder / "link").symlink_to(tmp_path / "secret")
+        for path in ("link", "part-00000", "%2e%2e/%2e%2e/%2e%2e/secret", "..%2f..%2f..%2fsecret", "%2fetc%2fpasswd"):
+            address = URL(f"/datasets/wikimedia/wikipedia/resolve/main/{path}", encoded=True)
+            async with client.get(address) as answer:
+                assert answer.status == 404, path
 
 
 async def test_plain_answers_of_the_hub() -> None:

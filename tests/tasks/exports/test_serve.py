@@ -72,6 +72,13 @@ def test_a_damaged_export_is_not_served(exported: Path, capsys: pytest.CaptureFi
     assert "holds damaged ones; run export-model again" in capsys.readouterr().err
 
 
+def test_what_a_link_leads_to_is_not_served(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = exported / "model.safetensors"
+    weights.symlink_to(weights.rename(exported.parent / "elsewhere.safetensors"))
+    assert serve.main([str(exported), "--check"]) == 1
+    assert "holds damaged ones; run export-model again" in capsys.readouterr().err
+
+
 def test_a_server_that_ends_says_why(exported: Path) -> None:
     (exported / "export.json").unlink()
     with pytest.raises(UserError, match=r"the server ended with status 1: .* is not an export"):

@@ -223,3 +223,13 @@ def test_weighting_turns_the_model_towards_primary_sources(base: Path, mixture: 
     assert gap("additive", objective="additive") == plain
     assert gap("weighted") > plain + 0.2
     assert gap("importance", sampling="importance") > plain + 0.2
+
+
+def test_a_log_is_not_written_through_a_link(base: Path, mixture: Path, tmp_path: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    run.mkdir()
+    outside.write_text("mine")
+    (run / "training.log").symlink_to(outside)
+    with pytest.raises(StoreError, match=r"training\.log is a link, and its target is not written to"):
+        train(run, mixture, DIGEST, tiny_recipe(base, max_steps=1), Events())
+    assert outside.read_text() == "mine"

@@ -93,6 +93,19 @@ async def test_a_process_that_died_left_something_to_go_on_from(serve: Serve, cl
     assert server.offsets == [5000]
 
 
+async def test_a_part_that_leads_elsewhere_is_begun_anew(serve: Serve, clock: FakeClock, tmp_path: Path) -> None:
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    here.mkdir()
+    for checked in (True, False):
+        elsewhere.write_bytes(BODY[:5000])
+        (here / "f.part").symlink_to(elsewhere)
+        server = FileServer()
+        assert await fetch(serve, clock, here, server, checked=checked) == BODY
+        assert server.offsets == [0] and elsewhere.read_bytes() == BODY[:5000]
+        assert not (here / "f").is_symlink()
+        (here / "f").unlink()
+
+
 async def test_a_whole_part_is_only_checked(serve: Serve, clock: FakeClock, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(BODY)
     server = FileServer()
