@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ UNWANTED = ("consolidated*",)
 MOST_BYTES = 400 * 10**9
 """No base model that a Mac can train is larger; a repository that says so is not what was meant."""
 CHUNK_BYTES = 16 << 20
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def hub_home() -> Path:
@@ -30,10 +32,11 @@ def hub_home() -> Path:
     return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
 
 
-def fetch_model(repository: str, log: Log) -> Path:
+def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
     """Return the folder of a model, fetching what is missing of it.
 
-    Only files at the top of the repository are fetched, weights only as safetensors, and never code.
+    Only files at the top of the repository are fetched, weights only as safetensors, and never code. Where the
+    repository is changed meanwhile, it is fetched once more.
 
     Raises:
         PrerequisiteError: The model is gated, missing, too large for the disk, damaged or out of reach.
@@ -51,6 +54,8 @@ def fetch_model(repository: str, log: Log) -> Path:
                 raise
             log(f"The Hub does not answer; taking {repository} from the local cache")
             return cached
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise ValueError(f"the commit is called {info.sha!r}")  # the library would make a folder of that name
         sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or [] if is_wanted(file.rfilename)}
         _check_sizes(repository, sizes)
         _check_room(repository, info.sha, sizes)
@@ -58,7 +63,9 @@ def fetch_model(repository: str, log: Log) -> Path:
         # By name, not by commit: so the cache remembers what to take when the Hub does not answer.
         folder = Path(snapshot_download(repository, allow_patterns=sorted(sizes)))
     if folder.name != info.sha:
-        return fetch_model(repository, log)  # the repository was changed in between
+        if not again:
+            raise PrerequisiteError(f"base model {repository} is being changed on the Hub just now: run again later")
+        return fetch_model(repository, log, again=False)  # the repository was changed in between
     digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs and file.rfilename in sizes}
     verify(folder, digests, hub_home() / "distrust-verified" / f"{repository.replace('/', '--')}-{info.sha}.json", log)
     return folder
@@ -198,4 +205,9 @@ def _explained(repository: str) -> Iterator[None]:
         raise PrerequisiteError(
             f"base model {repository} could not be fetched ({error}): check the connection and the free disk space, "
             "then run again; what was fetched is kept"
+        ) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise PrerequisiteError(
+            f"what the Hub says of base model {repository} is not understood ({type(error).__name__}: {error}): check "
+            "HF_ENDPOINT, or fetch the model yourself and name its folder"
         ) from error

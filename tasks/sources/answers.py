@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,8 @@ from yarl import URL
 
 from storage.addresses import is_safe
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
+
+_HALVES = re.compile(r"\\u[dD][89a-fA-F]")
 
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 GONE = {
@@ -99,7 +102,7 @@ def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
 
 
 def parse_json(body: bytes, headers: Mapping[str, str], url: str) -> Any:
-    """Parse an answer that must be JSON.
+    """Parse an answer that must be JSON; a character that no text can hold becomes a question mark.
 
     Raises:
         CorruptAnswer: It is not JSON by its own words, or does not parse.
@@ -108,9 +111,13 @@ def parse_json(body: bytes, headers: Mapping[str, str], url: str) -> Any:
     if not (kind in ("application/json", "text/json") or kind.endswith("+json")):
         raise CorruptAnswer(f"{url} answered with {kind or 'no content type'}, not JSON")
     try:
-        return json.loads(body)
+        text = body.decode("utf-8-sig")
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptAnswer(f"{url} answered with broken JSON ({error})") from error
+    if _HALVES.search(text):  # half of a UTF-16 pair: JSON can spell it, but no file or address can hold it
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
 
 
 def check_object(value: Any, url: str, expect: tuple[str, ...]) -> dict[str, Any]:

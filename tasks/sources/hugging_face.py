@@ -113,8 +113,10 @@ class HuggingFaceDataset:
             info = huggingface_hub.HfApi(token=self._token).dataset_info(self._spec.repo, revision=revision or None)
         except Exception as error:
             raise hub_error(error, self._spec) from error
-        if info.sha is None:
-            raise SourceUnavailable(f"source {self._spec.name!r}: the Hub names no commit of {self._spec.repo}")
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise SourceUnavailable(
+                f"source {self._spec.name!r}: the Hub names no commit of {self._spec.repo}, but {info.sha!r}"
+            )
         return str(info.sha)
 
 

@@ -1,0 +1,124 @@
+"""Whatever a listing answers, page after page: a plan that can be kept, or a declared error, after a bounded walk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from storage.errors import DistrustError
+from storage.shard_plan import Item, ShardPlan, make_plan
+from tasks.sources.chronicling_america import open_chronicling_america
+from tasks.sources.internet_archive import open_internet_archive
+from tasks.sources.source import Connection, Pace, Source, reserve
+from tasks.sources.web import Web
+from tests.tasks.sources import test_chronicling_america, test_internet_archive
+from tests.tasks.sources.conftest import FakeClock
+from tests.tasks.sources.test_hostile_answers import NASTY, VALUES
+
+BOUNDED = settings(
+    max_examples=40, deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+LIMIT = 20
+PACE = Pace(requests_per_second=1000, attempts=2)
+NUMBERS = st.one_of(st.integers(-3, 300), st.just(10**30), st.booleans(), st.none(), st.text(max_size=3))
+NAMES = st.one_of(st.sampled_from(["a", "b", "c", "d"]), NASTY, VALUES)
+
+SCRAPES = st.fixed_dictionaries(
+    {"items": st.one_of(st.lists(st.one_of(st.fixed_dictionaries({"identifier": NAMES}), VALUES), max_size=6), VALUES)},
+    optional={"cursor": st.one_of(st.sampled_from(["c1", "c2"]), NAMES), "total": NUMBERS, "error": VALUES},
+)
+HITS = st.fixed_dictionaries(
+    {"id": st.one_of(st.just("http://www.loc.gov/resource/sn1/1900-01-02/ed-1/?sp=1"), NAMES)},
+    optional={"date": st.one_of(st.just("1900-01-02"), NAMES), "page_id": NAMES, "title": NAMES, "image_url": VALUES},
+)
+SEARCHES = st.fixed_dictionaries(
+    {
+        "results": st.one_of(st.lists(st.one_of(HITS, VALUES), max_size=6), VALUES),
+        "pagination": st.one_of(st.fixed_dictionaries({"of": NUMBERS, "total": NUMBERS}), VALUES),
+    }
+)
+Open = Callable[[str, Web], Any]
+
+
+@asynccontextmanager
+async def served(pages: list[Any]) -> AsyncIterator[tuple[str, list[str]]]:
+    """Answer one request after the other, the last page for ever; yields the root and what was asked for."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        page = pages[min(len(asked), len(pages)) - 1]
+        return web.Response(text=json.dumps(page), content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{anything:.*}", answer)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        yield str(server.make_url("/")).rstrip("/"), asked
+    finally:
+        await server.close()
+
+
+def walk(pages: list[Any], open_source: Open, most_requests: int) -> None:
+    """Count and plan from some pages; what comes of it can be kept on disk, or is an error of this project."""
+
+    async def attempt(use: Callable[[Source], Awaitable[Any]]) -> Any:
+        async with served(pages) as (root, asked):
+            try:
+                async with Web(clock=FakeClock()) as session, open_source(root, session) as source:
+                    return await use(source)
+            except DistrustError:
+                return None
+            finally:
+                assert len(asked) <= most_requests, asked
+
+    count = asyncio.run(attempt(lambda source: source.count()))
+    assert count is None or isinstance(count, int)
+    items: list[Item] = asyncio.run(attempt(lambda source: source.plan(LIMIT))) or []
+    assert len({item.native_id for item in items}) == len(items) <= reserve(LIMIT)
+    assert all(item.native_id and urlsplit(item.url).netloc for item in items)
+    plan = make_plan("s", "r", items, 3)
+    assert ShardPlan.model_validate_json(plan.model_dump_json().encode()).shards == plan.shards
+
+
+@BOUNDED
+@given(st.lists(SCRAPES, min_size=1, max_size=4))
+@example([{"items": [{"identifier": "\ud800"}], "total": 1}])
+@example([{"items": [{"identifier": "a"}], "cursor": "\ud800"}])
+@example([{"items": [{"identifier": "a" * 100_000}], "total": 1}])
+@example([{"items": [{"identifier": {"a": 1}}], "total": True}])
+@example([{"items": [], "cursor": "c1"}])
+@example([{"items": [{"identifier": "a"}, {}], "cursor": "c1"}, {"items": [{}, {"identifier": "a"}], "cursor": "c1"}])
+def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
+    def open_source(root: str, session: Web) -> Any:
+        connection = Connection(archive_org_url=root)
+        return open_internet_archive(test_internet_archive.make_spec(), connection, PACE, session, 2026)
+
+    walk(pages, open_source, most_requests=2 * len(pages) + 4)
+
+
+@BOUNDED
+@given(st.lists(SEARCHES, min_size=1, max_size=4))
+@example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/?sp=\ud800"}], "pagination": {}}])
+@example(
+    [{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/", "page_id": "\ud800"}], "pagination": {}}]
+)
+@example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"of": 10**9}}])
+def test_pages_of_the_newspaper_search(pages: list[Any]) -> None:
+    def open_source(root: str, session: Web) -> Any:
+        connection = Connection(loc_url=root, loc_text_url=root)
+        return open_chronicling_america(test_chronicling_america.make_spec(), connection, PACE, session, 2026)
+
+    # 31 days are halved into at most 61 slices, each asked for one page; a round that adds nothing ends the plan.
+    walk(pages, open_source, most_requests=4 * 61 + 4)
