@@ -63,10 +63,13 @@ class Station:
         self.server = server.start_server(self.port)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask the API for something."""
-        answer = httpx.post(f"{server.api_url(self.port)}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        """Ask the API for something, again where its database was locked: so do the UI and Prefect's own client."""
+
+        def answer() -> httpx.Response | None:
+            answered = httpx.post(f"{server.api_url(self.port)}/{path}", json=body, timeout=30)
+            return None if answered.status_code == 503 else answered
+
+        return until(answer).raise_for_status().json()
 
     def start_run(self, flow: str, parameters: dict[str, Any]) -> str:
         """Start a run of a flow on the worker, as the form of the UI does; return its id."""
