@@ -25,7 +25,7 @@ variables = host.environment()
         title="Memory (GB)",
         ge=0,
         le=4096,
-        description="Unified memory that a training run may plan with, in GB; 0 measures the machine instead.",
+        description="Memory of the machine that a training plans with, in GB; 0 measures the machine instead.",
     )
     model_cache: str = Field(
         default="",
@@ -36,9 +36,14 @@ variables = host.environment()
         default="",
         title="Preset",
         pattern=r"^[a-z0-9.-]*$",
-        description="Name of the model preset used when a run names none; empty uses the pipeline's own default.",
+        description="Preset that a training with model=auto takes; empty: the largest that fits the memory.",
     )
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that this host sets; an empty field sets none."""
-        return {"HF_HOME": self.model_cache} if self.model_cache else {}
+        variables = {
+            "DISTRUST_MEMORY_GB": str(self.memory_gb) if self.memory_gb else "",
+            "DISTRUST_PRESET": self.preset,
+            "HF_HOME": self.model_cache,
+        }
+        return {name: value for name, value in variables.items() if value}

@@ -52,7 +52,7 @@ async def train_adapter(parameters: TrainAdapterForm) -> Any:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
     if parameters.plan:
         return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
-    recipe = training.settle_model(parameters.pick(Recipe))
+    recipe = await training.settle_model(parameters.pick(Recipe))
     layout = await parameters.open_store()
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
     async with shared(layout, reads=reads, writes=writes):

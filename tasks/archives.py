@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from prefect import task
 
-from blocks.defaults import load_default
+from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
@@ -56,14 +55,8 @@ async def connect() -> Connection:
 
     Secrets are read here, inside the process that uses them, and never become parameters.
     """
-    saved = [
-        await load_default(InternetArchive),
-        await load_default(LibraryOfCongress),
-        await load_default(HuggingFaceHub),
-    ]
-    for block in saved:
-        if block is not None:
-            os.environ.update(block.environment())  # the Hugging Face libraries read it when they are imported
+    # The Hugging Face libraries read their variables when they are imported.
+    await heed_saved(InternetArchive, LibraryOfCongress, HuggingFaceHub)
     return Connection.from_environment()
 
 

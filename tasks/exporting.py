@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
-from blocks.defaults import load_default
+from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from storage.layout import Layout
 from storage.manifest import digest_of
@@ -21,8 +20,8 @@ from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger
 async def export_run(layout: Layout, run: str, name: str, parameters: ExportParameters) -> dict[str, Any]:
     """Fuse the adapter of a run into its base and save the model as a folder that MLX opens."""
     log = run_logger()
-    if parameters.hub_repository and (hub := await load_default(HuggingFaceHub)) is not None:
-        os.environ.update(hub.environment())  # the child inherits it; a secret is no parameter and no file
+    if parameters.hub_repository:
+        await heed_saved(HuggingFaceHub)
     folder = layout.run(run)
     trained = read_training_result(folder)
     specification = {

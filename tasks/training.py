@@ -10,6 +10,9 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import acreate_image_artifact
 
+from blocks.defaults import heed_saved
+from blocks.hugging_face import HuggingFaceHub
+from blocks.training_host import TrainingHost
 from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
@@ -39,8 +42,12 @@ REPORT_PATIENCE_SECONDS = 48 * 3600.0
 REBALANCE = "python -m flows rebalance-corpus"
 
 
-def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
-    """Replace the model ``auto`` by the preset of a machine with so much memory, of this one where nothing is said."""
+async def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
+    """Replace the model ``auto`` by the preset of a machine with so much memory, of this one where nothing is said.
+
+    The saved blocks of hub and training host are read here, before anything is planned or fetched.
+    """
+    await heed_saved(HuggingFaceHub, TrainingHost)
     settled = presets.settle_model(recipe, memory_gb)
     if settled != recipe:
         run_logger().info("model auto: %s, batches of %d", settled.model, settled.batch_size)
@@ -55,7 +62,7 @@ async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> dict[st
         recipe: The recipe.
         memory_gb: Memory of the machine that it is meant for; this machine's when left out.
     """
-    recipe = settle_model(recipe, memory_gb)
+    recipe = await settle_model(recipe, memory_gb)
     model = await asyncio.to_thread(architecture_of_base, recipe.model, quantise=recipe.quantize_base)
     if model is None:
         return {
@@ -161,6 +168,7 @@ async def check_training(layout: Layout, load_model: str) -> list[Check]:
     found: list[dict[str, Any]] = []
 
     async def work() -> str:
+        await heed_saved(HuggingFaceHub, TrainingHost)
         specification = {"load_model": load_model}
         folder = layout.root / "check-setup"
         result = await run_child("tasks.lora.check", specification, folder / "check.json", lambda event: None)

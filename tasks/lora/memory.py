@@ -6,6 +6,8 @@ fused kernels on Metal need less, so the estimate errs upwards there (``docs/dec
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +41,16 @@ CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
 
 
 def machine_memory_gb() -> float:
-    """Return this machine's memory in GB (10^9 bytes)."""
+    """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's.
+
+    Raises:
+        ParameterError: The variable is no number above 0.
+    """
+    if named := os.environ.get("DISTRUST_MEMORY_GB"):
+        with contextlib.suppress(ValueError):
+            if 0 < float(named) < math.inf:
+                return float(named)
+        raise ParameterError(f"DISTRUST_MEMORY_GB is {named!r}; give the machine's memory in GB, or leave it out")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 

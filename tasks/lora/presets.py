@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -89,14 +90,18 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
 
 
 def suggest_preset(memory_gb: float | None = None) -> Preset:
-    """Pick the largest preset that fits a machine.
+    """Pick the largest preset that fits a machine; for this one, ``DISTRUST_PRESET`` may name another.
 
     Args:
         memory_gb: The machine's memory; this machine's when left out.
 
     Raises:
-        ParameterError: Even the smallest preset needs more.
+        ParameterError: Even the smallest preset needs more, or there is no preset of the name.
     """
+    if memory_gb is None and (named := os.environ.get("DISTRUST_PRESET")):
+        if named not in load_presets():
+            raise ParameterError(f"DISTRUST_PRESET is {named!r}; choose one of {', '.join(load_presets())}")
+        return load_presets()[named]
     memory = machine_memory_gb() if memory_gb is None else memory_gb
     # A machine sold with 64 GB reports a little less once the firmware took its part.
     fitting = [preset for preset in load_presets().values() if preset.memory_gb <= memory * 1.05]

@@ -65,7 +65,7 @@ ENVIRONMENT: dict[type[Block], dict[str, str]] = {
         "AWS_ACCESS_KEY_ID": "AKIANOTREAL",
         "AWS_SECRET_ACCESS_KEY": "not_a_real_secret",
     },
-    TrainingHost: {"HF_HOME": "/srv/models"},
+    TrainingHost: {"DISTRUST_MEMORY_GB": "64.0", "DISTRUST_PRESET": "llama-8b", "HF_HOME": "/srv/models"},
 }
 
 

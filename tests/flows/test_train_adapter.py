@@ -13,6 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from blocks.training_host import TrainingHost
 from flows.compare_recipes import compare_recipes
 from flows.summaries import summarise
 from flows.train_adapter import train_adapter
@@ -86,6 +87,25 @@ async def test_a_plan_can_be_made_for_another_machine(store: Path, prefect_serve
     assert small["fits"] and large["fits"] and small["limit_bytes"] == pytest.approx(0.25 * large["limit_bytes"])
     tight = await train_adapter(model="r1-distill-70b", plan=True, memory_gb=16)
     assert not tight["fits"]
+
+
+async def test_the_saved_training_host_decides_what_auto_means(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISTRUST_MEMORY_GB", "DISTRUST_PRESET"):
+        monkeypatch.setenv(name, "")  # what the flow sets is taken back
+    try:
+        await TrainingHost(memory_gb=64).asave("default", overwrite=True)
+        large = await train_adapter(model="auto", plan=True)
+        await TrainingHost(memory_gb=64, preset="llama-8b-abliterated").asave("default", overwrite=True)
+        named = await train_adapter(model="auto", plan=True)
+    finally:  # the server is shared: no other test may find this document
+        await TrainingHost.adelete("default")
+    assert (large["model"], named["model"]) == ("r1-distill-70b", "llama-8b-abliterated")
+    assert large["limit_bytes"] == named["limit_bytes"] == pytest.approx(48e9)
+    monkeypatch.setenv("DISTRUST_PRESET", "none-such")
+    with pytest.raises(ParameterError, match="DISTRUST_PRESET is 'none-such'; choose one of r1-distill-70b"):
+        await train_adapter(model="auto", plan=True)
 
 
 async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other(store: Path) -> None:

@@ -44,3 +44,10 @@ def test_too_little_memory_and_other_models() -> None:
         suggest_preset(4)
     assert repository_of("some/other-model") == "some/other-model"
     assert machine_memory_gb() > 0.5
+
+
+@pytest.mark.parametrize("memory", ["much", "0", "-1", "nan", "inf"])
+def test_a_memory_that_cannot_be_meant_is_named(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTRUST_MEMORY_GB", memory)
+    with pytest.raises(ParameterError, match=f"DISTRUST_MEMORY_GB is '{memory}'; give the machine's memory"):
+        machine_memory_gb()
