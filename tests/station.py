@@ -53,6 +53,16 @@ class Station:
         environment = server.client_environment(self.port) | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
         self.worker = server.spawn("worker-drill", command, environment)
 
+    def stop_worker(self) -> None:
+        """Send the worker what systemd and launchd send, and wait for its end."""
+        os.kill(self.worker.pid, signal.SIGTERM)
+        self.worker.wait()
+
+    def restart_worker(self) -> None:
+        """Start the worker anew, with the environment of this moment."""
+        self.stop_worker()
+        self.start_worker()
+
     def kill_server(self) -> None:
         """End the server as a power cut would."""
         os.killpg(self.server.pid, signal.SIGKILL)

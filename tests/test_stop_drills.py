@@ -79,8 +79,7 @@ def test_a_stage_that_is_stopped_in_every_way_makes_what_it_would_have_made(
     check_left_in_order(station, stage, store)
 
     orphan = begin(station, stage, store)
-    os.kill(station.worker.pid, signal.SIGTERM)  # what systemd and launchd send
-    station.worker.wait()
+    station.stop_worker()
     check_left_in_order(station, stage, store)
     station.start_worker()
     if station.state(orphan) != "CRASHED":

@@ -1,7 +1,8 @@
-"""PostgreSQL dies and comes back while a run goes on."""
+"""PostgreSQL dies and comes back while a run of each stage goes on."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from deployments.access import DATABASE
-from storage.manifest import find_damage, read_manifest
 from tests.deployments.postgres import Postgres, missing, postgres
+from tests.stages import STAGES
 from tests.station import Station, until
-from tests.tasks.mixture.corpora import balanced_sources, make_corpus
+from tests.test_download_drills import check_whole, serve_books
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
@@ -36,31 +37,48 @@ def station(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
         running.stop()
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_run_goes_on_while_the_database_is_away(
-    mode: str, station: Station, database: Postgres, tmp_path: Path
-) -> None:
-    store = tmp_path / "store"
-    make_corpus(store, balanced_sources(), 10)
-    begun = time.time_ns()
+def state(database: Postgres, run: str) -> str:
+    return database.ask(f"select state_type from flow_run where id = '{run}'")
 
-    def made() -> list[Path]:
-        return [path for path in (store / "scored").rglob("shard-*") if path.stat().st_mtime_ns > begun]
 
-    run = station.start_run("score-corpus", {"store": str(store), "signal": "tests.slow_signal:score"})
-    until(lambda: len(made()) >= 2)
-    before = len(made())
+def restart(database: Postgres, run: str, mode: str) -> None:
+    """Take the database away for some seconds from a run that is at work."""
+    assert state(database, run) == "RUNNING"
     database.stop(mode)
     time.sleep(5)
     database.start()
 
-    def ended() -> str:
-        return str(until(lambda: (state := station.state(run)) in ("COMPLETED", "FAILED", "CRASHED") and state, 180))
 
-    assert ended() == "COMPLETED"
-    assert len(made()) > before, "it was under way when the database went"
-    assert database.ask(f"select state_type from flow_run where id = '{run}'") == "COMPLETED"
-    for folder in (store / "scored").iterdir():
-        manifest = read_manifest(folder)
-        assert manifest is not None and find_damage(folder, manifest, hashes=True) == []
+def check_survived(station: Station, database: Postgres, run: str) -> None:
+    ends = ("COMPLETED", "FAILED", "CRASHED")
+    assert until(lambda: (now := station.state(run)) in ends and now, 180) == "COMPLETED"
+    assert state(database, run) == "COMPLETED"
     assert station.server.poll() is None and station.worker.poll() is None, "server and worker were not restarted"
+
+
+@pytest.mark.parametrize(("name", "mode"), [("score-corpus", "fast"), *((name, "immediate") for name in STAGES)])
+def test_a_run_goes_on_while_the_database_is_away(
+    name: str, mode: str, station: Station, database: Postgres, tmp_path: Path
+) -> None:
+    stage = STAGES[name]
+    store = stage.prepare(tmp_path)
+    under_way = stage.watch(store)
+    run = station.start_run(stage.flow, stage.parameters(store) | {"store": str(store)})
+    until(under_way)
+    restart(database, run, mode)
+    check_survived(station, database, run)
+    assert stage.made(store)
+
+
+async def test_a_download_goes_on_while_the_database_is_away(
+    station: Station, database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_books(tmp_path, monkeypatch) as archive:
+        await asyncio.to_thread(station.restart_worker)  # it leads its runs to the archive of this test
+        parameters = {"sources": ["books"], "rate_limit": 20.0, "catalogue": str(tmp_path / "catalogue.toml")}
+        run = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
+        await asyncio.to_thread(until, lambda: archive.requests.total() > 20)
+        await asyncio.to_thread(restart, database, run, "immediate")
+        await asyncio.to_thread(check_survived, station, database, run)
+        check_whole(tmp_path / "store")
+        assert set(archive.requests.values()) == {1}, "nothing is asked twice"
