@@ -13,7 +13,7 @@ import signal
 import sys
 
 from deployments import server, services
-from deployments.access import Access, from_environment, recall
+from deployments.access import HOST, Access, from_environment, recall
 from storage.errors import ParameterError, UserError
 
 WORKERS = {"data": "data", "mac": "mac-train"}
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
     line.add_argument("--off", action="store_true", help="switch: off instead of on")
     line.add_argument("--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)")
-    line.add_argument("--host", default=server.HOST, help="address that the server listens on (default: %(default)s)")
+    line.add_argument("--host", default=HOST, help="address that the server listens on (default: %(default)s)")
     line.add_argument("--open", action="store_true", help="accept another address than loopback without a password")
     line.add_argument("--pool", default="data", choices=sorted(WORKERS.values()), help="pool of the worker to install")
     line.add_argument("--server", default="", help="API of a server on another machine that the worker works for")

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from storage.addresses import LOOPBACK
 from storage.errors import ParameterError
 
 RECORD = "server.json"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HOST = "127.0.0.1"
 EVERY_ADDRESS = ("0.0.0.0", "::")
 DATABASES = ("postgresql+asyncpg", "sqlite+aiosqlite")
 
@@ -41,7 +42,7 @@ class Access:
         ParameterError: A value cannot be meant.
     """
 
-    host: str = LOOPBACK[0]
+    host: str = HOST
     port: int = 4200
     auth: str = field(default="", repr=False)
     database: str = field(default="", repr=False)
@@ -68,7 +69,7 @@ class Access:
         """Address of the API for clients on this machine."""
         if self.url:
             return self.url
-        host = LOOPBACK[0] if self.host in EVERY_ADDRESS else self.host
+        host = HOST if self.host in EVERY_ADDRESS else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/api"
 
     def refuse_open_door(self, *, accepted: bool) -> None:
@@ -96,7 +97,7 @@ class Access:
 def from_environment(port: int, host: str = "", environment: Mapping[str, str] | None = None) -> Access:
     """Take password and database from Prefect's own variables, where no list of processes shows them."""
     values = os.environ if environment is None else environment
-    return Access(host=host or LOOPBACK[0], port=port, auth=values.get(AUTH, ""), database=values.get(DATABASE, ""))
+    return Access(host=host or HOST, port=port, auth=values.get(AUTH, ""), database=values.get(DATABASE, ""))
 
 
 def remember(folder: Path, access: Access) -> None:

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployments.access import AUTH, CSRF, DATABASE, Access, from_environment, recall, remember
+from deployments.access import AUTH, CSRF, DATABASE, HOST, Access, from_environment, recall, remember
 from storage.errors import PrerequisiteError
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
 START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 20.0

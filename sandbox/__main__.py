@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from deployments import server
+from deployments.access import HOST
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.errors import UserError
 from storage.layout import Layout
@@ -62,7 +63,7 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             print(
                 f"Serving {served:,} {'of your' if documents else 'bundled'} documents on loopback as archive.org, "
                 f"loc.gov and Hugging Face.\nFor the few minutes that it takes, watch the run at "
-                f"http://{server.HOST}:{port}.\n",
+                f"http://{HOST}:{port}.\n",
                 flush=True,
             )
             if folder.skipped_count:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, S3FileSystem, copy_files
 
+from storage.addresses import is_safe
 from storage.atomic import atomic_path, write_json
 from storage.errors import ParameterError, StoreError
 from storage.lock import only_writer
@@ -31,7 +32,6 @@ SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json"})
 """Files that say that others are whole: put into the bucket after them, fetched after them."""
 INDEX = ".mirror.json"
 TRANSFERS_AT_ONCE = 8
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Stamp = tuple[int, int, int, int]
 """Size and modification time in nanoseconds of the file here, then of the object there."""
@@ -172,7 +172,7 @@ def open_remote(uri: str) -> Remote:
     with _explained(uri):
         if parts.scheme == "s3" and endpoint:
             service = urlsplit(endpoint)
-            if service.scheme != "https" and service.hostname not in LOOPBACK:
+            if not is_safe(service.scheme, service.hostname):
                 raise ParameterError(f"AWS_ENDPOINT_URL is {endpoint!r}; use https, since this host is another one")
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             filesystem = S3FileSystem(endpoint_override=service.netloc, scheme=service.scheme, region=region)

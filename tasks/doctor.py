@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from prefect import task
 from prefect.client.orchestration import PrefectClient, get_client
@@ -31,6 +33,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Crashed
 
+from storage.addresses import LOOPBACK
 from tasks.policies import LOCAL_WORK, Check, try_component
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,28 +64,22 @@ async def examine(silent_minutes: float, *, fix: bool) -> list[Check]:
     """
     async with get_client() as client:
 
-        async def runs() -> str:
-            return await treat_zombies(client, silent_minutes, fix=fix)
-
-        async def pools() -> str:
-            return await find_blocked_pools(client)
-
-        async def slots() -> str:
-            return await treat_slots(client, fix=fix)
-
         async def versions() -> str:
             return compare_versions(await client.api_version())
 
-        async def database() -> str:
-            return await describe_database(client)
-
         return [
-            await try_component("zombie runs", runs),
-            await try_component("blocked pools", pools),
-            await try_component("global slots", slots),
+            await try_component("zombie runs", partial(treat_zombies, client, silent_minutes, fix=fix)),
+            await try_component("blocked pools", partial(find_blocked_pools, client)),
+            await try_component("global slots", partial(treat_slots, client, fix=fix)),
             await try_component("locked versions", versions),
-            await try_component("database", database),
+            await try_component("database", partial(describe_database, client)),
         ]
+
+
+def own_run() -> UUID | None:
+    """The flow run that this code is a part of, which is at work itself."""
+    context = FlowRunContext.get()
+    return context.flow_run.id if context and context.flow_run else None
 
 
 async def treat_zombies(client: PrefectClient, silent_minutes: float, *, fix: bool) -> str:
@@ -104,9 +101,7 @@ async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[Zom
 
     A worker keeps no record of the machine on which a run's process lives, so the heartbeat is the only sign of life.
     """
-    context = FlowRunContext.get()
-    own = context.flow_run.id if context and context.flow_run else None
-    found = []
+    own, found = own_run(), []
     for run in await read_runs(client, AT_WORK):
         if run.id == own or run.state is None:
             continue
@@ -171,8 +166,7 @@ async def treat_slots(client: PrefectClient, *, fix: bool) -> str:
     limits = await client.read_global_concurrency_limits(limit=PAGE)
     taken = [limit for limit in limits if limit.active_slots and not limit.slot_decay_per_second]
     told = ", ".join(f"{limit.name} {limit.active_slots} of {limit.limit}" for limit in taken)
-    context = FlowRunContext.get()
-    own = context.flow_run.id if context and context.flow_run else None
+    own = own_run()
     at_work = [run for run in await read_runs(client, HOLDS_A_SLOT) if run.id != own]
     if not taken or at_work:
         return f"taken by {len(at_work)} runs at work: {told}" if taken else "all free"
@@ -210,7 +204,7 @@ async def describe_database(client: PrefectClient) -> str:
     answer = await client.request("POST", "/task_runs/count", json={})
     told = f"{runs:,} flow runs, {int(answer.json()):,} task runs"
     file = database_file()
-    if file is None:
+    if file is None or not knows_run(file, own_run()):
         return f"{told}; its size is not visible from here"
     size = sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
     rows = ", ".join(f"{table} {count:,}" for table, count in count_rows(file).items())
@@ -223,18 +217,29 @@ async def describe_database(client: PrefectClient) -> str:
     return f"{told}; {size / 1e6:,.0f} MB in {file} ({rows})"
 
 
+def reading(file: Path) -> closing[sqlite3.Connection]:
+    """Open an SQLite file; nothing is written and no lock is taken for long."""
+    return closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10))
+
+
 def database_file() -> Path | None:
     """The SQLite file of a server on this machine that keeps its state below ``PREFECT_HOME``."""
     address = PREFECT_API_URL.value()
-    if address and urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if address and urlsplit(address).hostname not in LOOPBACK:
         return None
     file = Path(PREFECT_HOME.value()) / "prefect.db"
     return file if file.is_file() else None
 
 
+def knows_run(file: Path, run: UUID | None) -> bool:
+    """Tell whether a file is the server's, and not what was left when it went over to PostgreSQL."""
+    with reading(file) as database:
+        return run is None or bool(database.execute("SELECT 1 FROM flow_run WHERE id = ?", [str(run)]).fetchone())
+
+
 def count_rows(file: Path) -> dict[str, int]:
-    """Count the rows of the tables that grow; nothing is written and no lock is taken for long."""
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
+    """Count the rows of the tables that grow."""
+    with reading(file) as database:
         present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return {
             table: int(database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608  (names of our own)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+
 from storage.checkpoint import list_checkpoints
 from storage.manifest import find_damage, read_manifest
 from tests.flows import test_export_model
@@ -106,9 +109,11 @@ def _sealed(stage: str) -> Callable[[Path], dict[str, str]]:
 
 
 def _weights(store: Path) -> dict[str, str]:
+    """Every tensor of the last checkpoint; in which order a file holds them says nothing."""
     ((_, last), *_) = reversed(list_checkpoints(store / "runs" / "drill"))
     assert last.name == "checkpoint-40"
-    return _digests(last, "*.safetensors")
+    tensors = [(file.name, *named) for file in last.glob("*.safetensors") for named in mx.load(str(file)).items()]
+    return {f"{file}/{name}": hashlib.sha256(np.array(tensor).tobytes()).hexdigest() for file, name, tensor in tensors}
 
 
 def _report(store: Path) -> dict[str, str]:
