@@ -20,6 +20,8 @@ from tests.tasks.evals.conftest import write_finished_run
 from tests.tasks.lora import tiny_model
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
+SLOW_SIGNAL = "tests.slow_signal:score"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -135,7 +137,7 @@ STAGES = {
         Stage(
             "score-corpus",
             _corpus,
-            lambda store: {"signal": "tests.slow_signal:score"},
+            lambda store: {"signal": SLOW_SIGNAL},
             _rewritten("scored/*/shard-*"),
             _sealed("scored"),
         ),

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from deployments import server
-from tests.stages import STAGES, Stage
+from tests.flows.test_stages import KINDS, write_documents
+from tests.stages import SLOW_SIGNAL, STAGES, Stage
 from tests.station import ROOT, Station, processes_of, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
@@ -94,3 +95,50 @@ def test_a_stage_that_is_stopped_in_every_way_makes_what_it_would_have_made(
     assert [station.ended(run) for run in runs] == ["COMPLETED"] * 2
     assert stage.made(store) == stage.made(straight)
     assert not list(store.rglob(".tmp-*")), "nothing half-written lies about"
+
+
+def test_two_evaluations_at_once_and_a_server_that_dies_make_one_report(station: Station, tmp_path: Path) -> None:
+    stage = STAGES["evaluate-adapter"]
+    store, straight = (stage.prepare(tmp_path / name) for name in ("twice", "straight"))
+    short = {"run": "first", "max_new_tokens": 8, "perplexity_samples": 4, "eval_batch_size": 4}
+    under_way = stage.watch(store)
+    both = [station.start_run(stage.flow, short | {"store": str(store)}) for _ in range(2)]
+    until(under_way)
+    station.kill_server()
+    time.sleep(3)
+    station.start_server()
+    assert [station.ended(run) for run in both] == ["COMPLETED"] * 2
+    assert station.ended(station.start_run(stage.flow, short | {"store": str(straight)})) == "COMPLETED"
+    assert stage.made(store) == stage.made(straight)
+
+
+def test_a_cancelled_comparison_ends_its_trainer_and_goes_on_later(station: Station, tmp_path: Path) -> None:
+    stage = STAGES["train-adapter"]
+    store = stage.prepare(tmp_path)
+    wanted = stage.parameters(store) | {"store": str(store), "alphas": [2.5, 2.9]}
+    cancelled = station.start_run("compare-recipes", wanted)
+    until(lambda: list(store.glob("runs/*/training.log")))
+    station.cancel(cancelled)
+    assert station.ended(cancelled) == "CANCELLED"
+    until(lambda: not processes_of(str(store / "runs")), 40)
+    assert set(station.parts(cancelled).values()) <= {"CANCELLED", "CRASHED", "COMPLETED"}, "nothing is shown at work"
+    assert station.ended(station.start_run("compare-recipes", wanted | stage.quick)) == "COMPLETED"
+    assert len(list(store.glob("runs/*/result.json"))) == 2
+
+
+def test_a_cancelled_pipeline_leaves_none_of_its_stages_at_work(
+    station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOW_SIGNAL_SECONDS", "10")
+    station.restart_worker()
+    catalogue = write_documents(tmp_path / "documents")
+    store = tmp_path / "store"
+    wanted = {"store": str(store), "catalogue": str(catalogue), "sources": list(KINDS), "signal": SLOW_SIGNAL}
+    cancelled = station.start_run("corpus-to-model", wanted)
+    until(lambda: station.parts(cancelled).get("score-corpus") == "RUNNING")
+    station.cancel(cancelled)
+    assert station.ended(cancelled) == "CANCELLED"
+    until(lambda: not station.flow_processes(), 40)
+    parts = station.parts(cancelled)
+    assert set(parts) == {"download-corpus", "score-corpus"}
+    assert set(parts.values()) <= {"CANCELLED", "CRASHED", "COMPLETED"}, "nothing is shown at work"
