@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
+from tasks.sources.answers import retry_after
 from tasks.sources.catalogue import SourceSpec
 
 _TRANSPORTS = ("httpx", "httpcore", "aiohttp", "urllib3", "requests")
@@ -90,13 +90,4 @@ def named_pause(headers: Mapping[str, str], now: datetime) -> float | None:
     window = dict(_WINDOW.findall(headers.get("RateLimit", "") or headers.get("ratelimit", "")))
     if window.get("r") == "0" and "t" in window:
         return float(window["t"])
-    value = (headers.get("Retry-After", "") or headers.get("retry-after", "")).strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - now).total_seconds())
+    return retry_after(headers.get("Retry-After") or headers.get("retry-after"), now)

@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import tarfile
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from yarl import URL
 from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, SourceUnavailable
 from tasks.sources.answers import check_object, error_of, parse_json, redirect_target, retry_after
 from tasks.sources.catalogue import load_catalogue
+from tasks.sources.hub_errors import named_pause
 from tasks.sources.internet_archive import check_item, choose_text, every, find_stamps, first
 from tasks.sources.json_lines import BadLine, lines_of, parse_line
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
@@ -116,6 +117,16 @@ def test_status_and_headers(status: int, headers: dict[str, str]) -> None:
         assert error.retry_after_seconds >= 0
     if value := headers.get("Retry-After"):
         assert retry_after(value) is None or retry_after(value) >= 0  # type: ignore[operator]
+
+
+@BOUNDED
+@given(st.dictionaries(st.sampled_from(["RateLimit", "ratelimit", "Retry-After", "retry-after"]), st.text(max_size=60)))
+@example({"Retry-After": "Fri, 31 Dec 99999999999999999999 23:59:59 GMT"})
+@example({"RateLimit": '"api";r=0;t=' + "9" * 5000})
+@example({"RateLimit": '"api";r=0;t=-1', "Retry-After": "9" * 5000})
+def test_pauses_of_the_hub(headers: dict[str, str]) -> None:
+    pause = named_pause(headers, datetime.now(UTC))
+    assert pause is None or pause >= 0
 
 
 @BOUNDED
