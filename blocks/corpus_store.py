@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr
+
+from storage.addresses import checked_address
 
 
 class CorpusStore(Block):
@@ -27,7 +31,7 @@ variables = store.environment()
         description="Folder of the store, a relative one starts at the project's folder on the worker; or a bucket, "
         "s3://bucket/folder.",
     )
-    endpoint: str = Field(
+    endpoint: Annotated[str, AfterValidator(lambda address: address and checked_address(address))] = Field(
         default="",
         title="Service",
         pattern=r"^(https?://\S+)?$",

@@ -154,6 +154,7 @@ class TestSecrets:
         (LibraryOfCongress, "loc_url", "http://www.loc.gov"),
         (LibraryOfCongress, "loc_text_url", "http://10.0.0.5"),
         (CorpusStore, "root", ""),
+        (CorpusStore, "endpoint", "http://10.0.0.5:9000"),
         (TrainingHost, "memory_gb", -1),
         (TrainingHost, "preset", "../x"),
     ],
