@@ -44,6 +44,8 @@ SERVER_SETTINGS = {
 }
 CLIENT_SETTINGS = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # What the server answers while its PostgreSQL is away; without it a task that reports then fails its run.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
     "DO_NOT_TRACK": "1",
