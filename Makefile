@@ -33,7 +33,7 @@ help:
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each"
 	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
-	@echo "make drills             kills, cancels and restarts real processes, for about 10 minutes"
+	@echo "make drills             kills, cancels and restarts real processes, for about half an hour"
 
 env: .venv/.installed
 

@@ -105,6 +105,7 @@ def test_the_server_gets_password_and_database_and_its_clients_the_password_alon
     worker = server.worker_environment(4302)
     assert worker[CLIENT_AUTH] == f"me:{SECRET}"
     assert worker["PREFECT_CLIENT_MAX_RETRIES"] == "8"
+    assert worker["PREFECT_CLIENT_RETRY_EXTRA_CODES"] == "500"
     assert AUTH not in worker and DATABASE not in worker
     for command in (server.server_command(access), server.worker_command("one", "data")):
         assert SECRET not in " ".join(command)
