@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,11 +35,10 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(outside: Path) -> object:
+def unharmed(outside: Path) -> Iterator[None]:
     yield
     assert [path.name for path in outside.iterdir()] == ["precious"]
     assert (outside / "precious").read_text() == "precious"
-    return None
 
 
 def save(run: Path, step: int) -> Path:
