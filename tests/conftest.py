@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,10 @@ from storage import blas
 
 # The drills speak to the API without Prefect's client; tests/deployments/test_server.py has the door shut.
 os.environ.setdefault("PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED", "false")
+
+# A shell that starts the tests in the background lets them ignore SIGINT; a worker that inherits that never stops.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 blas.load()  # as every child process that trains, evaluates or exports does
 
