@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import DistrustError
-from storage.shard_plan import Item, ShardPlan, make_plan
+from storage.shard_plan import Item, make_plan, write_plan
 from tasks.sources.chronicling_america import open_chronicling_america
 from tasks.sources.internet_archive import open_internet_archive
 from tasks.sources.source import Connection, Pace, Source, reserve
@@ -88,8 +90,9 @@ def walk(pages: list[Any], open_source: Open, most_requests: int) -> None:
     items: list[Item] = asyncio.run(attempt(lambda source: source.plan(LIMIT))) or []
     assert len({item.native_id for item in items}) == len(items) <= reserve(LIMIT)
     assert all(item.native_id and urlsplit(item.url).netloc for item in items)
-    plan = make_plan("s", "r", items, 3)
-    assert ShardPlan.model_validate_json(plan.model_dump_json().encode()).shards == plan.shards
+    with TemporaryDirectory() as folder:
+        kept = write_plan(Path(folder), make_plan("s", "r", items, 3))
+        assert [item for shard in kept.shards for item in shard.items] == items
 
 
 @BOUNDED
