@@ -12,6 +12,8 @@ CORES = 8
 """Cores of a machine, each as fast as the one that was measured."""
 WEEK_HOURS = 168.0
 STAGES = ("download", "score", "rebalance", "train")
+KEEPS = ("rebalance", "train")
+"""Stages that keep something of every document in memory; the others work in batches of bounded size."""
 ARCHIVES = {
     # documents a second at the archive's own limit: 2 requests of 10 a second, 150 texts a minute, rows by the file
     "internet_archive": 10 / 2,
@@ -41,7 +43,7 @@ def project(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 "processor_hours": round(hours, 1),
                 "machines_for_a_week": round(hours / CORES / WEEK_HOURS, 2),
                 "disk_gb": round(disk / 1e9, 1),
-                "memory_gb": round(documents * cost["memory_bytes"] / 1e9, 1),
+                "memory_gb": round(documents * cost["memory_bytes"] / 1e9 if stage in KEEPS else cost["peak_gb"], 1),
                 "database_rows": round(documents * cost["database_rows"]),
                 "database_gb": round(documents * cost["database_bytes"] / 1e9, 2),
             }
@@ -72,6 +74,7 @@ def costs(stage: str, measured: dict[tuple[str, int, int], dict[str, Any]]) -> d
         "disk_bytes": 1e6 * a_document("disk_mb"),
         "disk_bytes_per_kb": 1e6 * a_kb("disk_mb"),
         "memory_bytes": 1e6 * a_document("peak_mb"),
+        "peak_gb": large["peak_mb"] / 1e3,
         "database_rows": a_document("database_rows"),
         "database_bytes": 1e6 * a_document("database_mb"),
     }
