@@ -85,7 +85,9 @@ class ShardRunner:
         if self._runner is None:
             async with self._gate:
                 return await work(**parameters)
-        return await asyncio.to_thread(self._submit, work, parameters)
+        # Two steps, so that all tasks are handed over before the first result is waited for in one of few threads.
+        started = await asyncio.to_thread(self._started, work, parameters)
+        return await asyncio.to_thread(self._finished, work, parameters, started)
 
     def map(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """Call a function with each of the argument lists on the runner, some of them in a task; results in order."""
@@ -110,9 +112,6 @@ class ShardRunner:
         """End the pool or the connection."""
         if self._runner is not None:
             self._runner.__exit__(None, None, None)
-
-    def _submit(self, work: Task[..., Any], parameters: dict[str, Any]) -> Any:
-        return self._finished(work, parameters, self._started(work, parameters))
 
     def _started(self, work: Task[..., Any], parameters: dict[str, Any]) -> tuple[TaskRunner[Any], Any]:
         assert self._runner is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.atomic import write_json
-from storage.checkpoint import latest_checkpoint, list_checkpoints, prune_checkpoints, read_state, write_checkpoint
+from storage.checkpoint import list_checkpoints, prune_checkpoints, read_state, write_checkpoint
 from storage.errors import ParameterError, StoreError
 from storage.events import parse_event
 from storage.layout import Layout
@@ -18,14 +18,13 @@ from storage.training_result import read_training_result
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
+    assert list_checkpoints(tmp_path) == []
     for step in (5, 20, 100):
         write_checkpoint(tmp_path, step, lambda folder: (folder / "adapters").write_text("x") and None, {"step": step})
     (tmp_path / "checkpoint-200").mkdir()
     (tmp_path / "checkpoint-new").mkdir()
     assert [step for step, _ in list_checkpoints(tmp_path)] == [5, 20, 100]
-    latest = latest_checkpoint(tmp_path)
-    assert latest is not None and read_state(latest)["step"] == 100
+    assert read_state(list_checkpoints(tmp_path)[-1][1])["step"] == 100
     with pytest.raises(StoreError, match="whole checkpoint"):
         read_state(tmp_path / "checkpoint-200")
 
