@@ -139,9 +139,9 @@ async def train_recipe(layout: Layout, run: str, mixture: str, recipe: Recipe) -
                     elif event["step"] % LOG_EVERY_STEPS == 0 or event["step"] == event["max_steps"]:
                         log.info("%s", line)
                 elif event["event"] == "log":
+                    if bar is not None:
+                        bar.give_way()
                     log.info("%s", event["message"])
-                else:
-                    log.info("%s", event)
 
             try:
                 result = await run_child("tasks.lora", specification, folder / "train.json", on_event)

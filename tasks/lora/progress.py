@@ -152,7 +152,7 @@ class Progress:
         fields = result.fields()
         self._rows.append({"step": step, "kind": "valid", **fields})
         bands = ", ".join(f"{band}={value:.4f}" for band, value in result.bands.items())
-        self._write(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
+        self.say(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
         self._emit("validation", step=step, max_steps=self._recipe.max_steps, **fields)
         if self._tracker is not None:
             self._tracker.on_val_loss_report({"iteration": step, "val_loss": result.ce, **fields})
@@ -161,5 +161,5 @@ class Progress:
         """Report a checkpoint and save the metrics up to it."""
         table = pa.Table.from_pylist(self._rows, schema=METRICS_SCHEMA)
         write_shard(self._run / METRICS, table, METRICS_SCHEMA)
-        self._write(f"Saving checkpoint to {folder}")
+        self.say(f"Saving checkpoint to {folder}")
         self._emit("checkpoint", step=step, path=str(folder))

@@ -52,6 +52,11 @@ class TrainingBar:
         self._bar.update(event["step"] - self._bar.n)
         self._bar.refresh()
 
+    def give_way(self) -> None:
+        """Take the bar off its line, so that a line of the log can stand there; the next report draws it below."""
+        if self._bar is not None:
+            self._bar.clear()
+
     def close(self) -> None:
         """Leave the bar as it is, on a line of its own."""
         if self._bar is not None:

@@ -52,6 +52,19 @@ def test_the_bar_shows_the_guides_numbers_on_a_terminal_only() -> None:
         assert bar is None
 
 
+def test_the_bar_leaves_its_line_to_the_log() -> None:
+    terminal = Terminal()
+    with training_bar(terminal) as bar:
+        assert bar is not None
+        bar.give_way()  # nothing is drawn yet
+        bar.show(EVENT)
+        bar.give_way()
+        terminal.write("a line of the log\n")
+    lines = terminal.getvalue().split("\n")
+    assert lines[0].rpartition("\r")[2] == "a line of the log"
+    assert "500/10000" in lines[1]
+
+
 def test_a_line_tells_the_time_left() -> None:
     line = describe_step(EVENT)
     assert line.startswith("step 500/10000: loss=68.2341") and line.endswith("3:57:50 left")
