@@ -31,7 +31,7 @@ help:
 	@echo "make install-worker POOL=mac-train   a worker as a service; uninstall-worker removes it"
 	@echo "make audit              known weaknesses of the locked packages (needs the network)"
 	@echo "make test               lint, types and all tests"
-	@echo "make bench              every benchmark, one JSON line each"
+	@echo "make bench              every benchmark, one JSON line each, and the tests on clusters"
 	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
 	@echo "make drills             kills, cancels and restarts real processes, for about half an hour"
 
@@ -88,6 +88,7 @@ test: lint types clients
 
 bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@$(PY) -m pytest -m drill tests/flows/test_runners.py
 
 drills: env
 	@$(PY) -m pytest -m "drill or end_to_end"
