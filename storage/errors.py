@@ -16,6 +16,7 @@
         ├── ParameterError          a parameter lies outside its bounds or contradicts another
         ├── MixtureError            the corpus does not hold the documents that the mixture needs
         ├── StoreError              the store holds something other than what was asked for
+        │   └── DatasetBusy         another process holds the lock of a dataset, and is alive
         └── VerdictError            the adapter fell short of a threshold, and the run was told to mind
 """
 
