@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from storage.errors import ParameterError
 from storage.schemas import BANDS, COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS
+from tasks.signals.cleaning import clean_texts
 from tasks.signals.formulas import (
     EVIDENCE_NAMES,
     TYPE_NAMES,
@@ -27,7 +28,7 @@ from tasks.signals.formulas import (
     date_documents,
 )
 from tasks.signals.overlay import lay_given_over
-from tasks.signals.scan import Counts, clean_texts, scan_texts
+from tasks.signals.scan import Counts, scan_texts
 from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
 from tasks.signals.years import RUN_YEAR
 

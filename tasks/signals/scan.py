@@ -7,7 +7,7 @@ looked up once; phrases that count alike share a class, and a document's counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
-from storage.text import STEPS, compose
 from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, Phrase, key_of, spell_for_rust
 from tasks.signals.patterns import CITATIONS, CUE_CHARACTERS, CUED_YEAR, MARKERS, YEAR_TOKEN, Marker
 from tasks.signals.years import cued_year, token_year
@@ -68,20 +67,6 @@ _CLASSES: list[Weights] = sorted({_weights(phrase) for phrase in LEXICON})
 _CLASS_WEIGHTS: Integers = np.array(_CLASSES, dtype=np.int64)
 _CLASS_OF_KEY = {phrase.key: _CLASSES.index(_weights(phrase)) for phrase in LEXICON}
 _MARKER_WEIGHTS: Integers = np.array([_weights(marker) for marker in MARKERS.values()], dtype=np.int64)
-
-
-def clean_texts(texts: pl.Series) -> pl.Series:
-    """Clean every text exactly as `clean_text` does."""
-    # Normal form C is Python's for both engines, so that one Unicode table decides. ASCII texts are in it.
-    rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    given: Sequence[str] = texts.gather(rows).to_list()
-    changes = {row: new for row, old in zip(rows, given, strict=True) if (new := compose(old)) != old}
-    if changes:
-        texts = texts.scatter(list(changes), list(changes.values()))
-    for step in STEPS:
-        if any(texts.str.contains(needle, literal=True).any() for needle in step.needles):
-            texts = texts.str.replace_all(step.pattern, step.replacement)
-    return texts
 
 
 def scan_texts(texts: pl.Series, run_year: int) -> Counts:
