@@ -84,7 +84,7 @@ serve: env
 	@$(PY) -m tasks.exports.serve "$(EXPORT)"
 
 test: lint types clients
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done

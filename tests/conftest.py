@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,5 +33,6 @@ def prefect_server() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the whole pipeline: it takes longest, and the other process works off the rest meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+    """Begin with what takes longest, so that no process is left alone with it: the whole pipeline, then the drills."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: (item.get_closest_marker("end_to_end") is None, item.path.parent != here))
