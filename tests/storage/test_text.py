@@ -3,13 +3,11 @@ from __future__ import annotations
 import time
 import unicodedata
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.text import LONGEST_MARK_RUN, clean_text
-from tasks.signals.scan import clean_texts
 
 PIECES = [
     "a",
@@ -60,12 +58,6 @@ def test_cleaning_is_idempotent_and_composed(text: str) -> None:
     assert clean_text(cleaned) == cleaned
     assert unicodedata.is_normalized("NFC", cleaned)
     assert "\r" not in cleaned and "  " not in cleaned and "\t" not in cleaned
-
-
-@given(st.lists(messy, max_size=6))
-@settings(max_examples=60, deadline=None)
-def test_whole_columns_are_cleaned_alike(texts: list[str]) -> None:
-    assert clean_texts(pl.Series("text", texts, dtype=pl.String)).to_list() == [clean_text(text) for text in texts]
 
 
 def test_endless_runs_of_marks_are_left_alone() -> None:

@@ -6,7 +6,7 @@ import sys
 import unicodedata
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.text import clean_text
@@ -26,10 +26,13 @@ AWKWARD = [
     "caf\xe9",
 ]
 """What stands at the borders of the byte ranges, and what changes in normal form C."""
-PIECES = [*AWKWARD, "-\n", "- \n", "a", "b", " ", "  ", "\t", "\xa0", "\r\n", "\r", "\u201cso\u201d", "\u2026"]
+BLANKS = ["-", "- ", "-\n", "- \n", "\n", "\r\n", "\r", " ", "  ", "\t", "\xa0"]
+PIECES = [*AWKWARD, *BLANKS, "a", "B", "\xdf", "\u017f", "\u0327", "\u201cso\u201d", "\u2026"]
+messy = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=40).map("".join)
 
 
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), max_size=6))
+@given(st.lists(messy, max_size=6))
+@settings(max_examples=150, deadline=None)
 def test_a_column_is_cleaned_as_its_texts_are(texts):
     assert clean_texts(pl.Series("text", texts, pl.String)).to_list() == [clean_text(text) for text in texts]
 
