@@ -84,7 +84,7 @@ def check_memory(recipe: Recipe, emit: Emit) -> None:
     if recipe.plan_memory == "refuse":
         require_memory(model, recipe, limit_bytes)
     for line in describe_plan(model, recipe, limit_bytes)[-1 if recipe.plan_memory == "refuse" else 5 :]:
-        emit("log", message=f"Memory: {line.strip()}")
+        emit("log", message=f"Memory: {' '.join(line.split())}")
 
 
 if __name__ == "__main__":
