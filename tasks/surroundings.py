@@ -27,7 +27,8 @@ async def check_disk(layout: Layout) -> Check:
                 f"{free_gb:.1f} GB are free below {layout.root}, at least {LEAST_FREE_GB} are needed; free some or "
                 "name another store (DISTRUST_STORE)"
             )
-        return f"{free_gb:.0f} GB free below {layout.root} (8B models need 10, 32B 25, 70B 50)"
+        needs = "8B models need 10, 32B 25, 70B 50; weights that the Hub holds in 16 bits 16, 65 and 141 more"
+        return f"{free_gb:.0f} GB free below {layout.root} ({needs})"
 
     return await try_component("disk", work)
 
