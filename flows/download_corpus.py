@@ -155,14 +155,13 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
 
 async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
     """Fetch every shard of a source that is not there, mend those with failed items, and seal the source."""
-    parameters, limit = download.parameters, session.limit
+    parameters = download.parameters
     plan = await acquisition.plan_source(session, refresh=parameters.refresh)
-    if parameters.refresh:
-        limit += acquisition.count_documents(session, plan)
+    limit = max(session.limit, plan.wanted)
     done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
         for shard in acquisition.shards_to_mend(session, islice(plan.shards, len(done))):
             room = limit - sum(outcome.documents for outcome in done)
             done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
     download.shards += [download_report.shard_row(session.spec.name, outcome) for outcome in done]
-    return acquisition.seal_source(session, done)
+    return await acquisition.seal_source(session, done)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -104,6 +104,8 @@ class ShardPlan:
     shards: Sequence[ShardSpec]
     items: int
     """Items of all shards together."""
+    wanted: int = 0
+    """Documents that refreshes asked for, where those are more than the request."""
 
 
 def make_plan(source: str, request: str, items: Sequence[Item], shard_items: int, first: int = 0) -> ShardPlan:
@@ -113,10 +115,10 @@ def make_plan(source: str, request: str, items: Sequence[Item], shard_items: int
     return ShardPlan(source, request, shards, len(items))
 
 
-def extend_plan(plan: ShardPlan, items: Sequence[Item], shard_items: int) -> ShardPlan:
-    """Add shards of new items to a plan; the shards that it has stay as they are."""
+def extend_plan(plan: ShardPlan, items: Sequence[Item], shard_items: int, wanted: int) -> ShardPlan:
+    """Add shards of new items to a plan, for so many documents in all; the shards that it has stay as they are."""
     more = make_plan(plan.source, plan.request, items, shard_items, first=len(plan.shards))
-    return ShardPlan(plan.source, plan.request, [*plan.shards, *more.shards], plan.items + more.items)
+    return ShardPlan(plan.source, plan.request, [*plan.shards, *more.shards], plan.items + more.items, wanted)
 
 
 def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
@@ -125,7 +127,7 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
         shards = iter(plan.shards)
         while rows := [{"listing": s.listing, "items": s.size} for s in islice(shards, ROW_GROUP_ROWS)]:
             file.write(rows)
-        file.tag({"source": plan.source, "request": plan.request})
+        file.tag({"source": plan.source, "request": plan.request, "wanted": str(plan.wanted)})
     return _open_plan(folder / PLAN)
 
 
@@ -143,8 +145,9 @@ def _open_plan(path: Path) -> ShardPlan:
         with pq.ParquetFile(path) as file:
             sizes = file.read(columns=["items"]).column("items").to_pylist()
         tags = read_tags(path)
-        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes))
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        wanted = int(tags.get("wanted", "0"))
+        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes), wanted)
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
 
 
@@ -181,15 +184,23 @@ class _StoredShards(Sequence[ShardSpec]):
         return self._group[1]
 
 
+def _numbered(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+
+
 def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
     """Move out of the way what an earlier, different request left; shards that the plan shares with it stay.
 
-    Nothing is deleted: the files go to `aside`. Returns how many shard files went there.
+    Nothing is deleted: the files go to `aside`, in a folder of its own for each time. Returns how many shard files
+    went there.
     """
     kept = {file for shard in plan.shards if shard.is_whole(folder) for file in (shard.file, shard.rejects_file)}
     old = [path for path in folder.glob("*.parquet") if path.name not in {PLAN, *kept}]
-    for path in [folder / MANIFEST, folder / PLAN, *old]:
-        if path.exists():
-            aside.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside / path.name)
+    moving = [path for path in [folder / MANIFEST, folder / PLAN, *old] if path.exists()]
+    if moving:
+        place = next(place for place in _numbered(aside) if not place.exists())
+        place.mkdir(parents=True)
+    for path in moving:
+        os.replace(path, place / path.name)
     return len(old)

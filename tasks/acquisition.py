@@ -15,7 +15,7 @@ from prefect import task
 from storage.atomic import remove_temporaries
 from storage.errors import DistrustError, SourceUnavailable, StoreError, TransientError
 from storage.layout import Layout
-from storage.manifest import MANIFEST, Manifest, find_damage, read_manifest, record_shard, write_manifest
+from storage.manifest import MANIFEST, Manifest, ShardRecord, find_damage, read_manifest, record_shard, write_manifest
 from storage.shard_plan import (
     PLAN,
     ShardPlan,
@@ -37,6 +37,8 @@ from tasks.sources.source import Archives, Document, Reject, Source
 SHARDS_AT_ONCE = 2
 FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
 LONGEST_WAIT_SECONDS = 3600.0
+MOST_NAMED = 5
+"""Damaged files that a message names; the others are counted."""
 
 
 @dataclass
@@ -90,22 +92,32 @@ async def open_session(
 
 
 def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOutcome | None:
-    """Return the outcome of an earlier download that asked for the same, if it is whole."""
+    """Return the outcome of an earlier download that asked for the same, if it is whole.
+
+    Raises:
+        StoreError: Some of its shards are missing or changed.
+    """
     folder = layout.raw(spec.name)
     manifest = read_manifest(folder)
     if manifest is None or manifest.parameters.get("request") != request_key(spec, limit):
         return None
-    damaged = find_damage(folder, manifest)
-    if damaged:
-        raise StoreError(f"{folder} lost or changed {damaged}; delete {folder / 'manifest.json'} to fetch them again")
+    if damaged := find_damage(folder, manifest):
+        named = ", ".join(damaged[:MOST_NAMED]) + (
+            f" and {len(damaged) - MOST_NAMED} more" if damaged[MOST_NAMED:] else ""
+        )
+        raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
     return SourceOutcome(
         spec.name,
         spec.band,
         documents=manifest.rows,
         rejects=manifest.counts.get("rejects", 0),
         reused=True,
-        manifest=str(folder / "manifest.json"),
+        manifest=str(folder / MANIFEST),
     )
+
+
+def _record_shards(folder: Path, outcomes: Sequence[ShardOutcome]) -> list[ShardRecord]:
+    return [record_shard(folder, folder / outcome.file) for outcome in outcomes]
 
 
 def failed_download(spec: SourceSpec, layout: Layout, error: DistrustError) -> SourceOutcome:
@@ -131,16 +143,22 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
     Args:
         session: The source.
         refresh: Ask the archive for items that the plan does not hold yet, and add them to it.
+
+    Raises:
+        SourceUnavailable: The archive finds nothing, or cannot be read at all.
+        TransientError: The archive cannot be read for now.
+        StoreError: The plan on disk is damaged.
     """
     spec, folder = session.spec, session.folder
     request = request_key(spec, session.limit)
     plan = await asyncio.to_thread(read_plan, folder)
     if plan is None or plan.request != request:
+        plan_before = plan
         items = await session.source.plan(session.limit)
         if not items:
             raise SourceUnavailable(f"{spec.name}: the archive finds nothing for this entry; change its query or dates")
         plan = make_plan(spec.name, request, items, items_per_shard(spec))
-        aside = session.layout.set_aside("raw", spec.name, request)
+        aside = session.layout.set_aside("raw", spec.name, plan_before.request if plan_before else request)
         moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
             run_logger().info("%d files of an earlier request moved to %s", moved, aside)
@@ -149,7 +167,8 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         known = {item.native_id: item for shard in plan.shards for item in shard.items}
         items = await session.source.plan(session.limit, known)
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
-        plan = extend_plan(plan, items, items_per_shard(spec))
+        wanted = session.limit + await asyncio.to_thread(count_documents, session, plan)
+        plan = extend_plan(plan, items, items_per_shard(spec), wanted)
         plan = await asyncio.to_thread(write_plan, folder, plan)
     if spec.item_is_document:
         session.meter.wanted = min(session.limit, plan.items)
@@ -243,6 +262,8 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
     try:
         if shard.is_whole(folder) or room <= 0:
             return await retry_shard(session.source, spec, shard, folder, concurrency, session.watch)
+        if spec.item_is_document:  # what the shard has, an archive may have withdrawn meanwhile
+            return await retry_shard(session.source, spec, shard, folder, concurrency, session.watch, room)
         return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
     except TransientError as error:
         run_logger().warning("%s of %s stays as it is: %s", shard.file, spec.name, error)
@@ -250,7 +271,7 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
 
 
 @task(task_run_name="seal-{session.spec.name}", **LOCAL_WORK)
-def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
+async def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
     """Write the manifest of a finished source."""
     reasons: Counter[str] = Counter()
     for outcome in outcomes:
@@ -259,7 +280,7 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
         kind="raw",
         name=session.spec.name,
         parameters={"request": request_key(session.spec, session.limit), "limit": session.limit},
-        shards=[record_shard(session.folder, session.folder / outcome.file) for outcome in outcomes],
+        shards=await asyncio.to_thread(_record_shards, session.folder, outcomes),
         counts={"documents": sum(outcome.documents for outcome in outcomes), "rejects": reasons.total()},
         notes={
             "rejects_by_reason": dict(sorted(reasons.items())),
@@ -267,12 +288,12 @@ def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOut
             "trivium": session.spec.trivium,
         },
     )
-    write_manifest(session.folder, manifest)
+    await asyncio.to_thread(write_manifest, session.folder, manifest)
     shutil.rmtree(session.layout.unfinished(session.spec.name), ignore_errors=True)
     return SourceOutcome(
         session.spec.name,
         session.spec.band,
         documents=manifest.rows,
         rejects=reasons.total(),
-        manifest=str(session.folder / "manifest.json"),
+        manifest=str(session.folder / MANIFEST),
     )

@@ -37,6 +37,7 @@ ARCHIVE_KEYS: dict[str, frozenset[str]] = {
             "block_seconds",
             "bulk",
             "pages_per_batch",
+            "max_file_bytes",
         }
     ),
     "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir"}) | _ROWS,

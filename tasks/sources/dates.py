@@ -11,6 +11,7 @@ FIRST_YEAR = 1000
 _COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})")
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)(?!\s*B\.?\s?C)", re.ASCII | re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)", re.ASCII)
+_MOMENT = re.compile(rf"{_ISO.pattern}(?:$|[T ]\d{{2}}:)", re.ASCII)
 
 
 def year_of(value: Any, current_year: int) -> int | None:
@@ -32,8 +33,8 @@ def year_of(value: Any, current_year: int) -> int | None:
         return _checked(int(compact[1]), current_year) if _calendar(*compact.groups()) else None
     if isinstance(value, int):
         return _checked(value, current_year)
-    if _ISO.match(text):
-        return _checked(int(text[:4]), current_year)  # what follows is a time, not another year
+    if _MOMENT.match(text):
+        return _checked(int(text[:4]), current_year)  # what follows is a time, whose digits are no year
     years = [year for found in _YEAR.findall(text) if (year := _checked(int(found), current_year))]
     return max(years, default=None)
 

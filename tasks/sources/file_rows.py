@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from storage.errors import SourceUnavailable
 from tasks.sources.json_lines import BadLine, lines_of, parse_line
@@ -69,14 +69,14 @@ def read_rows(path: Path, cap: int) -> Iterator[Row]:
         else:
             with _open_binary(path) as stream:
                 yield from (_csv_rows if path.name.endswith(CSV_SUFFIXES) else _json_rows)(stream, cap)
-    except (OSError, EOFError, zstandard.ZstdError, pa.ArrowException) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, pa.ArrowException) as error:
         raise SourceUnavailable(f"{path.name} is broken ({error})") from error
 
 
 def _open_binary(path: Path) -> IO[bytes]:
     packed: Any
     if path.name.endswith(".zst"):
-        packed = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+        packed = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # unlike zstandard's, it tells a file cut short
     elif path.name.endswith(".gz"):
         packed = gzip.GzipFile(path, "rb")
     else:
@@ -100,8 +100,12 @@ def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
+            if header is None:
+                raise OSError(f"its header, line {reader.line_num}, is no CSV: {error}") from error
             yield BadLine("bad-csv", f"line {reader.line_num}: {error}")
             continue
+        if too_long and header is None:
+            raise OSError(f"its header, line {too_long[-1]}, exceeds {cap} bytes")
         if too_long:
             yield BadLine("line-too-long", f"line {too_long.pop()} exceeds {cap} bytes")
         if fields is None:

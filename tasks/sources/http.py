@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import aiohttp
 import tenacity
 from yarl import URL
 
+from storage.atomic import sync_file
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, TransientError
 from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
 from tasks.sources.partial import PartialFile
@@ -155,6 +156,9 @@ class ArchiveClient:
             if not part.is_complete:
                 await self._turn(lambda: self._append(url, part), url)
             await asyncio.to_thread(part.verify, str(url))
+            await asyncio.to_thread(
+                sync_file, part.path
+            )  # whoever finds the file under its name does not check it again
             os.replace(part.path, to)
 
         await self._persist(ask, tally, headway=lambda: part.kept)
@@ -162,8 +166,9 @@ class ArchiveClient:
     async def _append(self, url: URL, part: PartialFile) -> None:
         async with self._follow(url, {"Accept-Encoding": "identity", **part.request_headers()}) as response:
             if response.status == 416:
+                past = part.kept
                 part.discard()
-                raise CorruptAnswer(f"{url} has no bytes past {part.kept}; starting over")
+                raise CorruptAnswer(f"{url} has no bytes past {past}; starting over")
             part.accept(response.status, response.headers)
             if response.status != 206:
                 self._check(response, url, wants_data=False)
@@ -181,9 +186,13 @@ class ArchiveClient:
         tally = tally or Tally()
         tries, reached, answers = 0, headway(), self.pace.answers
 
+        def host_is_down(state: tenacity.RetryCallState) -> bool:
+            # An answer that is corrupt came from a host that answers: it counts, or it would be asked for without end.
+            return self.pace.is_down and isinstance(_error_in(state), ArchiveBusy)
+
         def give_up(state: tenacity.RetryCallState) -> bool:
             nonlocal tries, reached, answers
-            host_wide = self.pace.is_down or (_asked_pause(state) and 0 < self.pace.answers == answers)
+            host_wide = host_is_down(state) or (_asked_pause(state) and 0 < self.pace.answers == answers)
             if host_wide:
                 return False  # it says nothing about this request; `HostPace.turn` knows when patience ends
             if (now := headway()) >= reached + HEADWAY_BYTES:
@@ -193,7 +202,7 @@ class ArchiveClient:
 
         def delay(state: tenacity.RetryCallState) -> float:
             # A pause that the archive asked for holds back all requests to it, in `HostPace.turn`.
-            return 0.0 if self.pace.is_down or _asked_pause(state) else self._backoff(state)
+            return 0.0 if host_is_down(state) or _asked_pause(state) else self._backoff(state)
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_may_pass),
@@ -232,7 +241,8 @@ class ArchiveClient:
             known = self._known_good
             async with self._probing:
                 if self.pace.is_down:
-                    await self._heard(lambda: self._probe(known), known)
+                    with suppress(ItemUnavailable):  # the host answers, and that was the question
+                        await self._heard(lambda: self._probe(known), known)
                     await self.pace.turn()
         return await self._heard(request, url)
 
@@ -280,8 +290,12 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, TransientError) and not isinstance(error, ArchiveAway)
 
 
+def _error_in(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
 def _asked_pause(state: tenacity.RetryCallState) -> bool:
-    error = state.outcome.exception() if state.outcome else None
+    error = _error_in(state)
     return isinstance(error, ArchiveBusy) and bool(error.retry_after_seconds)
 
 

@@ -156,7 +156,8 @@ class HubStream:
                 found = next(rows, None)
             except (KeyError, IndexError, TypeError, AssertionError) as error:
                 _log.warning("the position at row %d cannot be taken up (%r)", position.row, error)
-                found = None
+                positions.forget(position.row)
+                continue
             if found is not None and digest_row(found) == position.last_row:
                 _log.info("%s: going on from row %d", self._spec.name, position.row)
                 return stream, rows, position.row

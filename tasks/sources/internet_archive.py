@@ -244,7 +244,7 @@ def check_item(answer: dict[str, Any], identifier: str) -> dict[str, Any]:
     if told is not None and told != identifier:
         raise CorruptAnswer(f"the metadata of {identifier!r} is about {told!r}")
     lent = LENDING_COLLECTIONS.intersection(every(metadata.get("collection")))
-    if first(metadata.get("access-restricted-item")) == "true" or lent:
+    if (first(metadata.get("access-restricted-item")) or "").lower() == "true" or lent:
         raise ItemUnavailable("access-restricted", f"{identifier!r} can only be borrowed, not downloaded")
     return metadata
 

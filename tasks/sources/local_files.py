@@ -16,7 +16,7 @@ from tasks.sources.catalogue import Columns, SourceSpec
 from tasks.sources.file_rows import ROW_SUFFIXES, TEXT_SUFFIXES, Row, read_rows
 from tasks.sources.json_lines import BadLine
 from tasks.sources.ranges import RangeReader
-from tasks.sources.rows import map_row, pick
+from tasks.sources.rows import map_row
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
@@ -57,7 +57,7 @@ class LocalFiles:
 
         Raises:
             ParameterError: The folder or file is not there.
-            SourceUnavailable: It holds no file that can be read, or one that is broken.
+            SourceUnavailable: It holds no file that can be read, one that is broken, or a known one that changed.
         """
         wanted = reserve(limit) * 2 if self._spec.year_filter is None else None
         bounds = [bound for bound in (wanted, self._spec.scan_rows) if bound is not None]
@@ -66,6 +66,9 @@ class LocalFiles:
         items = [item for item in items if item.native_id not in known]
         planned = 0
         seen = {str(file) for item in known.values() for file, _ in item.data.get("texts", ())}
+        sizes = {item.data["file"]: item.data["file_bytes"] for item in known.values() if "file" in item.data}
+        for file in sizes:
+            self._unchanged(file, sizes[file])  # the rows added to a file would lie behind a range that is known
         async for item, rows in self._cut([file for file in files if file not in seen]):
             if planned >= min(bounds, default=planned + 1):
                 break
@@ -160,7 +163,7 @@ class LocalFiles:
 
     def _mapped(self, row: dict[str, Any], file: str, number: int) -> Document | Reject:
         outcome = map_row(row, number, self._spec, self._current_year, origin=file)
-        if pick(row, self._spec.columns.id) is None:
+        if outcome.id == f"{self._spec.name}:row-{number}":
             # Rows of two files share their numbers.
             outcome = dataclasses.replace(outcome, id=f"{self._spec.name}:{file}:{number}")
         if isinstance(outcome, Document):

@@ -75,7 +75,9 @@ def text_address(record: dict[str, Any], root: URL) -> URL | None:
     for address in addresses:
         named = _parts(address) if isinstance(address, str) else None
         if named and named.hostname and ".." not in named.path:
-            url = root.join(URL(named._replace(scheme="", netloc="").geturl(), encoded=True))
+            # One slash: what begins with two names another host.
+            path = "/" + named.path.lstrip("/")
+            url = root.join(URL(named._replace(scheme="", netloc="", path=path).geturl(), encoded=True))
             if named.hostname in (root.host, PUBLIC_TEXT_HOST):
                 return url
     return None

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
@@ -103,7 +104,12 @@ async def fetch_shard(
 def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path) -> list[Item]:
     """Return the items of a finished shard that were rejected for a reason that may have passed."""
     rejected = {reject.id for reject in _read_rejects(folder, shard) if reject.reason in PASSING}
-    return [item for item in shard.items if item_id(spec.name, item) in rejected]
+    return [item for item in shard.items if stored_id(spec, item) in rejected]
+
+
+def stored_id(spec: SourceSpec, item: Item) -> str:
+    """Return the id under which an item's document, or its reject, is stored."""
+    return _short(item_id(spec.name, item)) or "unknown"
 
 
 async def retry_shard(
@@ -113,34 +119,56 @@ async def retry_shard(
     folder: Path,
     concurrency: int,
     watch: Watch = lambda outcome: None,
+    room: int | None = None,
 ) -> ShardOutcome:
     """Fetch those items of a finished shard again that could not be had; what comes is added to the shard.
 
     The documents are written before the rejects, so that a process that dies in between leaves an item in both,
     never in none; such a reject is dropped by the next retry.
+
+    Args:
+        source: The archive.
+        spec: The catalogue entry.
+        shard: The shard.
+        folder: Where it lies.
+        concurrency: Items asked for at a time.
+        watch: Called for every outcome.
+        room: Fetch the items as well that the request had no room for, and add at most so many documents. None: only
+            those that failed, however many documents come of them.
     """
-    items = items_to_retry(spec, shard, folder)
-    again = {item_id(spec.name, item) for item in items}
-    kept = [reject for reject in _read_rejects(folder, shard) if reject.id not in again]
+    before = _read_rejects(folder, shard)
+    waiting = {reject.id: reject for reject in before if reject.reason in PASSING}
+    kept = [reject for reject in before if reject.id not in waiting]
     tags = read_tags(folder / shard.file)
+    wanted = set(waiting)
+    if room is not None:
+        wanted |= {stored_id(spec, item) for item in shard.items} - {reject.id for reject in kept}
+    cut_short = False
     with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
         seen: set[str] = set()
         for batch in iterate_rows(folder / shard.file, RAW_SCHEMA):
             seen.update(batch.column("id").to_pylist())
             await asyncio.to_thread(file.write_batch, batch)
         buffer = _Buffer(file)
-        left = [item for item in items if item_id(spec.name, item) not in seen]
+        left = [item for item in shard.items if stored_id(spec, item) in wanted - seen]
+        most = math.inf if room is None else len(seen) + room
         async with aclosing(_outcomes(source, left, concurrency)) as outcomes:
             async for outcome in outcomes:
                 checked = _checked(outcome, spec, seen)
                 watch(checked)
+                waiting.pop(_short(checked.id) or "", None)
                 if isinstance(checked, Reject):
                     kept.append(checked)
-                else:
-                    seen.add(checked.id)
-                    await buffer.add(checked)
+                    continue
+                seen.add(checked.id)
+                await buffer.add(checked)
+                if cut_short := len(seen) >= most:
+                    break
         await buffer.flush()
+        if room is not None:
+            tags = {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
         file.tag(tags)
+    kept += [reject for reject in waiting.values() if reject.id not in seen]
     await asyncio.to_thread(_write_rejects, folder, shard, kept)
     return read_outcome(folder, shard)
 
@@ -206,7 +234,7 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
     """Hold a document against the bounds of its source; its text is stored whole and as it is."""
     if isinstance(outcome, Reject):
         return outcome
-    text = storable(outcome.text)
+    text, id = storable(outcome.text), _short(outcome.id) or "unknown"  # as it is stored, so that equal ones are seen
     length = len(text.strip())
     if length < spec.min_text_chars:
         detail = f"{length} characters, at least {spec.min_text_chars} are needed"
@@ -216,9 +244,9 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
         return Reject(outcome.id, outcome.url, "too-large", detail)
     if reason := spec.outside_languages(outcome.language):
         return Reject(outcome.id, outcome.url, reason, f"the language is {outcome.language!r}")
-    if outcome.id in seen:
+    if id in seen:
         return Reject(outcome.id, outcome.url, "duplicate-id", "an earlier document of this shard has the same id")
-    return dataclasses.replace(outcome, text=text)
+    return dataclasses.replace(outcome, id=id, text=text)
 
 
 class _Buffer:

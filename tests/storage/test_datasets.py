@@ -165,7 +165,7 @@ def test_new_items_come_in_new_shards(tmp_path: Path) -> None:
     write_plan(tmp_path, make_plan("s", "r", items("a", "b", "c"), 2))
     plan = read_plan(tmp_path)
     assert plan is not None
-    longer = write_plan(tmp_path, extend_plan(plan, items("d", "e", "f"), 2))
+    longer = write_plan(tmp_path, extend_plan(plan, items("d", "e", "f"), 2, 7))
     assert [[item.native_id for item in shard.items] for shard in longer.shards] == [
         ["a", "b"],
         ["c"],
@@ -173,6 +173,7 @@ def test_new_items_come_in_new_shards(tmp_path: Path) -> None:
         ["f"],
     ]
     assert ([shard.index for shard in longer.shards], longer.items) == ([0, 1, 2, 3], 6)
+    assert (plan.wanted, longer.wanted) == (0, 7), "a later run without refresh must not seal fewer documents"
 
 
 def test_the_key_of_a_shard_is_its_items_digest_whatever_wrote_it() -> None:

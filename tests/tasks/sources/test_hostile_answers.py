@@ -182,6 +182,7 @@ def test_segments(hit: dict[str, Any]) -> None:
 @given(OBJECTS)
 @example({"resource": {"fulltext_file": "http://[broken"}})
 @example({"resource": {"fulltext_file": "https://tile.loc.gov:99999/x"}})
+@example({"resource": {"fulltext_file": "https://tile.loc.gov//evil.example/x"}})
 @example({"page": [{"use": "text", "url": "https://evil.example/x"}]})
 def test_records_of_newspaper_pages(record: dict[str, Any]) -> None:
     address = text_address(record, URL("https://tile.loc.gov"))

@@ -8,7 +8,7 @@ from aiohttp import web
 from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
 from tasks.sources.answers import redirect_target
 from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.pace import limiter_for
+from tasks.sources.pace import DOWN_AFTER, limiter_for
 from tasks.sources.web import Web, courteous_rate, user_agent
 from tests.tasks.sources.conftest import FakeClock, Handler, Serve, client_to
 
@@ -264,3 +264,39 @@ async def test_one_parked_host_leaves_the_others_alone(serve: Serve, clock: Fake
         second = ArchiveClient(web_, parked, requests_per_second=1000)  # another source of the same host
         assert second.pace is slow.pace
     assert sum(clock.slept) == pytest.approx(90, abs=1)
+
+
+async def test_a_host_that_is_back_with_broken_answers_is_not_asked_for_ever(serve: Serve, clock: FakeClock) -> None:
+    asked = 0
+
+    async def fails(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return good()
+        if asked < 60:
+            return web.Response(status=503)
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"half")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    root = await serve({"/a": fails})
+    async with client_to(root, clock, attempts=3, patience_seconds=1e9) as client:
+        await client.get_json(client.url("a"))
+        for _ in range(60):
+            with pytest.raises((ArchiveBusy, CorruptAnswer)):
+                await client.get_json(client.url("a"))
+        assert asked < 300
+
+
+async def test_a_probe_that_finds_its_page_gone_rejects_no_other(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/known": scripted(good(), web.Response(status=404)), "/wanted": scripted(good())})
+    async with client_to(root, clock) as client:
+        await client.get_json(client.url("known"))
+        for _ in range(DOWN_AFTER):
+            client.pace.hear(ArchiveBusy("503"))
+        assert client.pace.is_down
+        assert await client.get_json(client.url("wanted")) == {"items": [1]}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,35 @@ async def test_a_broken_file_says_so(tmp_path: Path, name: str) -> None:
         await read(make_spec(tmp_path))
 
 
-async def test_a_file_cut_short_says_so(tmp_path: Path) -> None:
-    body = gzip.compress(lines(*({"text": str(n) * 50} for n in range(500))))
-    (tmp_path / "a.jsonl.gz").write_bytes(body[: len(body) // 2])
+@pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+async def test_a_file_cut_short_says_so(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    body = pack(lines(*({"text": str(n) * 50} for n in range(20_000))))
+    (tmp_path / f"a.jsonl.{suffix}").write_bytes(body[: len(body) // 2])
     with pytest.raises(SourceUnavailable, match="is broken"):
         await read(make_spec(tmp_path))
+
+
+async def test_a_damaged_file_says_so(tmp_path: Path) -> None:
+    body = bytearray(gzip.compress(lines(*({"text": str(n) * 50} for n in range(2000)))))
+    body[20:60] = b"x" * 40
+    (tmp_path / "a.jsonl.gz").write_bytes(body)
+    with pytest.raises(SourceUnavailable, match="is broken"):
+        await read(make_spec(tmp_path))
+
+
+async def test_a_csv_file_without_a_sound_header_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,"ti"tle\nfirst,T1\nsecond,T2\n')
+    with pytest.raises(SourceUnavailable, match="header, line 1, is no CSV"):
+        await read(make_spec(tmp_path))
+
+
+async def test_rows_that_were_added_to_a_known_file_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}))
+    async with Archives(Connection(), Pace(), Web()).open(make_spec(tmp_path)) as source:
+        known = {item.native_id: item for item in await source.plan(5)}
+        (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}, {"text": "two"}))
+        with pytest.raises(SourceUnavailable, match="snapshot"):
+            await source.plan(5, known)
 
 
 async def test_nothing_to_read_says_so(tmp_path: Path) -> None:

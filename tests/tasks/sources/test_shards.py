@@ -267,3 +267,32 @@ def test_the_request_key_ignores_pace_and_remarks() -> None:
 def test_shards_are_of_a_size_that_may_be_lost() -> None:
     for spec in load_catalogue().values():
         assert 1 <= items_per_shard(spec) <= 200
+
+
+async def test_a_shard_cut_short_keeps_what_the_archive_has_withdrawn(tmp_path: Path) -> None:
+    shard, spec = shard_of("a", "b", "c", "d"), make_spec()
+    await fetch_shard(Memory(one), spec, shard, tmp_path, 1, 2)
+
+    def withdrawn(item: Item) -> list[Document | Reject]:
+        return [Reject("s:a", None, "dark")] if item.native_id == "a" else one(item)
+
+    source = Memory(withdrawn)
+    outcome = await retry_shard(source, spec, shard, tmp_path, 1, room=1)
+    assert (outcome.documents, shard.is_whole(tmp_path)) == (3, False)
+    outcome = await retry_shard(source, spec, shard, tmp_path, 1, room=5)
+    ids = read_shard(tmp_path / shard.file, RAW_SCHEMA).column("id").to_pylist()
+    assert (ids, outcome.rejects, shard.is_whole(tmp_path)) == (["s:a", "s:b", "s:c", "s:d"], 0, True)
+    assert "a" not in source.started
+
+
+async def test_failed_items_that_no_room_was_left_for_wait_on(tmp_path: Path) -> None:
+    shard, spec = shard_of("a", "b", "c"), make_spec()
+    await fetch_shard(Memory(silent("a", "b", "c")), spec, shard, tmp_path, 1, 3)
+    outcome = await retry_shard(Memory(one), spec, shard, tmp_path, 1, room=1)
+    assert (outcome.documents, outcome.reasons) == (1, {"archive-busy": 2})
+    assert [item.native_id for item in items_to_retry(spec, shard, tmp_path)] == ["b", "c"]
+
+
+async def test_ids_are_compared_as_they_are_stored(tmp_path: Path) -> None:
+    rows, rejects = await run(tmp_path, one, "a b", "a  b")
+    assert ([row["id"] for row in rows], [row["reason"] for row in rejects]) == (["s:a b"], ["duplicate-id"])
