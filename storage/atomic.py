@@ -68,11 +68,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for entry in temporary.rglob("*"):
             if entry.is_file():
                 sync_file(entry)
+            elif entry.is_dir():
+                sync_folder(entry)
         sync_folder(temporary)
         if path.exists() or path.is_symlink():
             old = _temporary_beside(path)
             os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:  # a signal that asks the process to end, for example
+                os.replace(old, path)
+                raise
             remove(old)
         else:
             os.replace(temporary, path)
@@ -134,5 +140,5 @@ def remove_temporaries(folder: Path) -> int:
     for entry in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
         with suppress(OSError):
             remove(entry)
-        count += 1
+            count += 1
     return count

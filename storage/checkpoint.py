@@ -76,9 +76,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         StoreError: The folder is no whole checkpoint.
     """
     try:
-        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+    except (FileNotFoundError, ValueError) as error:
         raise StoreError(f"{checkpoint} is not a whole checkpoint ({error}); resume from another one") from error
+    if not isinstance(state, dict):
+        raise StoreError(f"{checkpoint} is not a whole checkpoint ({STATE} is no object); resume from another one")
     return state
 
 

@@ -129,10 +129,26 @@ def count_rows(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
-def iterate_rows(path: Path, schema: pa.Schema, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.RecordBatch]:
-    """Stream a shard batch by batch with bounded memory."""
+def iterate_rows(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Stream a shard batch by batch with bounded memory.
+
+    Raises:
+        StoreError: The shard cannot be read.
+    """
+    batches = _batches(path, schema)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
+        if batch is None:
+            return
+        yield batch
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=batch_rows, columns=schema.names)
+        yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)
 
 
 def file_sha256(path: Path) -> str:

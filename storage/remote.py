@@ -28,7 +28,7 @@ from storage.manifest import MANIFEST, Manifest, read_manifest
 from storage.parquet import file_sha256
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
-SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json"})
+SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json", "export.json"})
 """Files that say that others are whole: put into the bucket after them, fetched after them."""
 INDEX = ".mirror.json"
 TRANSFERS_AT_ONCE = 8
@@ -167,7 +167,6 @@ def open_remote(uri: str) -> Remote:
             f"store {uri!r} is neither a folder nor the URI of a bucket; name a path such as ./data, or for example "
             f"s3://bucket/folder ({', '.join(SCHEMES)})"
         )
-    prefix = f"{parts.netloc}{parts.path}".rstrip("/")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with _explained(uri):
         if parts.scheme == "s3" and endpoint:
@@ -176,8 +175,9 @@ def open_remote(uri: str) -> Remote:
                 raise ParameterError(f"AWS_ENDPOINT_URL is {endpoint!r}; use https, since this host is another one")
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             filesystem = S3FileSystem(endpoint_override=service.netloc, scheme=service.scheme, region=region)
-            return Remote(uri, filesystem, prefix)
-        return Remote(uri, FileSystem.from_uri(uri)[0], prefix)
+            return Remote(uri, filesystem, f"{parts.netloc}{parts.path}".rstrip("/"))
+        filesystem, prefix = FileSystem.from_uri(uri)
+        return Remote(uri, filesystem, prefix.rstrip("/"))
 
 
 @contextmanager
@@ -287,9 +287,14 @@ def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
     for folder, files in by_folder.items():
         manifest: Manifest | None = read_manifest(folder)
         for shard in manifest.shards if manifest else []:
-            if shard.file in files and file_sha256(folder / shard.file) != shard.sha256:
+            file = folder / shard.file
+            # A new manifest is held against all that is here: an earlier pull may have ended before it was checked.
+            if (shard.file in files or MANIFEST in files) and not (
+                file.is_file() and file_sha256(file) == shard.sha256
+            ):
                 (folder / MANIFEST).unlink()
+                file.unlink(missing_ok=True)
                 raise StoreError(
-                    f"{folder / shard.file} is not what its manifest in the bucket means; run the stage that made it "
+                    f"{file} is not what its manifest in the bucket means; run the stage that made it "
                     "again on the machine that has it"
                 )

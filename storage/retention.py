@@ -100,7 +100,9 @@ def _needed_checkpoints(run: Path, checkpoints: list[tuple[int, Path]]) -> set[s
     for file in (RESULT, "export.json", "evaluate.json"):  # result, and what was last exported and evaluated
         try:
             content = json.loads((run / file).read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
+            continue
+        if not isinstance(content, dict):
             continue
         others = content.get("others") or {}
         needed |= {Path(str(named)).name for named in (content.get("adapter"), *others.values()) if named}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -49,7 +50,8 @@ def describe_upload(name: str, result: dict[str, Any]) -> tuple[str, str]:
     agreement = result["top1_agreement"]
     summary = (
         f"## Upload export `{name}` to `{hub['repository']}`?\n\n"
-        f"{len(hub['files'])} files, {hub['bytes'] / 1e6:,.1f} MB, to a private repository of the Hugging Face Hub. "
+        f"{len(hub['files'])} files with `export.json`, {hub['bytes'] / 1e6:,.1f} MB, "
+        "to a private repository of the Hugging Face Hub. "
         f"Agreement with the adapter: {'not measured' if agreement is None else f'{agreement:.3f}'}. "
         "Resume the run to answer; cancel it to send nothing.\n\n"
         f"| file | bytes |\n|---|---:|\n{rows}\n"
@@ -71,7 +73,7 @@ async def report_export(name: str, result: dict[str, Any]) -> None:
     )
     await acreate_link_artifact(
         key="exported-model",
-        link=f"file://{result['folder']}",
+        link=Path(result["folder"]).as_uri(),
         link_text=result["folder"],
         description=f"Open with MLX or LM Studio; serve with `python -m tasks.exports.serve {name}`.",
     )

@@ -195,7 +195,7 @@ async def test_another_worker_takes_over_from_a_killed_one(
 ) -> None:
     log = tmp_path / "log"
     folder = tmp_path / "store" / "raw" / "books"
-    killed = await start_download(tmp_path, prefect, 20.0)
+    killed = await start_download(tmp_path, prefect, 5.0)  # slow enough not to be done before the heir has started
     await until(folder / "shard-00000.parquet", killed, log)
     heir = await start_download(tmp_path, prefect, 1000.0)
     while "another run is at it" not in log.read_text():

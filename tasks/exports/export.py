@@ -11,6 +11,7 @@ from typing import Any
 
 from storage.atomic import TEMPORARY_PREFIX, atomic_folder, full_disk_explained, write_text
 from storage.events import Emit
+from storage.inside import is_own_file
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
 from tasks.exports.hub import check_upload, upload_export
@@ -19,6 +20,7 @@ from tasks.exports.manifest import (
     CARD,
     EXPORT,
     MODELFILE,
+    TEXTS,
     ExportManifest,
     is_whole,
     link_files,
@@ -28,11 +30,11 @@ from tasks.exports.manifest import (
     record_files,
     require_replaceable,
 )
-from tasks.exports.mlx_folder import check_disk, digest_inputs, write_mlx_folder
+from tasks.exports.mlx_folder import check_disk, digest_inputs, require_base, write_mlx_folder
 from tasks.exports.model_card import CardContent, licence_of_base, write_card
 from tasks.exports.ollama import register, write_modelfile
 from tasks.exports.parameters import BITS
-from tasks.exports.peft import write_peft
+from tasks.exports.peft import require_plain_lora, write_peft
 from tasks.exports.request import PEFT_FOLDER, ExportRequest
 from tasks.exports.training_data import count_training_data
 from tasks.exports.verify import Agreement, fits_memory, measure_agreement, require_agreement
@@ -53,7 +55,8 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
     request = ExportRequest.of(specification)
     adapter_config = read_adapter_config(request.adapter)
     parameters = request.parameters
-    lm_studio = check_destinations(request)
+    require_base(request.base)
+    lm_studio = check_destinations(request, adapter_config)
     existing = read_export(request.export_folder)
     inputs = digest_inputs(request.base, request.adapter, emit)
     same = existing if existing is not None and is_same(existing, request, inputs) else None
@@ -76,13 +79,13 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "reused": reused,
         "gguf": str(request.export_folder / request.gguf_file) if request.gguf_file else None,
         "lm_studio_folder": str(lm_studio) if lm_studio else None,
-        "ollama": register(request.export_folder, emit, again=not reused) if parameters.ollama else None,
+        "ollama": register(request.export_folder, emit) if parameters.ollama else None,
         "hub": upload_export(request.export_folder, manifest, parameters, emit) if parameters.hub_repository else None,
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
-def check_destinations(request: ExportRequest) -> Path | None:
+def check_destinations(request: ExportRequest, adapter_config: dict[str, Any]) -> Path | None:
     """Refuse what cannot be written or sent before any work is done; return the folder for LM Studio, if asked for.
 
     Raises:
@@ -91,6 +94,8 @@ def check_destinations(request: ExportRequest) -> Path | None:
     parameters = request.parameters
     if parameters.gguf_kind != "none":
         check_gguf(parameters.gguf_kind, request.base)
+    if parameters.peft:
+        require_plain_lora(adapter_config)
     if parameters.hub_repository:
         check_upload(parameters)
     if not parameters.lm_studio_folder:
@@ -246,7 +251,7 @@ def refresh_texts(request: ExportRequest, adapter_config: dict[str, Any], existi
     """Bring card and Modelfile up to date, for example after an evaluation; change nothing otherwise."""
     recorded = {record.file: record for record in existing.files}
     write_texts(request, request.export_folder, adapter_config, existing)
-    present = [name for name in (CARD, MODELFILE) if (request.export_folder / name).is_file()]
+    present = [name for name in TEXTS if is_own_file(request.export_folder, name)]
     current = recorded | {name: record_file(request.export_folder / name, request.export_folder) for name in present}
     if current == recorded:
         return existing

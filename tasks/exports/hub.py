@@ -6,22 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from storage.addresses import check_hub
-from storage.errors import PrerequisiteError, TransientError
+from storage.errors import ParameterError, PrerequisiteError, TransientError
 from storage.events import Emit
 from tasks.exports.manifest import EXPORT, ExportManifest
 from tasks.exports.parameters import ExportParameters
 
 REFUSED = (401, 403, 404)
+MAY_PASS = (408, 409, 425, 429)
 
 
 def check_upload(parameters: ExportParameters) -> None:
-    """Refuse an upload without a token before any work is done.
+    """Refuse an upload that cannot succeed before any work is done.
 
     Raises:
-        PrerequisiteError: There is none.
+        PrerequisiteError: There is no token, or the Hub's address is not safe.
+        ParameterError: The repository's name is none that the Hub accepts.
     """
     from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
+    check_hub()
+    try:
+        validate_repo_id(str(parameters.hub_repository))
+    except HFValidationError as error:
+        raise ParameterError(f"hub_repository {parameters.hub_repository!r} is no name of the Hub: {error}") from error
     if not parameters.hub_dry_run and get_token() is None:
         raise PrerequisiteError(
             f"uploading to {parameters.hub_repository} needs a token with write access: save it in the block "
@@ -36,7 +45,7 @@ def upload_export(folder: Path, manifest: ExportManifest, parameters: ExportPara
         repository, files (names), bytes, uploaded, address of the commit (none in a dry run).
 
     Raises:
-        PrerequisiteError: The Hub refuses the token or the repository.
+        PrerequisiteError: The Hub refuses the token, the repository or the files, or the repository is public.
         TransientError: The Hub cannot be reached.
     """
     repository = str(parameters.hub_repository)
@@ -60,10 +69,15 @@ def send(folder: Path, repository: str, files: list[str]) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
+        if not api.model_info(repository).private:  # it was there before
+            raise PrerequisiteError(
+                f"{repository} exists on the Hub and is public: make it private there, or name another hub_repository"
+            )
         commit = api.upload_folder(
             folder_path=folder,
             repo_id=repository,
             allow_patterns=files,
+            delete_patterns=["model*.safetensors", "*.gguf", "peft/*"],  # of an earlier upload in other files
             commit_message=f"Export {folder.name}",
         )
     except HfHubHTTPError as error:
@@ -72,6 +86,8 @@ def send(folder: Path, repository: str, files: list[str]) -> str:
             raise PrerequisiteError(
                 f"the Hub refused {repository} (status {status}): check the name and that the token may write to it"
             ) from error
+        if status is not None and 400 <= status < 500 and status not in MAY_PASS:
+            raise PrerequisiteError(f"the Hub refused {repository} (status {status}): {str(error)[:300]}") from error
         raise TransientError(f"the Hub failed with status {status} while {repository} was uploaded") from error
     except (httpx.HTTPError, OSError) as error:
         raise TransientError(f"the Hub cannot be reached ({type(error).__name__}); export again") from error

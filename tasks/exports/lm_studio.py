@@ -7,7 +7,7 @@ from pathlib import Path
 from storage.atomic import atomic_folder
 from storage.errors import ParameterError, PrerequisiteError
 from storage.layout import checked_name
-from tasks.exports.manifest import EXPORT, MODELFILE, link_files, read_export, require_replaceable
+from tasks.exports.manifest import EXPORT, MODELFILE, is_whole, link_files, read_export, require_replaceable
 
 
 def installed_folder(models_folder: str, publisher: str, model: str) -> Path:
@@ -43,7 +43,7 @@ def install_export(export: Path, folder: Path) -> None:
     manifest = manifest.model_copy(update={"files": records})
     text = manifest.model_dump_json(indent=2) + "\n"
     if (there := read_export(folder)) is not None:
-        if (folder / EXPORT).read_text("utf-8") == text:
+        if (folder / EXPORT).read_text("utf-8") == text and is_whole(folder, manifest):
             return
         require_replaceable(folder, there)
     with atomic_folder(folder) as temporary:

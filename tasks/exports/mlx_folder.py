@@ -45,7 +45,20 @@ TRAINED_LAYOUT = """\
 
 def files_to_copy(base: Path) -> list[Path]:
     """List the tokenizer, template, generation and licence files of a base model."""
-    return sorted({path for pattern in COPIED for path in base.glob(pattern) if path.is_file()})
+    found = {path for pattern in COPIED for path in base.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".py")
+
+
+def require_base(base: Path) -> None:
+    """Refuse a folder without a base model.
+
+    Raises:
+        PrerequisiteError: Its configuration or its weights are missing.
+    """
+    if not any(base.glob(WEIGHTS)) or not (base / "config.json").is_file():
+        raise PrerequisiteError(
+            f"{base} holds no model (config.json and {WEIGHTS}); download the base model of the run first"
+        )
 
 
 def digest_inputs(base: Path, adapter: Path, emit: Emit) -> dict[str, str]:
@@ -54,11 +67,8 @@ def digest_inputs(base: Path, adapter: Path, emit: Emit) -> dict[str, str]:
     Raises:
         PrerequisiteError: The base folder holds no model.
     """
+    require_base(base)
     weights = sorted(base.glob(WEIGHTS))
-    if not weights or not (base / "config.json").is_file():
-        raise PrerequisiteError(
-            f"{base} holds no model (config.json and {WEIGHTS}); download the base model of the run first"
-        )
     digests = {}
     for number, path in enumerate(weights, start=1):
         digests[f"base/{path.name}"] = file_sha256(path)

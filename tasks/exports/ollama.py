@@ -24,13 +24,14 @@ def write_modelfile(gguf_file: str) -> str:
     return f'FROM ./{gguf_file}\nTEMPLATE """{TEMPLATE}"""\nPARAMETER stop "User:"\n'
 
 
-def register(folder: Path, emit: Emit, *, again: bool) -> str | None:
-    """Register an export under its name, unless that was done before; without the program say how to do it later.
+def register(folder: Path, emit: Emit) -> str | None:
+    """Register an export under its name; without the program say how to do it later.
+
+    It is done every time: nothing tells whether Ollama holds these weights or those of an earlier export of the name.
 
     Args:
         folder: The export, with a Modelfile.
         emit: Told what was done.
-        again: Register it even if Ollama knows the name: the files are new.
 
     Returns:
         The name in Ollama; none where the program is not installed.
@@ -44,8 +45,6 @@ def register(folder: Path, emit: Emit, *, again: bool) -> str | None:
         message = f"ollama is not installed; later: cd {folder} && {' '.join(command)}"
         emit("progress", stage="ollama", done=0, total=1, message=message)
         return None
-    if not again and subprocess.run([PROGRAM, "show", name], capture_output=True, check=False).returncode == 0:
-        return name
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         raise PrerequisiteError(

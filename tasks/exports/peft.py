@@ -25,9 +25,10 @@ def write_peft(folder: Path, adapter: Path, adapter_config: dict[str, Any], run:
     """
     import mlx.core as mx
 
+    require_plain_lora(adapter_config)
     weights: Any = mx.load(str(adapter / "adapters.safetensors"))
     kinds = {name.rsplit(".", 1)[-1] for name in weights}
-    if adapter_config.get("fine_tune_type", "lora") != "lora" or kinds != set(PARTS):
+    if kinds != set(PARTS):
         raise ParameterError(f"only a LoRA adapter has a PEFT form, this one holds {sorted(kinds)}; use peft=false")
     turned = {}
     for name, value in weights.items():
@@ -37,6 +38,16 @@ def write_peft(folder: Path, adapter: Path, adapter_config: dict[str, Any], run:
     mx.save_safetensors(str(folder / "adapter_model.safetensors"), turned, metadata={"format": "pt"})
     modules = {name.rsplit(".", 1)[0] for name in weights}
     write_json(folder / "adapter_config.json", peft_config(modules, adapter_config["lora_parameters"], base_name(run)))
+
+
+def require_plain_lora(adapter_config: dict[str, Any]) -> None:
+    """Refuse an adapter that has no PEFT form here.
+
+    Raises:
+        ParameterError: It is no LoRA adapter.
+    """
+    if (kind := adapter_config.get("fine_tune_type", "lora")) != "lora":
+        raise ParameterError(f"only a LoRA adapter has a PEFT form, this one is {kind!r}; use peft=false")
 
 
 def peft_config(modules: set[str], parameters: dict[str, Any], base: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_a_shard_keeps_schema_rows_tags_and_compression(tmp_path: Path) -> None:
     metadata = pq.read_metadata(path)
     assert metadata.row_group(0).column(0).compression == "ZSTD"
     assert metadata.num_row_groups == 3
-    assert sum(batch.num_rows for batch in iterate_rows(path, RAW_SCHEMA, 100)) == 2500
+    assert sum(batch.num_rows for batch in iterate_rows(path, RAW_SCHEMA)) == 2500
 
 
 def test_a_null_in_a_required_column_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

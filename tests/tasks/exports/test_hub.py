@@ -25,7 +25,7 @@ TOKEN = "hf_loopback"
 
 
 class Hub(ThreadingHTTPServer):
-    """The four calls that an upload makes; keeps what it was sent."""
+    """The calls that an upload makes; keeps what it was sent."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Calls)
@@ -33,6 +33,10 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.tokens: set[str | None] = set()
         self.status = 200
+        self.private = True
+        self.before: list[str] = []
+        """Files of an earlier upload."""
+        self.deleted: list[str] = []
 
     @property
     def address(self) -> str:
@@ -46,7 +50,11 @@ class Calls(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.answer({"id": "me/tiny", "sha": "0" * 40, "private": True, "siblings": [], "tags": []})
+        if "/tree/" in self.path:
+            old = {"type": "file", "size": 1, "oid": "2" * 40}
+            self.answer([{**old, "path": name} for name in self.server.before])
+        else:
+            self.answer({"id": "me/tiny", "sha": "0" * 40, "private": self.server.private, "siblings": [], "tags": []})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -62,6 +70,8 @@ class Calls(BaseHTTPRequestHandler):
             self.answer({"files": modes})
         elif "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
+                if line["key"] == "deletedFile":
+                    self.server.deleted.append(line["value"]["path"])
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             address = f"{self.server.address}/me/tiny/commit/{'1' * 40}"
@@ -69,7 +79,7 @@ class Calls(BaseHTTPRequestHandler):
         else:
             self.answer({"errors": [], "warnings": []})
 
-    def answer(self, content: dict[str, Any]) -> None:
+    def answer(self, content: Any) -> None:
         text = json.dumps(content).encode()
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
@@ -117,14 +127,33 @@ def test_an_upload_sends_the_recorded_files_and_no_others(
 ) -> None:
     folder = Path(export_model(specification, emit)["folder"])
     (folder / "notes.txt").write_text("mine")
+    hub.before = ["model-00001-of-00002.safetensors", "model.safetensors", "DISCUSSION.md"]
     specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
     result = export(specification, hub, tmp_path)
     assert result["event"] == "result", result
     assert result["hub"]["uploaded"] is True
     assert result["hub"]["address"].startswith(f"{hub.address}/me/tiny/commit/")
     assert hub.created[0]["visibility"] == "private"
+    assert hub.deleted == ["model-00001-of-00002.safetensors"], "MLX would read it beside the new weights"
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "notes.txt"}
+
+
+def test_nothing_is_sent_to_a_public_repository(specification: Specification, hub: Hub, tmp_path: Path) -> None:
+    hub.private = False
+    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
+    failure = export(specification, hub, tmp_path)
+    assert failure["kind"] == "PrerequisiteError" and "is public" in failure["message"]
+    assert hub.files == {}
+
+
+def test_a_name_that_the_hub_would_not_take_is_refused_at_once(
+    specification: Specification, hub: Hub, tmp_path: Path
+) -> None:
+    specification["parameters"] = {"hub_repository": "me/tiny.git"}
+    failure = export(specification, hub, tmp_path)
+    assert failure["kind"] == "ParameterError" and "'me/tiny.git'" in failure["message"]
+    assert not Path(specification["export_folder"]).exists()
 
 
 def test_a_token_that_may_not_write(specification: Specification, hub: Hub, tmp_path: Path) -> None:
