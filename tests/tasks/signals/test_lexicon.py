@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
 from tasks.signals.lexicon import (
-    GAP,
     LEXICON,
     LEXICON_PATTERN,
     Phrase,
@@ -19,18 +18,9 @@ from tasks.signals.lexicon import (
     spell_for_rust,
 )
 from tasks.signals.patterns import CITATIONS, MARKERS, YEAR_TOKEN
+from tests.tasks.signals.agreement import plain_alternation
 
 PYTHON = compile_for_python(LEXICON_PATTERN)
-
-
-def plain_alternation() -> re.Pattern[str]:
-    """The lexicon as the design words it: all phrases side by side, longest first."""
-
-    def side_by_side(case_sensitive: bool) -> str:
-        texts = sorted((p.text for p in LEXICON if p.case_sensitive is case_sensitive), key=lambda t: (-len(t), t))
-        return "|".join(GAP.join(map(re.escape, text.split())) for text in texts)
-
-    return re.compile(rf"\b(?:{side_by_side(True)}|(?i:{side_by_side(False)}))\b", re.ASCII)
 
 
 def test_the_table_is_whole() -> None:
