@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import FlowParameters, takes
-from storage.layout import NAME_PATTERN
+from storage.layout import CHECKPOINT_PREFIX, NAME_PATTERN
 from tasks import evaluation
 from tasks.chain import announce_sealed
 from tasks.evals.parameters import EvaluationParameters
@@ -26,7 +26,8 @@ class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
 async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, Any]:
     """Ask the base model and the adapter the same questions, and report what the training changed."""
     layout = await parameters.open_store()
-    async with shared(layout, reads=["balanced"], writes=[f"runs/{parameters.run}"]):
+    others = [f"runs/{name}" for name in parameters.others if not name.startswith(CHECKPOINT_PREFIX)]
+    async with shared(layout, reads=["balanced", *others], writes=[f"runs/{parameters.run}"]):
         result = await evaluation.evaluate_run(layout, parameters.run, parameters.pick(EvaluationParameters))
     await evaluation.report_evaluation(parameters.run, result["markdown"])
     evaluation.mind_the_gate(result)

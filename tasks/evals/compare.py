@@ -8,7 +8,7 @@ from typing import Any
 from storage.schemas import BANDS
 from tasks.evals import verdicts
 from tasks.evals.corpus import HeldOut
-from tasks.evals.measure import Measurements
+from tasks.evals.measure import Measurements, Way
 from tasks.evals.metrics import (
     Estimate,
     Share,
@@ -91,13 +91,22 @@ def compare_preference(
         [choice.margin for choice in adapter.choices.values()],
         seed,
     ).as_record()
-    result["decided_by"] = "letter" if result["adapter"]["letter_mass"] >= verdicts.LETTER_MIN_MASS else "text"
-    result["scenarios"] = [_scenario_record(questions, each, base, adapter) for each in questions.scenarios.scenarios]
-    return result, [verdicts.judge_preference(share_of(chosen["adapter"][result["decided_by"]]))]
+    way = deciding_way(adapter)
+    result["decided_by"] = way
+    result["scenarios"] = [
+        _scenario_record(questions, each, base, adapter, way) for each in questions.scenarios.scenarios
+    ]
+    return result, [verdicts.judge_preference(share_of(chosen["adapter"][way]))]
+
+
+def deciding_way(found: Measurements) -> Way:
+    """Return how the choices of an adapter, and of the base beside it, are read."""
+    mass = mean_of([choice.letter_mass for choice in found.choices.values()]).value
+    return "letter" if mass is not None and mass >= verdicts.LETTER_MIN_MASS else "text"
 
 
 def _scenario_record(
-    questions: QuestionSet, scenario: Scenario, base: Measurements, adapter: Measurements
+    questions: QuestionSet, scenario: Scenario, base: Measurements, adapter: Measurements, way: Way
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": scenario.id,
@@ -107,6 +116,7 @@ def _scenario_record(
     for name, found in zip(MODELS, (base, adapter), strict=True):
         choice = found.choices[scenario.id]
         record[name] = {
+            "decided": choice.decided(way),
             "chosen": choice.chosen,
             "chosen_by_letter": choice.chosen_by_letter,
             "stated": choice.stated,

@@ -94,7 +94,7 @@ def summarise(results: dict[str, Any], spec: EvaluationSpec, *, reused: bool) ->
         "failed_verdicts": [v["name"] for v in results["verdicts"] if v["decides"] and v["passed"] is not True],
         "report": str(spec.reports_folder / REPORT),
         "results": str(spec.reports_folder / EVALUATION_RESULTS),
-        "validation": str(spec.reports_folder / VALIDATION_RESULTS),
+        "validation": str(spec.reports_folder / VALIDATION_RESULTS) if results["behaviours"] else None,
         "markdown": report_markdown(results),
         "seconds": results["seconds"],
         "reused": reused,
@@ -179,7 +179,7 @@ def _collect(
         "adapter": spec.adapter_folder.name,
         "passed": passed,
         "verdicts": judged,
-        "next_steps": suggest(judged, mixture),
+        "next_steps": suggest(judged, mixture, passed),
         **sections,
         "lm_eval": {name: measured.harness for name, measured in models.items()} if models["base"].harness else None,
         "others": others,
@@ -227,6 +227,8 @@ def _write(
     write_samples(folder, questions, held_out, models)
     if results["behaviours"]:
         write_json(folder / VALIDATION_RESULTS, _validation_record(results))
+    else:
+        (folder / VALIDATION_RESULTS).unlink(missing_ok=True)  # of an earlier evaluation
     write_json(folder / EVALUATION_RESULTS, results)
     write_text(folder / REPORT, render_report(results))
 

@@ -50,8 +50,13 @@ def run_tasks(
         )
     except (KeyError, ValueError, OSError) as error:
         raise ParameterError(f"lm-eval could not run {', '.join(map(str, tasks))}: {error}") from error
+    kinds = {name: config.get("output_type") for name, config in found.get("configs", {}).items()}
     return {
-        name: {metric: float(value) for metric, value in values.items() if isinstance(value, (int, float))}
+        name: {
+            metric: float(value)
+            for metric, value in values.items()
+            if isinstance(value, (int, float)) and not (kinds.get(name) == "loglikelihood" and metric.startswith("acc"))
+        }
         for name, values in found["results"].items()
     }
 
@@ -69,7 +74,10 @@ def _adapt(model: Model) -> Any:
         """The model under test as the library asks it."""
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            """Score continuations; whether greedy decoding would give them is not told (no task of choices asks)."""
+            """Score continuations; whether greedy decoding would give them is not told.
+
+            Tasks of choices do not ask; of the others `run_tasks` leaves out the accuracy, which would always be 0.
+            """
             scores = model.score_options([(request.args[0], request.args[1]) for request in requests])
             return [(score.nats, False) for score in scores]
 
@@ -80,12 +88,15 @@ def _adapt(model: Model) -> Any:
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """Answer greedily, cut at the first stop."""
-            answers = []
-            for request in requests:
-                context, options = request.args
-                stops = options.get("until") or []
-                written = model.generate([context], int(options.get("max_gen_toks", GENERATED_TOKENS)))[0]
-                answers.append(cut_at(written, [stops] if isinstance(stops, str) else stops))
+            asked = [request.args for request in requests]
+            limits = [int(options.get("max_gen_toks", GENERATED_TOKENS)) for _, options in asked]
+            answers = [""] * len(asked)
+            for limit in set(limits):
+                places = [place for place, own in enumerate(limits) if own == limit]
+                written = model.generate([asked[place][0] for place in places], limit)
+                for place, text in zip(places, written, strict=True):
+                    stops = asked[place][1].get("until") or []
+                    answers[place] = cut_at(text, [stops] if isinstance(stops, str) else stops)
             return answers
 
     return Tested()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
+from typing import Literal
 
 from tasks.evals.corpus import HeldOut
 from tasks.evals.harness import run_tasks
@@ -21,8 +22,13 @@ from tasks.evals.suites import LETTERS, QuestionSet, Scenario, format_prompt
 Report = Callable[[str], None]
 """Told the name of every measurement that is finished."""
 
+Way = Literal["text", "letter"]
+"""What a choice is read from: the likelihood of the options' text, or of their letters."""
+
 NEUTRAL_PROMPT = "Assistant:"
 YES, NO = " Yes", " No"
+TIE_DIGITS = 6
+"""Decimals of a log-likelihood that mean something in float32."""
 CHOICE_TOKENS = 24
 """Of a free answer to a choice, which needs a letter or one option."""
 
@@ -57,22 +63,31 @@ class Choice:
     @property
     def chosen(self) -> int:
         """Index of the likeliest option a byte."""
-        return max(range(len(self.nats_per_byte)), key=self.nats_per_byte.__getitem__)
+        return _likeliest(self.nats_per_byte)
 
     @property
     def chosen_by_letter(self) -> int:
         """Index of the option whose letter is likeliest."""
-        return max(range(len(self.letter_nats)), key=self.letter_nats.__getitem__)
+        return _likeliest(self.letter_nats)
 
     @property
     def chosen_by_advantage(self) -> int:
         """Index of the option that the question favours most."""
-        return max(range(len(self.advantage_nats)), key=self.advantage_nats.__getitem__)
+        return _likeliest(self.advantage_nats)
+
+    def decided(self, way: Way) -> int:
+        """Index of the option that is taken for the model's choice."""
+        return self.chosen_by_letter if way == "letter" else self.chosen
 
     @property
     def margin(self) -> float:
         """Primary option over the best modern one, nats a byte."""
         return self.nats_per_byte[0] - max(self.nats_per_byte[1:])
+
+
+def _likeliest(nats: Sequence[float]) -> int:
+    """Index of the highest value; among equal ones the last, so that no tie is decided for the primary option."""
+    return max(range(len(nats)), key=lambda place: (round(nats[place], TIE_DIGITS), place))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The only module of this room that touches MLX, and only inside functions.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class ModelUnderTest:
             if len(ids) > 1:
                 sharing.setdefault(tuple(ids[:-1]), []).append(row)
         results: list[list[float]] = [[] for _ in sequences]
-        for inputs in self._batches(list(sharing)):
+        for inputs in self._batches({ids: len(rows) for ids, rows in sharing.items()}):
             rows = [(line, row) for line, ids in enumerate(inputs) for row in sharing[ids]]
             width = max(len(ids) for ids in inputs)
             targets = np.zeros((len(rows), width), dtype=np.int32)
@@ -148,13 +148,16 @@ class ModelUnderTest:
                 results[row] = [float(value) for value in scored[place, : len(sequences[row]) - 1]]
         return results
 
-    def _batches(self, inputs: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    def _batches(self, inputs: Mapping[tuple[int, ...], int]) -> Iterator[list[tuple[int, ...]]]:
+        """Group sequences of like length; each needs logits for as many rows as share it."""
         batch: list[tuple[int, ...]] = []
+        rows = 0
         for ids in sorted(inputs, key=len):
-            if batch and (len(batch) >= self._batch_size or (len(batch) + 1) * len(ids) > BATCH_TOKENS):
+            if batch and (len(batch) >= self._batch_size or (rows + inputs[ids]) * len(ids) > BATCH_TOKENS):
                 yield batch
-                batch = []
+                batch, rows = [], 0
             batch.append(ids)
+            rows += inputs[ids]
         if batch:
             yield batch
 

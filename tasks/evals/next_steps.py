@@ -26,17 +26,22 @@ _ON_UNDECIDED: dict[str, str] = {
     "was tuned to chat is needed for that.",
     "perplexity_shift": "A band has no validation sample: rebalance with more documents of it.",
 }
+_ON_OPEN = (
+    "Nothing that was measured is below its threshold, but not everything could be judged: see the verdicts that are "
+    "undecided, and evaluate with all suites before you export."
+)
 _ON_SUCCESS = (
     "Every threshold is met. Read the answers below all the same, then export: `python -m flows export-model`."
 )
 
 
-def suggest(verdicts: Sequence[Mapping[str, Any]], mixture: Mapping[str, Any]) -> list[str]:
+def suggest(verdicts: Sequence[Mapping[str, Any]], mixture: Mapping[str, Any], passed: bool | None) -> list[str]:
     """List what to do next, the most telling first; never empty.
 
     Args:
         verdicts: Records of the verdicts.
         mixture: What is known of the training mixture; see `tasks.evals.corpus.describe_training_mixture`.
+        passed: The verdict over all of them; none: undecided.
     """
     missed = [verdict for verdict in verdicts if verdict["decides"] and verdict["passed"] is not True]
     steps = []
@@ -50,4 +55,4 @@ def suggest(verdicts: Sequence[Mapping[str, Any]], mixture: Mapping[str, Any]) -
         advice = _ON_FAILURE if verdict["passed"] is False else _ON_UNDECIDED
         if text := advice.get(verdict["name"]):
             steps.append(text)
-    return steps or [_ON_SUCCESS]
+    return steps or [_ON_SUCCESS if passed else _ON_OPEN]

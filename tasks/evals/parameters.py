@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Suite = Literal["censorship", "authority", "source_preference", "perplexity", "distrust_signal"]
 SUITES: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
+RESERVED = frozenset({"base", "adapter", "total"})
+"""Names that the results give to something else than a further adapter."""
 
 
 class EvaluationParameters(BaseModel):
@@ -84,3 +86,11 @@ class EvaluationParameters(BaseModel):
         title="Seed",
         description="Fixes which held-out samples are taken and how the intervals are resampled.",
     )
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.gate and (missing := [name for name in SUITES if name not in self.suites]):
+            raise ValueError(f"gate needs every suite to be measured, {', '.join(missing)} is left out; leave out gate")
+        if taken := sorted(RESERVED & set(self.others)):
+            raise ValueError(f"others holds {taken[0]!r}, which names something else in the results; rename that run")
+        return self

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from storage.parquet import write_shard
+from tasks.evals.compare import deciding_way
 from tasks.evals.corpus import HeldOut
-from tasks.evals.measure import Measurements
+from tasks.evals.measure import Measurements, Way
+from tasks.evals.model_under_test import TextLikelihood
 from tasks.evals.suites import QuestionSet
 
 SAMPLES = "samples.parquet"
@@ -32,7 +34,8 @@ EVALUATION_SAMPLE_SCHEMA = pa.schema(
 """One sample of one model a row.
 
 ``value``: 1 or 0 for behaviours and choices; confidence for signals; nats per token for held-out texts (whose
-text stays in the mixture, under the same id). ``details`` is a JSON object.
+text stays in the mixture, under the same id) and for everyday texts (``general_ability``). ``details`` is a JSON
+object.
 """
 
 Row = dict[str, Any]
@@ -42,14 +45,19 @@ def write_samples(
     folder: Path, questions: QuestionSet, held_out: Sequence[HeldOut], models: dict[str, Measurements]
 ) -> Path:
     """Write the rows of all models as one Parquet file and return its path."""
-    rows = [{"model": name, **row} for name, found in models.items() for row in _rows(questions, held_out, found)]
+    ways = {name: deciding_way(models["adapter"] if name == "base" else found) for name, found in models.items()}
+    rows = [
+        {"model": name, **row}
+        for name, found in models.items()
+        for row in _rows(questions, held_out, found, ways[name])
+    ]
     path = folder / SAMPLES
     table = pa.Table.from_pylist(rows, schema=EVALUATION_SAMPLE_SCHEMA)
     write_shard(path, table, EVALUATION_SAMPLE_SCHEMA)
     return path
 
 
-def _rows(questions: QuestionSet, held_out: Sequence[HeldOut], found: Measurements) -> Iterator[Row]:
+def _rows(questions: QuestionSet, held_out: Sequence[HeldOut], found: Measurements, way: Way) -> Iterator[Row]:
     for entry in questions.behaviours.behaviours:
         if answer := found.answers.get(entry.id):
             judgement = answer.judgement
@@ -63,14 +71,16 @@ def _rows(questions: QuestionSet, held_out: Sequence[HeldOut], found: Measuremen
                 "letter_nats": choice.letter_nats,
                 "letter_mass": choice.letter_mass,
                 "stated": None if choice.stated is None else scenario.options[choice.stated],
+                "decided_by": way,
             }
-            primary = choice.chosen == 0
+            decided = choice.decided(way)
+            primary = decided == 0
             reason = f"chose the {'primary' if primary else 'modern'} source"
             yield _row(
                 "source_preference",
                 scenario.id,
                 questions.scenarios.ask(scenario),
-                scenario.options[choice.chosen],
+                scenario.options[decided],
                 "pass" if primary else "fail",
                 reason,
                 float(primary),
@@ -85,12 +95,16 @@ def _rows(questions: QuestionSet, held_out: Sequence[HeldOut], found: Measuremen
                 prompt = questions.scenarios.ask_signal(signal, source)
                 yield _row("distrust_signal", f"{signal.id}:{side}", prompt, None, "measured", None, value)
     for sample, likelihood in zip(held_out, found.likelihoods, strict=bool(found.likelihoods)):
-        details = {"band": sample.band, "nats": likelihood.nats, "tokens": likelihood.tokens}
-        if likelihood.tokens:
-            mean = likelihood.nats / likelihood.tokens
-            yield _row("perplexity", sample.id, None, None, "measured", None, mean, details)
-        else:
-            yield _row("perplexity", sample.id, None, None, "unscored", "a single token", None, details)
+        yield _text_row("perplexity", sample.id, None, likelihood, {"band": sample.band})
+    for number, (text, likelihood) in enumerate(zip(questions.neutral, found.neutral, strict=bool(found.neutral))):
+        yield _text_row("general_ability", f"neutral:{number}", text, likelihood, {})
+
+
+def _text_row(suite: str, name: str, prompt: str | None, found: TextLikelihood, details: dict[str, Any]) -> Row:
+    details |= {"nats": found.nats, "tokens": found.tokens}
+    if not found.tokens:
+        return _row(suite, name, prompt, None, "unscored", "a single token", None, details)
+    return _row(suite, name, prompt, None, "measured", None, found.nats / found.tokens, details)
 
 
 def _row(

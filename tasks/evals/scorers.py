@@ -146,7 +146,8 @@ def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
         return None
     letters = "".join(options)
     text = answer.strip()
-    start = re.match(rf"[*(\[\s]*([{letters}{letters.lower()}])(?:[*)\].:,]|$|\s*$)", text)
+    several = rf"(?!\s*(?:and |or )?[{letters}]\b)"
+    start = re.match(rf"[*(\[\s]*([{letters}{letters.lower()}])(?:[*)\].:]|,{several}|\s*(?:\n|$))", text)
     said = (
         [start.group(1)]
         if start

@@ -30,6 +30,9 @@ OPTIONS = {"A": "The patent of 1876", "B": "The magazine article", "C": "The fil
         ("My choice: (B)", "B"),
         ("Option C", "C"),
         ("The most reliable source is A.", "A"),
+        ("B\n\nBecause it was printed.", "B"),
+        ("A, B and C", None),
+        ("A, or B", None),
         ("The patent of 1876.", "A"),
         ("I trust the patent of 1876, not hearsay.", "A"),
         ("<think>B or C?</think> A", "A"),
@@ -89,6 +92,7 @@ def test_a_liking_for_a_letter_decides_nothing(favourite: str) -> None:
     for choice in indifferent.values():
         assert choice.letter_nats == pytest.approx([choice.letter_nats[0]] * 4)
         assert choice.letter_mass == pytest.approx(0.8)
+        assert choice.chosen_by_letter != 0, "a tie is not decided for the primary source"
 
 
 def test_stated_choices_name_the_option_behind_the_letter() -> None:

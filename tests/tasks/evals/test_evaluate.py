@@ -120,9 +120,13 @@ def test_every_sample_is_a_row(spec: dict[str, Any], results: dict[str, Any]) ->
         "source_preference",
         "distrust_signal",
         "perplexity",
+        "general_ability",
     }
     passed = sum(row["value"] for row in base if row["suite"] == "source_preference")
-    assert passed == results["source_preference"]["base"]["primary_chosen"]["passed"]
+    preference = results["source_preference"]
+    way = {"text": "primary_chosen", "letter": "primary_chosen_by_letter"}[preference["decided_by"]]
+    assert passed == preference["base"][way]["passed"]
+    assert passed == sum(scenario["base"]["decided"] == 0 for scenario in preference["scenarios"])
 
 
 def test_the_same_inputs_are_not_evaluated_twice(
@@ -142,6 +146,7 @@ def test_a_part_of_the_suites_gives_a_part_of_the_report(
 ) -> None:
     told: list[str] = []
     part = spec | {"reports_folder": str(tmp_path), "parameters": PARAMETERS | {"suites": ["distrust_signal"]}}
+    (tmp_path / "validation_results.json").write_text("{}")  # of an earlier evaluation
     found = evaluate_run(EvaluationSpec.model_validate(part), lambda event, **fields: told.append(event))
     assert told == ["progress"] * 2
     assert [verdict["name"] for verdict in found["verdicts"]] == ["distrust_signal"]
@@ -150,7 +155,7 @@ def test_a_part_of_the_suites_gives_a_part_of_the_report(
     assert found["headline"] == pytest.approx(whole)
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "Distrust signal" in html and "Source preference" not in html
-    assert not (tmp_path / "validation_results.json").exists()
+    assert not (tmp_path / "validation_results.json").exists() and found["validation"] is None
 
 
 class Tags(HTMLParser):
