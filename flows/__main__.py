@@ -137,7 +137,7 @@ def describe_bad_arguments(error: ValidationError | SettingsError) -> str:
     return "\n".join(
         f"--{'.'.join(str(part) for part in fault['loc']).replace('_', '-')}: {fault['msg']} (got {fault['input']!r})"
         if fault["loc"]
-        else fault["msg"]  # options that contradict each other; no single one is at fault
+        else fault["msg"].removeprefix("Value error, ")  # options that contradict each other; no single one is at fault
         for fault in error.errors()
     )
 

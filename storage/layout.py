@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from storage.errors import ParameterError
@@ -52,7 +53,9 @@ class Layout:
             return cls(Path(named).expanduser().resolve())
         remote = open_remote(named)
         mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
-        return cls(mirrors / re.sub(r"[^A-Za-z0-9.-]+", "-", remote.uri).strip("-."), remote)
+        # The digest tells s3://a/b-c from s3://a-b/c.
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", remote.uri).strip("-.")
+        return cls(mirrors / f"{readable}-{sha256(remote.uri.encode()).hexdigest()[:8]}", remote)
 
     def pull(self, *below: str) -> None:
         """Bring what changed in the bucket; nothing to do for a folder. `Remote.pull` tells the rest."""

@@ -100,7 +100,10 @@ def check_destinations(request: ExportRequest, adapter_config: dict[str, Any]) -
         check_upload(parameters)
     if not parameters.lm_studio_folder:
         return None
-    return installed_folder(parameters.lm_studio_folder, parameters.lm_studio_publisher, request.export_folder.name)
+    folder = installed_folder(parameters.lm_studio_folder, parameters.lm_studio_publisher, request.export_folder.name)
+    if (there := read_export(folder)) is not None:
+        require_replaceable(folder, there)
+    return folder
 
 
 def is_same(existing: ExportManifest, request: ExportRequest, inputs: dict[str, str]) -> bool:
@@ -215,14 +218,15 @@ def verify(request: ExportRequest, folder: Path, fused_bytes: int, emit: Emit) -
 
 def card_of(request: ExportRequest, adapter_config: dict[str, Any], manifest: ExportManifest) -> str:
     """Write the model card from what the run has recorded so far."""
+    run = read_object(request.run_folder / "run.json")
     return write_card(
         CardContent(
-            run=read_object(request.run_folder / "run.json"),
+            run=run,
             result=read_object(request.run_folder / "result.json"),
             checkpoint=request.adapter.name,
             adapter=adapter_config,
             evaluation=read_object(request.reports_folder / "evaluation_results.json"),
-            data=count_training_data(request.balanced_folder),
+            data=count_training_data(request.balanced_folder, run.get("mixture_digest")),
             base_licence=licence_of_base(request.base),
             manifest=manifest,
         )

@@ -119,7 +119,7 @@ The model was trained on the layout `User: …`, blank line, `Assistant: …`; o
 def data_section(data: TrainingData) -> str:
     """Tabulate shares, sources and the licences of the sources."""
     if not data.samples:
-        return "## Training data\n\nThe mixture was no longer on disk when this card was written."
+        return "## Training data\n\nThe mixture that was trained on was no longer on disk when this card was written."
     bands = table(["authority", "share"], [[band, percent(share)] for band, share in data.band_shares().items()])
     trivia = table(["trivium", "share"], [[name, percent(share)] for name, share in data.trivium_shares().items()])
     rows = [

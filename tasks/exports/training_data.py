@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from storage.manifest import read_manifest
 from storage.parquet import iterate_rows
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA, band_of
 
@@ -43,9 +44,17 @@ class TrainingData:
         return {category: self.trivia[category] / max(1, self.samples) for category in TRIVIA}
 
 
-def count_training_data(balanced: Path) -> TrainingData:
-    """Count the training samples of a mixture; a mixture that is gone yields no samples."""
+def count_training_data(balanced: Path, digest: str | None) -> TrainingData:
+    """Count the training samples of a mixture; one that is gone, or was made anew, yields none.
+
+    Args:
+        balanced: The mixture.
+        digest: Of the mixture that was trained on; none: not recorded.
+    """
     data = TrainingData()
+    manifest = read_manifest(balanced)
+    if manifest is not None and digest is not None and manifest.digest != digest:
+        return data
     for path in sorted((balanced / "train").glob("*.parquet")):
         for batch in iterate_rows(path, COLUMNS):
             columns = (batch.column(name).to_pylist() for name in COLUMNS.names)

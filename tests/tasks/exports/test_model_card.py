@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from storage.manifest import Manifest, record_shard, write_manifest
 from tasks.exports.manifest import ExportManifest
 from tasks.exports.model_card import CardContent, base_name, cell, licence_of_base, metric_rows, write_card
 from tasks.exports.training_data import TrainingData, count_training_data, licence_of
@@ -28,7 +29,7 @@ def content(tmp_path: Path, **changes: Any) -> CardContent:
         "checkpoint": "checkpoint-20",
         "adapter": {"lora_parameters": {"rank": 4, "scale": 2.0}},
         "evaluation": {"adapter": "checkpoint-20", "suites": {"authority": {"base": SHARE}}},
-        "data": count_training_data(tmp_path / "mixture"),
+        "data": count_training_data(tmp_path / "mixture", None),
         "base_licence": "apache-2.0",
         "manifest": manifest,
     }
@@ -159,5 +160,14 @@ def test_licence_of_a_sample(metadata: str, licence: str) -> None:
 
 
 def test_a_mixture_that_is_gone_counts_nothing(tmp_path: Path) -> None:
-    data = count_training_data(tmp_path)
+    data = count_training_data(tmp_path, None)
     assert (data.samples, data.bands) == (0, Counter())
+
+
+def test_a_mixture_that_was_made_anew_is_not_what_was_trained_on(tmp_path: Path) -> None:
+    write_mixture(tmp_path)
+    shard = tmp_path / "train" / "shard-00000.parquet"
+    manifest = Manifest(kind="balanced", name="guide", shards=[record_shard(tmp_path, shard)])
+    write_manifest(tmp_path, manifest)
+    assert count_training_data(tmp_path, manifest.digest).samples == 4
+    assert count_training_data(tmp_path, "a" * 64).samples == 0
