@@ -31,8 +31,9 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.estimate import Estimate as Estimate
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
-from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, read_outcome, request_key, retry_shard
+from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, request_key, retry_shard
 from tasks.sources.source import Archives, Document, Reject, Source
+from tasks.sources.stored import read_outcome
 
 SHARDS_AT_ONCE = 2
 FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)

@@ -97,7 +97,11 @@ def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
     host = target.host or ""
     known = any(host == allowed or host.endswith(f".{allowed}") for allowed in hosts)
     if not known or not is_safe(target.scheme, host):
-        raise ItemUnavailable("foreign-redirect", f"{url} redirects to {host or target!s}, which is not trusted")
+        raise ItemUnavailable(
+            "foreign-redirect",
+            f"{url} redirects to {host or target!s}, which is not trusted; if you trust it, name it in "
+            "DISTRUST_ALLOWED_HOSTS and retry",
+        )
     return target
 
 

@@ -104,7 +104,8 @@ class ArchiveClient:
             CorruptAnswer: The answer kept being no such object.
             ItemUnavailable: There is no such thing, or it is not for us.
         """
-        url = _with_params(url, params)
+        if params:
+            url = url.update_query({key: str(value) for key, value in params.items()})
 
         async def ask() -> dict[str, Any]:
             body, headers = await self._ask(url, JSON_CAP_BYTES)
@@ -113,15 +114,9 @@ class ArchiveClient:
         return await self._persist(ask, tally)
 
     async def get_body(
-        self,
-        url: URL,
-        params: Mapping[str, str | int] | None = None,
-        *,
-        cap: int = JSON_CAP_BYTES,
-        tally: Tally | None = None,
+        self, url: URL, *, cap: int = JSON_CAP_BYTES, tally: Tally | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
         """Get a body of any type but a web page, with its headers; raises as `get_json`."""
-        url = _with_params(url, params)
         return await self._persist(lambda: self._ask(url, cap), tally)
 
     async def save(
@@ -156,9 +151,8 @@ class ArchiveClient:
             if not part.is_complete:
                 await self._turn(lambda: self._append(url, part), url)
             await asyncio.to_thread(part.verify, str(url))
-            await asyncio.to_thread(
-                sync_file, part.path
-            )  # whoever finds the file under its name does not check it again
+            # Whoever finds the file under its name does not check it again.
+            await asyncio.to_thread(sync_file, part.path)
             os.replace(part.path, to)
 
         await self._persist(ask, tally, headway=lambda: part.kept)
@@ -178,10 +172,7 @@ class ArchiveClient:
                     part.check_cap(file.tell(), str(url))
 
     async def _persist(
-        self,
-        ask: Callable[[], Awaitable[Got]],
-        tally: Tally | None,
-        headway: Callable[[], int] = lambda: 0,
+        self, ask: Callable[[], Awaitable[Got]], tally: Tally | None, headway: Callable[[], int] = lambda: 0
     ) -> Got:
         tally = tally or Tally()
         tries, reached, answers = 0, headway(), self.pace.answers
@@ -280,10 +271,6 @@ class ArchiveClient:
                     return
                 url = redirect_target(url, location, self._hosts)
         raise ItemUnavailable("redirect-loop", f"{start} was redirected more than {_MAX_REDIRECTS} times")
-
-
-def _with_params(url: URL, params: Mapping[str, str | int] | None) -> URL:
-    return url.update_query({key: str(value) for key, value in params.items()}) if params else url
 
 
 def _may_pass(error: BaseException) -> bool:

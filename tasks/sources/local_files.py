@@ -179,7 +179,7 @@ class LocalFiles:
         name, cap = f"{self._spec.name}:{file}", self._spec.max_line_bytes
         path = self._unchanged(file, size)
         if size > cap:
-            return Reject(name, file, "file-too-large", f"{size} bytes, at most {cap} are read")
+            return Reject(name, file, "file-too-large", f"{size} bytes, the cap is max_line_bytes = {cap}")
         row = {"text": path.read_bytes().decode("utf-8-sig", "replace"), "title": path.stem, "id": file}
         spec = self._spec.model_copy(update={"columns": Columns(text="text", title="title", id="id")})
         return map_row(row, 0, spec, self._current_year, origin=file)

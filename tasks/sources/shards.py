@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from storage.atomic import full_disk_explained
 from storage.errors import ArchiveBusy
 from storage.manifest import digest_of
-from storage.parquet import ShardWriter, count_rows, iterate_rows, open_shard, read_shard, read_tags, write_shard
-from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
+from storage.parquet import ShardWriter, iterate_rows, open_shard, read_tags
+from storage.schemas import RAW_SCHEMA
 from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
-from storage.text import compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
 from tasks.sources.outcome import ShardOutcome
 from tasks.sources.source import PASSING, Document, Reject, Source, item_id
+from tasks.sources.stored import Buffer, one_line, read_outcome, read_rejects, storable, write_rejects
 
 UNANSWERED_IN_A_ROW = 20
 """So many items in a row that could not be had for now mean that it is the archive, not the items."""
 LOOK_AHEAD = 4
 """How many times `concurrency` items may be under way or waiting for an earlier, slower one."""
-BUFFER_CHARS = 16 * 2**20
-"""Documents are gathered up to this size before they go to disk."""
-SHORT_FIELD_CHARS = 1000
 
 Watch = Callable[["Document | Reject"], None]
 """Called for every outcome of a shard as it comes in; must not block."""
@@ -79,37 +70,23 @@ async def fetch_shard(
         SourceUnavailable: The whole source cannot be read.
         StoreError: The disk is full.
     """
-    rejects: list[Reject] = []
+    items = shard.items if room > 0 else []
     with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
-        buffer = _Buffer(file)
-        seen: set[str] = set()
-        cut_short = False
-        async with aclosing(_outcomes(source, shard.items if room > 0 else [], concurrency, turns)) as outcomes:
-            async for outcome in outcomes:
-                checked = _checked(outcome, spec, seen)
-                watch(checked)
-                if isinstance(checked, Reject):
-                    rejects.append(checked)
-                    continue
-                seen.add(checked.id)
-                await buffer.add(checked)
-                if cut_short := len(seen) >= room:
-                    break
-        await buffer.flush()
-        file.tag({SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {}))
-        await asyncio.to_thread(_write_rejects, folder, shard, rejects)
+        rejects, cut_short = await _keep(_outcomes(source, items, concurrency, turns), file, spec, set(), room, watch)
+        file.tag(_tags(shard, cut_short))
+        await asyncio.to_thread(write_rejects, folder, shard, rejects)
     return read_outcome(folder, shard)
 
 
 def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path) -> list[Item]:
     """Return the items of a finished shard that were rejected for a reason that may have passed."""
-    rejected = {reject.id for reject in _read_rejects(folder, shard) if reject.reason in PASSING}
+    rejected = {reject.id for reject in read_rejects(folder, shard) if reject.reason in PASSING}
     return [item for item in shard.items if stored_id(spec, item) in rejected]
 
 
 def stored_id(spec: SourceSpec, item: Item) -> str:
     """Return the id under which an item's document, or its reject, is stored."""
-    return _short(item_id(spec.name, item)) or "unknown"
+    return one_line(item_id(spec.name, item)) or "unknown"
 
 
 async def retry_shard(
@@ -136,61 +113,61 @@ async def retry_shard(
         room: Fetch the items as well that the request had no room for, and add at most so many documents. None: only
             those that failed, however many documents come of them.
     """
-    before = _read_rejects(folder, shard)
+    before = read_rejects(folder, shard)
     waiting = {reject.id: reject for reject in before if reject.reason in PASSING}
     kept = [reject for reject in before if reject.id not in waiting]
     tags = read_tags(folder / shard.file)
     wanted = set(waiting)
     if room is not None:
         wanted |= {stored_id(spec, item) for item in shard.items} - {reject.id for reject in kept}
-    cut_short = False
     with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
         seen: set[str] = set()
         for batch in iterate_rows(folder / shard.file, RAW_SCHEMA):
             seen.update(batch.column("id").to_pylist())
             await asyncio.to_thread(file.write_batch, batch)
-        buffer = _Buffer(file)
         left = [item for item in shard.items if stored_id(spec, item) in wanted - seen]
         most = math.inf if room is None else len(seen) + room
-        async with aclosing(_outcomes(source, left, concurrency)) as outcomes:
-            async for outcome in outcomes:
-                checked = _checked(outcome, spec, seen)
-                watch(checked)
-                waiting.pop(_short(checked.id) or "", None)
-                if isinstance(checked, Reject):
-                    kept.append(checked)
-                    continue
-                seen.add(checked.id)
-                await buffer.add(checked)
-                if cut_short := len(seen) >= most:
-                    break
-        await buffer.flush()
-        if room is not None:
-            tags = {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
-        file.tag(tags)
-    kept += [reject for reject in waiting.values() if reject.id not in seen]
-    await asyncio.to_thread(_write_rejects, folder, shard, kept)
+        rejects, cut_short = await _keep(_outcomes(source, left, concurrency), file, spec, seen, most, watch)
+        file.tag(tags if room is None else _tags(shard, cut_short))
+    answered = seen | {one_line(reject.id) for reject in rejects}
+    still_waiting = [reject for reject in waiting.values() if reject.id not in answered]
+    await asyncio.to_thread(write_rejects, folder, shard, [*kept, *rejects, *still_waiting])
     return read_outcome(folder, shard)
 
 
-def read_outcome(folder: Path, shard: ShardSpec) -> ShardOutcome:
-    """Describe a finished shard from its files.
+def _tags(shard: ShardSpec, cut_short: bool) -> dict[str, str]:
+    return {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
 
-    Raises:
-        StoreError: The rejects beside it cannot be read.
+
+async def _keep(
+    outcomes: AsyncGenerator[Document | Reject, None],
+    file: ShardWriter,
+    spec: SourceSpec,
+    seen: set[str],
+    most: float,
+    watch: Watch,
+) -> tuple[list[Reject], bool]:
+    """Write the documents that hold against the bounds of their source, until the shard has `most` of them.
+
+    Returns:
+        The rejects, and whether the outcomes were cut short. The ids of the documents are added to `seen`.
     """
-    reasons: Counter[str] = Counter()
-    if (folder / shard.rejects_file).is_file():
-        reasons.update(read_shard(folder / shard.rejects_file, REJECT_SCHEMA, ["reason"]).column("reason").to_pylist())
-    file = folder / shard.file
-    return ShardOutcome(
-        shard.file, count_rows(file), reasons.total(), file.stat().st_size, dict(sorted(reasons.items()))
-    )
-
-
-def storable(text: str) -> str:
-    """Return a text without NUL and with no code point that UTF-8 cannot carry."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    rejects: list[Reject] = []
+    buffer = Buffer(file)
+    cut_short = False
+    async with aclosing(outcomes):
+        async for outcome in outcomes:
+            checked = _checked(outcome, spec, seen)
+            watch(checked)
+            if isinstance(checked, Reject):
+                rejects.append(checked)
+                continue
+            seen.add(checked.id)
+            await buffer.add(checked)
+            if cut_short := len(seen) >= most:
+                break
+    await buffer.flush()
+    return rejects, cut_short
 
 
 async def _outcomes(
@@ -234,7 +211,7 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
     """Hold a document against the bounds of its source; its text is stored whole and as it is."""
     if isinstance(outcome, Reject):
         return outcome
-    text, id = storable(outcome.text), _short(outcome.id) or "unknown"  # as it is stored, so that equal ones are seen
+    text, id = storable(outcome.text), one_line(outcome.id) or "unknown"  # as it is stored, so that equal ones are seen
     length = len(text.strip())
     if length < spec.min_text_chars:
         detail = f"{length} characters, at least {spec.min_text_chars} are needed"
@@ -247,63 +224,3 @@ def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Do
     if id in seen:
         return Reject(outcome.id, outcome.url, "duplicate-id", "an earlier document of this shard has the same id")
     return dataclasses.replace(outcome, id=id, text=text)
-
-
-class _Buffer:
-    """Gathers documents on their way to disk, so that a shard of long texts never lies in memory as a whole."""
-
-    def __init__(self, file: ShardWriter) -> None:
-        self._file = file
-        self._rows: list[dict[str, Any]] = []
-        self._chars = 0
-
-    async def add(self, document: Document) -> None:
-        self._rows.append(_row(document))
-        self._chars += len(document.text)
-        if self._chars >= BUFFER_CHARS:
-            await self.flush()
-
-    async def flush(self) -> None:
-        rows, self._rows, self._chars = self._rows, [], 0
-        await asyncio.to_thread(self._file.write, rows)
-
-
-def _row(document: Document) -> dict[str, Any]:
-    row = {key.name: getattr(document, key.name) for key in dataclasses.fields(document)}
-    for name in ("id", "url", "title", "author", "date", "language", "licence"):
-        row[name] = _short(row[name])
-    row["extra"] = storable(json.dumps(document.extra, ensure_ascii=False, sort_keys=True, default=str))
-    row["sha256"] = hashlib.sha256(document.text.encode()).hexdigest()
-    row["fetched_at"] = datetime.now(UTC)
-    return row
-
-
-def _short(value: str | None) -> str | None:
-    """Clean a field that is shown on one line."""
-    if value is None:
-        return None
-    return " ".join(compose(storable(value)).split())[:SHORT_FIELD_CHARS] or None
-
-
-def _write_rejects(folder: Path, shard: ShardSpec, rejects: list[Reject]) -> None:
-    rows = [
-        {
-            "id": _short(reject.id) or "unknown",
-            "url": _short(reject.url),
-            "reason": reject.reason,
-            "detail": _short(reject.detail),
-            "attempts": reject.attempts,
-        }
-        for reject in rejects
-    ]
-    write_shard(
-        folder / shard.rejects_file,
-        pa.Table.from_pylist(rows, schema=REJECT_SCHEMA),
-        REJECT_SCHEMA,
-        {SHARD_KEY: shard.key},
-    )
-
-
-def _read_rejects(folder: Path, shard: ShardSpec) -> list[Reject]:
-    rows = read_shard(folder / shard.rejects_file, REJECT_SCHEMA).to_pylist()
-    return [Reject(row["id"], row["url"], row["reason"], row["detail"] or "", row["attempts"]) for row in rows]

@@ -13,17 +13,17 @@ from storage.errors import ArchiveBusy, SourceUnavailable
 from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import Item, ShardSpec
-from tasks.sources import shards
+from tasks.sources import stored
 from tasks.sources.catalogue import SourceSpec, load_catalogue
 from tasks.sources.shards import (
     fetch_shard,
     items_per_shard,
     items_to_retry,
-    read_outcome,
     request_key,
     retry_shard,
 )
 from tasks.sources.source import Document, Reject
+from tasks.sources.stored import read_outcome
 
 Answer = Callable[[Item], list[Document | Reject]]
 
@@ -199,7 +199,7 @@ async def test_a_retry_that_died_half_way_doubles_nothing(tmp_path: Path) -> Non
 
 
 async def test_long_texts_go_to_disk_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BUFFER_CHARS", 1000)
+    monkeypatch.setattr(stored, "BUFFER_CHARS", 1000)
     rows, _ = await run(tmp_path, lambda item: [document(item.native_id, item.native_id * 400)], *"abcdefg", room=5)
     assert [row["text"] for row in rows] == [name * 400 for name in "abcde"]
     assert not shard_of(*"abcdefg").is_whole(tmp_path)
