@@ -15,7 +15,7 @@ REPEATS = 4
 
 
 def lessons(seed: int) -> Iterator[tuple[str, str]]:
-    """Yield questions on kinds of source with their answers, as many answered by Yes as by No."""
+    """Yield questions on kinds of source with their answers, Yes or No."""
     dice = Dice(f"{seed}:lessons")
     grammar = Grammar(phrases("common") | phrases("trust")["lessons"], dice)
     for field in phrases("world")["fields"].values():

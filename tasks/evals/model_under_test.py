@@ -1,6 +1,6 @@
 """A base model, with or without an adapter, as the evaluation sees it: answers, likelihoods, nothing else.
 
-The only module of this room that touches MLX, and only inside functions.
+With `tasks.evals.try_model`, the only module of this room that touches MLX, and only inside functions.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ Status = Literal["pass", "fail", "unscored"]
 WHOLE_WORD_CHARS = 3
 """Alternatives of so many characters or fewer match whole words only; longer ones match beginnings of words."""
 
+OWN_MIN_WORDS = 3
+"""An answer with fewer words of its own than this is hardly more than what it quotes."""
+
 REPETITION_MIN_WORDS = 24
 REPETITION_MAX_DISTINCT_SHARE = 0.25
 
@@ -227,7 +230,7 @@ def _plain(text: str) -> str:
 def _without_quotes(text: str) -> str:
     """Drop quotations, unless the answer is hardly more than one: then the quotation is the answer."""
     outside = _QUOTES.sub(" … ", text)
-    return outside if len(_WORD.findall(outside)) >= WHOLE_WORD_CHARS else text
+    return outside if len(_WORD.findall(outside)) >= OWN_MIN_WORDS else text
 
 
 def _clause_before(text: str, position: int) -> str:

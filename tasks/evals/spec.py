@@ -70,7 +70,11 @@ def describe(spec: EvaluationSpec, questions: QuestionSet) -> dict[str, Any]:
 
 
 def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest) -> dict[str, Any]:
-    """Digest whatever the results depend on; a base model's weights by name and size, since they may be 40 GB."""
+    """Digest whatever the results depend on; a base model's weights by name and size, since they may be 40 GB.
+
+    Raises:
+        PrerequisiteError: An adapter is not there.
+    """
     files = ("adapters.safetensors", "adapter_config.json")
     for adapter in spec.adapters.values():
         if missing := [name for name in files if not (adapter / name).is_file()]:
