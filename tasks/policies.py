@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -176,13 +177,17 @@ async def wait_for_server(patience_seconds: float) -> None:
 
 
 @asynccontextmanager
-async def exclusive(folder: Path, patience_seconds: float = 30.0) -> AsyncIterator[None]:
+async def exclusive(folder: Path, patience_seconds: float = math.inf) -> AsyncIterator[None]:
     """Hold the lock of a dataset; waiting for it takes no thread, which the one who holds it may need.
+
+    Whoever waits finds the work done afterwards and has little left to do, so by default there is no end to it but
+    that of the other process, or cancelling this run.
 
     Raises:
         DatasetBusy: Another process still holds it after `patience_seconds`.
     """
     deadline = time.monotonic() + patience_seconds
+    told = False
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
@@ -191,6 +196,9 @@ async def exclusive(folder: Path, patience_seconds: float = 30.0) -> AsyncIterat
             except DatasetBusy:
                 if time.monotonic() >= deadline:
                     raise
+                if not told:
+                    run_logger().warning("another process is writing %s; waiting until it has ended", folder)
+                told = True
                 await asyncio.sleep(POLL_SECONDS)
         yield
 
