@@ -4,8 +4,7 @@ Made documents are drawn from a fixed seed: words with lexicon phrases, citation
 a thousand characters, every phrase as often as any other, which is harder on the engine than what people write;
 lengths are log-normal around 7 kB. With the shared corpus beside the project, its real documents are scored as well,
 and a line tells how far the scores hold primary and coordinated sources apart. Every measurement is a process of its
-own, engine and twin in turns; the best of a few rounds counts. The twin runs as it is and with the lexicon as its
-definition words it, all phrases side by side, which is what the prototype's factors were measured against.
+own, engine and twin in turns; the best of a few rounds counts.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, band_of
 from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
 from tasks.signals.priors import PRIORS
-from tests.tasks.signals.agreement import plain_alternation, table_of
+from tests.tasks.signals.agreement import table_of
 from tests.tasks.signals.shared_corpus import SHARED, sample_documents
 
 SHARDS = 4
@@ -112,21 +110,12 @@ def score_with_engine(folder: Path, shards: list[str]) -> None:
         list(pool.map(lambda shard: score_shard(folder / "raw" / shard, folder / "scored" / shard, None), shards))
 
 
-def score_with_twin(folder: Path, shards: list[str], *, plain: bool = False) -> None:
-    """Score shards with the reference, with the same output.
-
-    Args:
-        folder: Holds the raw shards, gets the scored ones.
-        shards: Their file names.
-        plain: Look for the lexicon as a plain alternation instead of the engine's pattern, factored by prefixes.
-    """
+def score_with_twin(folder: Path, shards: list[str]) -> None:
+    """Score shards with the reference, with the same output."""
     from dataclasses import asdict
 
-    from tasks.signals import evidence
     from tasks.signals.reference import score_document
 
-    if plain:
-        evidence._LEXICON = plain_alternation()
     for shard in shards:
         rows: list[dict[str, Any]] = []
         for row in read_shard(folder / "raw" / shard, RAW_SCHEMA).to_pylist():
@@ -149,8 +138,7 @@ def measure(folder: Path, how: str, threads: int, shards: list[str]) -> dict[str
 
 def measured(how: str, folder: Path, shards: list[str]) -> dict[str, float]:
     """Score, and tell the seconds and the peak memory of this process."""
-    twins = {"twin": score_with_twin, "plain-twin": partial(score_with_twin, plain=True)}
-    work = {"engine": score_with_engine, **twins}[how]
+    work = {"engine": score_with_engine, "twin": score_with_twin}[how]
     if how == "engine":
         work(folder, ["warm-up.parquet"])
     started, used = time.perf_counter(), time.process_time()
@@ -183,14 +171,13 @@ def compare(folder: Path, kind: str, corpus: list[list[Document]]) -> dict[str, 
         write_documents(folder / "raw" / shard, documents)
     write_documents(folder / "raw" / "warm-up.parquet", corpus[0][:20])
     write_documents(folder / "raw" / "twin.parquet", corpus[0][:TWIN_DOCUMENTS])
-    rounds: dict[str, list[dict[str, float]]] = {"plain": [], "twin": [], "one": [], "two": []}
+    rounds: dict[str, list[dict[str, float]]] = {"twin": [], "one": [], "two": []}
     for _ in range(ROUNDS):
-        rounds["plain"].append(measure(folder, "plain-twin", 1, ["twin.parquet"]))
         rounds["twin"].append(measure(folder, "twin", 1, ["twin.parquet"]))
         rounds["one"].append(measure(folder, "engine", 1, shards))
         rounds["two"].append(measure(folder, "engine", 2, shards))
     size, twin_size = megabytes(chain.from_iterable(corpus)), megabytes(corpus[0][:TWIN_DOCUMENTS])
-    sizes = {"plain": twin_size, "twin": twin_size, "one": size, "two": size}
+    sizes = {"twin": twin_size, "one": size, "two": size}
 
     def rates(clock: str) -> dict[str, float]:
         return {name: sizes[name] / min(found[clock] for found in rounds[name]) for name in rounds}
@@ -209,9 +196,6 @@ def compare(folder: Path, kind: str, corpus: list[list[Document]]) -> dict[str, 
         "one_thread_ratio": round(wall["one"] / wall["twin"], 1),
         "one_thread_ratio_of_processor_time": round(processor["one"] / processor["twin"], 1),
         "two_threads_ratio": round(wall["two"] / wall["twin"], 1),
-        "plain_twin_megabytes_per_second": round(wall["plain"], 2),
-        "one_thread_ratio_to_plain_twin": round(wall["one"] / wall["plain"], 1),
-        "two_threads_ratio_to_plain_twin": round(wall["two"] / wall["plain"], 1),
         "peak_megabytes": round(small),
         "peak_megabytes_of_large_shards": round(large),
     }

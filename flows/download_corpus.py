@@ -137,9 +137,9 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
     """Download one source; one that cannot be read is reported, and the others go on. None: another run is at it."""
     parameters, layout, limit = download.parameters, download.layout, download.limit(spec)
     try:
-        sealed = acquisition.finished_download(spec, layout, limit)
-        if sealed is not None and not (parameters.refresh or parameters.retry_failed):
-            return sealed
+        earlier = acquisition.finished_download(spec, layout, limit)
+        if earlier is not None and not (parameters.refresh or parameters.retry_failed):
+            return earlier
         async with (
             acquisition.only_downloader(spec, layout),
             shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,

@@ -13,11 +13,16 @@ from pathlib import Path
 from prefect import task
 
 from storage.atomic import remove_temporaries
-from storage.errors import DistrustError, SourceUnavailable, StoreError, TransientError
+from storage.errors import SourceUnavailable, TransientError
 from storage.layout import Layout
-from storage.manifest import MANIFEST, Manifest, ShardRecord, find_damage, read_manifest, record_shard, write_manifest
+from storage.manifest import (
+    MANIFEST,
+    Manifest,
+    ShardRecord,
+    record_shard,
+    write_manifest,
+)
 from storage.shard_plan import (
-    PLAN,
     ShardPlan,
     ShardSpec,
     extend_plan,
@@ -31,6 +36,8 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.estimate import Estimate as Estimate
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
+from tasks.sources.sealed import failed_download as failed_download
+from tasks.sources.sealed import finished_download as finished_download
 from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, request_key, retry_shard
 from tasks.sources.source import Archives, Document, Reject, Source
 from tasks.sources.stored import read_outcome
@@ -38,8 +45,6 @@ from tasks.sources.stored import read_outcome
 SHARDS_AT_ONCE = 2
 FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
 LONGEST_WAIT_SECONDS = 3600.0
-MOST_NAMED = 5
-"""Damaged files that a message names; the others are counted."""
 
 
 @dataclass
@@ -92,39 +97,8 @@ async def open_session(
         yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns)
 
 
-def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOutcome | None:
-    """Return the outcome of an earlier download that asked for the same, if it is whole.
-
-    Raises:
-        StoreError: Some of its shards are missing or changed.
-    """
-    folder = layout.raw(spec.name)
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.parameters.get("request") != request_key(spec, limit):
-        return None
-    if damaged := find_damage(folder, manifest):
-        named = ", ".join(damaged[:MOST_NAMED]) + (
-            f" and {len(damaged) - MOST_NAMED} more" if damaged[MOST_NAMED:] else ""
-        )
-        raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
-    return SourceOutcome(
-        spec.name,
-        spec.band,
-        documents=manifest.rows,
-        rejects=manifest.counts.get("rejects", 0),
-        reused=True,
-        manifest=str(folder / MANIFEST),
-    )
-
-
 def _record_shards(folder: Path, outcomes: Sequence[ShardOutcome]) -> list[ShardRecord]:
     return [record_shard(folder, folder / outcome.file) for outcome in outcomes]
-
-
-def failed_download(spec: SourceSpec, layout: Layout, error: DistrustError) -> SourceOutcome:
-    """Say why a source is incomplete; what it has stays, and a later run goes on from there."""
-    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / PLAN).is_file()
-    return SourceOutcome(spec.name, spec.band, problem=str(error), passing=begun)
 
 
 def waits(patience_hours: float) -> Iterator[float]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
-from tasks.signals.lexicon import LEXICON, LEXICON_PATTERN, Phrase, compile_for_python, key_of
+from tasks.signals.lexicon import LEXICON, Phrase, compile_for_python, key_of, list_phrases
 from tasks.signals.patterns import CITATIONS, MARKERS, Marker
 
-_LEXICON = compile_for_python(LEXICON_PATTERN)
+_LEXICON = compile_for_python(list_phrases(LEXICON))
 _PHRASES = {phrase.key: phrase for phrase in LEXICON}
 _MARKERS = tuple((compile_for_python(marker.pattern), marker) for marker in MARKERS.values())
 _CITATIONS = tuple(compile_for_python(pattern) for pattern in CITATIONS.values())

@@ -1,6 +1,6 @@
 """Scoring v1 as it reads: one document, plain Python.
 
-`tasks.signals.engine` computes the same scores some hundred times faster; this module says what they mean.
+`tasks.signals.engine` computes the same scores a hundred times as fast and more; this module says what they mean.
 """
 
 from __future__ import annotations

@@ -157,6 +157,21 @@ async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], ar
     assert stored(parameters) == after
 
 
+async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_source(
+    parameters: dict[str, Any], archive: HostileArchive
+) -> None:
+    await download_corpus(**parameters, max_samples=5)
+    folder, catalogue = Path(parameters["store"]) / "raw" / "books", Path(parameters["catalogue"])
+    before = read_manifest(folder)
+    archive.requests.clear()
+    catalogue.write_text(catalogue.read_text().replace("rhetoric", "logic"))
+    await download_corpus(**parameters, max_samples=5)
+    after = read_manifest(folder)
+    assert before is not None and after is not None
+    assert after == before.model_copy(update={"notes": before.notes | {"trivium": "logic"}})
+    assert not archive.requests
+
+
 async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str, Any], archive: HostileArchive) -> None:
     first, second = await asyncio.gather(download_corpus(**parameters), download_corpus(**parameters))
     assert first["sources"][0]["documents"] == second["sources"][0]["documents"] == 70

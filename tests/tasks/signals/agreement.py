@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +11,6 @@ import pyarrow as pa
 
 from storage.schemas import SCORED_SCHEMA, SCORING_VERSION
 from tasks.signals.engine import score_table
-from tasks.signals.lexicon import GAP, LEXICON
 from tasks.signals.reference import score_document
 from tasks.signals.years import RUN_YEAR
 
@@ -21,16 +19,6 @@ FLOAT32_TOLERANCE = 1e-6
 
 Row = tuple[str, str | None, int | None, str | None]
 """Text, source type, year, year evidence."""
-
-
-def plain_alternation() -> re.Pattern[str]:
-    """The lexicon as the design words it: all phrases side by side, longest first."""
-
-    def side_by_side(case_sensitive: bool) -> str:
-        texts = sorted((p.text for p in LEXICON if p.case_sensitive is case_sensitive), key=lambda t: (-len(t), t))
-        return "|".join(GAP.join(map(re.escape, text.split())) for text in texts)
-
-    return re.compile(rf"\b(?:{side_by_side(True)}|(?i:{side_by_side(False)}))\b", re.ASCII)
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
