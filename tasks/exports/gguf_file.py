@@ -10,6 +10,7 @@ import math
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,11 @@ def check_gguf(kind: str, base: Path) -> None:
     """Refuse what cannot be written, before any work is done.
 
     Raises:
-        ParameterError: The architecture or the tokenizer is not supported.
+        ParameterError: The architecture, what it computes, or the tokenizer is not supported.
         PrerequisiteError: A K-quant is asked for and llama.cpp is not installed.
     """
-    model_type = read_object(base / "config.json").get("model_type")
+    config = read_object(base / "config.json")
+    model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ParameterError(
             f"models of type {model_type!r} cannot be written to GGUF; supported are {', '.join(ARCHITECTURES)}. "
@@ -51,7 +53,24 @@ def check_gguf(kind: str, base: Path) -> None:
             f"gguf={kind!r} is made by llama.cpp's {QUANTISER}, which is not installed; install it "
             "(brew install llama.cpp) or use gguf='q8_0' or 'q4_0'"
         )
+    require_same_computation(SimpleNamespace(**config))
     check_tokenizer(base)
+
+
+def require_same_computation(arguments: Any) -> None:
+    """Refuse a model that llama.cpp would open and compute otherwise than MLX.
+
+    Args:
+        arguments: The model's arguments, or its configuration, by attribute.
+
+    Raises:
+        ParameterError: Its rotary positions or its attention are not written here.
+    """
+    if getattr(arguments, "rope_traditional", False):
+        raise ParameterError("rope_traditional models cannot be written to GGUF; use gguf='none'")
+    if set(getattr(arguments, "layer_types", None) or ()) - {"full_attention"}:
+        raise ParameterError("models with sliding attention in some layers cannot be written to GGUF; use gguf='none'")
+    rope_kind(arguments)
 
 
 def gguf_bytes(model: LazyModel, kind: str) -> int:
@@ -133,12 +152,8 @@ def tensor_names(architecture: Any, model: LazyModel) -> dict[str, str]:
     """
     import gguf
 
-    arguments = model.arguments
-    if getattr(arguments, "rope_traditional", False):
-        raise ParameterError("rope_traditional models cannot be written to GGUF; use gguf='none'")
-    if set(getattr(arguments, "layer_types", None) or ()) - {"full_attention"}:
-        raise ParameterError("models with sliding attention in some layers cannot be written to GGUF; use gguf='none'")
-    known = gguf.get_tensor_name_map(architecture, arguments.num_hidden_layers)
+    require_same_computation(model.arguments)
+    known = gguf.get_tensor_name_map(architecture, model.arguments.num_hidden_layers)
     names = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.weights}
     if unknown := sorted(name for name, target in names.items() if target is None):
         raise ParameterError(f"GGUF has no place for {unknown[0]} ({len(unknown)} such weights); use gguf='none'")
