@@ -4,7 +4,7 @@ The first line scores 200 shards with a signal that takes 3 to 9 seconds for eac
 own with the settings of `make up`, beside the same 200 shards without Prefect: the overhead is the ratio of the two
 less one, and every task run must be in the database. The times differ, as those of real shards do: eight that end in
 the same instant would queue for one processor each time. The second line goes 50 times through download, scoring and
-mixture on documents of a folder, each time into a new store, in one process: how the resident memory grows after the
+mixture on the sandbox's archives, each time into a new store, in one process: how the resident memory grows after the
 tenth.
 """
 
@@ -25,9 +25,13 @@ import httpx
 import pyarrow as pa
 
 from deployments import server
+from sandbox.__main__ import BUNDLED_DOCUMENTS
+from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 
 SHARDS, AT_ONCE, SECONDS_PER_SHARD = 200, 8, 6.0
-ROUNDS, WARM_UP = 50, 10
+ROUNDS, WARM_UP, DOCUMENTS = 50, 10, 40
+SOURCES = ["internet_archive_books", "historical_newspapers", "arxiv_preprints", "wikipedia"]
+"""At least one of every archive and of every band."""
 
 
 def score(documents: pa.Table) -> dict[str, list[float | None]]:
@@ -112,39 +116,29 @@ def load(folder: Path) -> dict[str, Any]:
     }
 
 
-async def go_round(documents: Path, root: Path, number: int) -> float:
+async def go_round(catalogue: str, root: Path, number: int) -> float:
     """Go through the data stages once; return the resident memory afterwards in MB."""
     from flows.download_corpus import download_corpus
     from flows.rebalance_corpus import rebalance_corpus
     from flows.score_corpus import score_corpus
 
     store = str(root / f"round-{number}")
-    await download_corpus(store=store, catalogue=str(documents / "catalogue.toml"), max_samples=40)
+    await download_corpus(store=store, catalogue=catalogue, sources=SOURCES, max_samples=DOCUMENTS, rate_limit=1000.0)
     await score_corpus(store=store)
-    await rebalance_corpus(store=store, near_duplicates=False)
+    await rebalance_corpus(store=store, near_duplicates=False, accept_imbalance=True)
     listing = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], check=True, capture_output=True, text=True)
     return int(listing.stdout) * 1024 / 1e6
 
 
 def soak(folder: Path) -> dict[str, Any]:
     """Measure the soak line."""
-    from tests.flows.test_stages import write_documents
-
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     port = server.free_port(0)
     server.start_server(port)
-    os.environ.update(server.client_environment(port) | {"DISTRUST_BLOCKS": "none-saved"})
-    catalogue = write_documents(folder / "documents", 40)
     try:
-        answer = subprocess.run(
-            [sys.executable, "-m", "benchmarks.operations", "soak", str(catalogue.parent)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        megabytes = json.loads(asyncio.run(soak_beside_archives(folder, port)).splitlines()[-1])
     finally:
         server.stop("server")
-    megabytes = json.loads(answer.stdout.splitlines()[-1])
     settled = megabytes[WARM_UP:]
     return {
         "benchmark": "operations: soak",
@@ -155,6 +149,20 @@ def soak(folder: Path) -> dict[str, Any]:
     }
 
 
+async def soak_beside_archives(folder: Path, port: int) -> str:
+    """Go all rounds in a process of its own, against the sandbox's archives; return what it printed."""
+    async with SandboxArchives(DocumentFolder(BUNDLED_DOCUMENTS)) as archives:
+        write_catalogue(folder / "catalogue.toml", archives.summaries)
+        environment = server.client_environment(port) | archives.environment
+        environment |= {"DISTRUST_BLOCKS": "none-saved", "HF_HOME": str(folder / "hf-home")}
+        command = [sys.executable, "-m", "benchmarks.operations", "soak", str(folder / "catalogue.toml")]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
+        printed, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"the rounds ended with status {process.returncode}")
+    return printed.decode()
+
+
 def main() -> None:
     """Measure and print."""
     for measure in (load, soak):
@@ -162,16 +170,16 @@ def main() -> None:
             print(json.dumps(measure(Path(folder))), flush=True)
 
 
-async def rounds(documents: Path) -> list[float]:
+async def rounds(catalogue: str) -> list[float]:
     """Go through the data stages again and again."""
     with tempfile.TemporaryDirectory() as folder:
-        return [await go_round(documents, Path(folder), number) for number in range(ROUNDS)]
+        return [await go_round(catalogue, Path(folder), number) for number in range(ROUNDS)]
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     elif sys.argv[1] == "soak":
-        print(json.dumps(asyncio.run(rounds(Path(sys.argv[2])))))
+        print(json.dumps(asyncio.run(rounds(sys.argv[2]))))
     else:
         print(asyncio.run(score_shards(Path(sys.argv[2]), with_prefect=sys.argv[1] == "prefect")))
