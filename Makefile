@@ -33,7 +33,7 @@ help:
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each, and the tests on clusters"
 	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
-	@echo "make drills             kills, cancels and restarts real processes, for about half an hour"
+	@echo "make drills             kills, cancels and restarts real processes, for about forty minutes"
 
 env: .venv/.installed
 
@@ -91,7 +91,7 @@ bench: env clients
 	@$(PY) -m pytest -m drill tests/flows/test_runners.py
 
 drills: env
-	@$(PY) -m pytest -m "drill or end_to_end"
+	@$(PY) -m pytest -m "drill or end_to_end" -n 2 --dist loadfile
 
 docs: env
 	@.venv/bin/mkdocs build --strict --quiet
