@@ -125,16 +125,12 @@ def test_a_fault_now_and_then_slows_nothing(clock: FakeClock) -> None:
 
 
 async def test_slowness_takes_permits(clock: FakeClock) -> None:
-    pace = HostPace("h", 50.0, patience_seconds=10, notify=lambda sentence: None, clock=clock)
-    loop = asyncio.get_running_loop()
-
-    async def seconds_for(turns: int) -> float:
-        start = loop.time()
-        for _ in range(turns):
-            await pace.turn()
-        return loop.time() - start
-
-    await seconds_for(10)
-    usual = await seconds_for(10)
+    rate, turns = 50.0, 10
+    pace = HostPace("h", rate, patience_seconds=10, notify=lambda sentence: None, clock=clock)
     pace.hear(busy(overloaded=True))
-    assert await seconds_for(10) > 1.6 * usual
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(turns):
+        await pace.turn()
+    # A bound that a busy machine cannot break: what the bucket holds at first is free, the rest comes at the rate.
+    assert loop.time() - start >= (2 * turns - rate / 10) / rate - 0.001
