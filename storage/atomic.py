@@ -7,6 +7,7 @@ temporary entry, never a half-written file under a final name.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -142,3 +143,10 @@ def remove_temporaries(folder: Path) -> int:
             remove(entry)
             count += 1
     return count
+
+
+def remove_temporaries_of(path: Path) -> None:
+    """Delete what a killed process left beside `path` that was to become it; only who holds its lock may do so."""
+    for entry in path.parent.glob(f"{TEMPORARY_PREFIX}????????-{glob.escape(path.name)}"):
+        with suppress(OSError):
+            remove(entry)

@@ -12,6 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
+from storage.atomic import remove_temporaries_of
 from storage.layout import Layout
 from storage.manifest import Manifest, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
@@ -50,12 +51,13 @@ async def build_balanced(
     """Deduplicate, sample and split; return the manifest and whether it was there already."""
     inputs = mixture_inputs(layout, sources)
     folder = layout.balanced(name)
-    present = read_manifest(folder)
-    if present and present.made_from(inputs, parameters.model_dump(mode="json")):
-        return present, True
     raw = {source: layout.raw(source) for source in sources}
     scored = {source: layout.scored(source) for source in sources}
-    async with exclusive(folder):
+    async with exclusive(folder):  # whoever waited for another run looks at what that one made
+        await asyncio.to_thread(remove_temporaries_of, folder)
+        present = read_manifest(folder)
+        if present and present.made_from(inputs, parameters.model_dump(mode="json")):
+            return present, True
         on_shards = map_shards or on_threads
         return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs, on_shards), False
 

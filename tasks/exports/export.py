@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import TEMPORARY_PREFIX, atomic_folder, full_disk_explained, write_text
+from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_text
 from storage.events import Emit
 from storage.inside import is_own_file
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
@@ -131,7 +130,7 @@ def make_export(
         same: The record of an export of the same weights, whose files are kept; none: fuse and verify.
         emit: Told about progress.
     """
-    sweep(request.export_folder)
+    remove_temporaries_of(request.export_folder)
     with full_disk_explained(request.export_folder.parent), atomic_folder(request.export_folder) as folder:
         if same is not None:
             link_files(request.export_folder, folder, same)
@@ -262,9 +261,3 @@ def refresh_texts(request: ExportRequest, adapter_config: dict[str, Any], existi
     manifest = existing.model_copy(update={"files": sorted(current.values(), key=lambda record: record.file)})
     write_text(request.export_folder / EXPORT, manifest.model_dump_json(indent=2) + "\n")
     return manifest
-
-
-def sweep(export_folder: Path) -> None:
-    """Delete what a killed export of the same name left behind."""
-    for entry in export_folder.parent.glob(f"{TEMPORARY_PREFIX}????????-{export_folder.name}"):
-        shutil.rmtree(entry, ignore_errors=True)
