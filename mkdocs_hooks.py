@@ -6,19 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGES_OF_THEIR_OWN = {"Operations": "operations.md", "Scale": "scale.md"}
-"""Pages that appear in the navigation once they are written."""
-
 LINK_OUT = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!decisions/|pictures/)[^)]*\)")
 """A link to a file of the repository that is no page: it works there, and has no target on the site."""
 
 
 def on_config(config: Any) -> Any:
-    """Complete the navigation: pages that are there, and every decision."""
-    docs = Path(config.docs_dir)
-    config.nav[-2:-2] = [{title: name} for title, name in PAGES_OF_THEIR_OWN.items() if (docs / name).exists()]
+    """Complete the navigation by every decision."""
     decisions = next(entry["Decisions"] for entry in config.nav if "Decisions" in entry)
-    decisions += [f"decisions/{path.name}" for path in numbered_decisions(docs)]
+    decisions += [f"decisions/{path.name}" for path in numbered_decisions(Path(config.docs_dir))]
     return config
 
 
