@@ -166,8 +166,11 @@ class InternetArchive:
         except ItemUnavailable as error:
             if error.reason != "not-found":
                 raise
-            # A file may have been renamed since the metadata was written, so they are read once more.
-            again = choose_text(await self._metadata(identifier, tally))
+            # A file may have been renamed since the metadata was written, so they are read once more. By then the whole
+            # item may be gone.
+            answer = await self._metadata(identifier, tally)
+            metadata = check_item(answer, identifier)
+            again = choose_text(answer)
             if again == file:
                 raise
             file, text = again, await self._download(identifier, again, tally)

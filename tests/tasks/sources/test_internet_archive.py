@@ -47,7 +47,7 @@ class Archive:
 
     def __init__(self) -> None:
         self.pages: dict[str, dict[str, Any]] = {}
-        self.items: dict[str, dict[str, Any]] = {}
+        self.items: dict[str, dict[str, Any] | list[dict[str, Any]]] = {}
         self.files: dict[str, bytes | list[bytes]] = {}
         self.asked: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -73,14 +73,17 @@ class Archive:
 
     async def metadata(self, request: web.Request) -> web.Response:
         self.paths.append(request.raw_path)
-        return web.json_response(self.items.get(request.match_info["id"], {}))
+        answer = self.items.get(request.match_info["id"], {})
+        return web.json_response(answer.pop(0) if isinstance(answer, list) else answer)
 
     async def download(self, request: web.Request) -> web.Response:
         self.paths.append(request.raw_path)
         raise web.HTTPFound(f"{self.store}/file{request.raw_path.removeprefix('/download')}")
 
     async def file(self, request: web.Request) -> web.Response:
-        body = self.files[request.match_info["path"]]
+        body = self.files.get(request.match_info["path"])
+        if body is None:
+            raise web.HTTPNotFound
         return web.Response(body=body.pop(0) if isinstance(body, list) else body)
 
 
@@ -238,6 +241,30 @@ async def test_what_cannot_be_had_has_a_reason(archive: Archive, serve: Serve, c
     broken = await fetch(archive, serve, clock, "broken")
     assert isinstance(broken, Reject)
     assert (broken.reason, broken.attempts) == ("corrupt-answer", 3)
+
+
+async def test_an_item_that_vanishes_while_it_is_read_is_a_reject(
+    archive: Archive, serve: Serve, clock: FakeClock
+) -> None:
+    there = item_of("moved", text_file("old_djvu.txt"), title="Once")
+    renamed = item_of("moved", text_file("new_djvu.txt"), title="Now")
+    for again, reason in {
+        "removed": {},
+        "darkened": {"is_dark": True},
+        "lent": renamed | {"metadata": {"identifier": "moved", "access-restricted-item": "true"}},
+        "shapeless": {"metadata": {}},
+        "unmoved": there,
+    }.items():
+        archive.items["moved"] = [there, reason]
+        outcome = await fetch(archive, serve, clock, "moved")
+        assert isinstance(outcome, Reject), again
+        expected = {"darkened": "dark", "lent": "access-restricted", "shapeless": "corrupt-answer"}
+        assert outcome.reason == expected.get(again, "not-found"), again
+    archive.items["moved"] = [there, renamed]
+    archive.files["moved/new_djvu.txt"] = TEXT.encode()
+    document = await fetch(archive, serve, clock, "moved")
+    assert isinstance(document, Document)
+    assert (document.title, document.extra["file"]) == ("Now", "new_djvu.txt")
 
 
 async def test_an_item_whose_server_is_down_is_a_reject(serve: Serve, clock: FakeClock) -> None:
