@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import ArchiveBusy, SourceUnavailable
+from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.hub_stream import HubStream
 from tasks.sources.hugging_face import open_hugging_face
@@ -293,6 +294,18 @@ async def test_a_pinned_dataset_is_planned_without_asking() -> None:
         items = await source.plan(100)
     assert [(item.data["start"], item.data["rows"]) for item in items] == [(30, 100), (130, 100), (230, 70)]
     assert items[0].url == f"https://huggingface.co/datasets/org/ds/tree/{COMMIT}"
+
+
+async def test_rows_are_added_where_the_known_ones_end() -> None:
+    spec = SourceSpec.model_validate(make_fields(revision=COMMIT, rows_per_item=100, first_row=30))
+    known: dict[str, Item] = {}
+    async with open_hugging_face(spec, Connection(), 2026) as source:
+        for limit in (100, 40, 1):  # 270 rows, 120, 22: no plan ends at a multiple of a hundred
+            items = await source.plan(limit, known)
+            assert known.keys().isdisjoint(item.native_id for item in items)
+            known |= {item.native_id: item for item in items}
+    ranges = [range(item.data["start"], item.data["start"] + item.data["rows"]) for item in known.values()]
+    assert list(itertools.chain(*ranges)) == list(range(30, 30 + 270 + 120 + 22))
 
 
 def test_a_pause_ends_when_reading_is_given_up() -> None:
