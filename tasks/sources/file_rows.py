@@ -69,7 +69,7 @@ def read_rows(path: Path, cap: int) -> Iterator[Row]:
         else:
             with _open_binary(path) as stream:
                 yield from (_csv_rows if path.name.endswith(CSV_SUFFIXES) else _json_rows)(stream, cap)
-    except (OSError, EOFError, OverflowError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         raise SourceUnavailable(f"{path.name} is broken ({error})") from error
 
 
@@ -97,22 +97,26 @@ def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
     reader = csv.reader(_decoded(stream, cap, too_long), strict=True)
     header: list[str] | None = None
     while True:
+        problem: BadLine | None = None
+        fields: list[str] | None = []
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            if header is None:
-                raise OSError(f"its header, line {reader.line_num}, is no CSV: {error}") from error
-            yield BadLine("bad-csv", f"line {reader.line_num}: {error}")
-            continue
-        if too_long and header is None:
-            raise OSError(f"its header, line {too_long[-1]}, exceeds {cap} bytes")
+            problem = BadLine("bad-csv", f"line {reader.line_num}: {error}")
         if too_long:
-            yield BadLine("line-too-long", f"line {too_long.pop()} exceeds {cap} bytes")
+            # Whatever else the reader made of it: a row without one of its lines is no row.
+            ends = f"; its row ends in line {reader.line_num}" if reader.line_num > too_long[0] else ""
+            problem = BadLine("line-too-long", f"line {too_long[0]} exceeds {cap} bytes{ends}")
+            too_long.clear()
         if fields is None:
             return
-        if not fields:
+        if problem and header is None:
+            raise OSError(f"its header cannot be read: {problem.detail}")
+        if problem:
+            yield problem
+        elif not fields:
             continue
-        if header is None:
+        elif header is None:
             header = fields
         elif len(fields) != len(header):
             detail = f"line {reader.line_num} has {len(fields)} fields, the header names {len(header)}"
@@ -127,10 +131,12 @@ def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
     while line := stream.readline(cap + 1):
         number += 1
         if len(line) > cap and not line.endswith(b"\n"):
-            while (rest := stream.readline(cap)) and not rest.endswith(b"\n"):
-                pass
+            quotes = line.count(b'"')
+            while not line.endswith(b"\n") and (line := stream.readline(cap)):
+                quotes += line.count(b'"')
             too_long.append(number)
-            yield ""
+            # An odd quote is kept: it opens or closes a field that spans lines, which the next lines depend on.
+            yield '"' * (quotes % 2)
         else:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").replace("\0", "")
 
@@ -144,4 +150,27 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     f"row group {group} holds {size:,} bytes, at most {MAX_ROW_GROUP_BYTES:,} are read at once"
                 )
             for batch in file.iter_batches(batch_size=256, row_groups=[group]):
-                yield from cast("list[Row]", batch.to_pylist())
+                yield from _rows_of(batch)
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[Row]:
+    try:
+        return cast("list[Row]", batch.to_pylist())
+    except UnicodeDecodeError:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        return [{name: _value(column[row]) for name, column in columns.items()} for row in range(batch.num_rows)]
+
+
+def _value(scalar: Any) -> Any:
+    """Return what a Parquet file holds at one place; bytes that are no UTF-8 become U+FFFD, as everywhere else."""
+    match scalar:
+        case pa.DictionaryScalar():
+            return _value(scalar.value)
+        case pa.StringScalar() if scalar.is_valid:
+            return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
+        case pa.StructScalar() if scalar.is_valid:
+            return {name: _value(value) for name, value in scalar.items()}
+        case pa.ListScalar() if scalar.is_valid:
+            return [_value(value) for value in scalar.values]
+        case _:
+            return scalar.as_py()

@@ -141,7 +141,7 @@ async def test_a_damaged_file_says_so(tmp_path: Path) -> None:
 
 async def test_a_csv_file_without_a_sound_header_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,"ti"tle\nfirst,T1\nsecond,T2\n')
-    with pytest.raises(SourceUnavailable, match="header, line 1, is no CSV"):
+    with pytest.raises(SourceUnavailable, match="its header cannot be read: line 1"):
         await read(make_spec(tmp_path))
 
 
@@ -180,6 +180,60 @@ async def test_csv_is_read_with_fields_over_several_lines(tmp_path: Path) -> Non
     ]
     texts = [outcome.text for outcome in found if isinstance(outcome, Document)]
     assert texts == ['He said "no",\r\ntwice', "bad \ufffd byte"]
+
+
+async def test_a_csv_row_that_lacks_an_over_long_line_is_no_row(tmp_path: Path) -> None:
+    long = "x" * 2000
+    (tmp_path / "a.csv").write_text(
+        "id,text\n"
+        f'1,"begins\n{long}\nends"\n'
+        f'2,"begins\n{long}, ""he said""\n{long}"\n'
+        f'3,"{long}\nends, once more"\n'
+        "4,whole\n"
+        f'5,"{long}"\n'
+        '6,"whole\nas well"\n'
+        f'7,"{long}\n8,never closed\n'
+    )
+    found = await read(make_spec(tmp_path, max_line_bytes=1024, rows_per_item=2))
+    assert [one.detail if isinstance(one, Reject) else (one.id, one.text) for one in found] == [
+        "line 3 exceeds 1024 bytes; its row ends in line 4",
+        "line 6 exceeds 1024 bytes; its row ends in line 7",
+        "line 8 exceeds 1024 bytes; its row ends in line 9",
+        ("mine:4", "whole"),
+        "line 11 exceeds 1024 bytes",
+        ("mine:6", "whole\nas well"),
+        "line 14 exceeds 1024 bytes; its row ends in line 15",
+    ]
+    assert {one.reason for one in found if isinstance(one, Reject)} == {"line-too-long"}
+
+
+async def test_bytes_that_are_no_utf8_are_replaced_in_parquet_too(tmp_path: Path) -> None:
+    noise = pa.array([b"bad \xff byte", b"good", None]).view(pa.string())
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "text": noise,
+            "title": noise.dictionary_encode(),
+            "deep": pa.StructArray.from_arrays([noise], ["author"]),
+            "many": pa.ListArray.from_arrays([0, 1, 2, 3], noise),
+            "year": [1901, None, 1903],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    columns = {"text": "text", "id": "id", "title": "title", "author": "deep.author", "year": "year", "part_of": "many"}
+    bad, good, empty = await read(make_spec(tmp_path, columns=columns))
+    assert isinstance(bad, Document) and isinstance(good, Document) and isinstance(empty, Reject)
+    assert [bad.text, bad.title, bad.author, bad.extra["part_of"]] == ["bad \ufffd byte"] * 4
+    assert [good.text, good.title, good.author, good.extra["part_of"]] == ["good"] * 4
+    assert (bad.year, good.year, empty.reason) == (1901, None, "missing-text")
+
+
+async def test_a_parquet_file_whose_columns_have_no_names_says_so(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"title": ["T"], "text": ["t"]}), tmp_path / "a.parquet", store_schema=False)
+    body = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(body.replace(b"title", b"ti\xffle"))
+    with pytest.raises(SourceUnavailable, match="is broken"):
+        await read(make_spec(tmp_path))
 
 
 async def test_a_folder_of_texts_is_one_document_a_file(tmp_path: Path) -> None:
