@@ -21,7 +21,7 @@ from tasks.sources.answers import parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.http import ArchiveClient, Tally
 from tasks.sources.library_of_congress import LibraryClients
-from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, reserve, settle
+from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, reject_of, reserve
 from tasks.sources.web import Web
 
 BATCHES_PER_MINUTE = 0.9
@@ -107,7 +107,7 @@ class NewspaperBatches:
                 for page in some:
                     yield page
         except (ItemUnavailable, CorruptAnswer) as error:
-            yield await settle(_failed(error), self._spec.name, item, tally)
+            yield reject_of(error, self._spec.name, item, tally)
         path.unlink(missing_ok=True)
 
     async def _download(self, item: Item, path: Path, tally: Tally) -> None:
@@ -140,7 +140,8 @@ class NewspaperBatches:
                         yield Reject(self._id(known), None, "too-large", detail)
                     elif (file := archive.extractfile(member)) is not None:
                         yield self._document(known, file.read())
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
+            # tarfile goes one level deeper for every header that belongs to the next one.
             raise ItemUnavailable("broken-archive", f"{path.name}: {error}") from error
 
     def _is_wanted(self, day: str) -> bool:
@@ -206,10 +207,6 @@ class GuardedFile(bz2.BZ2File):
         if self._since > self._longest:
             raise ValueError(f"a member exceeds {self._longest} bytes")
         return chunk
-
-
-async def _failed(error: Exception) -> Document:
-    raise error
 
 
 def _is_batch(entry: Any) -> bool:

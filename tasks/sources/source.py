@@ -182,14 +182,21 @@ async def settle(document: Awaitable[Document], source: str, item: Item, tally: 
     """
     try:
         return await document
-    except ItemUnavailable as error:
-        reason, detail = error.reason, error.detail
-    except CorruptAnswer as error:
-        reason, detail = CORRUPT_ANSWER, str(error)
     except ArchiveAway:
         raise
-    except ArchiveBusy as error:
-        reason, detail = ARCHIVE_BUSY, str(error)
+    except (ItemUnavailable, CorruptAnswer, ArchiveBusy) as error:
+        return reject_of(error, source, item, tally)
+
+
+def reject_of(error: ItemUnavailable | CorruptAnswer | ArchiveBusy, source: str, item: Item, tally: Tally) -> Reject:
+    """Make the reject of an item out of the error that kept it from being had."""
+    match error:
+        case ItemUnavailable():
+            reason, detail = error.reason, error.detail
+        case CorruptAnswer():
+            reason, detail = CORRUPT_ANSWER, str(error)
+        case ArchiveBusy():
+            reason, detail = ARCHIVE_BUSY, str(error)
     return Reject(item_id(source, item), item.url, reason, detail, tally.attempts)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
 import tarfile
@@ -41,6 +42,13 @@ def packed(pages: dict[str, bytes]) -> bytes:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     return buffer.getvalue()
+
+
+def names_of_names(count: int) -> bytes:
+    """A tar of headers that each say that the next entry's name follows."""
+    header = tarfile.TarInfo("name")
+    header.type = tarfile.GNUTYPE_LONGNAME
+    return header.tobuf() * count
 
 
 def entry_of(name: str, body: bytes, **fields: Any) -> dict[str, Any]:
@@ -166,8 +174,9 @@ async def test_files_are_spread_over_the_list_and_pages_are_limited(
         (packed(PAGES)[:200], "broken-archive"),
         (packed({"sn84026749/1905/03/04/ed-1/seq-1/ocr.xml": b"\0" * 3_000_000}), "broken-archive"),
         (packed({"sn84026749/1905/03/04/ed-1/seq-1/ocr.txt": b"\0" * 1_500_000}), "too-large"),
+        (bz2.compress(names_of_names(1000)), "broken-archive"),
     ],
-    ids=["no archive", "cut", "a bomb between two pages", "a bomb in a page"],
+    ids=["no archive", "cut", "a bomb between two pages", "a bomb in a page", "names of names of names"],
 )
 async def test_a_broken_file_is_a_reject(
     bulk: Bulk, serve: Serve, clock: FakeClock, tmp_path: Path, body: bytes, reason: str
