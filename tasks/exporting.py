@@ -34,12 +34,11 @@ async def export_run(layout: Layout, run: str, name: str, parameters: ExportPara
         "balanced_folder": str(trained.balanced),
         "parameters": parameters.model_dump(mode="json"),
     }
-    async with exclusive(layout.export(name)):
+    told = folder / "export.json"
+    # The child reads what to do from a file of the run, which every export of the run writes.
+    async with exclusive(layout.export(name)), exclusive(told):
         return await run_child(
-            "tasks.exports",
-            specification,
-            folder / "export.json",
-            lambda event: log.info("%s", event.get("message", event)),
+            "tasks.exports", specification, told, lambda event: log.info("%s", event.get("message", event))
         )
 
 

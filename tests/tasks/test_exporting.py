@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.atomic import write_json
+from storage.layout import Layout
+from tasks import exporting
+from tasks.exports.parameters import ExportParameters
+
+
+async def test_two_exports_of_one_run_do_what_each_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.of(str(tmp_path))
+    result = {"steps": 20, "recipe_digest": "r", "data_digest": "d", "adapter": "checkpoint-20", "model_path": "base"}
+    write_json(layout.run("tiny") / "result.json", result)
+    write_json(layout.run("tiny") / "run.json", {"balanced": "guide"})
+
+    async def slow_child(
+        module: str, specification: dict[str, Any], path: Path, on_event: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        write_json(path, specification)
+        await asyncio.sleep(0.3)  # as long as it takes until the child reads
+        return dict(json.loads(path.read_bytes()))
+
+    monkeypatch.setattr(exporting, "run_child", slow_child)
+    names = ("plain", "small")
+    exports = (exporting.export_run.fn(layout, "tiny", name, ExportParameters()) for name in names)
+    made = await asyncio.gather(*exports)
+    assert [one["export_folder"] for one in made] == [str(layout.export(name)) for name in names]
