@@ -12,6 +12,7 @@ from flows.train_adapter import TrainAdapterParameters, train_adapter
 from storage.errors import DistrustError, UserError
 from tasks import comparing
 from tasks.lora.recipe import Recipe
+from tasks.mirroring import shared
 
 CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
 
@@ -40,7 +41,8 @@ async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any
         except DistrustError as error:
             result = error
         rows.append(comparing.row_of(run, result))
-    report = await comparing.report_comparison(layout, parameters.run, rows)
+    async with shared(layout, reads=[], writes=[f"comparisons/{parameters.run}"]):
+        report = await comparing.report_comparison(layout, parameters.run, rows)
     if failed := [f"{row['run']}: {row['problem']}" for row in rows if "problem" in row]:
         raise UserError(
             f"{len(failed)} of {len(rows)} runs failed; the others are in {report['folder']}. {'; '.join(failed)}"

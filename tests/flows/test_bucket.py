@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pyarrow.fs import S3FileSystem
+from pyarrow.fs import FileSelector, S3FileSystem
 
+from flows.compare_recipes import compare_recipes
 from flows.download_corpus import download_corpus
 from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
+from storage.errors import StoreError, UserError
 from storage.layout import Layout
 from storage.manifest import find_damage, read_manifest
 from tests.bucket import BUCKET
@@ -29,6 +32,21 @@ def sealed(layout: Layout) -> dict[str, bytes]:
         assert manifest is not None and find_damage(path.parent, manifest, hashes=True) == []
         found[str(path.relative_to(layout.root))] = path.read_bytes()
     return found
+
+
+async def test_a_comparison_reaches_the_bucket_even_if_its_runs_fail(
+    bucket: S3FileSystem, tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def train_adapter(**fields: Any) -> None:
+        raise StoreError("there is no mixture")
+
+    monkeypatch.setattr("flows.compare_recipes.train_adapter", train_adapter)
+    monkeypatch.setenv("DISTRUST_MIRROR", str(tmp_path / "first"))
+    with pytest.raises(UserError, match="1 of 1 runs failed"):
+        await compare_recipes(store=URI, run="swept", alphas=[2.7])
+    names = {f"comparisons/swept/comparison.{suffix}" for suffix in ("json", "md")}
+    found = bucket.get_file_info(FileSelector(f"{BUCKET}/corpus/comparisons", recursive=True))
+    assert {info.path.removeprefix(f"{BUCKET}/corpus/") for info in found if info.is_file} == names
 
 
 async def test_a_second_machine_takes_up_what_the_first_one_sealed(
