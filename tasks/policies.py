@@ -160,20 +160,20 @@ async def global_slot(name: str) -> AsyncIterator[None]:
 
 async def wait_for_server(patience_seconds: float) -> None:
     """Wait until the Prefect server answers, so that work done while it was away still reaches the UI."""
-    address = PREFECT_API_URL.value()
     deadline = time.monotonic() + patience_seconds
     told = False
-    async with httpx.AsyncClient(timeout=SERVER_WAIT_SECONDS) as client:
-        while address and time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get(f"{address}/health")).is_success:
-                    return
-            if not told:
-                run_logger().warning(
-                    "the Prefect server is away; the result is on disk and is reported when it is back"
-                )
-            told = True
-            await asyncio.sleep(HEALTH_POLL_SECONDS)
+    while PREFECT_API_URL.value() and time.monotonic() < deadline:
+        # Asked with the certificates and password of every other call; Prefect's own tries, whose pauses grow to minutes,
+        # are cut short. A client that cannot even be opened is one more way of being away; a refusal is none.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(SERVER_WAIT_SECONDS), get_client() as client:
+                problem = await client.api_healthcheck()
+            if problem is None or getattr(getattr(problem, "response", None), "status_code", 0) in (401, 403):
+                return
+        if not told:
+            run_logger().warning("the Prefect server is away; the result is on disk and is reported when it is back")
+        told = True
+        await asyncio.sleep(HEALTH_POLL_SECONDS)
 
 
 @asynccontextmanager
