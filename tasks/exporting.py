@@ -11,15 +11,24 @@ from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, 
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from storage.layout import Layout
-from storage.manifest import digest_of
 from storage.training_result import read_training_result
 from tasks.exports.parameters import ExportParameters
 from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger
 
 
 @task(task_run_name="export-{run}", **LOCAL_WORK)
-async def export_run(layout: Layout, run: str, name: str, parameters: ExportParameters) -> dict[str, Any]:
-    """Fuse the adapter of a run into its base and save the model as a folder that MLX opens."""
+async def export_run(
+    layout: Layout, run: str, name: str, parameters: ExportParameters, approved: str | None = None
+) -> dict[str, Any]:
+    """Fuse the adapter of a run into its base and save the model as a folder that MLX opens.
+
+    Args:
+        layout: The store.
+        run: Name of the training run.
+        name: Name of the export.
+        parameters: The forms that are asked for.
+        approved: Digest of the only content that may be uploaded; none: whatever comes out.
+    """
     log = run_logger()
     if parameters.hub_repository:
         await heed_saved(HuggingFaceHub)
@@ -33,6 +42,7 @@ async def export_run(layout: Layout, run: str, name: str, parameters: ExportPara
         "reports_folder": str(layout.reports(run)),
         "balanced_folder": str(trained.balanced),
         "parameters": parameters.model_dump(mode="json"),
+        "approved": approved,
     }
     told = folder / "export.json"
     # The child reads what to do from a file of the run, which every export of the run writes.
@@ -55,7 +65,7 @@ def describe_upload(name: str, result: dict[str, Any]) -> tuple[str, str]:
         "Resume the run to answer; cancel it to send nothing.\n\n"
         f"| file | bytes |\n|---|---:|\n{rows}\n"
     )
-    return summary, digest_of({"repository": hub["repository"], "files": result["files"]})
+    return summary, hub["digest"]
 
 
 @task(task_run_name="report-upload-{name}", **LOCAL_WORK)

@@ -48,7 +48,9 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
         ollama (name of the registered model), hub (what was or would be uploaded).
 
     Raises:
-        UserError: Something that a person can mend; nothing is left under the export's name.
+        UserError: Something that a person can mend. Refused before the export is whole, nothing new lies under its
+            name; refused by LM Studio's folder, Ollama or the Hub, the export is kept.
+        TransientError: The Hub cannot be reached; the export is kept, and exporting again only uploads it.
     """
     started = time.monotonic()
     request = ExportRequest.of(specification)
@@ -69,6 +71,9 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if lm_studio is not None:
         install_export(request.export_folder, lm_studio)
     measured = manifest.verification or {}
+    hub = None
+    if parameters.hub_repository:
+        hub = upload_export(request.export_folder, manifest, parameters, emit, request.approved)
     return {
         "folder": str(request.export_folder),
         "files": [record.model_dump() for record in manifest.files],
@@ -79,7 +84,7 @@ def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "gguf": str(request.export_folder / request.gguf_file) if request.gguf_file else None,
         "lm_studio_folder": str(lm_studio) if lm_studio else None,
         "ollama": register(request.export_folder, emit) if parameters.ollama else None,
-        "hub": upload_export(request.export_folder, manifest, parameters, emit) if parameters.hub_repository else None,
+        "hub": hub,
         "seconds": round(time.monotonic() - started, 3),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 from storage.addresses import check_hub
 from storage.errors import ParameterError, PrerequisiteError, TransientError
 from storage.events import Emit
+from storage.manifest import digest_of
 from tasks.exports.manifest import EXPORT, ExportManifest
 from tasks.exports.parameters import ExportParameters
 
@@ -38,11 +39,21 @@ def check_upload(parameters: ExportParameters) -> None:
         )
 
 
-def upload_export(folder: Path, manifest: ExportManifest, parameters: ExportParameters, emit: Emit) -> dict[str, Any]:
+def upload_export(
+    folder: Path, manifest: ExportManifest, parameters: ExportParameters, emit: Emit, approved: str | None = None
+) -> dict[str, Any]:
     """Send the recorded files of an export, and nothing else that may lie in its folder.
 
+    Args:
+        folder: The export's folder.
+        manifest: Its record.
+        parameters: Where to, and whether this is a dry run.
+        emit: Told about progress.
+        approved: Digest of the content that a person approved; anything else is not sent. None: nobody was asked.
+
     Returns:
-        repository, files (names), bytes, uploaded, address of the commit (none in a dry run).
+        repository, files (names), bytes, digest (of what would be sent, and where to), uploaded, address of the commit
+        (none if nothing was sent).
 
     Raises:
         PrerequisiteError: The Hub refuses the token, the repository or the files, or the repository is public.
@@ -51,17 +62,23 @@ def upload_export(folder: Path, manifest: ExportManifest, parameters: ExportPara
     repository = str(parameters.hub_repository)
     files = [*(record.file for record in manifest.files), EXPORT]
     size = sum(record.bytes for record in manifest.files)
-    would = "would upload" if parameters.hub_dry_run else "uploading"
-    message = f"{would} {len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
+    digest = digest_of({"repository": repository, "files": [record.model_dump() for record in manifest.files]})
+    # Here and not before: whoever asked does not hold the export's lock while a person thinks.
+    changed = approved not in (None, digest)
+    sends = not (parameters.hub_dry_run or changed)
+    message = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
+    message = f"{'uploading' if sends else 'would upload'} {message}"
+    if changed:
+        message += "; nothing is sent, since the export is another one than was approved"
     emit("progress", stage="hub", done=0, total=1, message=message)
-    address = None if parameters.hub_dry_run else send(folder, repository, files)
-    uploaded = address is not None
-    return {"repository": repository, "files": files, "bytes": size, "uploaded": uploaded, "address": address}
+    address = send(folder, repository, files) if sends else None
+    told = {"repository": repository, "files": files, "bytes": size, "digest": digest}
+    return told | {"uploaded": sends, "address": address}
 
 
 def send(folder: Path, repository: str, files: list[str]) -> str:
     """Create the repository if it is missing and commit the files; return the commit's address."""
-    import httpx
+    from httpx2 import HTTPError  # the client of huggingface_hub
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -89,6 +106,6 @@ def send(folder: Path, repository: str, files: list[str]) -> str:
         if status is not None and 400 <= status < 500 and status not in MAY_PASS:
             raise PrerequisiteError(f"the Hub refused {repository} (status {status}): {str(error)[:300]}") from error
         raise TransientError(f"the Hub failed with status {status} while {repository} was uploaded") from error
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise TransientError(f"the Hub cannot be reached ({type(error).__name__}); export again") from error
     return str(commit.commit_url)

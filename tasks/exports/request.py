@@ -29,6 +29,8 @@ class ExportRequest:
     reports_folder: Path
     balanced_folder: Path
     parameters: ExportParameters
+    approved: str | None = None
+    """Digest of the upload that a person approved; none: nobody was asked."""
 
     @classmethod
     def of(cls, specification: dict[str, Any]) -> ExportRequest:
@@ -53,6 +55,7 @@ class ExportRequest:
             reports_folder=Path(specification["reports_folder"]),
             balanced_folder=Path(specification["balanced_folder"]),
             parameters=parameters,
+            approved=specification.get("approved"),
         )
         request.check_folders()
         return request

@@ -74,6 +74,29 @@ async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, p
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
 
 
+async def test_what_changed_while_a_person_thought_is_asked_for_again(
+    store: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def answer(summary: str, digest: str) -> bool:
+        asked.append(digest)
+        if len(asked) == 1:  # retrained meanwhile
+            write_adapter(store.parent / "base", store / "runs" / "tiny" / "checkpoint-40", seed=12)
+            result = store / "runs" / "tiny" / "result.json"
+            result.write_text(result.read_text().replace("checkpoint-20", "checkpoint-40"))
+            return True
+        return False
+
+    monkeypatch.setattr("flows.export_model.ask_to_upload", answer)
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # an upload would fail
+    wanted: dict[str, Any] = {"hub_repository": "me/tiny", "hub_dry_run": False, "approve": True}
+    result = await export_model(store=str(store), run="tiny", **wanted)
+    assert len(set(asked)) == 2 and asked[1] == result["hub"]["digest"]
+    assert result["hub"]["uploaded"] is False and not result["reused"]
+
+
 def test_a_model_too_large_to_compare_is_summarised() -> None:
     result = {"folder": "/x", "files": [], "top1_agreement": None, "reused": False}
     result |= dict.fromkeys(("gguf", "lm_studio_folder", "ollama", "hub"))

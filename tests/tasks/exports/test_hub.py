@@ -99,11 +99,12 @@ def hub() -> Iterator[Hub]:
     server.server_close()
 
 
-def export(specification: Specification, hub: Hub, tmp_path: Path, token: str = TOKEN) -> dict[str, Any]:
+def export(specification: Specification, hub: Hub | str, tmp_path: Path, token: str = TOKEN) -> dict[str, Any]:
     """Run an export in a child, which reads the Hub's address when it starts; return its last event."""
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(specification))
-    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
+    address = hub if isinstance(hub, str) else hub.address
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "tasks.exports", str(path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -145,6 +146,30 @@ def test_nothing_is_sent_to_a_public_repository(specification: Specification, hu
     failure = export(specification, hub, tmp_path)
     assert failure["kind"] == "PrerequisiteError" and "is public" in failure["message"]
     assert hub.files == {}
+
+
+def test_a_hub_out_of_reach_is_said_and_the_export_is_kept(specification: Specification, tmp_path: Path) -> None:
+    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
+    failure = export(specification, "http://127.0.0.1:9", tmp_path)
+    assert (failure["event"], failure["kind"]) == ("error", "TransientError"), failure
+    assert failure["message"] == "the Hub cannot be reached (ConnectError); export again"
+    assert (Path(specification["export_folder"]) / "export.json").is_file()
+
+
+def test_an_approval_holds_for_the_content_that_was_shown(
+    specification: Specification, hub: Hub, tmp_path: Path
+) -> None:
+    specification["parameters"] = {"hub_repository": "me/tiny"}
+    shown = export(specification, hub, tmp_path)["hub"]["digest"]
+    run = Path(specification["run_folder"]) / "run.json"
+    record = run.read_text()
+    run.write_text(record.replace("1234", "9999"))  # the card tells it
+    specification |= {"parameters": {"hub_repository": "me/tiny", "hub_dry_run": False}, "approved": shown}
+    other = export(specification, hub, tmp_path)["hub"]
+    assert (other["uploaded"], other["address"], hub.created, hub.files) == (False, None, [], {})
+    assert other["digest"] != shown
+    assert export(specification | {"approved": other["digest"]}, hub, tmp_path)["hub"]["uploaded"] is True
+    assert b"9999" in hub.files["README.md"]
 
 
 def test_a_name_that_the_hub_would_not_take_is_refused_at_once(
