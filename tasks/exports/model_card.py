@@ -18,6 +18,7 @@ from tasks.exports.training_data import TrainingData
 HUB_IDENTIFIER = re.compile(r"^[\w.-]+/[\w.-]+$")
 LICENCE_LINE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 MAX_LICENCES = 4
+MOST_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def base_name(run: dict[str, Any]) -> str:
 def licence_of_base(base: Path) -> str | None:
     """Return the licence identifier that the base model's own card states."""
     try:
-        text = (base / "README.md").read_text("utf-8")
+        with (base / "README.md").open(encoding="utf-8") as card:  # somebody else's file: its beginning is enough
+            text = card.read(MOST_CHARACTERS)
     except (OSError, UnicodeDecodeError):
         return None
     front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") >= 2 else ""
@@ -94,9 +96,23 @@ def introduction(content: CardContent) -> str:
     )
     return f"""# {content.manifest.name}
 
-{cell(base_name(content.run))} with a LoRA adapter fused in. The adapter was trained to give more weight to text
-of low authority and high provenance entropy (primary sources) than to text of high authority and low entropy
-(coordinated sources). {licence}"""
+{cell(base_name(content.run))} with a LoRA adapter fused in. {purpose(content.run.get("recipe"))} {licence}"""
+
+
+def purpose(recipe: Any) -> str:
+    """Say what a recipe trains an adapter to do; the controls among them prefer nothing."""
+    if not isinstance(recipe, dict):
+        return "What the adapter was trained for was not recorded."
+    additive = recipe.get("objective") == "additive"
+    if additive or 0 in (recipe.get("lambda_weight"), recipe.get("tau")) or recipe.get("weight_cap") == 1:
+        return (
+            "The adapter was trained with plain cross-entropy, in which every token counts alike: "
+            "neither authority nor provenance entropy had a say in its loss."
+        )
+    return (
+        "The adapter was trained to give more weight to text\nof low authority and high provenance entropy (primary "
+        "sources) than to text of high authority and low entropy\n(coordinated sources)."
+    )
 
 
 def usage(content: CardContent) -> str:

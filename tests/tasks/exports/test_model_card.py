@@ -83,6 +83,24 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         assert sentence in card
 
 
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ({"objective": "weighted", "lambda_weight": 1.0, "tau": 0.5}, "to give more weight to text"),
+        ({"objective": "additive", "lambda_weight": 1.0}, "with plain cross-entropy"),
+        ({"objective": "weighted", "lambda_weight": 0.0}, "with plain cross-entropy"),
+        ({"objective": "weighted", "tau": 0.0}, "with plain cross-entropy"),
+        ({"objective": "weighted", "weight_cap": 1.0}, "with plain cross-entropy"),
+        (None, "What the adapter was trained for was not recorded."),
+    ],
+)
+def test_the_card_claims_what_the_recipe_does(tmp_path: Path, recipe: dict[str, Any] | None, sentence: str) -> None:
+    card = write_card(content(tmp_path, run={"model": "someone/tiny-llama", "recipe": recipe}))
+    introduction = card.split("# tiny\n")[1].split("## Use")[0]
+    assert sentence in introduction
+    assert ("primary sources" in introduction) == ("more weight" in sentence)
+
+
 def test_the_same_content_gives_the_same_card(tmp_path: Path) -> None:
     assert write_card(content(tmp_path)) == write_card(content(tmp_path))
 
