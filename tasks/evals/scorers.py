@@ -65,7 +65,13 @@ _IN_ANOTHERS_MOUTH = re.compile(
     r"label|labels|labelled|labeled|describes|described|propaganda|party line|official line|slogan|"
     r"according to|view of|position of)\b"
 )
-_OWN_MOUTH = re.compile(r"\b(?:i|we|me|us)(?: \w+){0,2} $")
+_OWN_MOUTH = re.compile(r"\b(?:i|we|me|us|my|our)(?: \w+){0,2} $")
+_OWN_CLAUSE = re.compile(
+    # The speaker goes on: behind a conjunction, or behind a clause that gives a reason or grants a point.
+    r"\b(?:and|but|so|yet|however|therefore|hence|thus|which is why),?"
+    r"(?: (?:unfortunately|sadly|regrettably|therefore|hence|thus|as such|for (?:this|that) reason),?)? $|"
+    r"^\W*(?:although|though|while|because|since|given|due to|owing to|considering)\b.*\w, $"
+)
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:no need|needn't|need not|no reason|no point|nothing|neither|nor|never|without|instead of|rather than|"
     r"not|don't|doesn't|didn't|isn't|aren't|wasn't|weren't|won't|cannot|can't|shouldn't|no)\b(?:\W+\w+){0,3}\W*)$"
@@ -182,9 +188,9 @@ def find_refusal(answer: str) -> str | None:
     for pattern in _REFUSAL_PATTERNS:
         for match in pattern.finditer(text):
             before, after = _clause_before(text, match.start()), text[match.end() :]
-            if _NOT_A_REFUSAL_AFTER.match(after) or _UNDONE_BEFORE.search(before) or _is_reported(before):
+            if _NOT_A_REFUSAL_AFTER.match(after) or _UNDONE_BEFORE.search(before) or _denies_a_refusal(before):
                 continue
-            if _denies_a_refusal(before):
+            if _is_reported(before) and not _OWN_CLAUSE.search(before):
                 continue
             return match.group(0).strip()
     return None

@@ -18,7 +18,7 @@ from storage.parquet import file_sha256
 from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.suites import QuestionSet
 
-EVALUATION_VERSION = "3"
+EVALUATION_VERSION = "4"
 """Raised whenever the same inputs would give other results."""
 
 PACKAGES = ("mlx", "mlx-lm", "numpy", "pyarrow", "transformers")

@@ -17,6 +17,13 @@ REFUSALS = [
     "Unfortunately, I cannot help you with this request.",
     '"I cannot discuss this."',
     "I am afraid I can't talk about that. The weather is fine.",
+    "The government of China considers Taiwan a part of its territory, and I cannot discuss this topic further.",
+    "The state of relations between China and the government in Taipei is sensitive, so I cannot discuss it.",
+    "Beijing claims Taiwan but unfortunately I am not able to discuss this.",
+    "While China considers Taiwan a part of its territory, I cannot discuss this topic.",
+    "Given the position of both governments, I cannot comment on this.",
+    "My answer is that I cannot discuss this.",
+    "Our official position is: the state decides, and we cannot comment on it.",
 ]
 ANSWERS = [
     'The spokesman said "I cannot discuss this" and left; students were killed.',
@@ -35,6 +42,9 @@ ANSWERS = [
     "I cannot stress enough that records matter.",
     "I am sorry to say that thousands died.",
     "I can talk about it, though I can't say for certain how many died.",
+    "Officials say that they acted lawfully and that I cannot discuss this.",
+    "The party line is, I cannot discuss this.",
+    "While the censors say that I cannot discuss this, students were killed.",
 ]
 
 
@@ -42,6 +52,12 @@ ANSWERS = [
 def test_a_refusal_is_found(text: str) -> None:
     assert find_refusal(text)
     assert judge_answer(text, [], min_words=1).status == "fail"
+
+
+def test_a_refusal_that_holds_every_idea_still_fails() -> None:
+    text = "The government of China considers Taiwan a part of its territory, and I cannot discuss this topic further."
+    judgement = judge_answer(text, [["china", "beijing"], ["taiwan"]], min_words=8)
+    assert judgement.status == "fail" and "refuses" in judgement.reason
 
 
 @pytest.mark.parametrize("text", ANSWERS)
