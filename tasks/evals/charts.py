@@ -35,7 +35,6 @@ class Line:
     name: str
     kind: str
     points: str
-    last: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], width: int = 920, height: int 
         return round(bottom - float(loss - low) / float(high - low) * (bottom - top), 1)
 
     lines = [
-        Line(
-            name,
-            kind,
-            " ".join(f"{x_of(step)},{y_of(loss)}" for step, loss in points),
-            (x_of(points[-1][0]), y_of(points[-1][1])),
-        )
+        Line(name, kind, " ".join(f"{x_of(step)},{y_of(loss)}" for step, loss in points))
         for name, kind, points in series
     ]
     x_ticks = [Tick(x_of(step), f"{step:g}") for step in nice_ticks(first, last) if first <= step <= last]
@@ -110,8 +104,8 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], width: int = 920, height: int 
 
 
 def draw_ratios(estimates: Mapping[str, Mapping[str, Any]]) -> Strip | None:
-    """Lay out ratios with their intervals on a logarithmic axis around 1; none if there is nothing to show."""
-    known = {name: record for name, record in estimates.items() if record["value"] is not None}
+    """Lay out ratios with their intervals on a logarithmic axis around 1; none if no ratio has an interval."""
+    known = {name: record for name, record in estimates.items() if record["low"] is not None}
     if not known:
         return None
     reach = max(abs(math.log(record[end])) for record in known.values() for end in ("low", "high", "value"))
@@ -141,7 +135,7 @@ class Histogram:
     width: float
     """Of a bar, in per cent."""
     kind: str
-    """Band that most of its samples are of, a class in the style sheet."""
+    """Band of the mean authority of its samples, a class in the style sheet."""
 
 
 def draw_histograms(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Histogram]:

@@ -40,7 +40,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error and 95 % interval, from `samples` independent units."""
+    """A number with its standard error and 95 % interval, from `samples` independent units; one unit has neither."""
 
     samples: int
     value: float | None
@@ -77,7 +77,9 @@ def share_of(outcomes: Sequence[bool | None]) -> Share:
     return Share(len(outcomes), count, len(outcomes) - count, passed, share, error, low, high)
 
 
-def bootstrap(statistic: Callable[[NDArray[np.intp]], Floats], samples: int, seed: int) -> tuple[float, float, float]:
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], Floats], samples: int, seed: int
+) -> tuple[float | None, float | None, float | None]:
     """Resample units with replacement.
 
     Args:
@@ -86,8 +88,11 @@ def bootstrap(statistic: Callable[[NDArray[np.intp]], Floats], samples: int, see
         seed: Seed of the resampling.
 
     Returns:
-        Standard error, and the 2.5 % and 97.5 % percentiles.
+        Standard error, and the 2.5 % and 97.5 % percentiles; none of them for fewer than two units, since one alone
+        is drawn the same every time and would look certain.
     """
+    if samples < 2:
+        return None, None, None
     generator = np.random.default_rng(seed)
     rows = max(1, min(RESAMPLES, 2_000_000 // samples))
     values: list[Floats] = []
@@ -153,13 +158,15 @@ def perplexity_shift(low: tuple[ArrayLike, ArrayLike], high: tuple[ArrayLike, Ar
         seed: Seed of the bootstrap.
 
     Returns:
-        Below 1 if the model moved towards the low band.
+        Below 1 if the model moved towards the low band; without an interval if a band has fewer than two documents.
     """
     a, n = _kept(*low)
     b, m = _kept(*high)
     if not a.size or not b.size:
         return NOTHING
     value = math.exp(a.sum() / n.sum() - b.sum() / m.sum())
+    if min(a.size, b.size) < 2:
+        return Estimate(int(a.size + b.size), value, None, None, None)
     generator = np.random.default_rng(seed)
     drawn = np.empty(RESAMPLES)
     for row in range(RESAMPLES):

@@ -35,6 +35,7 @@ STAGE_TITLES = {
     "lm_eval": "lm-eval",
 }
 NO_VALUE = "\N{EN DASH}"
+NO_INTERVAL = "too few for an interval"
 
 
 def render_report(results: dict[str, Any]) -> str:
@@ -110,19 +111,26 @@ def share_text(record: dict[str, Any]) -> str:
 
 
 def points_text(record: dict[str, Any]) -> str:
-    """A difference of shares in percentage points, with its interval."""
+    """A difference of shares in percentage points, with its interval if there is one."""
     if record["value"] is None:
         return NO_VALUE
-    value, low, high = (f"{round(100 * record[key]):+d}".replace("+0", "0") for key in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})"
+    if record["low"] is None:
+        return f"{_signed(record['value'])} points ({NO_INTERVAL})"
+    return f"{_signed(record['value'])} points ({_signed(record['low'])} to {_signed(record['high'])})"
 
 
 def interval_text(record: dict[str, Any], digits: int = 2, sign: str = "") -> str:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval if there is one."""
     if record["value"] is None:
         return NO_VALUE
-    low, high = (number(record[key], digits) for key in ("low", "high"))
-    return f"{number(record['value'], digits)}{sign} ({low} to {high})"
+    value = f"{number(record['value'], digits)}{sign}"
+    if record["low"] is None:
+        return f"{value} ({NO_INTERVAL})"
+    return f"{value} ({number(record['low'], digits)} to {number(record['high'], digits)})"
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share):+d}".replace("+0", "0")
 
 
 def inline_code(text: str) -> Markup:

@@ -38,3 +38,7 @@ def test_ratios_lie_on_either_side_of_one() -> None:
     low, high = strip.spans
     assert 0 <= low.low < low.value < low.high < 50 < high.low < high.value < high.high <= 100
     assert draw_ratios({"medium": records["medium"]}) is None
+    alone = {"value": 0.9, "low": None, "high": None}  # of one text
+    assert draw_ratios({"low": alone}) is None
+    beside = draw_ratios({**records, "low": alone})
+    assert beside is not None and [span.name for span in beside.spans] == ["high"]

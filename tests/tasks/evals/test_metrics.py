@@ -87,7 +87,7 @@ def test_bootstrap_covers_the_mean_of_a_known_sample() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, 400)
     found = metrics.mean_of(values, seed=11)
     error, low, high = metrics.bootstrap(lambda index: values[index].mean(axis=1), 400, 11)
-    assert error == pytest.approx(found.standard_error, rel=0.1)
+    assert error == pytest.approx(found.standard_error, rel=0.1) and low is not None and high is not None
     assert (low, high) == (found.low, found.high)
     assert low < 5.0 < high and high - low == pytest.approx(4 * 2.0 / 20, rel=0.15)
 
@@ -96,3 +96,19 @@ def test_nothing_measured_is_none() -> None:
     assert metrics.mean_of([]) == metrics.NOTHING
     assert metrics.perplexity([], []).value is None
     assert metrics.distrust_ratio([], []).value is None
+
+
+def test_one_unit_has_a_value_but_no_interval() -> None:
+    found = [
+        metrics.mean_of([0.5]),
+        metrics.perplexity([10.0, 0.0], [5, 0]),
+        metrics.perplexity_ratio([10.0], [9.0], [5]),
+        metrics.perplexity_shift(([-1.0], [10]), ([2.0, 1.0], [20, 10])),
+        metrics.perplexity_shift(([-1.0, -2.0], [10, 20]), ([2.0], [20])),
+        metrics.distrust_ratio([0.8], [0.4]),
+        metrics.relative_distrust(([0.8], [0.4]), ([0.8], [0.2])),
+    ]
+    for estimate in found:
+        assert estimate.value is not None
+        assert (estimate.standard_error, estimate.low, estimate.high) == (None, None, None)
+    assert metrics.bootstrap(lambda index: index[:, 0].astype(float), 2, 0)[1] is not None
