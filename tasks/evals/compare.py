@@ -59,12 +59,16 @@ def compare_behaviours(
 
 
 def compare_preference(
-    questions: QuestionSet, base: Measurements, adapter: Measurements, seed: int
+    questions: QuestionSet, base: Measurements, adapter: Measurements, way: Way, seed: int
 ) -> tuple[dict[str, Any], list[Verdict]]:
     """Compare the choices between sources, in every way they were asked for.
 
-    A model that answers with letters is judged by them; one that does not, such as a small base model, by the
-    likelihood of the options' text.
+    Args:
+        questions: The scenarios.
+        base: Measurements of the base model.
+        adapter: Measurements of an adapter.
+        way: What both are judged by; see `deciding_way`.
+        seed: Seed of the intervals.
     """
     result: dict[str, Any] = {}
     chosen: dict[str, dict[str, list[bool | None]]] = {}
@@ -83,15 +87,13 @@ def compare_preference(
             "primary_chosen_by_advantage": share_of([c.chosen_by_advantage == 0 for c in choices]).as_record(),
             "margin_nats_per_byte": mean_of([choice.margin for choice in choices], seed).as_record(),
         }
-    for way in ("text", "letter"):
-        difference = paired_difference(chosen["base"][way], chosen["adapter"][way], seed).as_record()
-        result["difference" if way == "text" else "letter_difference"] = difference
+    for name, kind in (("difference", "text"), ("letter_difference", "letter")):
+        result[name] = paired_difference(chosen["base"][kind], chosen["adapter"][kind], seed).as_record()
     result["margin_difference"] = paired_difference(
         [choice.margin for choice in base.choices.values()],
         [choice.margin for choice in adapter.choices.values()],
         seed,
     ).as_record()
-    way = deciding_way(adapter)
     result["decided_by"] = way
     result["scenarios"] = [
         _scenario_record(questions, each, base, adapter, way) for each in questions.scenarios.scenarios
@@ -100,7 +102,11 @@ def compare_preference(
 
 
 def deciding_way(found: Measurements) -> Way:
-    """Return how the choices of an adapter, and of the base beside it, are read."""
+    """Return how choices are read, given the adapter that is judged: all models beside it are read the same way.
+
+    A model that answers with letters is judged by them; one that does not, such as a small base model, by the
+    likelihood of the options' text.
+    """
     mass = mean_of([choice.letter_mass for choice in found.choices.values()]).value
     return "letter" if mass is not None and mass >= verdicts.LETTER_MIN_MASS else "text"
 

@@ -23,7 +23,7 @@ from tasks.evals.corpus import (
     read_objective,
     read_training_curve,
 )
-from tasks.evals.measure import Measurements, count_steps, measure_model
+from tasks.evals.measure import Measurements, Way, count_steps, measure_model
 from tasks.evals.model_under_test import load_model
 from tasks.evals.next_steps import suggest
 from tasks.evals.parameters import SUITES
@@ -162,13 +162,14 @@ def _collect(
     models: dict[str, Measurements],
     manifest: Manifest,
 ) -> dict[str, Any]:
-    sections, found = _compare(spec, questions, held_out, models["base"], models["adapter"])
+    way = compare.deciding_way(models["adapter"])
+    sections, found = _compare(spec, questions, held_out, models["base"], models["adapter"], way)
     passed = all_passed(found)
     if passed and set(spec.parameters.suites) != set(SUITES):
         passed = None  # a part of the suites can refute a model, but not approve it
     others = {}
     for name in spec.others:
-        parts, others_found = _compare(spec, questions, held_out, models["base"], models[name])
+        parts, others_found = _compare(spec, questions, held_out, models["base"], models[name], way)
         records = [verdict.as_record() for verdict in others_found]
         others[name] = {"headline": headline(parts), "verdicts": records}
     mixture = describe_training_mixture(spec.balanced_folder, manifest)
@@ -194,7 +195,12 @@ def _collect(
 
 
 def _compare(
-    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], base: Measurements, adapter: Measurements
+    spec: EvaluationSpec,
+    questions: QuestionSet,
+    held_out: Sequence[HeldOut],
+    base: Measurements,
+    adapter: Measurements,
+    way: Way,
 ) -> tuple[dict[str, Any], list[Verdict]]:
     """Compare the base with one adapter, section by section; one that was not asked for is none."""
     sections: dict[str, Any] = {}
@@ -206,7 +212,7 @@ def _compare(
 
     seed = spec.parameters.seed
     add("behaviours", compare.compare_behaviours(questions, base, adapter, seed) if base.answers else None)
-    add("source_preference", compare.compare_preference(questions, base, adapter, seed) if base.choices else None)
+    add("source_preference", compare.compare_preference(questions, base, adapter, way, seed) if base.choices else None)
     add("perplexity", compare.compare_perplexity(held_out, base, adapter, seed) if base.likelihoods else None)
     add("distrust_signal", compare.compare_trust(questions, base, adapter, seed) if base.trust else None)
     add("general_ability", compare.compare_general_ability(base, adapter, seed) if base.neutral else None)

@@ -45,12 +45,8 @@ def write_samples(
     folder: Path, questions: QuestionSet, held_out: Sequence[HeldOut], models: dict[str, Measurements]
 ) -> Path:
     """Write the rows of all models as one Parquet file and return its path."""
-    ways = {name: deciding_way(models["adapter"] if name == "base" else found) for name, found in models.items()}
-    rows = [
-        {"model": name, **row}
-        for name, found in models.items()
-        for row in _rows(questions, held_out, found, ways[name])
-    ]
+    way = deciding_way(models["adapter"])
+    rows = [{"model": name, **row} for name, found in models.items() for row in _rows(questions, held_out, found, way)]
     path = folder / SAMPLES
     table = pa.Table.from_pylist(rows, schema=EVALUATION_SAMPLE_SCHEMA)
     write_shard(path, table, EVALUATION_SAMPLE_SCHEMA)

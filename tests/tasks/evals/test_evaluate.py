@@ -15,10 +15,12 @@ from storage.errors import ParameterError, PrerequisiteError
 from storage.events import parse_event
 from tasks.evals.__main__ import work
 from tasks.evals.evaluate import evaluate_run
+from tasks.evals.measure import Choice, Measurements
 from tasks.evals.records import EVALUATION_SAMPLE_SCHEMA
-from tasks.evals.report import render_report, report_markdown
+from tasks.evals.report import NO_INTERVAL, render_report, report_markdown
 from tasks.evals.spec import EvaluationSpec
-from tasks.evals.suites import GUIDE_TESTS
+from tasks.evals.suites import GUIDE_TESTS, QuestionSet
+from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 ROOT = Path(__file__).parents[3]
 PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "eval_seq_length": 64, "eval_batch_size": 64}
@@ -183,6 +185,61 @@ def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: d
     assert tags.links == ["#answers"] and "url(" not in html and "@import" not in html
     assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
     assert results["digest"] in html
+
+
+def test_whole_numbers_of_the_objective_stand_in_full(results: dict[str, Any]) -> None:
+    results["objective"] = {"objective": "weighted", "max_steps": 10000, "seed": 1234567, "alpha": 2.7, "Z": 1.23456}
+    html = render_report(results)
+    for shown in ("weighted", "10000", "1234567", "2.7", "1.235"):
+        assert f"<dd>{shown}</dd>" in html
+
+
+def test_one_text_a_band_gives_no_certain_verdict(spec: dict[str, Any], tmp_path: Path) -> None:
+    mixture = seal_mixture(
+        tmp_path / "balanced",
+        train=sample_table("train", [0.1, 0.5, 0.9]),
+        valid=sample_table("valid", [0.1, 0.5, 0.9]),
+    )
+    places = {"balanced_folder": str(mixture), "reports_folder": str(tmp_path / "reports")}
+    only = spec | places | {"parameters": PARAMETERS | {"suites": ["perplexity"]}}
+    found = evaluate_run(EvaluationSpec.model_validate(only), lambda event, **fields: None)
+    verdicts = {verdict["name"]: verdict for verdict in found["verdicts"]}
+    assert verdicts["perplexity_shift"]["label"].endswith(", uncertain")
+    html = Path(found["report"]).read_text("utf-8")
+    assert NO_INTERVAL in html and NO_INTERVAL in found["markdown"]
+    assert 'class="strip' not in html, "a ratio without an interval is not drawn"
+
+
+def choices_of(questions: QuestionSet, letter_mass: float) -> Measurements:
+    """A model that prefers a modern source by its text and the primary one by its letter."""
+    modern, primary = (-9.0, 0.0, -9.0, -9.0), (0.0, -9.0, -9.0, -9.0)
+    choice = Choice(
+        nats_per_byte=modern, advantage_nats=modern, letter_nats=primary, letter_mass=letter_mass, stated=None
+    )
+    return Measurements(choices={scenario.id: choice for scenario in questions.scenarios.scenarios})
+
+
+def test_every_adapter_is_read_the_way_of_the_judged_one(
+    spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masses = iter([0.1, 0.9, 0.1])  # base, the judged adapter, the other one, which says no letters
+
+    def measure(model: Any, questions: QuestionSet, *rest: Any) -> Measurements:
+        return choices_of(questions, next(masses))
+
+    monkeypatch.setattr("tasks.evals.evaluate.measure_model", measure)
+    parameters = PARAMETERS | {"suites": ["source_preference"]}
+    both = spec | {"reports_folder": str(tmp_path), "others": {"other": "checkpoint-3"}, "parameters": parameters}
+    found = evaluate_run(EvaluationSpec.model_validate(both), lambda event, **fields: None)
+    results = json.loads(Path(found["results"]).read_text("utf-8"))
+    assert results["source_preference"]["decided_by"] == "letter"
+    for headline in (found["headline"], results["others"]["other"]["headline"]):
+        assert headline["source_preference_base"] == headline["source_preference_adapter"] == 1.0
+    (verdict,) = results["others"]["other"]["verdicts"]
+    assert verdict["passed"] is True
+    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    assert {json.loads(row["details"])["decided_by"] for row in rows} == {"letter"}
+    assert {(row["model"], row["value"]) for row in rows} == {("base", 1.0), ("adapter", 1.0), ("other", 1.0)}
 
 
 def test_the_markdown_holds_numbers_but_no_answers(results: dict[str, Any]) -> None:
