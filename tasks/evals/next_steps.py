@@ -21,7 +21,13 @@ _ON_FAILURE: dict[str, str] = {
     "general_ability": "The model lost general ability: lower `--learning-rate` (half of it), train fewer steps, or "
     "take an earlier checkpoint.",
 }
+_FEW_ANSWERS = (
+    "Too many answers were empty or still reasoning: raise `--max-new-tokens` (reasoning models: 1024 or more)."
+)
 _ON_UNDECIDED: dict[str, str] = {
+    "censorship": _FEW_ANSWERS,
+    "authority": _FEW_ANSWERS,
+    "overall": _FEW_ANSWERS,
     "distrust_signal": "The model hardly answers with yes or no, so its distrust could not be measured: a model that "
     "was tuned to chat is needed for that.",
     "perplexity_shift": "A band has no validation sample: rebalance with more documents of it.",
@@ -46,13 +52,14 @@ def suggest(verdicts: Sequence[Mapping[str, Any]], mixture: Mapping[str, Any], p
     missed = [verdict for verdict in verdicts if verdict["decides"] and verdict["passed"] is not True]
     steps = []
     low = mixture["bands"]["low"]
-    if missed and low["share"] < low["target"][0]:
+    if missed and low["share"] < low["target"][0] and not low["within"]:
         steps.append(
             f"Only {low['share']:.0%} of the training samples are of low authority (target {low['target'][0]:.0%} to "
             f"{low['target'][1]:.0%}): download more primary sources and rebalance before you train again."
         )
     for verdict in missed:
         advice = _ON_FAILURE if verdict["passed"] is False else _ON_UNDECIDED
-        if text := advice.get(verdict["name"]):
+        text = advice.get(verdict["name"])
+        if text and text not in steps:
             steps.append(text)
     return steps or [_ON_SUCCESS if passed else _ON_OPEN]
