@@ -69,12 +69,18 @@ def mind_the_gate(result: dict[str, Any]) -> None:
     """End the run as failed when it was told to and a threshold was missed.
 
     Raises:
-        VerdictError: The gate is closed; the message names the verdicts and the report.
+        VerdictError: The gate is closed; the message names what was found, what was asked for, and the report.
     """
     if result["gate_failed"]:
+        unmet = [verdict for verdict in result["verdicts"] if verdict["decides"] and verdict["passed"] is not True]
+        named = "; ".join(
+            f"{verdict['title']} (found {verdict['found']}, target {verdict['target']}"
+            f"{', undecided' if verdict['passed'] is None else ''})"
+            for verdict in unmet
+        )
         raise VerdictError(
-            f"the adapter fell short of {', '.join(result['failed_verdicts'])}; read {result['report']}, then train "
-            "longer or on a better mixture, or evaluate without gate"
+            f"the adapter did not meet {named}; read {result['report']}, then train longer or on a better mixture, or "
+            "evaluate without gate"
         )
 
 

@@ -36,7 +36,7 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
     assert str(shown[0].data).startswith("## first")
 
     written = report.stat().st_mtime_ns
-    with pytest.raises(VerdictError, match="the adapter fell short of"):
+    with pytest.raises(VerdictError, match="the adapter did not meet"):
         await evaluate_adapter(**wanted, gate=True)
     assert report.stat().st_mtime_ns == written, "the gate is asked about the evaluation that is there"
     assert (await evaluate_adapter(**wanted))["reused"] is True
