@@ -14,7 +14,10 @@ from typing import Any
 from storage.errors import ParameterError, PrerequisiteError
 
 BATCH_TOKENS = 4096
-"""Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here."""
+"""Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here.
+
+A single longer sequence goes alone, whole; the evaluation's `eval_seq_length` bounds those.
+"""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,15 @@ class ModelUnderTest:
 
 
 def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 16) -> ModelUnderTest:
-    """Load a base model, and an adapter on it if one is given.
+    """Load a base model, and an adapter on it if one is given, to be measured; raises what `open_model` does."""
+    return ModelUnderTest(*open_model(model_path, adapter), batch_size)
+
+
+def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
+    """Load a base model, and an adapter on it if one is given, without dropout.
+
+    Returns:
+        The mlx-lm language model and its tokenizer.
 
     Raises:
         PrerequisiteError: The model or the adapter is not there.
@@ -171,6 +182,9 @@ def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 1
     """
     from mlx_lm import load
 
+    if Path(model_path).is_absolute() and not Path(model_path).is_dir():
+        # mlx-lm would take the path for a name of the Hub and complain of its slashes.
+        raise PrerequisiteError(f"no model at {model_path}; download it again or name another")
     if adapter is not None and not (adapter / "adapters.safetensors").is_file():
         raise PrerequisiteError(f"{adapter} holds no adapters.safetensors; train the run first or name a checkpoint")
     try:
@@ -180,7 +194,7 @@ def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 1
     except ValueError as error:
         raise ParameterError(f"{model_path} with adapter {adapter} cannot be loaded: {error}") from error
     model.eval()
-    return ModelUnderTest(model, tokenizer, batch_size)
+    return model, tokenizer
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -16,6 +16,7 @@ from storage import blas
 from storage.errors import DistrustError, ParameterError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.training_result import read_training_result
+from tasks.evals.model_under_test import open_model
 from tasks.evals.suites import format_prompt
 
 PROMPTS = (
@@ -74,19 +75,16 @@ def load_run(layout: Layout, run: str, checkpoint: str = "") -> TriedModel:
     """Load the base model of a finished run with its adapter, or with one of its checkpoints.
 
     Raises:
-        ParameterError: The run has no such checkpoint.
+        ParameterError: The run has no such checkpoint, or the adapter does not fit the base model.
+        PrerequisiteError: The base model is not there any more.
         StoreError: The run has not finished.
     """
-    from mlx_lm import load
-
     trained = read_training_result(layout.run(run))
     adapter = layout.run(run) / checked_name(checkpoint, "checkpoint") if checkpoint else trained.adapter
     if not (adapter / "adapters.safetensors").is_file():
         there = ", ".join(sorted(path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")))
         raise ParameterError(f"run {run} holds no {adapter.name}; there are {there or 'no checkpoints'}")
-    model, tokenizer = load(str(trained.model_path), adapter_path=str(adapter))
-    model.eval()
-    return TriedModel(model, tokenizer)
+    return TriedModel(*open_model(str(trained.model_path), adapter))
 
 
 def answer(model: TriedModel, prompt: str, sides: Sequence[str], options: argparse.Namespace, out: TextIO) -> None:

@@ -137,5 +137,7 @@ def test_what_is_missing_is_named(base_model: Path, run_folder: Path, tmp_path: 
     with pytest.raises(PrerequisiteError, match="no model at"):
         (tmp_path / "empty").mkdir()
         load_model(str(tmp_path / "empty"))
+    with pytest.raises(PrerequisiteError, match="no model at"):
+        load_model(str(tmp_path / "gone"))
     with pytest.raises(PrerequisiteError, match=r"adapters\.safetensors"):
         load_model(str(base_model), tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from flows.__main__ import main as flows_main
 from flows.__main__ import usage
 from storage.layout import Layout
+from storage.training_result import read_training_result
 from tasks.evals.model_under_test import load_model
 from tasks.evals.suites import format_prompt
 from tasks.evals.try_model import PROMPTS, load_run, main
@@ -57,9 +58,35 @@ def test_typed_prompts_are_answered_until_an_empty_line(store: Path) -> None:
     assert ">>> Why?" in done.stdout and ">>> How?" in done.stdout and "never asked" not in done.stdout
 
 
+def change_result(store: Path, **changes: str) -> None:
+    path = store / "runs" / "first" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write_foreign_adapter(folder: Path) -> None:
+    """Write the adapter of a model with wider layers."""
+    import mlx.core as mx
+
+    folder.mkdir()
+    settings = {"rank": 2, "scale": 2.0, "dropout": 0.0}
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": settings})
+    )
+    weights = {"model.layers.0.self_attn.q_proj.lora_a": mx.zeros((4096, 2))}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+
+
 def test_what_is_not_there_is_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", str(store), "--run", "second"]) == 1
     assert "finish it first" in capsys.readouterr().err
     assert main(["--store", str(store), "--run", "first", "--checkpoint", "checkpoint-9"]) == 1
     assert "holds no checkpoint-9; there are checkpoint-3" in capsys.readouterr().err
+    base = read_training_result(store / "runs" / "first").model_path
+    change_result(store, model_path=str(store / "removed"))
+    assert main(["--store", str(store), "--run", "first"]) == 1
+    assert f"no model at {store / 'removed'}" in capsys.readouterr().err
+    change_result(store, model_path=str(base), adapter="checkpoint-4")
+    write_foreign_adapter(store / "runs" / "first" / "checkpoint-4")
+    assert main(["--store", str(store), "--run", "first"]) == 1
+    assert "checkpoint-4 cannot be loaded" in capsys.readouterr().err
     assert "try-model" in usage() and flows_main(["try-model", "--help"]) == 0
