@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -146,12 +147,11 @@ def read_training_curve(run_folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(folder: Path, manifest: Manifest, split: Split, columns: list[str]) -> list[pa.Table]:
-    return [
-        read_shard(folder / shard.file, SAMPLE_SCHEMA, columns)
-        for shard in manifest.shards
-        if shard.file.split("/")[0] == split
-    ]
+def _tables(folder: Path, manifest: Manifest, split: Split, columns: list[str]) -> Iterator[pa.Table]:
+    """Read the shards of a split one after the other: the texts of all of them need not fit into memory."""
+    for shard in manifest.shards:
+        if shard.file.split("/")[0] == split:
+            yield read_shard(folder / shard.file, SAMPLE_SCHEMA, columns)
 
 
 def _count(mask: pa.ChunkedArray) -> int:

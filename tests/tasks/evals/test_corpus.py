@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.errors import StoreError
+from storage.parquet import read_shard
+from tasks.evals import corpus
 from tasks.evals.corpus import (
     choose_held_out,
     describe_training_mixture,
@@ -60,6 +64,25 @@ def test_prompts_that_were_trained_on_are_found(tmp_path: Path) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.1], prompt="what happened AT My Lai in 1968?"))
     prompts = {"my_lai": "What happened at My Lai in 1968?", "other": "What happened at My Lai"}
     assert find_contamination(folder, open_mixture(folder), prompts) == ["my_lai"]
+
+
+def test_the_texts_of_the_training_samples_are_read_shard_by_shard(
+    balanced_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = open_mixture(balanced_folder)
+    train = next(shard for shard in sealed.shards if shard.file.startswith("train/"))
+    manifest = sealed.model_copy(update={"shards": [train] * 5})
+    held: list[weakref.ref[Any]] = []
+
+    def read(*arguments: Any) -> Any:
+        assert sum(table() is not None for table in held) <= 1, "one shard is looked at while the next is read"
+        table = read_shard(*arguments)
+        held.append(weakref.ref(table))
+        return table
+
+    monkeypatch.setattr(corpus, "read_shard", read)
+    assert find_contamination(balanced_folder, manifest, {"other": "What is that?"}) == []
+    assert len(held) == 5
 
 
 def test_the_training_curve_is_optional(run_folder: Path, tmp_path: Path) -> None:
