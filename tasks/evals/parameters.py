@@ -10,6 +10,8 @@ Suite = Literal["censorship", "authority", "source_preference", "perplexity", "d
 SUITES: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
 RESERVED = frozenset({"base", "adapter", "total"})
 """Names that the results give to something else than a further adapter."""
+MAX_QUESTIONS_AT_ONCE = 64
+"""Questions put to a model before what it said is written: no larger batch ever comes together."""
 
 
 class EvaluationParameters(BaseModel):
@@ -54,9 +56,10 @@ class EvaluationParameters(BaseModel):
     eval_batch_size: int = Field(
         default=16,
         ge=1,
-        le=512,
+        le=MAX_QUESTIONS_AT_ONCE,
         title="Batch size",
-        description="Sequences in one forward pass; lower it if memory runs out. It does not change the results.",
+        description="Sequences in one forward pass; lower it if memory runs out, which changes no result. A single "
+        "long sequence goes alone, whole: --eval-seq-length bounds it.",
     )
     lm_eval_tasks: tuple[str, ...] = Field(
         default=(),

@@ -17,9 +17,10 @@ from storage.errors import StoreError
 from storage.manifest import digest_of
 from storage.parquet import read_shard, write_shard
 from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
+from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE
 
 KEPT = "kept.parquet"
-CHUNK = 64
+CHUNK = MAX_QUESTIONS_AT_ONCE
 """Open questions put to a model before what it said is written; a kill loses at most so many."""
 
 KEPT_SCHEMA = pa.schema(

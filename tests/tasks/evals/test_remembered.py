@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.evals import remembered
 from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE, EvaluationParameters
 from tasks.evals.remembered import KEPT, KeptAnswers, RememberedModel
 
 
@@ -17,6 +19,7 @@ class Counting:
     def __init__(self, dies_after: int = 10**9) -> None:
         self.asked: list[str] = []
         self.loads = 0
+        self.largest = 0
         self._left = dies_after
 
     def load(self) -> Any:
@@ -43,6 +46,7 @@ class Counting:
         if self._left < 0:
             raise KeyboardInterrupt
         self.asked += texts
+        self.largest = max(self.largest, len(texts))
 
 
 def remember(folder: Path, model: Counting, identity: str = "base") -> RememberedModel:
@@ -82,6 +86,14 @@ def test_a_kill_loses_at_most_a_chunk(tmp_path: Path, monkeypatch: pytest.Monkey
     after = Counting()
     assert remember(tmp_path, after).generate(prompts, 8) == [f"{prompt}!8" for prompt in prompts]
     assert after.asked == prompts[8:]
+
+
+def test_no_batch_is_allowed_that_would_never_come_together(tmp_path: Path) -> None:
+    model = Counting()
+    remember(tmp_path, model).generate([f"prompt {n}" for n in range(150)], 8)
+    assert model.largest == EvaluationParameters(eval_batch_size=MAX_QUESTIONS_AT_ONCE).eval_batch_size
+    with pytest.raises(ValidationError, match="eval_batch_size"):
+        EvaluationParameters(eval_batch_size=model.largest + 1)
 
 
 def test_a_damaged_file_costs_time_only(tmp_path: Path) -> None:
