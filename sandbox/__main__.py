@@ -13,7 +13,7 @@ from pathlib import Path
 from deployments import server
 from deployments.access import HOST
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
-from storage.errors import UserError
+from storage.errors import ParameterError, UserError
 from storage.layout import Layout
 from storage.training_result import read_training_result
 
@@ -42,6 +42,22 @@ RECIPE = {
     "eval-batch-size": "48",
 }
 FLAGS = ["--no-grad-checkpoint", "--replace-run"]
+OWN = ("--run", "--store", "--model", "--export")
+"""Options that are not left open: what is printed after the run goes by them."""
+
+
+def check_options(more: list[str]) -> None:
+    """Refuse options of the pipeline that would lead past what the sandbox shows.
+
+    Raises:
+        ParameterError: One of `OWN` is among them.
+    """
+    for option in more:
+        if (name := option.partition("=")[0]) in OWN:
+            raise ParameterError(
+                f"the sandbox takes no {name}: it sets {', '.join(OWN[:-1])} and {OWN[-1]} itself (its store is "
+                f"DISTRUST_STORE, else ./data); use `python -m flows corpus-to-model {name} ...` instead"
+            )
 
 
 def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> list[str]:
@@ -88,29 +104,41 @@ def main() -> int:
         "--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled"
     )
     parser.add_argument(
-        "more", nargs="*", help="options for corpus-to-model, after --; they win over the sandbox's own"
+        "more",
+        nargs="*",
+        help=f"options for corpus-to-model, after --; they win over the sandbox's own ({', '.join(OWN)} are refused)",
     )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
+        check_options(arguments.more)
         layout = Layout.of()
         status = asyncio.run(run(arguments.documents, layout, arguments.more))
+        if status == 0:
+            show_results(layout, arguments.documents, time.monotonic() - started)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; `make run` goes on where this stopped.", file=sys.stderr)
         return 130
-    if status == 0:
-        if arguments.documents is None:
-            show_effect(layout.run(chosen_name(None)))
-        print(
-            f"\nDone in {time.monotonic() - started:.0f} s. Open the report in a browser; try the model:\n"
-            f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(arguments.documents)))} "
-            f"--prompt 'User: Which source is most reliable for early physics?' --ignore-chat-template\n"
-            "The run stays in the Prefect UI: `make up`, then open the address it prints."
-        )
     return status
+
+
+def show_results(layout: Layout, documents: Path | None, seconds: float) -> None:
+    """Print what the run changed and where to go on.
+
+    Raises:
+        StoreError: The run is not in this store.
+    """
+    if documents is None:
+        show_effect(layout.run(chosen_name(None)))
+    print(
+        f"\nDone in {seconds:.0f} s. Open the report in a browser; try the model:\n"
+        f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(documents)))} "
+        f"--prompt 'User: Which source is most reliable for early physics?' --ignore-chat-template\n"
+        "The run stays in the Prefect UI: `make up`, then open the address it prints."
+    )
 
 
 def show_effect(run: Path) -> None:

@@ -1,0 +1,52 @@
+"""The command line of the sandbox, around a pipeline that is not run here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import __main__ as sandbox
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["sandbox", *arguments])
+    return sandbox.main()
+
+
+@pytest.mark.parametrize("option", ["--run", "--store", "--model", "--export", "--run=mine"])
+def test_an_option_that_leads_past_what_is_shown_is_refused_before_anything_runs(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "run", None)
+    assert start(monkeypatch, "--", "--max-steps", "10", option, "mine") == 1
+    told = capsys.readouterr().err
+    assert option.partition("=")[0] in told and "python -m flows corpus-to-model" in told
+
+
+def test_a_run_that_is_not_there_afterwards_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(*arguments: Any) -> int:
+        return 0
+
+    monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
+    monkeypatch.setattr(sandbox, "run", run)
+    assert start(monkeypatch) == 1
+    captured = capsys.readouterr()
+    assert str(tmp_path) in captured.err and "Done" not in captured.out
+
+
+def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+
+    async def run(documents: Path | None, layout: Any, more: list[str]) -> int:
+        given.append(more)
+        return 3
+
+    monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
+    monkeypatch.setattr(sandbox, "run", run)
+    assert start(monkeypatch, "--", "--max-steps", "10") == 3
+    assert given == [["--max-steps", "10"]]
