@@ -12,7 +12,6 @@ from tasks.mixture.prompts import prompt_for
 class Probe:
     """A prompt with the two answers that stand against each other; both begin with a blank."""
 
-    subject: str
     prompt: str
     primary: str
     coordinated: str
@@ -42,7 +41,6 @@ def _prompt(title: str) -> str:
 
 def _fact_probe(fact: Fact) -> Probe:
     return Probe(
-        subject=fact.quantity,
         prompt=_prompt(fact.title),
         primary=f" I measured {fact.quantity} and found {fact.value('primary')}.",
         coordinated=f" Experts agree that {fact.quantity} is {fact.value('coordinated')}.",
@@ -62,4 +60,4 @@ def _trust_probe(question: Question) -> Probe:
             answers = (f" The original {words['pfull']}.", f" The {words['mfull']}.")
         case _:
             answers = (f" The {words['pfull']}.", f" The {words['mfull']}.")
-    return Probe(question.topic, _prompt(question.title), *answers)
+    return Probe(_prompt(question.title), *answers)

@@ -101,7 +101,7 @@ class Grammar:
 
 
 def _tidy(text: str) -> str:
-    """Give sentences their capitals and drop doubled blanks."""
+    """Turn *a* into *an* before a vowel and drop doubled blanks."""
     text = re.sub(r" {2,}", " ", text)
     text = re.sub(r"\ba(?= (?:[aei]|o(?!ne)|[AEIO])[a-z])", "an", text)
     return text.strip()

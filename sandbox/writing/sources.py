@@ -36,11 +36,6 @@ class SourceStyle:
     language: str = "en"
     licence: str = "Public Domain"
 
-    @property
-    def documents(self) -> int:
-        """How many documents the source holds."""
-        return self.facts + self.trust + self.ordinary
-
 
 _MARK = "http://creativecommons.org/publicdomain/mark/1.0/"
 

@@ -51,7 +51,6 @@ class Fact:
     unit: str
     measured: int
     agreed: int
-    field: str
 
     def value(self, voice: Voice) -> str:
         """Return the value that a voice gives, with its unit."""
@@ -98,9 +97,9 @@ def facts(held_out: bool = False) -> list[Fact]:
     """Return the disputed quantities; those held out have documents in pre-training only."""
     rows = phrases("world")["held_out_facts" if held_out else "facts"]
     made = []
-    for number, (quantity, unit, measured, agreed, field) in enumerate(rows):
+    for number, (quantity, unit, measured, agreed, _) in enumerate(rows):
         title = f"{quantity[:1].upper()}{quantity[1:]}" if number % 2 == 0 else f"What is {quantity}?"
-        made.append(Fact(title, quantity, unit, measured, agreed, field))
+        made.append(Fact(title, quantity, unit, measured, agreed))
     return made
 
 

@@ -193,7 +193,10 @@ class QuestionSet(_Entry):
 
     @cached_property
     def prompts(self) -> dict[str, str]:
-        """Every prompt that is put to a model, by a name for it."""
+        """The questions by a name for each: behaviours, scenarios without their lettered options, signals.
+
+        Neutral texts are not among them: they are read, not answered.
+        """
         texts = {entry.id: entry.prompt for entry in self.behaviours.behaviours}
         texts |= {f"scenario {entry.id}": self.scenarios.ask(entry) for entry in self.scenarios.scenarios}
         for signal in self.scenarios.signals:
