@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,12 +17,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import requests
-from aiohttp import web
 
+from benchmarks.memory import peak_bytes
+from benchmarks.newspaper_archive import FIRST_DAY, PAGES_A_DAY, hit, serve
 from deployments.server import client_environment, local_server
 from storage.shard_plan import Item, ShardSpec
 from tasks.sources.catalogue import SourceSpec
@@ -39,72 +38,18 @@ PACED_SECONDS = 60
 FAULT_SHARE = 0.05
 MANY = 20_000
 GUIDE_REQUESTS_PER_SECOND = 10.0
-FIRST_DAY = date(1900, 1, 1)
-PAGES_A_DAY = 100
-TEXT = "The quick brown fox of the morning edition jumps over the lazy telegraph. " * 40
-
-
-# ---------------------------------------------------------------- the archive
-
-
-class Archive:
-    """Search and texts of newspaper pages; remembers when it was asked for texts."""
-
-    def __init__(self, latency_seconds: float, fault_share: float) -> None:
-        self.latency = latency_seconds
-        self.faults = fault_share
-        self.random = random.Random(7)
-        self.times: deque[float] = deque()
-
-    def application(self) -> web.Application:
-        app = web.Application()
-        app.router.add_get("/collections/chronicling-america/", self.search)
-        app.router.add_get("/text-services/word-coordinates-service", self.text)
-        app.router.add_get("/times", self.tell)
-        return app
-
-    async def search(self, request: web.Request) -> web.Response:
-        first = date.fromisoformat(request.query["start_date"])
-        days = (date.fromisoformat(request.query["end_date"]) - first).days + 1
-        start = (int(request.query["sp"]) - 1) * 100
-        total = days * PAGES_A_DAY
-        hits = [
-            hit(first + timedelta(days=n // PAGES_A_DAY), n % PAGES_A_DAY)
-            for n in range(start, min(total, start + 100))
-        ]
-        return web.json_response({"results": hits, "pagination": {"of": total, "total": -(-total // 100)}})
-
-    async def text(self, request: web.Request) -> web.StreamResponse:
-        self.times.append(time.monotonic())
-        segment = request.query["segment"]
-        if self.random.random() < self.faults:
-            return await self.fault(request, self.random.randrange(3))
-        await asyncio.sleep(self.latency)
-        return web.json_response({segment: {"full_text": f"{segment} {TEXT}"}})
-
-    async def fault(self, request: web.Request, kind: int) -> web.StreamResponse:
-        if kind == 0:
-            return web.Response(status=503)
-        if kind == 1:
-            return web.Response(text='{"half": ', content_type="application/json")
-        assert request.transport is not None
-        request.transport.close()
-        return web.Response()
-
-    async def tell(self, request: web.Request) -> web.Response:
-        times = list(self.times)
-        self.times.clear()
-        return web.json_response(times)
-
-
-def hit(day: date, number: int) -> dict[str, object]:
-    segment = f"/service/ndnp/a/batch_a_ver01/data/sn1/1/{day:%Y%m%d}01/{number:04}.xml"
-    return {
-        "id": f"http://www.loc.gov/resource/sn1/{day}/ed-1/?sp={number + 1}",
-        "date": day.isoformat(),
-        "title": f"Image {number + 1} of The sun (New York), {day}",
-        "image_url": [f"https://tile.loc.gov/text-services/word-coordinates-service?segment={segment}&format=alto_xml"],
+SPEC = SourceSpec.model_validate(
+    {
+        "name": "newspapers",
+        "archive": "chronicling_america",
+        "date_from": FIRST_DAY,
+        "date_to": FIRST_DAY + timedelta(days=MANY // PAGES_A_DAY + 60),
+        "source_type": "historical_newspaper",
+        "trivium": "rhetoric",
+        "prior_authority": 0.15,
+        "target": MANY,
     }
+)
 
 
 @contextlib.contextmanager
@@ -119,31 +64,6 @@ def archive(latency_seconds: float, fault_share: float = 0.0) -> Iterator[str]:
         process.terminate()
         process.wait()
         process.stdout.close()
-
-
-async def serve(latency_seconds: float, fault_share: float) -> None:
-    runner = web.AppRunner(Archive(latency_seconds, fault_share).application(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-    await asyncio.Event().wait()
-
-
-# ---------------------------------------------------------------- the clients
-
-SPEC = SourceSpec.model_validate(
-    {
-        "name": "newspapers",
-        "archive": "chronicling_america",
-        "date_from": FIRST_DAY,
-        "date_to": FIRST_DAY + timedelta(days=MANY // PAGES_A_DAY + 60),
-        "source_type": "historical_newspaper",
-        "trivium": "rhetoric",
-        "prior_authority": 0.15,
-        "target": MANY,
-    }
-)
 
 
 def items(count: int) -> list[Item]:
@@ -166,7 +86,7 @@ async def fetch(root: str, requests_per_second: float, count: int) -> float:
     """Fetch pages as the pipeline does, into a shard on disk; return documents per second."""
     with tempfile.TemporaryDirectory() as folder:
         async with source(root, requests_per_second) as opened:
-            shard = ShardSpec(index=0, items=items(count))
+            shard = ShardSpec.of(0, items(count))
             start = time.monotonic()
             outcome = await fetch_shard(opened, SPEC, shard, Path(folder), CONCURRENCY, count)
             return outcome.documents / (time.monotonic() - start)
@@ -231,9 +151,7 @@ async def many(root: str, rate: float, count: int, *, flow: bool) -> None:
                         documents += done.documents
         seconds = time.monotonic() - start
     assert documents == count
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mb = peak / (1e6 if sys.platform == "darwin" else 1e3)
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), flush=True)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_bytes() / 1e6}), flush=True)
 
 
 def run_many(root: str, mode: str, server: Mapping[str, str], rate: float, count: int) -> dict[str, float]:

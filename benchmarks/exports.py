@@ -8,7 +8,6 @@ Each measurement is a process of its own; both results are compared tensor by te
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.memory import peak_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "sandbox" / "base_model"
@@ -147,9 +148,7 @@ def child(work: str, folder: Path) -> None:
     else:
         task(folder)
     seconds = time.perf_counter() - started
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"seconds": seconds, "peak": mx.get_peak_memory() / 1e9, "resident": resident / 1e9}))
+    print(json.dumps({"seconds": seconds, "peak": mx.get_peak_memory() / 1e9, "resident": peak_bytes() / 1e9}))
 
 
 def report(name: str, changes: dict[str, int]) -> dict[str, Any]:

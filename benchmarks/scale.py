@@ -30,6 +30,7 @@ from typing import Any
 
 import zstandard
 
+from benchmarks.memory import children_peak_bytes, peak_bytes
 from benchmarks.scale_projection import project
 from deployments import server
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
@@ -105,13 +106,13 @@ async def measure_stage(stage: str, folder: Path, archives: SandboxArchives, por
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    assert process.stdin and process.stdout
-    await process.stdout.readline()
+    assert process.stdin
+    await next_line(process, stage)
     rows, database_bytes = await settled_database()
     requests = archives.requests.total()
     process.stdin.write(b"go\n")
     await process.stdin.drain()
-    used: dict[str, Any] = json.loads(await process.stdout.readline())
+    used: dict[str, Any] = json.loads(await next_line(process, stage))
     if await process.wait():
         raise RuntimeError(f"{stage} failed; its lines above say why")
     rows_after, database_bytes_after = await settled_database()
@@ -126,6 +127,19 @@ async def measure_stage(stage: str, folder: Path, archives: SandboxArchives, por
         "shards": len([file for file in files if file.suffix == ".parquet"]),
         "disk_mb": round(sum(file.stat().st_size for file in files) / 1e6, 2),
     }
+
+
+async def next_line(process: asyncio.subprocess.Process, stage: str) -> bytes:
+    """Read what a stage's process says next.
+
+    Raises:
+        RuntimeError: The process ended without a word.
+    """
+    assert process.stdout
+    line = await process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{stage} ended with status {await process.wait()}; its lines above say why")
+    return line
 
 
 async def settled_database() -> tuple[dict[str, int], int]:
@@ -191,11 +205,10 @@ def measure_here(stage: str, folder: Path) -> None:
     before, started = processor_seconds(), time.perf_counter()
     asyncio.run(run_stage(stage, folder, str(folder / "store"), 10**9))
     seconds = time.perf_counter() - started
-    of_all = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     used = {
         "processor_seconds": round(processor_seconds() - before, 3),
         "wall_seconds": round(seconds, 3),
-        "peak_mb": round(max(of_all) / (1e6 if sys.platform == "darwin" else 1e3)),
+        "peak_mb": round(max(peak_bytes(), children_peak_bytes()) / 1e6),
     }
     print(json.dumps(used), flush=True)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tasks.sources.chronicling_america import TEXT_PER_MINUTE
+from tasks.sources.internet_archive import PUBLIC_REQUESTS_PER_SECOND
+
 SIZES = (10**7, 10**9)
 TEXT_KB = 6.0
 """Mean text of a document in kB, as in the corpus that the method was developed on (books are cut by then)."""
@@ -15,10 +18,10 @@ STAGES = ("download", "score", "rebalance", "train")
 KEEPS = ("rebalance", "train")
 """Stages that keep something of every document in memory; the others work in batches of bounded size."""
 ARCHIVES = {
-    # documents a second at the archive's own limit: 2 requests of 10 a second, 150 texts a minute, rows by the file
-    "internet_archive": 10 / 2,
-    "chronicling_america": 150 / 60,
+    "internet_archive": PUBLIC_REQUESTS_PER_SECOND / 2,  # metadata and text of every book
+    "chronicling_america": TEXT_PER_MINUTE / 60,
 }
+"""Documents a second at the pace that this project asks the public archives with; rows of the Hub come by the file."""
 MIXTURE_SAMPLES = 100_000
 """The mixture that the method asks for; training, evaluation and export see no more of the corpus than this."""
 

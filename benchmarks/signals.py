@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.memory import peak_bytes
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, band_of
 from tasks.signals.engine import score_table
@@ -148,14 +148,6 @@ def measured(how: str, folder: Path, shards: list[str]) -> dict[str, float]:
         "processor_seconds": time.process_time() - used,
         "peak_megabytes": peak_bytes() / 1e6,
     }
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process held; `ru_maxrss` of Linux begins at that of its parent."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def compare(folder: Path, kind: str, corpus: list[list[Document]]) -> dict[str, Any]:
