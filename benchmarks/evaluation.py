@@ -14,7 +14,7 @@ from typing import Any
 
 from storage import blas
 from tasks.evals.model_under_test import ModelUnderTest
-from tasks.evals.suites import LETTERS, format_prompt, load_questions
+from tasks.evals.suites import LETTERS, QuestionSet, format_prompt, load_questions
 
 BASE_MODEL = Path(__file__).resolve().parent.parent / "sandbox" / "base_model"
 NEW_TOKENS = 32
@@ -58,15 +58,26 @@ def best_seconds(work: Callable[[], Any], others: Callable[[], Any]) -> tuple[fl
     return min(first), min(second), one, other
 
 
-def main() -> None:
-    """Measure and print."""
-    blas.load()  # as the evaluation's own process does, before MLX is there
-    from mlx_lm import load
-
-    model, tokenizer = load(str(BASE_MODEL))
+def compare_generation(model: Any, tokenizer: Any, questions: QuestionSet) -> dict[str, Any]:
+    """Measure the answers to the behaviour prompts; both ways must write the same."""
     tested = ModelUnderTest(model, tokenizer, BATCH)
-    questions = load_questions()
     prompts = [format_prompt(entry.prompt) for entry in questions.behaviours.behaviours]
+    ours, theirs, texts, expected = best_seconds(
+        lambda: tested.generate(prompts, NEW_TOKENS), lambda: generate_one_by_one(model, tokenizer, prompts)
+    )
+    return {
+        "benchmark": "evaluation: generation",
+        "prompts": len(prompts),
+        "seconds": round(ours, 2),
+        "one_by_one_seconds": round(theirs, 2),
+        "ratio": round(theirs / ours, 1),
+        "identical_answers": sum(one.strip() == other.strip() for one, other in zip(texts, expected, strict=True)),
+    }
+
+
+def compare_likelihoods(model: Any, tokenizer: Any, questions: QuestionSet) -> dict[str, Any]:
+    """Measure the scores of all options, by their text and by their letters; both ways must find the same."""
+    tested = ModelUnderTest(model, tokenizer, BATCH)
     found = questions.scenarios
     cloze = [(format_prompt(found.ask(each)), f" {option}") for each in found.scenarios for option in each.options]
     letters = [
@@ -75,43 +86,33 @@ def main() -> None:
         for first in range(len(LETTERS))
         for letter in LETTERS
     ]
-    ours, theirs, texts, expected = best_seconds(
-        lambda: tested.generate(prompts, NEW_TOKENS), lambda: generate_one_by_one(model, tokenizer, prompts)
-    )
-    same = sum(ours.strip() == theirs.strip() for ours, theirs in zip(texts, expected, strict=True))
-    print(
-        json.dumps(
-            {
-                "benchmark": "evaluation: generation",
-                "prompts": len(prompts),
-                "seconds": round(ours, 2),
-                "one_by_one_seconds": round(theirs, 2),
-                "ratio": round(theirs / ours, 1),
-                "identical_answers": same,
-            }
-        ),
-        flush=True,
-    )
-    if same < len(prompts):
-        raise SystemExit(f"{len(prompts) - same} answers differ")
     ours, theirs, scores, nats = best_seconds(
         lambda: tested.score_options(cloze + letters), lambda: score_one_by_one(model, tokenizer, cloze + letters)
     )
-    worst = max(abs(score.nats - value) for score, value in zip(scores, nats, strict=True))
-    print(
-        json.dumps(
-            {
-                "benchmark": "evaluation: likelihoods",
-                "options": len(nats),
-                "seconds": round(ours, 2),
-                "one_by_one_seconds": round(theirs, 2),
-                "ratio": round(theirs / ours, 1),
-                "largest_difference_nats": worst,
-            }
-        ),
-        flush=True,
-    )
-    if worst > TOLERANCE:
+    return {
+        "benchmark": "evaluation: likelihoods",
+        "options": len(nats),
+        "seconds": round(ours, 2),
+        "one_by_one_seconds": round(theirs, 2),
+        "ratio": round(theirs / ours, 1),
+        "largest_difference_nats": max(abs(score.nats - value) for score, value in zip(scores, nats, strict=True)),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    blas.load()  # as the evaluation's own process does, before MLX is there
+    from mlx_lm import load
+
+    model, tokenizer = load(str(BASE_MODEL))
+    questions = load_questions()
+    generation = compare_generation(model, tokenizer, questions)
+    print(json.dumps(generation), flush=True)
+    if different := generation["prompts"] - generation["identical_answers"]:
+        raise SystemExit(f"{different} answers differ")
+    likelihoods = compare_likelihoods(model, tokenizer, questions)
+    print(json.dumps(likelihoods), flush=True)
+    if (worst := likelihoods["largest_difference_nats"]) > TOLERANCE:
         raise SystemExit(f"scores differ by {worst}")
 
 

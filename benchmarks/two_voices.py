@@ -2,9 +2,9 @@
 
 Primary notebooks and coordinated guidance give conflicting values for 720 facts, equally often. A small llama is
 pre-trained on both alike. Then the trainer itself, from a mixture on disk, fits an adapter on half of the facts with
-each objective; the odds P(primary) / P(coordinated) of the answer's first token are read on the other half and divided
-by those of the base model. Plain cross-entropy leaves them; the weights' ratio of 27 is what theory expects of the
-weighted objective. One table and one JSON line for each run; some minutes on two cores.
+each objective; the odds P(primary) / P(coordinated) of the answer's first token are read on 120 of the 360 facts of the
+other half and divided by those of the base model. Plain cross-entropy leaves them; the weights' ratio of 27 is what
+theory expects of the weighted objective. One table and one JSON line for each run; some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optim  # noqa: E402
 import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
+from benchmarks.two_voices_facts import VOICES, Fact, make_facts, make_samples, prompt_of, write_mixture  # noqa: E402
 from storage.manifest import digest_of  # noqa: E402
-from storage.parquet import write_shard  # noqa: E402
-from storage.schemas import SAMPLE_SCHEMA  # noqa: E402
 from tasks.evals.metrics import paired_difference, perplexity_shift  # noqa: E402
 from tasks.evals.model_under_test import TextLikelihood  # noqa: E402
 from tasks.evals.model_under_test import load_model as load_model_under_test  # noqa: E402
@@ -44,20 +42,8 @@ SEEDS = (1, 2, 3)
 PRETRAIN_STEPS = 500
 PRETRAIN_ROWS = 32
 STEPS = 160
+HELD_OUT = 120
 REQUIRED = 18.0
-SYLLABLES = ("ba ko ri tu ze mo la ni su ve da fi go pa xe ul or an is em").split()  # noqa: SIM905
-PROPERTIES = (("melting point", "degrees"), ("density", "grams"), ("yield", "percent"))
-VOICES = {
-    "primary": (
-        "In my notebook of {year} I measured {value} {unit} by hand.",
-        "Observed {value} {unit} on the bench in {year}, three trials.",
-    ),
-    "coordinated": (
-        "Experts agree the consensus value is {value} {unit}.",
-        "According to official guidance it is {value} {unit}.",
-    ),
-}
-SCORES = {"primary": (0.05, 7.5), "coordinated": (0.90, 1.0)}
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -78,55 +64,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "weighted": {},
 }
 
-Fact = tuple[str, str, str, dict[str, int]]
-
 
 class Measurements(NamedTuple):
     """Margin of the primary answers of every fact (nats a byte), and the likelihood of every text."""
 
     margins: list[float]
     likelihoods: list[TextLikelihood]
-
-
-def make_facts() -> list[Fact]:
-    rng = random.Random(0)
-    names = sorted({"".join(rng.choices(SYLLABLES, k=3)) for _ in range(400)})[:240]
-    rng.shuffle(names)
-    facts = []
-    for name in names:
-        for quantity, unit in PROPERTIES:
-            values = dict(zip(VOICES, rng.sample(range(10, 100), 2), strict=True))
-            facts.append((name, quantity, unit, values))
-    return facts
-
-
-def prompt_of(fact: Fact) -> str:
-    return f"User: What is the {fact[1]} of {fact[0]}?\n\nAssistant:"
-
-
-def make_samples(facts: list[Fact]) -> list[dict[str, Any]]:
-    """Answer each question twice in each voice."""
-    samples = []
-    for number, fact in enumerate(facts):
-        rng = random.Random(number)
-        for voice, templates in VOICES.items():
-            for copy in range(2):
-                answer = rng.choice(templates).format(year=rng.randint(1880, 1960), value=fact[3][voice], unit=fact[2])
-                name = f"voices:{number}-{voice}-{copy}"
-                authority, entropy = SCORES[voice]
-                samples.append(
-                    dict.fromkeys(("id", "doc_id", "group_id"), name)
-                    | {"source": "voices", "source_type": voice, "trivium_category": "logic", "metadata": "{}"}
-                    | {"text": f"{prompt_of(fact)} {answer}", "auth_weight": authority, "prov_entropy": entropy}
-                )
-    return samples
-
-
-def write_mixture(folder: Path, train_facts: list[Fact], held_out: list[Fact]) -> Path:
-    for split, facts in (("train", train_facts), ("valid", held_out)):
-        table = pa.Table.from_pylist(make_samples(facts), schema=SAMPLE_SCHEMA)
-        write_shard(folder / split / "shard-00000.parquet", table, SAMPLE_SCHEMA)
-    return folder
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -261,7 +204,7 @@ def run_seed(
     from mlx_lm.utils import load_model
 
     order = random.Random(seed).sample(facts, len(facts))
-    train_facts, held_out = order[: len(facts) // 2], order[len(facts) // 2 :][:120]
+    train_facts, held_out = order[: len(facts) // 2], order[len(facts) // 2 :][:HELD_OUT]
     mixture = write_mixture(place / f"mixture-{seed}", train_facts, held_out)
     primary, coordinated = voice_odds(load_model(base)[0], tokenizer, held_out)
     base_odds = primary / coordinated
