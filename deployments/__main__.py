@@ -14,7 +14,7 @@ import sys
 
 from deployments import server, services
 from deployments.access import HOST, Access, from_environment, recall
-from storage.errors import ParameterError, UserError
+from storage.errors import ParameterError, PrerequisiteError, UserError
 
 WORKERS = {"data": "data", "mac": "mac-train"}
 
@@ -30,16 +30,17 @@ SERVICE_COMMANDS = (
 
 
 def up(wanted: Access, notify: str = "") -> None:
-    """Start what is not running yet and apply the project's state.
+    """Start what is not running yet and apply the project's state; a worker that is at work keeps its runs.
 
     Raises:
         ParameterError: The server runs already, with another password, database or address than was asked for.
     """
+    known = recall(server.home())
     running = server.running_port()
     if running is None:
         running = server.free_port(wanted.port)
         server.start_server(running, dataclasses.replace(wanted, port=running))
-    elif (known := recall(server.home())) and _contradicts(wanted, known):
+    elif known and _contradicts(wanted, known):
         raise ParameterError("the server runs with another host, password or database: `make down` first")
     print(f"server     {server.api_url(running)}")
     os.environ.update(server.client_environment(running))
@@ -48,6 +49,10 @@ def up(wanted: Access, notify: str = "") -> None:
     for change in asyncio.run(apply(notify=notify)):
         print(change)
     for name, pool in WORKERS.items():
+        # Stopping a worker ends its runs. One that is alive needs it only to work for another server than before.
+        if known == recall(server.home()) and server.is_running(f"worker-{name}"):
+            print(f"worker     {name} on pool {pool}, as it was; to give it another environment, `make down` first")
+            continue
         server.stop(f"worker-{name}")
         server.start_worker(name, pool, running)
         print(f"worker     {name} on pool {pool}")
@@ -74,10 +79,19 @@ def _contradicts(wanted: Access, known: Access) -> bool:
 
 
 def down() -> None:
-    """Stop workers and server."""
+    """Stop workers and server.
+
+    Raises:
+        PrerequisiteError: The server answers still. Whoever stops it means to exchange its database or its code.
+    """
     names = server.started_processes()
     for name in names:
         print(f"{name}: {'stopped' if server.stop(name) else 'was not running'}")
+    if (port := server.running_port()) is not None:
+        raise PrerequisiteError(
+            f"the server at {server.api_url(port)} runs on, since `make up` did not start it: if it is a service, stop "
+            "it with `.venv/bin/python -m deployments uninstall-server` (install-server brings it back)"
+        )
     if not names:
         print("Nothing was running.")
 

@@ -187,6 +187,19 @@ def started_processes() -> list[str]:
     return sorted((path.stem for path in home().glob("*.pid")), key=lambda name: (name == "server", name))
 
 
+def is_running(name: str) -> bool:
+    """Tell whether a process that was started here under this name is alive."""
+    return _living_process(name) is not None
+
+
+def _living_process(name: str) -> int | None:
+    try:
+        pid = int((home() / f"{name}.pid").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if _is_alive(pid) and _is_ours(pid) else None
+
+
 def _is_alive(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
@@ -199,13 +212,8 @@ def _is_alive(pid: int) -> bool:
 
 def stop(name: str) -> bool:
     """Stop a process started here, gently first; tell whether it was running."""
-    file = home() / f"{name}.pid"
-    try:
-        pid = int(file.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    was_running = _is_alive(pid) and _is_ours(pid)
-    if was_running:
+    pid = _living_process(name)
+    if pid is not None:
         for sign, patience_seconds in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, sign)
@@ -214,26 +222,32 @@ def stop(name: str) -> bool:
                 time.sleep(0.1)
             if not _is_alive(pid):
                 break
-    file.unlink(missing_ok=True)
-    return was_running
+    (home() / f"{name}.pid").unlink(missing_ok=True)
+    return pid is not None
 
 
 def _is_ours(pid: int) -> bool:
     """Guard against a process id that the system gave to somebody else since."""
-    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    listing = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "prefect" in listing.stdout
 
 
 @contextmanager
 def local_server(port: int = DEFAULT_PORT) -> Iterator[int]:
-    """Use the server that is up, else run one for the duration of the block; yields its port."""
+    """Use the server that is up, else run one for the duration of the block; yields its port.
+
+    How this folder's server is reached stays as it was: services and later commands go by that record.
+    """
     running = running_port()
     if running is not None:
         yield running
         return
     port = free_port(port)
-    start_server(port)
+    before = recall(home())
     try:
+        start_server(port)
         yield port
     finally:
         stop("server")
+        if before is not None:
+            remember(home(), before)
