@@ -12,13 +12,14 @@ from deployments.access import AUTH, DATABASE, Access
 from deployments.server import SERVER_SETTINGS
 
 FILE = Path(__file__).resolve().parents[2] / "deployments" / "compose.yaml"
-SERVICES: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))["services"]
+CONTENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
+SERVICES: dict[str, Any] = CONTENT["services"]
 
 
 def test_the_server_has_the_settings_of_make_up() -> None:
     environment = SERVICES["server"]["environment"]
     assert {name: environment[name] for name in SERVER_SETTINGS} == SERVER_SETTINGS
-    assert set(environment) == {*SERVER_SETTINGS, AUTH, DATABASE}
+    assert set(environment) == {*SERVER_SETTINGS, AUTH, DATABASE, "PREFECT_HOME"}
     assert Access(database=environment[DATABASE]).server_environment()
     assert SERVICES["server"]["image"].startswith(f"prefecthq/prefect:{prefect.__version__}-")
 
@@ -31,3 +32,11 @@ def test_no_password_is_written_down_and_none_may_be_missing() -> None:
 def test_only_loopback_is_published() -> None:
     assert "ports" not in SERVICES["postgres"]
     assert all(port.startswith("127.0.0.1:") for port in SERVICES["server"]["ports"])
+
+
+def test_what_database_and_server_keep_outlives_their_containers() -> None:
+    kept = {name: dict(volume.split(":") for volume in SERVICES[name]["volumes"]) for name in SERVICES}
+    assert set(CONTENT["volumes"]) == {volume for volumes in kept.values() for volume in volumes}
+    leases = SERVICES["server"]["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+    assert leases.endswith(".filesystem"), "in memory they would die with every restart"
+    assert kept["server"]["prefect"] == SERVICES["server"]["environment"]["PREFECT_HOME"]
