@@ -102,28 +102,42 @@ class Architecture:
         return Architecture(**(vars(self) | {"weight_bytes": four_bits, "quantised": True}))
 
 
+def _widest(size: Any) -> int:
+    """Read a size; of one that differs from layer to layer the largest, so that an estimate errs upwards.
+
+    Raises:
+        TypeError: It is no number, and no list of numbers.
+        ValueError: It is not above 0.
+    """
+    found = max(map(int, size)) if isinstance(size, list) else int(size)
+    if found < 1:
+        raise ValueError(f"{found} is no size")
+    return found
+
+
 def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Architecture | None:
     """Read a configuration in the Hugging Face layout, and the headers of the weights beside it if there are any.
 
     Returns:
         The sizes; none if the configuration does not tell those of a transformer.
     """
-    text = {**config, **config.get("text_config", {})}
+    nested = config.get("text_config")
+    text = {**config, **(nested if isinstance(nested, dict) else {})}
     try:
-        layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
-        heads, vocabulary = int(text["num_attention_heads"]), int(text["vocab_size"])
-    except (KeyError, TypeError, ValueError):
+        layers, hidden = _widest(text["num_hidden_layers"]), _widest(text["hidden_size"])
+        heads, vocabulary = _widest(text["num_attention_heads"]), _widest(text["vocab_size"])
+        intermediate = _widest(text.get("intermediate_size") or 4 * hidden)
+        kv_heads = _widest(text.get("num_key_value_heads") or heads)
+        head_dim = _widest(text.get("head_dim") or hidden // heads)
+        experts = _widest(text.get("num_local_experts") or text.get("num_experts") or 1)
+        quantisation = text.get("quantization") or text.get("quantization_config")
+        float_bytes = TYPE_BYTES.get(str(text.get("torch_dtype") or text.get("dtype")), 2)
+        bits = _widest(quantisation.get("bits", 4)) + GROUP_OVERHEAD_BITS if quantisation else 8 * float_bytes
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    intermediate = int(text.get("intermediate_size") or 4 * hidden)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    head_dim = int(text.get("head_dim") or hidden // heads)
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-    experts = int(text.get("num_local_experts") or text.get("num_experts") or 1)
     embeddings = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
     parameters = embeddings + hidden + layers * (attention + experts * 3 * hidden * intermediate + 2 * hidden)
-    quantisation = text.get("quantization") or text.get("quantization_config")
-    float_bytes = TYPE_BYTES.get(str(text.get("torch_dtype") or text.get("dtype")), 2)
-    bits = quantisation.get("bits", 4) + GROUP_OVERHEAD_BITS if quantisation else 8 * float_bytes
     weight_bytes = round(parameters * bits / 8)
     if folder is not None and (headers := [read_header(file) for file in sorted(folder.glob("model*.safetensors"))]):
         tensors = [tensor for header in headers for tensor in header.values()]

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from storage.errors import ParameterError
 from tasks.lora.architecture import Architecture
@@ -38,6 +39,11 @@ CHUNKS_UNDER_WAY = 2.6
 """The next chunks are begun while one is computed."""
 CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
 """The loss projects so many logits at a time, but at least so many tokens."""
+
+MOST_ACCUMULATED = 1024
+"""Bound of the recipe's grad_accum."""
+SHORTENED_FROM = 512
+"""Sequences and budgets below this many tokens are not advised to be cut further."""
 
 
 def machine_memory_gb() -> float:
@@ -86,7 +92,10 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
     layers = model.layers if recipe.lora_layers < 0 else min(recipe.lora_layers, model.layers)
     shapes = [model.widths(target) for target in recipe.target_modules]
     adapted = layers * recipe.lora_rank * sum(inputs + outputs for inputs, outputs in shapes)
-    tokens = recipe.batch_tokens or recipe.batch_size * recipe.max_seq_length
+    if recipe.batch_tokens is None:
+        tokens = recipe.batch_size * recipe.max_seq_length
+    else:
+        tokens = max(recipe.batch_tokens, recipe.max_seq_length)  # a sequence longer than the budget goes alone
     size = 2 if model.float_bytes <= 2 else 4
     kept_width = SAVED_HIDDEN_BYTES * model.hidden + SAVED_INTERMEDIATE_BYTES[size] * model.intermediate
     saved_layer = tokens * kept_width
@@ -124,46 +133,67 @@ class Knob:
     fits: bool
 
 
-def _gentler(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
-    """Name the changes that lower the peak, those that cost least first."""
+Change = dict[str, Any]
+"""New values by field of the recipe."""
+
+
+def single_sequences(recipe: Recipe) -> Change:
+    """Return the change to micro-batches of one sequence, as many sequences to a step as before."""
+    return {"batch_size": 1, "grad_accum": min(MOST_ACCUMULATED, recipe.grad_accum * recipe.batch_size)}
+
+
+def _shorter(recipe: Recipe) -> Iterator[Change]:
+    """Yield halvings of what bounds a micro-batch: of the length alone, or of length and token budget."""
+    length, budget = recipe.max_seq_length, recipe.batch_tokens or 0
+    most = max(length, budget)
+    while most >= SHORTENED_FROM:
+        most //= 2
+        change: Change = {"max_seq_length": most} if length > most else {}
+        if budget > most:  # with as much to a step as before
+            accum = min(MOST_ACCUMULATED, recipe.grad_accum * -(-budget // most))
+            change |= {"batch_tokens": most, "grad_accum": accum}
+        yield change
+
+
+def _gentler(recipe: Recipe) -> Iterator[Change]:
+    """Yield the changes that lower the peak, those that cost least first."""
     if not recipe.grad_checkpoint:
-        yield "grad_checkpoint", {"grad_checkpoint": True}
-    if recipe.batch_size > 1:
-        accum = min(1024, recipe.grad_accum * recipe.batch_size)
-        yield f"batch_size=1 with grad_accum={accum}", {"batch_size": 1, "grad_accum": accum}
-    length = recipe.max_seq_length
-    while length >= 512:
-        length //= 2
-        yield f"max_seq_length={length}", {"max_seq_length": length}
+        yield {"grad_checkpoint": True}
+    if recipe.batch_tokens is None and recipe.batch_size > 1:  # under a token budget it bounds nothing
+        yield single_sequences(recipe)
+    yield from _shorter(recipe)
     if recipe.lora_layers < 0 or recipe.lora_layers > 8:
-        yield "lora_layers=8", {"lora_layers": 8}
+        yield {"lora_layers": 8}
     if recipe.lora_rank > 8:
-        yield "lora_rank=8", {"lora_rank": 8, "lora_alpha": 8 * recipe.update_scale}
+        yield {"lora_rank": 8, "lora_alpha": 8 * recipe.update_scale}
+
+
+def _words(change: Change) -> list[str]:
+    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in change.items()}
+    return [name if value is True else f"{name}={value}" for name, value in shown.items()]
 
 
 def knobs(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[Knob]:
     """Return each single change that makes the recipe fit; if none does, the steps of all changes together."""
-    found = []
-    if not model.quantised:
-        found.append(("quantize_base", model.in_four_bits(), recipe))
-    found += [(name, model, recipe.model_copy(update=change)) for name, change in _gentler(recipe)]
-    single = [_knob(name, planned, changed, limit_bytes) for name, planned, changed in found]
+    four_bits: Change = {} if model.quantised else {"quantize_base": True}
+    changes = [*([four_bits] if four_bits else []), *_gentler(recipe)]
+    single = [_knob(" with ", model, recipe, change, limit_bytes) for change in changes]
     if any(knob.fits for knob in single):
         return [knob for knob in single if knob.fits]
-    together, planned, names = recipe, model.in_four_bits(), [] if model.quantised else ["quantize_base"]
+    together = four_bits
     steps = []
-    for name, change in _gentler(recipe):
-        together = together.model_copy(update=change)
-        names = [*(kept for kept in names if kept.split("=")[0] != name.split("=")[0]), name]
-        steps.append(_knob(", ".join(names), planned, together, limit_bytes))
+    for change in _gentler(recipe):
+        together = together | change
+        steps.append(_knob(", ", model, recipe, together, limit_bytes))
         if steps[-1].fits:
             break
     return steps[-1:]
 
 
-def _knob(change: str, model: Architecture, recipe: Recipe, limit_bytes: float) -> Knob:
-    plan = plan_memory(model, recipe)
-    return Knob(change, plan.total, plan.fits(limit_bytes))
+def _knob(between: str, model: Architecture, recipe: Recipe, change: Change, limit_bytes: float) -> Knob:
+    planned = model.in_four_bits() if "quantize_base" in change else model
+    plan = plan_memory(planned, recipe.model_copy(update=change))
+    return Knob(between.join(_words(change)), plan.total, plan.fits(limit_bytes))
 
 
 def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[str]:

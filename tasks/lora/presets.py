@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import ParameterError
 from tasks.lora.architecture import Architecture, architecture_of
-from tasks.lora.memory import machine_memory_gb, plan_memory, usable_bytes
+from tasks.lora.memory import machine_memory_gb, plan_memory, single_sequences, usable_bytes
 from tasks.lora.recipe import AUTO, Recipe
 
 PRESETS_FILE = Path(__file__).with_name("presets.toml")
@@ -30,7 +30,6 @@ class Preset(BaseModel):
     memory_gb: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     max_seq_length: int = Field(Recipe.model_fields["max_seq_length"].default, ge=8)
-    max_steps: int = Field(ge=1)
     config: dict[str, Any]
     """The sizes in the repository's ``config.json``."""
     note: str
@@ -65,7 +64,7 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     """Replace the model ``auto`` by the preset of this machine's memory; any other recipe stays as it is.
 
     The preset brings its batch size and sequence length, unless the recipe names others than the defaults. Should its
-    peak not fit, the batches become single sequences, as many of them to a step as before.
+    peak not fit, the batches become single sequences, as many of them to a step as before; a token budget stays.
 
     Args:
         recipe: The recipe.
@@ -83,9 +82,9 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
         if getattr(recipe, name) == Recipe.model_fields[name].default
     }
     settled = recipe.model_copy(update={"model": preset.name} | brought)
-    if settled.batch_size > 1 and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
-        accum = min(1024, settled.grad_accum * settled.batch_size)
-        settled = settled.model_copy(update={"batch_size": 1, "grad_accum": accum})
+    counted = settled.batch_tokens is None and settled.batch_size > 1
+    if counted and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
+        settled = settled.model_copy(update=single_sequences(settled))
     return settled
 
 

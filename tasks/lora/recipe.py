@@ -66,7 +66,8 @@ class Recipe(BaseModel):
         le=2**24,
         title="Token budget",
         description="Tokens of a micro-batch, padding included, instead of a number of sequences: as many as fit, so "
-        "that short ones train faster. Batch size x sequence length needs the same memory. Empty: batch size.",
+        "that short ones train faster; a longer sequence goes alone. Batch size x sequence length needs the same "
+        "memory. Empty: batch size.",
     )
     grad_accum: int = Field(
         8, ge=1, le=1024, title="Gradient accumulation", description="Micro-batches per optimiser step."

@@ -102,7 +102,7 @@ def test_the_guides_tiers_fit_their_machines(name: str) -> None:
 
 def test_the_guides_numbers_of_a_70b_model() -> None:
     preset = load_presets()["r1-distill-70b"]
-    fields = ("batch_size", "max_seq_length", "max_steps")
+    fields = ("batch_size", "max_seq_length")
     recipe = Recipe(model=preset.name, **{name: getattr(preset, name) for name in fields})
     plan = plan_memory(preset.architecture, recipe)
     assert plan.parameters == 70_553_706_496, "as the guide prints it"
@@ -133,6 +133,28 @@ def test_knobs_lower_the_peak_and_the_cheapest_comes_first(base: Path) -> None:
     assert not plan_memory(model, recipe).fits(total - 1) and plan_memory(model, recipe).fits(total)
 
 
+def test_a_token_budget_bounds_no_sequence_that_is_longer(base: Path) -> None:
+    model = whole(base)
+    alone = plan_memory(model, Recipe(batch_size=1, max_seq_length=4096))
+    assert plan_memory(model, Recipe(batch_tokens=256, max_seq_length=4096)).activations == alone.activations
+    assert plan_memory(model, Recipe(batch_tokens=8192, max_seq_length=4096)).activations > alone.activations
+
+
+def test_a_token_budget_is_halved_where_it_is_what_costs(base: Path) -> None:
+    model = whole(base)
+    wide = Recipe(batch_tokens=16384, max_seq_length=4096, lora_layers=8, lora_rank=8, quantize_base=False)
+    offered = [knob.change for knob in knobs(model.in_four_bits(), wide, plan_memory(model, wide).total // 2)]
+    assert offered[:2] == [
+        "batch_tokens=4096 with grad_accum=32",
+        "max_seq_length=2048 with batch_tokens=2048 with grad_accum=64",
+    ], "as much to a step as before"
+    (last,) = knobs(model.in_four_bits(), wide, 1)
+    assert last.change == "batch_tokens=256, grad_accum=512, max_seq_length=256"
+    narrow = wide.model_copy(update={"batch_tokens": 256})
+    offered = [knob.change for knob in knobs(model, narrow, plan_memory(model, narrow).total - 1)]
+    assert "max_seq_length=2048" in offered and not any("batch_tokens=2048" in change for change in offered)
+
+
 def test_sizes_come_from_the_files_where_there_are_some(base: Path, tmp_path: Path) -> None:
     model = whole(base)
     assert model.weight_bytes == 4 * 26_848 - 4 * (26_848 - model.parameters)
@@ -144,6 +166,26 @@ def test_sizes_come_from_the_files_where_there_are_some(base: Path, tmp_path: Pa
     assert architecture_of({"model_type": "mamba", "hidden_size": 8}) is None
     nested = architecture_of({"text_config": CONFIG})
     assert nested is not None and nested.hidden == 32
+    by_layer = architecture_of(CONFIG | {"intermediate_size": [64, 96]})
+    assert by_layer is not None and by_layer.intermediate == 96, "as Gemma 3n has them"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intermediate_size": {}},
+        {"intermediate_size": ["wide"]},
+        {"num_attention_heads": 0},
+        {"vocab_size": -1},
+        {"num_hidden_layers": float("inf")},
+        {"quantization": {"bits": None}},
+        {"quantization": "4bit"},
+        {"text_config": None, "hidden_size": None},
+    ],
+)
+def test_sizes_that_make_no_sense_are_not_known(change: dict[str, Any]) -> None:
+    found = architecture_of(CONFIG | change)
+    assert found is None or change.get("intermediate_size") == {}
 
 
 def test_unknown_layers_are_taken_to_be_wide(base: Path) -> None:
@@ -159,3 +201,5 @@ def test_auto_keeps_what_was_chosen_otherwise() -> None:
     assert (chosen.model, chosen.batch_size, chosen.max_seq_length) == ("llama-8b-abliterated", 3, 256)
     smaller = settle_model(Recipe(model="auto"), 64)
     assert (smaller.batch_size, smaller.grad_accum) == (1, 16), "as many sequences to a step"
+    budgeted = settle_model(Recipe(model="auto", batch_tokens=4096), 64)
+    assert (budgeted.batch_tokens, budgeted.grad_accum) == (4096, 8), "single sequences would save nothing"
