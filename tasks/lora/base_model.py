@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import atomic_folder, full_disk_explained
-from storage.errors import PrerequisiteError
+from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of
+from storage.errors import DatasetBusy, PrerequisiteError
+from storage.lock import only_writer
 from storage.manifest import digest_of
+from storage.parquet import file_sha256
 from tasks.lora.architecture import Architecture, architecture_of, read_header
 from tasks.lora.fetch import fetch_config, fetch_model, hub_home
 from tasks.lora.presets import preset_of, repository_of
@@ -30,11 +34,14 @@ def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) 
     Raises:
         PrerequisiteError: The model is not there, cannot be fetched, or is damaged.
     """
-    folder = local_folder(model)
-    of_the_hub = folder is None
-    folder = checked_folder(fetch_model(repository_of(model), log) if folder is None else folder)
-    wanted = of_the_hub if quantise is None else quantise
-    return _quantised_copy(folder, model, log) if wanted and not _is_quantised(folder) else folder
+    local = local_folder(model)
+    folder = checked_folder(fetch_model(repository_of(model), log) if local is None else local)
+    wanted = local is None if quantise is None else quantise
+    if not wanted or _is_quantised(folder):
+        return folder
+    # A snapshot of the Hub carries its commit in its path; in a folder of one's own, weights are replaced in place.
+    weights = _sizes(folder) if local is None else _digests(folder, log)
+    return _quantised_copy(folder, model, weights, log)
 
 
 def local_folder(model: str) -> Path | None:
@@ -51,6 +58,16 @@ def local_folder(model: str) -> Path | None:
             f"base model folder {model} does not exist; name an existing folder or a Hugging Face id"
         )
     return None
+
+
+def public_name(model: str) -> str:
+    """Name a base model for others: its repository on the Hub, or the last part of a folder's path.
+
+    Raises:
+        PrerequisiteError: It is spelt as a path and there is no such folder.
+    """
+    folder = local_folder(model)
+    return repository_of(model) if folder is None else folder.name
 
 
 def architecture_of_base(model: str, *, quantise: bool | None = None) -> Architecture | None:
@@ -73,21 +90,24 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
 
 
 def checked_folder(folder: Path) -> Path:
-    """Return a model folder if it is whole: a configuration, and every weight file as long as its header says.
+    """Return a model folder if it is whole: a readable configuration, weight files as long as their headers say.
 
     Raises:
         PrerequisiteError: Something is missing or cut off.
     """
     if not (folder / "config.json").is_file():
         raise PrerequisiteError(f"{folder} holds no config.json; name a model folder in the Hugging Face layout")
-    files = sorted(folder.glob("model*.safetensors"))
+    _config(folder)
+    files = _weight_files(folder)
     if not files:
         raise PrerequisiteError(
             f"{folder} holds no model*.safetensors; only safetensors weights are read, convert it first"
         )
     present = {name for file in files for name in read_header(file)}
     if (folder / WEIGHTS_INDEX).is_file():
-        listed = json.loads((folder / WEIGHTS_INDEX).read_text("utf-8")).get("weight_map", {})
+        listed = _read_object(folder / WEIGHTS_INDEX).get("weight_map", {})
+        if not isinstance(listed, dict):
+            raise PrerequisiteError(f"{folder / WEIGHTS_INDEX} maps no weights; fetch or copy the model again")
         if missing := sorted(set(listed) - present):
             raise PrerequisiteError(
                 f"{folder} lacks {len(missing)} of {len(listed)} tensors, the first is {missing[0]}: a weight file is "
@@ -96,9 +116,23 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a model's folder.
+
+    Raises:
+        PrerequisiteError: It is cut off, or something else.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PrerequisiteError(f"{path} is damaged ({error}); fetch or copy the model again") from error
+    if not isinstance(value, dict):
+        raise PrerequisiteError(f"{path} holds no JSON object; fetch or copy the model again")
+    return value
+
+
 def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-    return config
+    return _read_object(folder / "config.json")
 
 
 def _is_quantised(folder: Path) -> bool:
@@ -106,24 +140,56 @@ def _is_quantised(folder: Path) -> bool:
     return "quantization" in config or "quantization_config" in config
 
 
-def quantised_folder(folder: Path, model: str) -> Path:
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in _weight_files(folder)}
+
+
+def _digests(folder: Path, log: Log) -> dict[str, str]:
+    """Read weights whole: samples would miss a change of a few rows, and size and date survive more than that."""
+    log(f"Reading {sum(_sizes(folder).values()) / 1e9:.1f} GB of weights to tell which 4-bit copy is theirs")
+    return {file.name: file_sha256(file) for file in _weight_files(folder)}
+
+
+def quantised_folder(folder: Path, model: str, weights: Mapping[str, object]) -> Path:
     """Return where the 4-bit copy of a base is kept: beside the Hugging Face cache, by name and content.
 
-    The key holds the sizes of the weights and the whole configuration, so that a new revision gets a new copy.
+    Args:
+        folder: The base model.
+        model: What it is called.
+        weights: What tells its weight files from others of their names.
     """
-    weights = {file.name: file.stat().st_size for file in sorted(folder.glob("model*.safetensors"))}
-    key = digest_of([str(folder), (folder / "config.json").read_text("utf-8"), weights])
+    key = digest_of([str(folder), (folder / "config.json").read_text("utf-8"), dict(weights)])
     name = Path(model).name or "base"
     return hub_home() / "distrust-quantised" / f"{name}-4bit-{key[:12]}"
 
 
-def _quantised_copy(folder: Path, model: str, log: Log) -> Path:
-    final = quantised_folder(folder, model)
+def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log: Log) -> Path:
+    final = quantised_folder(folder, model, weights)
     if (final / "config.json").is_file():
         return checked_folder(final)
-    from tasks.lora.quantise import write_quantised
+    with _only_maker(final, log):
+        if (final / "config.json").is_file():  # made while this process waited
+            return checked_folder(final)
+        remove_temporaries_of(final)  # up to 40 GB, if an earlier process was killed over it
+        from tasks.lora.quantise import write_quantised
 
-    log(f"Quantising the base model to 4 bits, once, into {final}")
-    with full_disk_explained(final), atomic_folder(final) as temporary:
-        write_quantised(folder, temporary)
+        log(f"Quantising the base model to 4 bits, once, into {final}")
+        with full_disk_explained(final), atomic_folder(final) as temporary:
+            write_quantised(folder, temporary)
     return final
+
+
+@contextmanager
+def _only_maker(final: Path, log: Log) -> Iterator[None]:
+    """Hold the lock of a copy; another process that makes it is waited for, however long it takes."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(final, patience_seconds=0.0))
+        except DatasetBusy:
+            log(f"Another process makes {final}; waiting until it has ended")
+            stack.enter_context(only_writer(final, patience_seconds=math.inf))
+        yield

@@ -19,8 +19,12 @@ from storage.errors import PrerequisiteError
 
 Log = Callable[[str], None]
 
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
-UNWANTED = ("consolidated*",)
+NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+PAPERS = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""Card and licence, which whoever passes the model on has to name and enclose; nothing that a training needs."""
+UNWANTED = ("consolidated*", "*.py")
+MOST_PAPER_BYTES = 4 << 20
+"""A card or a licence that is longer is none."""
 MOST_BYTES = 400 * 10**9
 """No base model that a Mac can train is larger; a repository that says so is not what was meant."""
 CHUNK_BYTES = 16 << 20
@@ -56,7 +60,8 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
             return cached
         if not _COMMIT.fullmatch(str(info.sha)):
             raise ValueError(f"the commit is called {info.sha!r}")  # the library would make a folder of that name
-        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or [] if is_wanted(file.rfilename)}
+        listed = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
+        sizes = {name: size for name, size in listed.items() if is_wanted(name, size)}
         _check_sizes(repository, sizes)
         _check_room(repository, info.sha, sizes)
         log(f"Fetching {repository} unless it is in the local cache ({sum(sizes.values()) / 1e9:.1f} GB)")
@@ -81,17 +86,20 @@ def fetch_config(repository: str) -> dict[str, Any]:
 
     check_hub()
     with _explained(repository):
-        config: dict[str, Any] = json.loads(Path(hf_hub_download(repository, "config.json")).read_text("utf-8"))
+        config = json.loads(Path(hf_hub_download(repository, "config.json")).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("its config.json holds no JSON object")
     return config
 
 
-def is_wanted(name: str) -> bool:
-    """Tell whether a file of a repository is needed."""
-    return (
-        "/" not in name
-        and any(fnmatch(name, pattern) for pattern in WANTED)
-        and not any(fnmatch(name, pattern) for pattern in UNWANTED)
-    )
+def is_wanted(name: str, size: int = 0) -> bool:
+    """Tell whether a file of a repository, of so many bytes, is needed."""
+
+    def matches(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns)
+
+    too_long = size > MOST_PAPER_BYTES and matches(PAPERS)
+    return "/" not in name and matches(NEEDED + PAPERS) and not matches(UNWANTED) and not too_long
 
 
 def _check_sizes(repository: str, sizes: Mapping[str, int]) -> None:
@@ -158,7 +166,10 @@ def _cached(repository: str) -> Path | None:
     try:
         return Path(
             snapshot_download(
-                repository, local_files_only=True, allow_patterns=list(WANTED), ignore_patterns=[*UNWANTED, "*/*"]
+                repository,
+                local_files_only=True,
+                allow_patterns=list(NEEDED),
+                ignore_patterns=[*UNWANTED, *PAPERS, "*/*"],
             )
         )
     except LocalEntryNotFoundError:

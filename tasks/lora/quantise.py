@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic import write_json
+from tasks.lora.fetch import PAPERS
 
 BITS = 4
 GROUP = 64
@@ -51,8 +52,8 @@ def write_quantised(source: Path, target: Path) -> None:
         mx.clear_cache()
     size = {"total_size": total, "total_parameters": parameters}
     write_json(target / INDEX, {"metadata": size, "weight_map": dict(sorted(places.items()))})
-    for pattern in (*BESIDE_THE_WEIGHTS, *TEMPLATES):
-        for file_beside in source.glob(pattern):
+    for pattern in (*BESIDE_THE_WEIGHTS, *TEMPLATES, *PAPERS):
+        for file_beside in filter(Path.is_file, source.glob(pattern)):
             shutil.copyfile(file_beside, target / file_beside.name)
     write_json(target / "config.json", config)
 

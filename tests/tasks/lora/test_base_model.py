@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import PrerequisiteError
-from tasks.lora.base_model import resolve_base
+from storage.lock import only_writer
+from tasks.lora.base_model import architecture_of_base, public_name, resolve_base
 from tests.tasks.lora.tiny_model import write_base
 
 
@@ -98,9 +99,85 @@ def test_the_four_bit_copy_is_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     stamp = (first / "model.safetensors").stat().st_mtime_ns
     assert resolve_base(str(wide), quantise=True, log=lines.append) == first
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
-    assert len(lines) == 1
+    assert sum(line.startswith("Quantising") for line in lines) == 1
     assert json.loads((first / "config.json").read_text("utf-8"))["quantization"]["bits"] == 4
     model, _ = load_model(first)
     assert type(model.layers[0].self_attn.q_proj).__name__ == "QuantizedLinear"
     assert resolve_base(str(first), quantise=True) == first.resolve(), "a quantised base stays as it is"
     assert not list(first.parent.glob(".tmp-*"))
+
+
+def test_weights_replaced_in_place_get_a_copy_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    wide = write_base(tmp_path / "wide", hidden_size=64, head_dim=16)
+    first = resolve_base(str(wide), quantise=True, log=lambda line: None)
+    weights = wide / "model.safetensors"
+    before = weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # one value of the last tensor
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert resolve_base(str(wide), quantise=True, log=lambda line: None) != first
+
+
+def test_what_a_killed_quantisation_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    wide = write_base(tmp_path / "wide", hidden_size=64, head_dim=16)
+    copy = resolve_base(str(wide), quantise=True, log=lambda line: None)
+    left, other = (copy.with_name(f".tmp-01234567-{name}") for name in (copy.name, "other-4bit-0"))
+    copy.rename(left)
+    other.mkdir()
+    assert resolve_base(str(wide), quantise=True, log=lambda line: None) == copy
+    assert not left.exists() and other.exists(), "another copy may be in the making"
+
+
+def test_a_copy_that_another_process_makes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    wide = write_base(tmp_path / "wide", hidden_size=64, head_dim=16)
+    copy = resolve_base(str(wide), quantise=True, log=lambda line: None)
+    aside = copy.rename(tmp_path / "aside")
+    release = threading.Event()
+    held = threading.Event()
+
+    def make() -> None:
+        with only_writer(copy):
+            held.set()
+            release.wait(60)
+            aside.rename(copy)
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    held.wait(60)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("Another process makes"):
+            release.set()
+
+    assert resolve_base(str(wide), quantise=True, log=say) == copy
+    maker.join()
+    assert release.is_set() and not any(line.startswith("Quantising") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("text", ['{"hidden_size": 3', "[]", "\udcff", '{"weight_map": 3, "text_config": 3}'])
+def test_damaged_json_of_a_model_is_named(name: str, text: str, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "base")
+    (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    if name == "config.json" and "weight_map" in text:
+        assert architecture_of_base(str(folder)) is None
+        return
+    for read in (resolve_base, architecture_of_base):
+        with pytest.raises(PrerequisiteError, match=rf"{name} .*; fetch or copy the model again"):
+            read(str(folder))
+
+
+def test_a_base_is_named_by_its_repository_or_its_folder(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert public_name("llama-8b-abliterated") == "mlabonne/Meta-Llama-3.1-8B-Instruct-abliterated"
+    assert public_name("some/other-model") == "some/other-model"
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("models/llama") == "llama", "a folder, and no repository of somebody called models"

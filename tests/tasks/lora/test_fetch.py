@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.errors import PrerequisiteError
-from tasks.lora.fetch import MOST_BYTES, _check_sizes, is_wanted, verify
+from tasks.lora.fetch import MOST_BYTES, MOST_PAPER_BYTES, _check_sizes, is_wanted, verify
 from tests.tasks.lora.hub_of_one_model import OneModel, serve
 from tests.tasks.lora.tiny_model import write_base
 
@@ -41,6 +41,10 @@ def fetch(address: str, home: Path, how: str = "asis") -> list[str]:
 @pytest.fixture
 def hub(tmp_path: Path) -> OneModel:
     folder = write_base(tmp_path / "origin", hidden_size=64, head_dim=16, vocab_size=60_000)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", "utf-8")
+    (folder / "LICENSE.txt").write_text("the licence", "utf-8")
+    (folder / "NOTICE").write_bytes(b"n" * (MOST_PAPER_BYTES + 1))
+    (folder / "LICENSE.py").write_text("raise SystemExit('a licence was run')", "utf-8")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('code of a repository was run')", "utf-8")
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
     (folder / "consolidated.safetensors").write_bytes(b"twice the same")
@@ -64,7 +68,11 @@ def test_a_model_is_fetched_once_resumed_verified_and_quantised(hub: OneModel, t
             "model.safetensors",
             "tokenizer.json",
             "tokenizer_config.json",
+            "README.md",
+            "LICENSE.txt",
         }
+        assert (quantised / "README.md").read_text("utf-8").startswith("---\nlicense: mit")
+        assert (quantised / "LICENSE.txt").read_text("utf-8") == "the licence"
         assert any(line.startswith("Verifying 1 files, once") for line in lines)
         assert json.loads((quantised / "config.json").read_text("utf-8"))["quantization"]["bits"] == 4
 
@@ -91,7 +99,17 @@ def test_altered_bytes_are_found_and_fetched_again(hub: OneModel, tmp_path: Path
 def test_only_safetensors_at_the_top_are_wanted() -> None:
     names = ["model.safetensors", "config.json", "chat_template.jinja", "tokenizer.model", "merges.txt"]
     assert all(map(is_wanted, names))
-    refused = ["pytorch_model.bin", "x.py", "original/model.safetensors", "../model.safetensors", "a.gguf", "a.pkl"]
+    assert all(map(is_wanted, ["README.md", "LICENSE", "LICENCE.txt", "NOTICE", "USE_POLICY.md"]))
+    refused = [
+        "LICENSE.py",
+        "docs/LICENSE",
+        "pytorch_model.bin",
+        "x.py",
+        "original/model.safetensors",
+        "../model.safetensors",
+        "a.gguf",
+        "a.pkl",
+    ]
     assert not any(map(is_wanted, [*refused, "consolidated.safetensors"]))
 
 
