@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.lora.adapter import Adapter
+from tasks.lora.base_model import public_name
 from tasks.lora.data import TrainingData
 from tasks.lora.loaded_base import LoadedBase
 from tasks.lora.recipe import Recipe
@@ -18,7 +19,7 @@ def run_record(
 ) -> dict[str, Any]:
     """Return what evaluation and export need to know of a run."""
     return {
-        "model": recipe.model,
+        "model": public_name(recipe.model),
         "model_path": str(base.path),
         "balanced": str(balanced.resolve()),
         "mixture_digest": state.data_digest,
@@ -40,7 +41,7 @@ def run_result(
         "length": recipe.length,
         "adapter": f"checkpoint-{state.step}",
         "best": state.best.model_dump() if state.best else None,
-        "model": recipe.model,
+        "model": public_name(recipe.model),
         "model_path": str(base.path),
         "train_ce": state.train_ce,
         **{f"{name}_before": value for name, value in before.items()},

@@ -81,6 +81,7 @@ def test_run_record_holds_what_evaluation_and_export_need(
 ) -> None:
     record = json.loads((finished[0] / "run.json").read_text("utf-8"))
     assert record["model_path"] == str(base.resolve())
+    assert record["model"] == finished[2]["model"] == base.name, "no path of this machine is passed on"
     assert record["balanced"] == str(mixture.resolve())
     assert record["mixture_digest"] == DIGEST
     assert record["Z"] > 1
