@@ -92,6 +92,8 @@ def describe_score(result: dict[str, Any]) -> list[str]:
         lines.append(f"  {conflicts:,} with a year that contradicts their source; scored as the newer kind")
     if overridden := sum(source["overridden"] for source in sources):
         lines.append(f"  {overridden:,} with a score of their own or of your signal")
+    if refused := sum(source.get("refused", 0) for source in sources):
+        lines.append(f"  {refused:,} with a score of their own that was refused and computed; --explain ID tells why")
     return lines
 
 

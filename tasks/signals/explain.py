@@ -15,9 +15,10 @@ from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
 from tasks.signals.authority import CONSENSUS_MAXIMUM, INSTITUTION_MAXIMUM, PRIMARY_RELIEF
 from tasks.signals.evidence import find_phrases
+from tasks.signals.overlay import split_overrides
 from tasks.signals.priors import PRIORS, known_type
 from tasks.signals.provenance import CONSENSUS_PENALTY_BITS, INSTITUTION_PENALTY_BITS, PRIMARY_BONUS_BITS
-from tasks.signals.years import MODERN_UNDATED
+from tasks.signals.years import MODERN_UNDATED, text_year
 
 PHRASES_SHOWN = 12
 
@@ -72,14 +73,19 @@ def explain_score(document: Mapping[str, Any], scored: Mapping[str, Any]) -> lis
         "",
         *_explain_findings(document["text"]),
     ]
-    return [*lines, f"not computed: {why['overrides']}"] if why["overrides"] else lines
+    laid_over, refused = split_overrides(why["overrides"])
+    lines += [f"not computed: {laid_over}"] if laid_over else []
+    return [*lines, f"refused: {refused}"] if refused else lines
 
 
 def _explain_source(document: Mapping[str, Any], why: Mapping[str, Any]) -> list[str]:
     year = "modern, exact year unknown" if why["year"] == MODERN_UNDATED else why["year"]
+    found, taken = _year_found(document, why["year_evidence"]), ""
+    if found is not None and why["year"] is not None and found < why["year"]:
+        year, taken = found, f"; taken as {why['year']}, the first of its source"
     told = {
-        "metadata": f"year {year}, from its metadata",
-        "text": f"year {year}, read in the text: nothing vouches for it",
+        "metadata": f"year {year}, from its metadata{taken}",
+        "text": f"year {year}, read in the text: nothing vouches for it{taken}",
         "none": f"no year found; taken as {year}" if year is not None else "no year found",
     }[why["year_evidence"]]
     prior, weight = PRIORS[why["source_type"]], 1 - why["weight_text"]
@@ -92,6 +98,16 @@ def _explain_source(document: Mapping[str, Any], why: Mapping[str, Any]) -> list
             "so it counts as the newer kind"
         )
     return lines
+
+
+def _year_found(document: Mapping[str, Any], evidence: str) -> int | None:
+    """Return a document's year before it was fitted into its source's; none if it has none."""
+    if evidence == "none":
+        return None
+    if evidence == "metadata" or document["year_evidence"] == "text":
+        declared: int | None = document["year"]
+        return declared
+    return text_year(clean_text(document["text"]))
 
 
 def _explain_text(why: Mapping[str, Any]) -> list[str]:

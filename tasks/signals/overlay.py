@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ Mode = Literal["replace", "join"]
 MAXIMA = {"auth_weight": AUTHORITY_MAXIMUM, "prov_entropy": BITS_MAXIMUM}
 """The numbers that may be laid over, each from 0 to its maximum."""
 FIELDS = (*MAXIMA, "trivium_category")
+REFUSED = "refused "
+"""How the last part of the note in ``overrides`` begins, where something was refused."""
 
 Values = Mapping[str, Sequence[Any]]
 """By name of `FIELDS`, one value per document; none leaves the built-in score."""
@@ -31,9 +34,17 @@ def find_fault(field: str, value: Any) -> str | None:
     """Say what is wrong with a value for one of `FIELDS`; none if nothing is."""
     if field == "trivium_category":
         return None if value in TRIVIA else f"it must be one of {', '.join(TRIVIA)}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return f"it must be a number from 0 to {MAXIMA[field]}"
-    return None if 0 <= value <= MAXIMA[field] else f"it must lie from 0 to {MAXIMA[field]}"
+    plain = value.item() if isinstance(value, np.generic) else value
+    # Scores are stored as float32, whose nearest number to 0.99 is a little larger.
+    return None if 0 <= plain <= float(np.float32(MAXIMA[field])) else f"it must lie from 0 to {MAXIMA[field]}"
+
+
+def split_overrides(overrides: str) -> tuple[str, str]:
+    """Take the component ``overrides`` apart: what was laid over, and what was refused and why; each may be empty."""
+    laid_over, _, refused = f"; {overrides}".partition(f"; {REFUSED}")
+    return laid_over.removeprefix("; "), refused
 
 
 def lay_over(scored: pa.Table, values: Values, origin: str, mode: Mode = "replace") -> pa.Table:
@@ -48,11 +59,12 @@ def lay_over(scored: pa.Table, values: Values, origin: str, mode: Mode = "replac
     """
     columns = {name: scored.column(name).to_pylist() for name in FIELDS}
     notes: list[list[str]] = [[] for _ in range(scored.num_rows)]
-    for field, given in values.items():
-        for row, value in enumerate(given):
+    for field, of_documents in values.items():
+        for row, value in enumerate(of_documents):
             if value is not None:
+                given = float(value) if field in MAXIMA else value
                 joins = mode == "join" and field in MAXIMA
-                columns[field][row] = (columns[field][row] + value) / 2 if joins else value
+                columns[field][row] = (columns[field][row] + given) / 2 if joins else given
                 notes[row].append(field)
     stored = np.asarray(columns["auth_weight"], dtype=np.float32)
     columns["auth_weight"] = stored.tolist()
@@ -91,15 +103,22 @@ def lay_given_over(scored: pa.Table, extras: pa.ChunkedArray) -> pa.Table:
     values, refused = given_values(extras)
     if any(value is not None for column in values.values() for value in column):
         scored = lay_over(scored, values, "given with the document")
-    return _note(scored, [f"refused {text}" if text else "" for text in refused]) if any(refused) else scored
+    return _note(scored, [f"{REFUSED}{text}" if text else "" for text in refused]) if any(refused) else scored
 
 
 def _note(scored: pa.Table, notes: Sequence[str]) -> pa.Table:
     components = scored.column("components").combine_chunks()
     position = COMPONENTS.get_field_index("overrides")
     before = components.field(position).to_pylist()
-    texts = ["; ".join(filter(None, pair)) for pair in zip(before, notes, strict=True)]
+    texts = [_noted(*pair) for pair in zip(before, notes, strict=True)]
     fields = [components.field(i) for i in range(COMPONENTS.num_fields)]
     fields[position] = pa.array(texts, pa.string())
     struct = pa.StructArray.from_arrays(fields, fields=list(COMPONENTS))
     return scored.set_column(scored.schema.get_field_index("components"), SCORED_SCHEMA.field("components"), struct)
+
+
+def _noted(before: str, note: str) -> str:
+    """Add to a note; what was refused stays behind what was laid over."""
+    laid_over, refused = split_overrides(before)
+    parts = [laid_over, note, refused and REFUSED + refused]
+    return "; ".join(filter(None, sorted(parts, key=lambda part: part.startswith(REFUSED))))

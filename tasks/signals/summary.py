@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.schemas import BANDS, TRIVIA
+from tasks.signals.overlay import REFUSED
 
 COLUMNS = [
     *("auth_weight", "prov_entropy", "band", "trivium_category"),
@@ -34,6 +35,8 @@ class ScoreSummary:
     """Documents whose year contradicts their source."""
     overridden: int
     """Documents with a score that was given instead of computed."""
+    refused: int
+    """Documents with a score of their own that is none, and was computed instead."""
     median_authority: float
     median_bits: float
 
@@ -56,6 +59,7 @@ class ScoreSummary:
             "year_conflicts": self.conflicts,
             "years_unverified": self.years_unverified,
             "overridden": self.overridden,
+            "refused": self.refused,
         }
 
 
@@ -71,7 +75,7 @@ def summarise_scores(shards: Iterable[Path]) -> ScoreSummary:
 def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
     """Summarise tables with the columns of `storage.schemas.SCORED_SCHEMA`."""
     bands, trivia, evidence = Counter[str](), Counter[str](), Counter[str]()
-    documents = conflicts = overridden = 0
+    documents = conflicts = overridden = refused = 0
     authority: list[np.ndarray] = []
     bits: list[np.ndarray] = []
     for table in tables:
@@ -83,7 +87,11 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         why = table.column("components")
         evidence.update(_count(pc.struct_field(why, "year_evidence")))
         conflicts += pc.sum(pc.struct_field(why, "conflict")).as_py() or 0
-        overridden += pc.sum(pc.not_equal(pc.struct_field(why, "overrides"), "")).as_py() or 0
+        notes = pc.struct_field(why, "overrides")
+        refusals = pc.match_substring_regex(notes, f"(^|; ){REFUSED}")
+        laid_over = pc.and_not(pc.not_equal(notes, ""), pc.starts_with(notes, REFUSED))
+        refused += pc.sum(refusals).as_py() or 0
+        overridden += pc.sum(laid_over).as_py() or 0
     return ScoreSummary(
         documents=documents,
         bands=dict(bands),
@@ -91,6 +99,7 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         year_evidence=dict(evidence),
         conflicts=conflicts,
         overridden=overridden,
+        refused=refused,
         median_authority=_median(authority),
         median_bits=_median(bits),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -167,8 +168,8 @@ class LocalFiles:
             # Rows of two files share their numbers.
             outcome = dataclasses.replace(outcome, id=f"{self._spec.name}:{file}:{number}")
         if isinstance(outcome, Document):
-            scores = {name: row[name] for name in SCORE_COLUMNS if row.get(name) is not None}
-            outcome = dataclasses.replace(outcome, extra={**scores, **outcome.extra})
+            scores = {name: _number(row[name]) for name in SCORE_COLUMNS if row.get(name) is not None}
+            outcome = dataclasses.replace(outcome, extra={**outcome.extra, **scores})
         return outcome
 
     def _open_at(self, file: str, start: int) -> Iterator[Row]:
@@ -183,3 +184,12 @@ class LocalFiles:
         row = {"text": path.read_bytes().decode("utf-8-sig", "replace"), "title": path.stem, "id": file}
         spec = self._spec.model_copy(update={"columns": Columns(text="text", title="title", id="id")})
         return map_row(row, 0, spec, self._current_year, origin=file)
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text spells, since CSV knows no numbers; anything else as it is."""
+    try:
+        number = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value

@@ -54,6 +54,29 @@ def test_a_contradiction_and_a_guess_are_told() -> None:
     assert explain("Nothing.")[-1] == "found in the text: nothing, so the source decides alone"
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"year": 1999}, "year 1999, from its metadata; taken as 2001, the first of its source"),
+        ({"year": 2001}, "year 2001, from its metadata"),
+        ({"year": 1999, "year_evidence": "text"}, "year 1999, read in the text: nothing vouches for it; taken as 2001"),
+        ({"year": None}, "year 1801, read in the text: nothing vouches for it; taken as 2001, the first of its source"),
+    ],
+)
+def test_a_year_before_its_sources_first_is_told_with_what_it_counts_as(fields: dict[str, object], told: str) -> None:
+    source = next(line for line in explain("Filed in 1801.", source_type="wiki", **fields) if "  source" in line)
+    assert told in source and (told.count("taken as") == source.count("taken as"))
+
+
+def test_what_was_given_and_what_was_refused_are_told_apart() -> None:
+    raw = raw_table([""], extras=[{"auth_weight": 0.5, "prov_entropy": 11}])
+    lines = explain_score(raw.to_pylist()[0], score_table(raw).to_pylist()[0])
+    assert lines[-2:] == [
+        "not computed: given with the document: auth_weight",
+        "refused: prov_entropy 11: it must lie from 0 to 10.0",
+    ]
+
+
 def test_a_document_is_found_in_any_shard(tmp_path: Path) -> None:
     raw, scored = tmp_path / "raw", tmp_path / "scored"
     files = ["shard-0.parquet", "shard-1.parquet"]

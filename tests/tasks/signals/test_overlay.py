@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from tasks.signals.engine import score_table
+from tasks.signals.overlay import find_fault, lay_over, split_overrides
 from tests.tasks.signals.raw_documents import raw_table
 
 
@@ -21,6 +25,29 @@ def test_scores_that_a_document_brings_are_kept() -> None:
     assert (second["auth_weight"], second["prov_entropy"]) == (pytest.approx(0.2), computed["prov_entropy"])
     assert second["components"]["overrides"] == "given with the document: auth_weight"
     assert third | {"id": computed["id"]} == computed
+
+
+def test_scores_in_float32_are_scores() -> None:
+    for value in (np.float32(0.99), float(np.float32(0.99)), np.float16(0.5), np.int64(0), Fraction(1, 3)):
+        assert find_fault("auth_weight", value) is None
+    for value in (0.9901, np.float32(0.991), np.float16(0.99), np.float32("nan"), 10**400):
+        assert find_fault("auth_weight", value) == "it must lie from 0 to 0.99"
+    assert find_fault("auth_weight", np.bool_(True)) == "it must be a number from 0 to 0.99"
+    stored = score_table(raw_table([""], extras=[{"auth_weight": float(np.float32(0.99))}]))
+    assert stored.column("auth_weight").to_pylist() == [float(np.float32(0.99))]
+
+
+def test_a_note_keeps_apart_what_was_laid_over_and_what_was_refused() -> None:
+    extras = [{"auth_weight": 0.2, "prov_entropy": 11}, {"prov_entropy": 11}, {}]
+    scored = score_table(raw_table([""] * 3, extras=extras))
+    both = lay_over(scored, {"trivium_category": ["logic", "logic", None]}, "signal mine:score")
+    notes = [split_overrides(why["overrides"]) for why in both.column("components").to_pylist()]
+    fault = "prov_entropy 11: it must lie from 0 to 10.0"
+    assert notes == [
+        ("given with the document: auth_weight; signal mine:score: trivium_category", fault),
+        ("signal mine:score: trivium_category", fault),
+        ("", ""),
+    ]
 
 
 @pytest.mark.parametrize(

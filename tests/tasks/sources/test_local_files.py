@@ -164,6 +164,28 @@ async def test_nothing_to_read_says_so(tmp_path: Path) -> None:
         await read(make_spec(tmp_path))
 
 
+async def test_scores_in_csv_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id,text,auth_weight,prov_entropy,trivium_category\n1,one,0.05,7,logic\n2,two,high,nan,\n"
+    )
+    columns = {"text": "text", "id": "id", "extra": ["auth_weight"]}
+    found = await read(make_spec(tmp_path, columns=columns))
+    assert [outcome.extra for outcome in found if isinstance(outcome, Document)] == [
+        {"auth_weight": 0.05, "prov_entropy": 7.0, "trivium_category": "logic"},
+        {"auth_weight": "high", "prov_entropy": "nan"},
+    ]
+
+
+async def test_scores_in_parquet_are_kept(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "one", "auth_weight": 0.05, "prov_entropy": None, "trivium_category": "logic"}]
+    numbers = {"auth_weight": pa.float32(), "prov_entropy": pa.float32()}
+    schema = pa.schema({"id": pa.string(), "text": pa.string(), **numbers, "trivium_category": pa.string()})
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
+    (document,) = await read(make_spec(tmp_path))
+    assert isinstance(document, Document)
+    assert document.extra == {"auth_weight": pytest.approx(0.05), "trivium_category": "logic"}
+
+
 async def test_csv_is_read_with_fields_over_several_lines(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(
         b'\xef\xbb\xbfid,text,year\r\n1,"He said ""no"",\r\ntwice",1901\r\n\r\n2,short\r\n'
