@@ -5,6 +5,9 @@ The contract: the function gets a `pyarrow.Table` of documents with the columns 
 ``extra``) and returns a table, or a mapping of sequences, with any of ``auth_weight`` (0 to 0.99),
 ``prov_entropy`` (0 to 10) and ``trivium_category``, one value per document in the same order. A null leaves the
 built-in score.
+
+It is called on several threads at once, each time with a part of a shard, and a value may depend on its own document
+only.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +79,15 @@ class CustomSignal:
         if not isinstance(answer, Mapping) or not answer or set(answer) - set(FIELDS):
             got = list(answer) if isinstance(answer, Mapping) else type(answer).__name__
             raise ParameterError(f"signal {self.name!r} must return {wanted}; it returned {got}")
-        columns = {field: _plain(values) for field, values in answer.items()}
-        for field, column in columns.items():
+        columns = {}
+        for field, values in answer.items():
+            column = _plain(values)
+            if column is None:
+                raise ParameterError(
+                    f"signal {self.name!r} returned a single {type(values).__name__} of {field} for {rows} documents; "
+                    "it must return one for each, in their order"
+                )
+            columns[field] = column
             if len(column) != rows:
                 raise ParameterError(
                     f"signal {self.name!r} returned {len(column)} values of {field} for {rows} documents; "
@@ -141,7 +151,9 @@ def _current_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _plain(values: Any) -> list[Any]:
-    if hasattr(values, "to_pylist"):
-        return list(values.to_pylist())
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def _plain(values: Any) -> list[Any] | None:
+    """Return the values of a column; none if it is a single value."""
+    for method in ("to_pylist", "tolist"):
+        if hasattr(values, method):
+            values = getattr(values, method)()
+    return None if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) else list(values)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from storage.errors import ParameterError
@@ -59,9 +61,29 @@ def test_every_batch_reaches_the_signal_in_order(module: Path, tmp_path: Path, m
         "def score(documents):\n"
         "    return {'auth_weight': [int(i.split(':')[1]) / 100 for i in documents.column('id').to_pylist()]}\n"
     )
+    seen: list[int] = []
+    signal = load_signal("my_signals:score")
+
+    def count(documents: pa.Table) -> object:
+        seen.append(documents.num_rows)
+        return signal.function(documents)
+
+    monkeypatch.setattr(shards, "BATCH_BYTES", 200)
     monkeypatch.setattr(shards, "BATCH_ROWS", 7)
-    found = scores(tmp_path, load_signal("my_signals:score"), ["word " * n for n in range(90)])
+    texts = ["word " * (n % 9) for n in range(90)]
+    texts[40] = "word " * 2000  # longer than fifty batches
+    found = scores(tmp_path, dataclasses.replace(signal, function=count), texts)
+    assert [row["id"] for row in found] == [f"books:{n}" for n in range(90)]
     assert [row["auth_weight"] for row in found] == pytest.approx([n / 100 for n in range(90)])
+    assert len(seen) > 12 and sum(seen) == 90 and max(seen) > 1
+
+
+def test_a_shard_in_many_batches_scores_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"I measured it in {1900 + n}. Experts agree." * (n % 5) for n in range(90)]
+    texts[40] = "According to the World Health Organization. " * 500
+    whole = scores(tmp_path, None, texts)
+    monkeypatch.setattr(shards, "BATCH_BYTES", 200)
+    assert scores(tmp_path, None, texts) == whole
 
 
 def test_the_signal_sees_the_text_that_is_trained_on(module: Path, tmp_path: Path) -> None:
@@ -102,6 +124,10 @@ def test_what_is_no_signal_is_told(module: Path, name: str, message: str) -> Non
     [
         ("return [0.5]", "must return a pyarrow table or a mapping"),
         ("return {'authority': [0.5]}", r"it returned \['authority'\]"),
+        ("return None", "mapping with any of .*; it returned NoneType"),
+        ("return {'auth_weight': 0.5}", "returned a single float of auth_weight for 1 documents"),
+        ("return {'auth_weight': None}", "returned a single NoneType of auth_weight for 1 documents"),
+        ("return {'trivium_category': 'l'}", "returned a single str of trivium_category for 1 documents"),
         ("return {'auth_weight': []}", "returned 0 values of auth_weight for 1 documents"),
         ("return {'auth_weight': [1.2]}", "gave 'books:0' the auth_weight 1.2; it must lie from 0 to 0.99"),
         ("return {'prov_entropy': ['many']}", "prov_entropy 'many'; it must be a number"),
