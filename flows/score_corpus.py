@@ -17,7 +17,6 @@ from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
-from tasks.policies import run_logger
 from tasks.runners import RunnerParameters, ShardRunner, open_runner
 
 
@@ -74,7 +73,7 @@ async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
 async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score what a store holds, or explain one of its scores."""
     if parameters.explain:
-        return {"explanation": scoring.explain(layout, parameters.explain)}
+        return {"explanation": await asyncio.to_thread(scoring.explain, layout, parameters.explain)}
     sources = parameters.sources or layout.sealed("raw")
     if not sources:
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
@@ -93,11 +92,10 @@ async def score_source(
 ) -> Manifest:
     """Score one source; nobody else scores it meanwhile."""
     async with scoring.only_scorer(plan):
-        if done := plan.finished():
-            run_logger().info("%s is scored already", plan.source)
+        if done := await scoring.look_up_scores(plan):
             return done
         shares = scoring.share_out(shards)
         records = await asyncio.gather(
             *(runner.run(scoring.score_shards, scoring=plan, shards=share) for share in shares)
         )
-        return scoring.seal_scores(plan, list(chain(*records)), max_conflict_share)
+        return await scoring.seal_scores(plan, list(chain(*records)), max_conflict_share)

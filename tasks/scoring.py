@@ -13,13 +13,14 @@ from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import task_run
 
-from storage.atomic import remove_temporaries
-from storage.errors import MixtureError, ParameterError
+from storage.atomic import remove, remove_temporaries
+from storage.errors import MixtureError, ParameterError, StoreError
 from storage.layout import Layout
 from storage.manifest import (
     Manifest,
     ShardRecord,
     digest_of,
+    find_damage,
     read_manifest,
     record_shard,
     require_manifest,
@@ -27,7 +28,7 @@ from storage.manifest import (
 )
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
-from tasks.policies import LOCAL_WORK, Check, exclusive, try_component
+from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain_document
 from tasks.signals.overlay import Mode
@@ -78,7 +79,20 @@ class Scoring:
         return digest_of({"shard": shard.sha256, **self.parameters})
 
     def finished(self) -> Manifest | None:
-        """Return the manifest of scores that were made from the present documents, if there is one."""
+        """Return the manifest of whole scores that were made from the present documents, if there is one."""
+        manifest = self._sealed()
+        return manifest if manifest is not None and not find_damage(self.scored, manifest) else None
+
+    def remove_damaged(self) -> list[str]:
+        """Remove the shards that changed since they were sealed, so that they are scored anew; name them."""
+        manifest = self._sealed()
+        damaged = find_damage(self.scored, manifest, hashes=True) if manifest is not None else []
+        for file in damaged:
+            remove(self.scored / file)
+        return damaged
+
+    def _sealed(self) -> Manifest | None:
+        # Of scores of other documents or parameters, a shard that differs may be one that was scored anew already.
         manifest = read_manifest(self.scored)
         return manifest if manifest is not None and manifest.made_from(self.inputs, self.parameters) else None
 
@@ -150,14 +164,28 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
     return record_shard(scoring.scored, scored)
 
 
+async def look_up_scores(scoring: Scoring) -> Manifest | None:
+    """Return the manifest of a source that needs no scoring; shards that were lost or changed are made anew."""
+    if done := await asyncio.to_thread(scoring.finished):
+        run_logger().info("%s is scored already", scoring.source)
+    elif damaged := await asyncio.to_thread(scoring.remove_damaged):
+        run_logger().warning(
+            "%s has lost or changed %d shards since it was scored (%s); they are scored again",
+            scoring.source,
+            len(damaged),
+            damaged[0],
+        )
+    return done
+
+
 @task(task_run_name="seal-scores-{scoring.source}", **LOCAL_WORK)
-def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conflict_share: float) -> Manifest:
+async def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conflict_share: float) -> Manifest:
     """Write the manifest of a source's scores.
 
     Raises:
         MixtureError: More documents than `max_conflict_share` carry a year that contradicts their source.
     """
-    found = summarise_scores(scoring.scored / record.file for record in records)
+    found = await asyncio.to_thread(summarise_scores, [scoring.scored / record.file for record in records])
     if found.conflict_share > max_conflict_share:
         raise MixtureError(
             f"{scoring.source}: {found.conflicts} of {found.documents} documents carry a year outside their source's "
@@ -173,7 +201,7 @@ def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conflict_s
         counts=found.counts,
         notes={"median_authority": found.median_authority, "median_bits": found.median_bits},
     )
-    write_manifest(scoring.scored, manifest)
+    await asyncio.to_thread(write_manifest, scoring.scored, manifest)
     return manifest
 
 
@@ -198,6 +226,7 @@ def score_row(manifest: Manifest) -> dict[str, Any]:
         "median bits": round(manifest.notes["median_bits"], 2),
         "years unverified": f"{counts['years_unverified'] / rows:.0%}",
         "years in conflict": counts["year_conflicts"],
+        "scores refused": counts.get("refused", 0),
     }
 
 
@@ -206,12 +235,20 @@ def explain(layout: Layout, identifier: str) -> list[str]:
 
     Raises:
         ParameterError: There is no such document.
-        StoreError: Its source was not downloaded or not scored.
+        StoreError: Its source was not downloaded, not scored, or downloaded again since.
     """
     source, colon, _ = identifier.partition(":")
     if not colon:
         raise ParameterError(f"document id {identifier!r} is not spelt source:id, such as classical_philosophy:1497")
-    scores = require_manifest(layout.scored(source), f"score it first: python -m flows score-corpus --sources {source}")
+    step = f"python -m flows score-corpus --sources {source}"
+    documents = require_manifest(
+        layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
+    )
+    scores = require_manifest(layout.scored(source), f"score it first: {step}")
+    if scores.inputs.get("raw") != documents.digest:
+        raise StoreError(
+            f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: {step}"
+        )
     files = [shard.file for shard in scores.shards]
     return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
