@@ -68,9 +68,11 @@ def deduplicate(
         seed: Key of the hash that breaks ties.
     """
     count = len(ids)
-    exact = _components(count, [_chains(_codes_of(fingerprints.exact)), _chains(_codes(ids))])
+    texts = _codes_of(fingerprints.exact)
+    exact = _components(count, [_chains(texts), _chains(_codes(ids))])
     first_of_exact = np.unique(exact, return_index=True)[1]
-    compared = first_of_exact[fingerprints.comparable[first_of_exact]]
+    compared = np.unique(texts, return_index=True)[1]  # in order of the texts' hashes, whatever that of the rows is
+    compared = compared[fingerprints.comparable[compared]]
     left, right = near_duplicate_pairs(fingerprints.signatures[compared])
     clusters = _components(count, [_chains(exact), (compared[left], compared[right])])
     keepers = _keepers(ids, fingerprints, clusters, authority, years, seed)
@@ -92,8 +94,9 @@ def deduplicate(
 def near_duplicate_pairs(signatures: npt.NDArray[np.uint32]) -> tuple[Indices, Indices]:
     """Find pairs of rows that share a band and agree in at least `AGREEMENT` of their places.
 
-    Inside a bucket each row is compared with its predecessor and with the bucket's first row, which is enough
-    to connect the bucket without comparing all its pairs.
+    Inside a bucket each row is compared with its predecessor and with the bucket's first row, not with all others:
+    copies of one text, which all agree, are connected that way. Agreement is not transitive, so another pair of a
+    mixed bucket may be passed over; which one depends on the order of the rows alone.
     """
     rows = len(signatures)
     found = []
