@@ -13,13 +13,15 @@ from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
 from storage.atomic import remove_temporaries_of
+from storage.errors import StoreError
 from storage.layout import Layout
-from storage.manifest import Manifest, read_manifest, require_manifest
+from storage.manifest import Manifest, find_damage, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
 from tasks.mixture.corpus import MapShards, on_threads
 from tasks.mixture.distribution import Distribution, format_distribution
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.synthetic import build_synthetic_mixture
+from tasks.mixture.write import JSONL_NAMES, METADATA, MIXTURE_LAYOUT
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 
 
@@ -31,13 +33,30 @@ def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
     """
     inputs = {}
     for source in sources:
-        next_step = f"score it first: python -m flows score-corpus --sources {source}"
+        step = f"python -m flows score-corpus --sources {source}"
         raw = require_manifest(
             layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
         )
         inputs[f"raw/{source}"] = raw.digest
-        inputs[f"scored/{source}"] = require_manifest(layout.scored(source), next_step).digest
+        scored = require_manifest(layout.scored(source), f"score it first: {step}")
+        if scored.inputs.get("raw") != raw.digest:
+            raise StoreError(
+                f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: "
+                f"{step}"
+            )
+        inputs[f"scored/{source}"] = scored.digest
     return inputs
+
+
+def find_finished(folder: Path, inputs: dict[str, str], parameters: MixtureParameters) -> Manifest | None:
+    """Return the manifest of a mixture that is whole and was made from these inputs and parameters, if it is there."""
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest.made_from(inputs, parameters.model_dump(mode="json")):
+        return None
+    if manifest.notes.get("layout") != MIXTURE_LAYOUT or find_damage(folder, manifest):
+        return None
+    beside = [METADATA, *(JSONL_NAMES.values() if parameters.jsonl else ())]
+    return manifest if all((folder / name).is_file() for name in beside) else None
 
 
 @task(task_run_name="build-mixture-{name}", **LOCAL_WORK)
@@ -49,14 +68,13 @@ async def build_balanced(
     map_shards: MapShards | None = None,
 ) -> tuple[Manifest, bool]:
     """Deduplicate, sample and split; return the manifest and whether it was there already."""
-    inputs = mixture_inputs(layout, sources)
     folder = layout.balanced(name)
     raw = {source: layout.raw(source) for source in sources}
     scored = {source: layout.scored(source) for source in sources}
     async with exclusive(folder):  # whoever waited for another run looks at what that one made
         await asyncio.to_thread(remove_temporaries_of, folder)
-        present = read_manifest(folder)
-        if present and present.made_from(inputs, parameters.model_dump(mode="json")):
+        inputs = mixture_inputs(layout, sources)
+        if present := find_finished(folder, inputs, parameters):
             return present, True
         on_shards = map_shards or on_threads
         return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs, on_shards), False
@@ -64,7 +82,7 @@ async def build_balanced(
 
 def describe_mixture(folder: Path) -> str:
     """Write the distribution of a mixture as the guide prints it, and what limits its size."""
-    metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_text("utf-8"))
+    metadata: dict[str, Any] = json.loads((folder / METADATA).read_text("utf-8"))
     sides = {side: Distribution.model_validate(value) for side, value in metadata["distribution"].items()}
     documents, duplicates = metadata["documents"], metadata["duplicates"]
     lines = [
@@ -74,6 +92,13 @@ def describe_mixture(folder: Path) -> str:
         + (
             f", {documents['outside_focus']} outside the authority or years asked for"
             * bool(documents["outside_focus"])
+        ),
+        *(
+            [
+                f"Cut: {documents['cut']:,} documents are longer than --max-pieces allows; "
+                f"{documents['characters_left_out']:,} characters at their ends are left out"
+            ]
+            * bool(documents["cut"])
         ),
         *(f"Limited: {limit}" for limit in metadata["limited_by"]),
         *(f"Note: {remark}" for remark in metadata["remarks"]),

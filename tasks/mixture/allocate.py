@@ -45,7 +45,8 @@ def allocate_cells(available: Cells, size: int, limits: Limits) -> Allocation:
         MixtureError: The side's rows cannot fill the bands.
     """
     top, bottom = math.floor(TRIVIUM_LIMITS[1] * size), math.ceil(TRIVIUM_LIMITS[0] * size)
-    # Slightly unequal weights leave one optimum, so that the answer does not depend on the solver's path.
+    # Slightly unequal weights break most ties between cells; of optima that are still equal the solver takes one, the
+    # same one for the same numbers.
     distance = 1 + np.arange(_CELLS) / 100
     result = milp(
         np.r_[-_KEEP_LOW * _SELECT_BAND[0], distance, np.full(_SLACKS, _TRIVIUM_EXCESS)],

@@ -158,13 +158,13 @@ def largest_total(counts: Counts, limits: Limits = TARGETS) -> int:
 
 def largest_whole(limits: Limits, at_most: int) -> int:
     """Return the largest size not above `at_most` that can be cut into the bands in whole rows, 0 if none."""
-    return next((size for size in _downwards(at_most) if is_whole(limits, size)), 0)
+    return next((size for size in downwards(at_most) if is_whole(limits, size)), 0)
 
 
 def largest_side(counts: Counts, limits: Limits, at_most: int) -> int:
     """Return the largest side not above `at_most` that these rows can fill, 0 if none."""
     start = min(at_most, largest_total(counts, limits))
-    return next((size for size in _downwards(start) if fits(counts, [size], limits)), 0)
+    return next((size for size in downwards(start) if fits(counts, [size], limits)), 0)
 
 
 def target_rows(counts: Counts, sizes: Iterable[int], limits: Limits = TARGETS) -> dict[Band, int]:
@@ -185,6 +185,11 @@ def target_rows(counts: Counts, sizes: Iterable[int], limits: Limits = TARGETS) 
     return {"low": low, "medium": medium, "high": rest - medium}
 
 
+def downwards(size: int) -> range:
+    """Return the sizes to try from `size` on; among any hundred consecutive ones some can be cut into the bands."""
+    return range(size, max(0, size - _SNAP_STEPS), -1)
+
+
 def name_bands(bands: BandSet) -> str:
     """Name a set of bands in a message."""
     return " + ".join(bands)
@@ -193,8 +198,3 @@ def name_bands(bands: BandSet) -> str:
 def _least_share(limits: Limits, bands: BandSet) -> Fraction:
     outside = sum((limits[band][1] for band in BANDS if band not in bands), Fraction(0))
     return max(sum((limits[band][0] for band in bands), Fraction(0)), 1 - outside)
-
-
-def _downwards(size: int) -> range:
-    """Sizes to try; among any hundred consecutive ones some can be cut into the bands."""
-    return range(size, max(0, size - _SNAP_STEPS), -1)

@@ -21,7 +21,7 @@ from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.distribution import Distribution, advise, count_histogram, measure_distribution
 from tasks.mixture.draw import Drawn, draw_mixture
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.write import KIND, METADATA, write_jsonl, write_side
+from tasks.mixture.write import KIND, METADATA, MIXTURE_LAYOUT, write_jsonl, write_side
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def build_mixture(
     try:
         drawn = draw_mixture(pool.candidates, parameters)
     except MixtureError as error:
-        raise MixtureError(f"{error}. {_sources_read(pool.candidates)}") from error
+        raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
     distributions = {
         side: _measure(documents, pool, rows) for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True)
     }
@@ -98,6 +98,7 @@ def _seal(
         shards=records,
         counts={"train": len(drawn.train), "valid": len(drawn.valid), **duplicates.counts},
         notes={
+            "layout": MIXTURE_LAYOUT,
             "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
             "remarks": drawn.remarks,
             "limited_by": drawn.plan.limited_by,
@@ -202,7 +203,7 @@ def _describe(
     distributions: Mapping[str, Distribution],
 ) -> dict[str, Any]:
     """Everything that a person wants to know about a mixture, as JSON."""
-    kept = np.flatnonzero(duplicates.keep).tolist()
+    kept = np.flatnonzero(duplicates.keep)
     return {
         "name": name,
         "distribution": {side: value.model_dump(mode="json") for side, value in distributions.items()},
@@ -213,8 +214,10 @@ def _describe(
         "documents": {
             "read": len(documents.ids) + documents.outside,
             "kept": len(kept),
-            "without_samples": sum(not documents.parts[i] for i in kept),
+            "without_samples": sum(not documents.parts[i] for i in kept.tolist()),
             "outside_focus": documents.outside,
+            "cut": int((documents.left_out[kept] > 0).sum()),
+            "characters_left_out": int(documents.left_out[kept].sum()),
         },
         "scoring_versions": sorted(documents.scoring_versions),
         "sources": _source_shares(pool.candidates, drawn),
@@ -252,12 +255,13 @@ def _histograms(documents: Documents, pool: _Pool, drawn: Drawn) -> dict[str, di
     }
 
 
-def _sources_read(candidates: Candidates) -> str:
-    """Name the sources read and the bands of their samples, for an error message."""
+def _what_was_read(candidates: Candidates, documents: Documents, parameters: MixtureParameters) -> str:
+    """Name the sources read, the bands of their samples and what the focus leaves out, for an error message."""
     if not candidates.source_names:
         return "No source was given; download and score some first"
-    listed = []
+    listed, outside, total = [], documents.outside, documents.outside + len(documents.ids)
+    narrowed = f"{outside} of {total} documents lie outside {parameters.focus}. " if outside else ""
     for number, source in enumerate(candidates.source_names):
         bands = np.bincount(candidates.bands[candidates.sources == number], minlength=len(BANDS)).tolist()
         listed.append(f"{source} ({', '.join(f'{rows} {band}' for band, rows in zip(BANDS, bands, strict=True))})")
-    return f"Samples by source: {'; '.join(listed)}"
+    return f"{narrowed}Samples by source: {'; '.join(listed)}"

@@ -21,7 +21,7 @@ from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
 from storage.text import clean_text
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import sample_parts
+from tasks.mixture.pieces import outline_samples
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts
 
 Number = TypeVar("Number", bound=np.generic)
@@ -58,6 +58,7 @@ class Documents:
         years: Year, `UNKNOWN_YEAR` if unknown.
         works: Parent work, unique over sources; none if the document stands alone.
         parts: Numbers of the pieces that make samples.
+        left_out: Characters behind the last piece, which no sample holds.
         cleaned: Whether cleaning changed the text; the second reading leaves the others as they are.
         fingerprints: What duplicates are found by.
         scoring_versions: The versions that the scores were made by.
@@ -74,6 +75,7 @@ class Documents:
     years: npt.NDArray[np.int64]
     works: list[str | None]
     parts: list[tuple[int, ...]]
+    left_out: npt.NDArray[np.int64]
     cleaned: npt.NDArray[np.bool_]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
@@ -146,6 +148,7 @@ def scan_documents(
         years=_joined([part.years for part in parts], np.int64),
         works=[work for part in parts for work in part.works],
         parts=[numbers for part in parts for numbers in part.parts],
+        left_out=_joined([part.left_out for part in parts], np.int64),
         cleaned=_joined([part.cleaned for part in parts], np.bool_),
         fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
         scoring_versions=versions,
@@ -212,6 +215,8 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
     # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
     given = raw.column("text").to_pylist()
     texts = list(map(clean_text, given))
+    titles = raw.column("title").to_pylist()
+    outlines = [outline_samples(*of_row, p.piece_chars, p.max_pieces) for of_row in zip(titles, texts, strict=True)]
     return Documents(
         ids=raw.column("id").to_pylist(),
         shards=np.full(len(rows), index, np.int64),
@@ -222,10 +227,8 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         trivia=_codes(scored.column("trivium_category"), TRIVIA),
         years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
         works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
-        parts=[
-            sample_parts(title, text, p.piece_chars, p.max_pieces)
-            for title, text in zip(raw.column("title").to_pylist(), texts, strict=True)
-        ],
+        parts=[outline.parts for outline in outlines],
+        left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
         fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from storage.errors import ParameterError
 from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
@@ -20,6 +20,8 @@ ACCEPTABLE_MARGIN = 0.05
 """A share this far outside its target still works: low authority at 20 to 25 %, for example."""
 TRIVIUM_IMBALANCE = 0.50
 MEAN_BITS = (3.5, 6.0)
+POOR_MEAN_BITS = 3.0
+"""A mean below this says that coordinated sources prevail."""
 MAX_BITS_ABOVE = 7.0
 MIN_BITS_BELOW = 2.0
 
@@ -56,6 +58,14 @@ class Entropy(BaseModel):
     mean_in_range: bool
     has_low: bool
     has_high: bool
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def verdict(self) -> Verdict:
+        """Good within `MEAN_BITS`, poor below `POOR_MEAN_BITS`, else acceptable."""
+        if self.mean_in_range:
+            return "good"
+        return "poor" if self.mean_bits < POOR_MEAN_BITS else "acceptable"
 
 
 class Distribution(BaseModel):
@@ -125,7 +135,8 @@ def format_distribution(distribution: Distribution) -> str:
     lines += [
         "",
         "Provenance Entropy:",
-        f"  Mean: {entropy.mean_bits:.2f} bits{_note(entropy.mean_in_range, 'expected 3.5 to 6.0')}",
+        f"  Mean: {entropy.mean_bits:.2f} bits {_MARKS[entropy.verdict]}"
+        f"{_note(entropy.mean_in_range, 'expected 3.5 to 6.0')}",
         f"  Min:  {entropy.min_bits:.2f} bits{_note(entropy.has_low, 'expected below 2.0')}",
         f"  Max:  {entropy.max_bits:.2f} bits{_note(entropy.has_high, 'expected above 7.0')}",
     ]
@@ -145,13 +156,21 @@ def advise(distribution: Distribution) -> list[str]:
             others = [other for other in TRIVIA if other != name]
             way, step = _way(part, f"add sources of {name}", f"add sources of {' or '.join(others)}")
             lines.append(f"{name} is {way} its {_range(part)}: {step}; the bands come first")
-    entropy = distribution.entropy
+    return [*lines, *_advise_on_entropy(distribution.entropy)]
+
+
+def _advise_on_entropy(entropy: Entropy) -> list[str]:
+    lines = []
+    primary, coordinated = (f"download more of {TYPICAL_SOURCES[band]} and rebalance" for band in ("low", "high"))
     if not entropy.mean_in_range:
-        lines.append(f"mean entropy {entropy.mean_bits:.2f} bits is outside {MEAN_BITS[0]} to {MEAN_BITS[1]}")
+        way, step = ("below", primary) if entropy.mean_bits < MEAN_BITS[0] else ("above", coordinated)
+        lines.append(f"mean entropy is {entropy.mean_bits:.2f} bits, {way} {MEAN_BITS[0]} to {MEAN_BITS[1]}: {step}")
     if not entropy.has_low:
-        lines.append(f"no sample is below {MIN_BITS_BELOW} bits: coordinated sources for contrast are missing")
+        lines.append(
+            f"no sample is below {MIN_BITS_BELOW} bits: coordinated sources for contrast are missing; {coordinated}"
+        )
     if not entropy.has_high:
-        lines.append(f"no sample is above {MAX_BITS_ABOVE} bits: uneditable primary sources are missing")
+        lines.append(f"no sample is above {MAX_BITS_ABOVE} bits: uneditable primary sources are missing; {primary}")
     return lines
 
 

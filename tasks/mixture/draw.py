@@ -43,14 +43,14 @@ def draw_mixture(candidates: Candidates, parameters: MixtureParameters) -> Drawn
     Raises:
         MixtureError: The samples do not hold the mixture asked for.
     """
-    p = parameters
+    p, counts = parameters, candidates.band_counts()
     try:
-        plan = plan_mixture(candidates.band_counts(), p.train_size, p.val_size, p.min_low_authority, p.scale)
+        plan = plan_mixture(counts, p.train_size, p.val_size, p.min_low_authority, p.scale, p.focus)
         sides, plan, remarks = settle_sides(candidates, plan, p)
     except MixtureError:
         if not p.accept_imbalance:
             raise
-        plan = plan_imbalanced(candidates.band_counts(), p.train_size, p.val_size, p.scale)
+        plan = plan_imbalanced(counts, p.train_size, p.val_size, p.scale, p.focus)
         sides, plan, remarks = settle_sides(candidates, plan, p)
         remarks.insert(0, "the corpus cannot keep the shares of the method; these are the nearest ones")
     hashes = keyed_hashes(f"{p.seed}/row", candidates.ids)

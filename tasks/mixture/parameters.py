@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.mixture.prompts import PromptStyle
+
+FIRST_YEAR, LAST_YEAR = 1000, 2200
+"""Years that a document can have."""
+AUTHORITY_MAXIMUM = 0.99
 
 
 class MixtureParameters(BaseModel):
@@ -16,13 +22,14 @@ class MixtureParameters(BaseModel):
         default=None,
         ge=1,
         title="Training samples",
-        description="Samples to train on; empty: 80 % of the largest mixture that the corpus allows.",
+        description="Samples to train on; empty: four times the validation samples, or the method's 80,000 (and "
+        "20,000 to validate), or the largest mixture at that ratio when the corpus holds less.",
     )
     val_size: int | None = Field(
         default=None,
         ge=1,
         title="Validation samples",
-        description="Held-out samples; empty: a quarter of the training samples.",
+        description="Held-out samples; empty: a quarter of the training samples, 20,000 by default.",
     )
     min_low_authority: float = Field(
         default=0.25,
@@ -42,7 +49,7 @@ class MixtureParameters(BaseModel):
         default=False,
         title="Accept imbalance",
         description="Where the corpus cannot keep the shares, draw the nearest ones that it can instead of stopping; "
-        "without sizes every sample is drawn. Training then has to be told to accept the mixture too.",
+        "without sizes up to 100,000 samples are drawn. Training then has to be told to accept the mixture too.",
     )
     filter_source: list[str] = Field(
         default=[],
@@ -52,20 +59,28 @@ class MixtureParameters(BaseModel):
     min_authority: float = Field(
         default=0.0,
         ge=0,
-        le=0.99,
+        le=AUTHORITY_MAXIMUM,
         title="Least authority",
         description="Use only documents of at least this authority.",
     )
     max_authority: float = Field(
-        default=0.99, ge=0, le=0.99, title="Most authority", description="Use only documents of at most this authority."
+        default=AUTHORITY_MAXIMUM,
+        ge=0,
+        le=AUTHORITY_MAXIMUM,
+        title="Most authority",
+        description="Use only documents of at most this authority.",
     )
     first_year: int | None = Field(
         default=None,
+        ge=FIRST_YEAR,
+        le=LAST_YEAR,
         title="First year",
         description="Use only documents of this year or later; undated ones are left out then.",
     )
     last_year: int | None = Field(
         default=None,
+        ge=FIRST_YEAR,
+        le=LAST_YEAR,
         title="Last year",
         description="Use only documents of this year or earlier; undated ones are left out then.",
     )
@@ -99,13 +114,38 @@ class MixtureParameters(BaseModel):
         ge=1,
         le=64,
         title="Pieces per document",
-        description="Most samples made of one document; the rest of a longer document is left out.",
+        description="Most samples made of one document; the rest of a longer document is left out and counted.",
     )
     jsonl: bool = Field(
         default=False,
         title="Also write JSONL",
         description="Besides the Parquet shards write train.jsonl and val.jsonl.",
     )
+
+    @model_validator(mode="after")
+    def _ranges_hold_something(self) -> Self:
+        if self.min_authority > self.max_authority:
+            raise ValueError(
+                f"min_authority is {self.min_authority}, above max_authority {self.max_authority}; no document lies "
+                "between them"
+            )
+        if self.first_year is not None and self.last_year is not None and self.first_year > self.last_year:
+            raise ValueError(
+                f"first_year is {self.first_year}, after last_year {self.last_year}; no document lies between them"
+            )
+        return self
+
+    @property
+    def focus(self) -> str:
+        """What narrows the corpus, as it was asked for; empty: nothing."""
+        asked = {
+            "filter_source": ",".join(self.filter_source) or None,
+            "min_authority": self.min_authority or None,
+            "max_authority": self.max_authority if self.max_authority < AUTHORITY_MAXIMUM else None,
+            "first_year": self.first_year,
+            "last_year": self.last_year,
+        }
+        return ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
 
     @property
     def has_period(self) -> bool:

@@ -14,7 +14,6 @@ _BOUNDARIES = (
 )
 """Ends of paragraphs, of sentences and of words: the best boundary first."""
 
-_FIRST = (0,)
 _SHORTEST_SHARE = 0.4
 """A piece is at least this share of what is left or of the limit, so that no document ends in a scrap."""
 
@@ -24,6 +23,16 @@ class Sample(NamedTuple):
 
     part: int
     text: str
+
+
+class Outline(NamedTuple):
+    """The numbers of a document's samples, and how many characters of it are left out behind the last one."""
+
+    parts: tuple[int, ...]
+    left_out: int
+
+
+_ONE_SAMPLE, _NO_SAMPLE = Outline((0,), 0), Outline((), 0)
 
 
 def cut_pieces(text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[str]:
@@ -71,15 +80,19 @@ def compose_samples(
     return samples
 
 
-def sample_parts(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> tuple[int, ...]:
+def outline_samples(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> Outline:
     """Number the samples that `compose_samples` makes, without composing those of a titled text."""
-    if not title or title.isspace() or split_turns(text):
-        return tuple(sample.part for sample in compose_samples(title, text, piece_chars, max_pieces))
-    response = text.strip()
-    if len(response) <= piece_chars:  # of a million documents most are short
-        return _FIRST if response else ()
+    turns = split_turns(text)
+    response = (turns[1] if turns else text).strip()
+    is_plain = title and not title.isspace() and not turns
+    if is_plain and len(response) <= piece_chars:  # of a million documents most are short
+        return _ONE_SAMPLE if response else _NO_SAMPLE
     pieces = cut_pieces(response, piece_chars, max_pieces)
-    return tuple(part for part, piece in enumerate(pieces) if not piece.isspace())
+    left_out = len(response) - sum(map(len, pieces))
+    if is_plain:
+        return Outline(tuple(part for part, piece in enumerate(pieces) if not piece.isspace()), left_out)
+    composed = compose_samples(title, text, piece_chars, max_pieces)
+    return Outline(tuple(sample.part for sample in composed), left_out)
 
 
 def _piece_end(text: str, start: int, piece_chars: int) -> int:

@@ -14,6 +14,7 @@ from tasks.mixture.bands import (
     Counts,
     Limits,
     band_limits,
+    downwards,
     fits,
     largest_total,
     largest_whole,
@@ -21,12 +22,18 @@ from tasks.mixture.bands import (
     nearest_limits,
     target_rows,
 )
-from tasks.mixture.shortfall import advise_downloads, explain_limit, listed, no_band_message, unfit_message
+from tasks.mixture.shortfall import (
+    advise_downloads,
+    explain_limit,
+    listed,
+    no_band_message,
+    too_few_message,
+    unfit_message,
+)
 
-VAL_SHARE = Fraction(1, 5)
-"""The guide's split: 80,000 to train on, 20,000 held out."""
-
-_LOOSENING_STEP = 0.005
+METHOD_SIZES = (80_000, 20_000)
+"""What the guide trains on and holds out: the sizes of a mixture for which none are given."""
+VAL_SHARE = Fraction(METHOD_SIZES[1], sum(METHOD_SIZES))
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class MixturePlan:
         counts: Samples of each band in the corpus.
         rows: Samples of each band that will be drawn, both sides together.
         limits: Share limits of each band, on either side.
-        limited_by: What stops the mixture from being larger, in words.
+        limited_by: What stops the mixture from being larger, in words; nothing where its sizes were asked for.
         balanced: Whether the limits are those of the method, and not the nearest that the corpus allows.
     """
 
@@ -92,15 +99,19 @@ def plan_mixture(
     val_size: int | None = None,
     min_low_authority: float = 0.25,
     scale: bool = False,
+    focus: str = "",
 ) -> MixturePlan:
     """Plan a mixture.
 
+    Without sizes it has `METHOD_SIZES`, or is the largest of that ratio where there are fewer samples.
+
     Args:
         counts: Samples of each band: low, medium, high.
-        train_size: Training samples; none: four times `val_size`, or 80 % of the largest mixture.
-        val_size: Validation samples; none: a quarter of `train_size`, or 20 % of the largest mixture.
+        train_size: Training samples; none: four times `val_size`.
+        val_size: Validation samples; none: a quarter of `train_size`.
         min_low_authority: Least share of low-authority samples on either side, 0.20 to 0.30.
         scale: Draw the largest mixture of the same ratio where the sizes asked for do not fit.
+        focus: What narrowed the corpus to these samples, for a message; empty: nothing.
 
     Raises:
         MixtureError: The corpus does not hold the mixture; the message says what is missing.
@@ -109,45 +120,56 @@ def plan_mixture(
     have = _checked_counts(counts)
     for name, size in (("train_size", train_size), ("val_size", val_size)):
         if size is not None and size < 1:
-            raise ParameterError(f"{name} is {size}, must be at least 1; leave it out for the largest mixture")
+            raise ParameterError(f"{name} is {size}, must be at least 1; leave it out for the size of the method")
     limits = band_limits(min_low_authority)
     if empty := [band for band in BANDS if not have[band]]:
-        raise MixtureError(no_band_message(have, empty))
-    if train_size is None and val_size is None:
-        sizes = largest_sizes(have, VAL_SHARE, limits)
-        return _planned(have, sizes, None, limits)
-    wanted = _completed(train_size, val_size, limits)
+        raise MixtureError(no_band_message(have, empty, focus))
+    asked = train_size is not None or val_size is not None
+    wanted = _completed(train_size, val_size, limits) if asked else METHOD_SIZES
     for accepted in loosened_limits(min_low_authority):
         if fits(have, wanted, accepted):
-            return _planned(have, wanted, None, accepted)
+            return _planned(have, wanted, None, accepted, [] if asked else stop_at_method(largest_total(have, limits)))
+    if not asked:
+        sizes = largest_sizes(have, VAL_SHARE, limits, at_most=sum(wanted))
+        return _planned(have, sizes, None, limits, explain_limit(have, limits))
     share = Fraction(wanted[1], sum(wanted))
     try:
         possible = largest_sizes(have, share, limits, at_most=sum(wanted))
     except MixtureError:
         possible = (0, 0)
     if scale and all(possible):
-        return _planned(have, possible, wanted, limits)
+        return _planned(have, possible, wanted, limits, explain_limit(have, limits))
     raise MixtureError(unfit_message(have, wanted, possible, limits))
 
 
 def plan_imbalanced(
-    counts: Counts | Mapping[str, int], train_size: int | None = None, val_size: int | None = None, scale: bool = False
+    counts: Counts | Mapping[str, int],
+    train_size: int | None = None,
+    val_size: int | None = None,
+    scale: bool = False,
+    focus: str = "",
 ) -> MixturePlan:
-    """Plan a mixture of the shares nearest to the targets; without sizes it takes every sample.
+    """Plan a mixture of the shares nearest to the targets; without sizes of `METHOD_SIZES`, or every sample if fewer.
 
     Args:
         counts: Samples of each band: low, medium, high.
-        train_size: Training samples; none: four times `val_size`, or 80 % of all samples.
-        val_size: Validation samples; none: a quarter of `train_size`, or 20 % of all samples.
+        train_size: Training samples; none: four times `val_size`.
+        val_size: Validation samples; none: a quarter of `train_size`.
         scale: Draw all samples in the same ratio where there are fewer than asked for.
+        focus: What narrowed the corpus to these samples, for a message; empty: nothing.
 
     Raises:
         MixtureError: The corpus holds fewer samples than asked for.
     """
     have = _checked_counts(counts)
     total = sum(have.values())
+    if total < 2:
+        raise MixtureError(too_few_message(have, focus))
+    limited_by = []
     if train_size is None and val_size is None:
-        wanted = (total - math.floor(total * VAL_SHARE), math.floor(total * VAL_SHARE))
+        val = max(1, min(METHOD_SIZES[1], math.floor(total * VAL_SHARE)))
+        wanted = (min(METHOD_SIZES[0], total - val), val)
+        limited_by = stop_at_method(total) if wanted == METHOD_SIZES else []
     else:
         train = train_size or math.ceil((val_size or 1) * (1 - VAL_SHARE) / VAL_SHARE)
         wanted = (train, val_size or math.ceil(train * VAL_SHARE / (1 - VAL_SHARE)))
@@ -169,7 +191,7 @@ def plan_imbalanced(
         counts=have,
         rows=target_rows(have, sizes, limits),
         limits=limits,
-        limited_by=[],
+        limited_by=limited_by,
         balanced=False,
     )
 
@@ -181,8 +203,7 @@ def largest_sizes(counts: Counts, val_share: Fraction, limits: Limits, at_most: 
         MixtureError: Not even the smallest mixture can be filled.
     """
     largest = largest_total(counts, limits)
-    start = largest if at_most is None else min(largest, at_most)
-    for total in range(start, max(0, start - 1000), -1):
+    for total in downwards(largest if at_most is None else min(largest, at_most)):
         train, val = snapped_sizes(total, val_share, limits)
         if train and val and fits(counts, (train, val), limits):
             return train, val
@@ -198,8 +219,23 @@ def snapped_sizes(total: int, val_share: Fraction, limits: Limits) -> tuple[int,
     return largest_whole(limits, total - val), largest_whole(limits, val)
 
 
+def stop_at_method(largest: int) -> list[str]:
+    """Say that a mixture stopped at `METHOD_SIZES` though `largest` samples would have been possible."""
+    train, val = METHOD_SIZES
+    if largest <= train + val:
+        return []
+    return [
+        f"the mixture has the method's {train:,} + {val:,} samples; the corpus would allow {largest:,}, ask for more "
+        "with --train-size"
+    ]
+
+
 def _planned(
-    have: dict[Band, int], sizes: tuple[int, int], asked: tuple[int, int] | None, limits: Limits
+    have: dict[Band, int],
+    sizes: tuple[int, int],
+    asked: tuple[int, int] | None,
+    limits: Limits,
+    limited_by: list[str],
 ) -> MixturePlan:
     return MixturePlan(
         train_size=sizes[0],
@@ -209,7 +245,7 @@ def _planned(
         counts=have,
         rows=target_rows(have, sizes, limits),
         limits=limits,
-        limited_by=explain_limit(have, limits),
+        limited_by=limited_by,
     )
 
 

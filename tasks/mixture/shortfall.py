@@ -45,13 +45,27 @@ def explain_limit(counts: Counts, limits: Limits) -> list[str]:
     return sentences
 
 
-def no_band_message(have: Counts, empty: list[Band]) -> str:
-    """Say that whole bands are missing, and which sources fill them."""
+def no_band_message(have: Counts, empty: list[Band], focus: str = "") -> str:
+    """Say that whole bands are missing, and how to fill them."""
     sources = "; ".join(f"{band}: for example {TYPICAL_SOURCES[band]}" for band in empty)
+    step = "widen that part" if focus else f"download and score sources of the missing bands ({sources})"
     return (
-        f"the corpus holds no {' and no '.join(empty)}-authority samples ({listed(have)}), but every mixture needs "
-        f"all three bands; download and score sources of the missing bands ({sources}), or pass accept_imbalance=true"
+        f"{_where(focus)} holds no {' and no '.join(empty)}-authority samples ({listed(have)}), but every mixture "
+        f"needs all three bands; {step}, or pass accept_imbalance=true"
     )
+
+
+def too_few_message(have: Counts, focus: str = "") -> str:
+    """Say that there are not even two samples."""
+    step = "widen that part" if focus else "download and score sources first"
+    return (
+        f"{_where(focus)} holds {sum(have.values())} samples, but a mixture needs two at least, one to train on and "
+        f"one to hold out; {step}"
+    )
+
+
+def _where(focus: str) -> str:
+    return f"the part of the corpus that was asked for ({focus})" if focus else "the corpus"
 
 
 def advise_downloads(counts: Counts, limits: Limits, missing: Mapping[BandSet, int] | None = None) -> str:

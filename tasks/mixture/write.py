@@ -16,6 +16,8 @@ from storage.schemas import SAMPLE_SCHEMA
 
 KIND = "balanced"
 METADATA = "metadata.json"
+MIXTURE_LAYOUT = 2
+"""Goes up when equal parameters mean another mixture or `METADATA` tells more, so that older ones are drawn again."""
 SHARD_ROWS = 20_000
 SHARDS_AT_ONCE = 2
 """Shards compressed at a time."""

@@ -59,9 +59,11 @@ def write_source(root: Path, source: str, docs: Iterable[Doc], shard_docs: int =
         ):
             write_shard(folder / name, pa.Table.from_pylist(rows, schema=schema), schema)
             records[folder].append(record_shard(folder, folder / name))
-    for folder, kind in ((raw, "raw"), (scored, "scored")):
+    documents = Manifest(kind="raw", name=source, shards=records[raw])
+    scores = Manifest(kind="scored", name=source, inputs={"raw": documents.digest}, shards=records[scored])
+    for folder, manifest in ((raw, documents), (scored, scores)):
         folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, Manifest(kind=kind, name=source, shards=records[folder]))
+        write_manifest(folder, manifest)
     return raw, scored
 
 

@@ -16,6 +16,7 @@ from storage.schemas import SAMPLE_SCHEMA
 from tasks.mixture import write
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.pieces import cut_pieces
 from tasks.mixture.prompts import LEADS, VOICES
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_corpus
 
@@ -202,9 +203,21 @@ def test_scores_must_belong_to_the_documents(tmp_path: Path) -> None:
 def test_parameters_are_bounded_and_described() -> None:
     for field in MixtureParameters.model_fields.values():
         assert field.title and field.description
-    for wrong in ({"train_size": 0}, {"min_low_authority": 0.19}, {"piece_chars": 10}, {"unknown": 1}):
+    for wrong in (
+        *({"train_size": 0}, {"min_low_authority": 0.19}, {"piece_chars": 10}, {"unknown": 1}),
+        *({"first_year": 0}, {"last_year": 30_000}),
+    ):
         with pytest.raises(ValidationError):
             MixtureParameters(**wrong)  # type: ignore[arg-type]
+
+
+def test_reversed_ranges_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"min_authority is 0\.5, above max_authority 0\.2"):
+        MixtureParameters(min_authority=0.5, max_authority=0.2)
+    with pytest.raises(ValidationError, match="first_year is 1950, after last_year 1900"):
+        MixtureParameters(first_year=1950, last_year=1900)
+    assert MixtureParameters(first_year=1900, last_year=1900).focus == "first_year=1900, last_year=1900"
+    assert MixtureParameters().focus == ""
 
 
 def test_documents_outside_the_focus_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -220,11 +233,71 @@ def test_documents_outside_the_focus_are_left_out_and_counted(tmp_path: Path) ->
     assert metadata["documents"]["read"] == 341
 
 
-def test_an_empty_focus_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MixtureError, match="train_size=0 and val_size=0"):
-        build(
-            tmp_path, balanced_sources(), PARAMETERS.model_copy(update={"first_year": 2100, "accept_imbalance": True})
-        )
+def test_a_focus_that_leaves_too_little_is_named(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    with pytest.raises(MixtureError, match=r"asked for \(max_authority=0.2\) holds no medium and no high") as error:
+        build(tmp_path, sources, MixtureParameters(max_authority=0.2))
+    assert "download" not in str(error.value)
+    assert "220 of 340 documents lie outside max_authority=0.2. Samples by source" in str(error.value)
+    with pytest.raises(MixtureError, match=r"\(first_year=2100\) holds 0 samples, .* needs two at least"):
+        build(tmp_path, sources, MixtureParameters(first_year=2100, accept_imbalance=True))
+
+
+def test_one_document_alone_makes_no_mixture(tmp_path: Path) -> None:
+    lonely = {"patents": balanced_sources()["patents"][:1]}
+    parameters = MixtureParameters(piece_chars=100_000, accept_imbalance=True)
+    with pytest.raises(MixtureError, match=r"the corpus holds 1 samples, .* download and score sources first"):
+        build(tmp_path, lonely, parameters)
+    two = {"patents": balanced_sources()["patents"][:2]}
+    assert build(tmp_path, two, parameters)[1].counts["train"] == 1
+
+
+def test_what_is_cut_off_long_documents_is_counted(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    long = next(doc for doc in sources["patents"] if len(doc.text) > 1000)
+    folder, _ = build(tmp_path, sources, MixtureParameters(piece_chars=200, max_pieces=2))
+    documents = json.loads((folder / "metadata.json").read_text("utf-8"))["documents"]
+    texts = [doc.text for docs in sources.values() for doc in docs]
+    left_out = [len(text) - sum(map(len, cut_pieces(text, 200, 2))) for text in texts]
+    assert documents["cut"] == sum(rest > 0 for rest in left_out) > 0
+    assert documents["characters_left_out"] == sum(left_out) > len(long.text) - 400
+    whole, _ = build(tmp_path, sources, MixtureParameters(piece_chars=3000))
+    assert json.loads((whole / "metadata.json").read_text("utf-8"))["documents"]["cut"] == 0
+
+
+def test_sizes_that_were_asked_for_limit_nothing(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    _, manifest = build(tmp_path, sources, MixtureParameters(train_size=100, val_size=20))
+    assert manifest.notes["limited_by"] == []
+    _, manifest = build(tmp_path, sources, MixtureParameters(train_size=100_000, scale=True))
+    assert "could hold" in manifest.notes["limited_by"][0]
+
+
+def test_one_source_of_many_can_be_drawn_from(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    folder, _ = build(tmp_path, sources, MixtureParameters(filter_source=["patents", "pre", "encyclo"]))
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    assert set(metadata["sources"]) == {"patents", "preprints", "encyclopedia"}
+    assert metadata["documents"]["read"] == 340 - len(sources["novels"])
+    assert {row["source"] for row in rows_of(folder, "train")} == {"patents", "preprints", "encyclopedia"}
+
+
+def test_duplicates_across_sources_leave_the_least_official_one_and_share_no_side(tmp_path: Path) -> None:
+    sources = balanced_sources()
+    quoted = sources["patents"][:6]
+    for number, doc in enumerate(quoted):
+        words = doc.text.split(" ")
+        words[len(words) // 2] = "otherwise"  # one word of a hundred
+        copy = replace(doc, id=f"encyclopedia:copy-{number}", auth=0.9, text=" ".join(words))
+        sources["encyclopedia"].append(replace(copy, text=doc.text) if number % 2 else copy)
+    folder, manifest = build(tmp_path, sources)
+    assert (manifest.counts["exact_duplicates"], manifest.counts["near_duplicates"]) == (3, 3)
+    drawn = {row["doc_id"] for side in ("train", "valid") for row in rows_of(folder, side)}
+    assert not any(name.startswith("encyclopedia:copy") for name in drawn)
+    folder, manifest = build(tmp_path, sources, PARAMETERS.model_copy(update={"near_duplicates": False}))
+    assert (manifest.counts["exact_duplicates"], manifest.counts["near_duplicates"]) == (3, 0)
+    drawn = {row["doc_id"] for side in ("train", "valid") for row in rows_of(folder, side)}
+    assert any(name.startswith("encyclopedia:copy") for name in drawn)
 
 
 def test_an_accepted_imbalance_takes_what_there_is_and_says_so(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError
-from tasks.mixture.distribution import format_distribution, measure_distribution
+from tasks.mixture.bands import TYPICAL_SOURCES
+from tasks.mixture.distribution import Distribution, advise, format_distribution, measure_distribution
 
 GOLDEN = """\
 Total samples: 80000
@@ -20,7 +21,7 @@ Trivium Categories:
   Rhetoric:  24000 ( 30.0%)
 
 Provenance Entropy:
-  Mean: 3.84 bits
+  Mean: 3.84 bits ✓
   Min:  0.80 bits
   Max:  9.20 bits"""
 
@@ -42,7 +43,7 @@ def test_weak_mixtures_carry_their_notes() -> None:
     assert "Low authority (<0.3):       1 ( 10.0%) - Target: 25-30% ✗" in text
     assert "Logic:        10 (100.0%) ✗" in text
     assert "Grammar:       0 (  0.0%) ⚠" in text
-    assert "Mean: 2.50 bits (expected 3.5 to 6.0)" in text
+    assert "Mean: 2.50 bits ✗ (expected 3.5 to 6.0)" in text
     assert "Max:  2.50 bits (expected above 7.0)" in text
     assert distribution.verdict == "poor"
 
@@ -69,6 +70,28 @@ def test_it_is_plain_json() -> None:
         "target": [0.25, 0.3],
         "verdict": "poor",
     }
+
+
+@pytest.mark.parametrize(
+    ("bits", "verdict"), [(2.99, "poor"), (3.0, "acceptable"), (3.5, "good"), (6.0, "good"), (6.1, "acceptable")]
+)
+def test_the_verdict_on_entropy(bits: float, verdict: str) -> None:
+    distribution = measure_distribution([0.1], [bits], ["logic"])
+    dumped = distribution.model_dump(mode="json")
+    assert dumped["entropy"]["verdict"] == distribution.entropy.verdict == verdict
+    assert Distribution.model_validate(dumped) == distribution
+
+
+def test_advice_on_entropy_names_what_to_download() -> None:
+    def advice(*bits: float) -> str:
+        return "\n".join(line for line in advise(measure_distribution([0.1] * len(bits), bits, ["logic"] * len(bits))))
+
+    low, high = TYPICAL_SOURCES["low"], TYPICAL_SOURCES["high"]
+    assert f"mean entropy is 2.50 bits, below 3.5 to 6.0: download more of {low} and rebalance" in advice(2.5)
+    assert f"mean entropy is 7.50 bits, above 3.5 to 6.0: download more of {high} and rebalance" in advice(7.5)
+    assert f"for contrast are missing; download more of {high}" in advice(7.5)
+    assert f"primary sources are missing; download more of {low}" in advice(2.5)
+    assert "entropy" not in advice(1.0, 8.0) and "bits" not in advice(1.0, 8.0)
 
 
 @pytest.mark.parametrize("columns", [([], [], []), ([0.1], [5.0], [])])

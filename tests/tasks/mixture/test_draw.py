@@ -121,6 +121,21 @@ def test_scarce_low_authority_is_all_kept() -> None:
     assert int((candidates.bands[np.concatenate([drawn.train, drawn.valid])] == 0).sum()) == 250
 
 
+def test_a_cell_is_drawn_from_its_sources_in_proportion() -> None:
+    sizes = {("archive", 0): 600, ("library", 0): 200, ("papers", 1): 900, ("press", 2): 600, ("wiki", 2): 300}
+    rows = [(name, band) for (name, band), count in sizes.items() for _ in range(count)]
+    names_of = sorted({name for name, _ in rows})
+    bands = column([band for _, band in rows])
+    ids = [f"d{i}" for i in range(len(rows))]
+    sources = column([names_of.index(name) for name, _ in rows])
+    candidates = Candidates(ids, np.arange(len(rows)), ids, bands, bands, sources, names_of)
+    drawn = draw_mixture(candidates, MixtureParameters(train_size=800, val_size=200))
+    for side in (drawn.train, drawn.valid):
+        counts = np.bincount(sources[side], minlength=len(names_of)).tolist()
+        archive, library, _, press, wiki = counts
+        assert abs(archive - 3 * library) <= 2 and abs(press - 2 * wiki) <= 2 and library and wiki
+
+
 def test_groups_that_leave_a_side_without_a_band_are_explained() -> None:
     candidates = make_candidates(1, 3, 3, 1, strays=0)
     rows = [i for i in range(3) for _ in range(200)]

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.mixture.pieces import compose_samples, cut_pieces, sample_parts
+from tasks.mixture.pieces import compose_samples, cut_pieces, outline_samples
+from tasks.mixture.prompts import split_turns
 
 TEXTS = st.text(alphabet="ab .!?\n\té—\u201d", max_size=1500)
 
@@ -57,4 +58,7 @@ def test_a_text_in_the_chat_format_keeps_its_prompt() -> None:
 def test_the_numbers_of_the_samples_are_known_without_them(title: str | None, text: str, chat: bool) -> None:
     text = f"User: x\n\nAssistant: {text}" if chat else text
     composed = compose_samples(title, text, 60, 4)
-    assert sample_parts(title, text, 60, 4) == tuple(sample.part for sample in composed)
+    outline = outline_samples(title, text, 60, 4)
+    assert outline.parts == tuple(sample.part for sample in composed)
+    response = (split_turns(text) or ("", text))[1].strip()
+    assert outline.left_out == len(response) - sum(map(len, cut_pieces(response, 60, 4)))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from storage.errors import MixtureError, ParameterError
 from storage.schemas import BANDS
 from tasks.mixture.bands import fits, largest_total
-from tasks.mixture.sample import explain_limit, plan_mixture
+from tasks.mixture.sample import plan_imbalanced, plan_mixture
+from tasks.mixture.shortfall import explain_limit
 
 GUIDE = {"low": 93_000, "medium": 47_000, "high": 64_000}
 
@@ -21,10 +22,40 @@ def test_the_guides_own_table() -> None:
     assert json.loads(json.dumps(plan.as_dict()))["largest_total"] == 156_666
 
 
-def test_without_sizes_the_largest_mixture_is_split_80_to_20() -> None:
+def test_without_sizes_a_mixture_has_those_of_the_method() -> None:
     plan = plan_mixture(GUIDE)
-    assert plan.total >= plan.largest_total - 5
+    assert (plan.train_size, plan.val_size) == (80_000, 20_000)
+    (sentence,) = plan.limited_by
+    assert "80,000 + 20,000 samples; the corpus would allow 156,666, ask for more with --train-size" in sentence
+    loose = plan_mixture(GUIDE, min_low_authority=0.2)
+    assert loose.limits == plan.limits
+
+
+def test_a_smaller_corpus_gives_its_largest_mixture() -> None:
+    plan = plan_mixture({band: count // 2 for band, count in GUIDE.items()})
+    assert plan.largest_total == 78_333 and plan.total >= plan.largest_total - 5
     assert plan.val_size / plan.total == pytest.approx(0.2, abs=1e-4)
+    assert "could hold" in plan.limited_by[0]
+
+
+def test_sizes_that_were_asked_for_are_not_limited() -> None:
+    assert plan_mixture(GUIDE, 80_000, 20_000).limited_by == []
+    assert plan_mixture(GUIDE, train_size=8000).limited_by == []
+
+
+def test_an_accepted_imbalance_stops_at_the_method_too() -> None:
+    plan = plan_imbalanced({"low": 200_000, "medium": 0, "high": 50_000})
+    assert (plan.train_size, plan.val_size) == (80_000, 20_000)
+    assert "would allow 250,000" in plan.limited_by[0]
+    few = plan_imbalanced({"low": 20, "medium": 0, "high": 5})
+    assert (few.train_size, few.val_size, few.limited_by) == (20, 5, [])
+
+
+def test_a_lower_minimum_that_fits_is_offered() -> None:
+    with pytest.raises(MixtureError, match=r"or pass min_low_authority=0\.24[;,]? ") as error:
+        plan_mixture({"low": 240, "medium": 400, "high": 600}, 800, 200)
+    assert "missing: 10 low" in str(error.value)
+    assert plan_mixture({"low": 240, "medium": 400, "high": 600}, 800, 200, min_low_authority=0.24).rows["low"] == 240
 
 
 def test_one_size_brings_the_other() -> None:
