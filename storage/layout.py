@@ -13,6 +13,7 @@ from storage.remote import Remote, open_remote
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
+SET_ASIDE = "set-aside"
 
 
 def checked_name(name: str, what: str) -> str:
@@ -63,8 +64,12 @@ class Layout:
             self.remote.pull(self.root, below)
 
     def push(self, *below: str) -> None:
-        """Take what changed here to the bucket; nothing to do for a folder. `Remote.push` tells the rest."""
+        """Take what changed here to the bucket; nothing to do for a folder. `Remote.push` tells the rest.
+
+        What was set aside goes there first: where it lay before, it is taken away from the bucket.
+        """
         if self.remote:
+            self.remote.push(self.root, [SET_ASIDE])
             self.remote.push(self.root, below)
 
     def raw(self, source: str) -> Path:
@@ -101,7 +106,7 @@ class Layout:
 
     def set_aside(self, stage: str, name: str, key: str) -> Path:
         """Where a dataset goes that a new request would otherwise overwrite."""
-        return self.root / "set-aside" / stage / f"{checked_name(name, 'name')}-{key[:12]}"
+        return self.root / SET_ASIDE / stage / f"{checked_name(name, 'name')}-{key[:12]}"
 
     def sealed(self, stage: str) -> list[str]:
         """Names of the finished datasets of a stage (``raw``, ``scored`` or ``balanced``), sorted."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +62,7 @@ class Remote:
             The paths that were fetched, relative to the mirror.
 
         Raises:
+            DatasetBusy: Another process moves files of this mirror; `storage.lock.in_turn` waits for it.
             StoreError: The bucket cannot be reached, or holds what no stage wrote there, or the mirror holds a link.
         """
         with _explained(self.uri), _index_of(mirror) as index:
@@ -86,6 +87,7 @@ class Remote:
             The paths that were uploaded, relative to the mirror.
 
         Raises:
+            DatasetBusy: Another process moves files of this mirror; `storage.lock.in_turn` waits for it.
             StoreError: The bucket cannot be reached; a later run goes on. Or the mirror holds a link.
         """
         folders = [PurePosixPath(folder) for folder in below]
@@ -98,13 +100,15 @@ class Remote:
             # A seal must never stand over shards that it does not mean: it goes first and comes last.
             touched = {PurePosixPath(path).parent for path in (*changed, *gone)}
             unsealing = [path for path in known if _is_seal(path) and _covers(path, touched)]
-            for path in (*unsealing, *sorted(gone)):
-                if path in index:
+            moving, *seals = _sealed_last(sorted({*changed, *(path for path in unsealing if path in here)}))
+            # What was moved to another folder arrives there before it goes.
+            for going, coming in ((unsealing, moving), (sorted(gone), []), *(([], seal) for seal in seals)):
+                for path in filter(index.__contains__, going):
                     self._delete(path)
                     del index[path]
-            for group in _sealed_last(sorted({*changed, *(path for path in unsealing if path in here)})):
                 with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as threads:
-                    index.update(zip(group, threads.map(lambda path: self._upload(mirror, path), group), strict=True))
+                    stamps = threads.map(lambda path: self._upload(mirror, path), coming)
+                    index.update(zip(coming, stamps, strict=True))
         return changed
 
     def _list(self, below: str) -> dict[str, FileInfo]:
@@ -198,11 +202,9 @@ def _index_of(mirror: Path) -> Iterator[dict[str, Stamp]]:
     """Hold the mirror's index; what was transferred before a failure is kept."""
     file = mirror / INDEX
     mirror.mkdir(parents=True, exist_ok=True)
-    with only_writer(file):
-        index: dict[str, Stamp] = {}
-        if file.is_file():
-            content: dict[str, list[int]] = json.loads(file.read_text("utf-8"))
-            index = {path: (stamp[0], stamp[1], stamp[2], stamp[3]) for path, stamp in content.items()}
+    with only_writer(file, patience_seconds=0.0):  # whoever waits does so where it can be cancelled; a thread cannot
+        content: dict[str, list[int]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        index: dict[str, Stamp] = {path: (s[0], s[1], s[2], s[3]) for path, s in content.items()}
         before = dict(index)
         try:
             yield index
@@ -248,9 +250,8 @@ def _covers(seal: str, touched: Iterable[PurePosixPath]) -> bool:
     return any(changed.is_relative_to(folder) for changed in touched)
 
 
-def _sealed_last(paths: Iterable[str]) -> list[list[str]]:
+def _sealed_last(paths: Sequence[str]) -> list[list[str]]:
     """Split paths into those that may be moved in any order and the seals, inner ones before outer ones."""
-    paths = list(paths)
     seals = sorted((path for path in paths if _is_seal(path)), key=lambda path: (-path.count("/"), path))
     return [[path for path in paths if not _is_seal(path)], *([seal] for seal in seals)]
 
@@ -289,9 +290,8 @@ def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
         for shard in manifest.shards if manifest else []:
             file = folder / shard.file
             # A new manifest is held against all that is here: an earlier pull may have ended before it was checked.
-            if (shard.file in files or MANIFEST in files) and not (
-                file.is_file() and file_sha256(file) == shard.sha256
-            ):
+            concerned = shard.file in files or MANIFEST in files
+            if concerned and not (file.is_file() and file_sha256(file) == shard.sha256):
                 (folder / MANIFEST).unlink()
                 file.unlink(missing_ok=True)
                 raise StoreError(

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
+from storage.errors import DatasetBusy
 from storage.layout import Layout
+from storage.lock import in_turn
+from tasks.policies import run_logger
+
+CANCELLED_PATIENCE_SECONDS = 10.0
+"""How long a cancelled run waits for its turn; Prefect kills it after 30 seconds, transfers included."""
 
 
 @asynccontextmanager
 async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) -> AsyncIterator[None]:
     """Bring what a stage reads, and take what it wrote to the bucket, also when it fails; a folder needs neither.
+
+    Runs of one machine share its mirror and move files one after another: each waits for its turn, however long the
+    others take.
 
     Args:
         layout: The store.
@@ -21,8 +32,20 @@ async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) ->
     Raises:
         StoreError: The bucket cannot be reached.
     """
-    await asyncio.to_thread(layout.pull, *reads, *writes)
+    await _move(layout.pull, [*reads, *writes])
     try:
         yield
-    finally:
-        await asyncio.to_thread(layout.push, *writes)
+    except asyncio.CancelledError:
+        try:
+            await _move(layout.push, writes, CANCELLED_PATIENCE_SECONDS)
+        except DatasetBusy:
+            run_logger().warning("cancelled while another run moves files: the bucket gets %s later", ", ".join(writes))
+        raise
+    except BaseException:
+        await _move(layout.push, writes)
+        raise
+    await _move(layout.push, writes)
+
+
+async def _move(transfer: Callable[..., None], below: Sequence[str], patience_seconds: float = math.inf) -> None:
+    await in_turn(partial(asyncio.to_thread, transfer, *below), run_logger().warning, patience_seconds)

@@ -33,9 +33,9 @@ from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
 from storage.atomic import write_json
-from storage.errors import DatasetBusy, DistrustError, TransientError
+from storage.errors import DistrustError, TransientError
 from storage.events import parse_event
-from storage.lock import POLL_SECONDS, only_writer
+from storage.lock import in_turn, only_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
@@ -186,20 +186,12 @@ async def exclusive(folder: Path, patience_seconds: float = math.inf) -> AsyncIt
     Raises:
         DatasetBusy: Another process still holds it after `patience_seconds`.
     """
-    deadline = time.monotonic() + patience_seconds
-    told = False
     async with contextlib.AsyncExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(only_writer(folder, patience_seconds=0.0))
-                break
-            except DatasetBusy:
-                if time.monotonic() >= deadline:
-                    raise
-                if not told:
-                    run_logger().warning("another process is writing %s; waiting until it has ended", folder)
-                told = True
-                await asyncio.sleep(POLL_SECONDS)
+
+        async def enter() -> None:
+            stack.enter_context(only_writer(folder, patience_seconds=0.0))
+
+        await in_turn(enter, run_logger().warning, patience_seconds)
         yield
 
 

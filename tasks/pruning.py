@@ -25,7 +25,7 @@ async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> 
     if layout.remote is not None:
         raise ParameterError(
             f"{layout.remote.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "
-            "as a whole, what is needed is fetched again"
+            "as a whole while no run is at work, what is needed is fetched again"
         )
     rows = []
     for removal in await asyncio.to_thread(plan_removals, layout, keep):

@@ -1,0 +1,102 @@
+"""Runs of one machine share the mirror of a bucket: they move files in turn, and a cancelled one does not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.layout import Layout
+from storage.lock import only_writer
+from storage.remote import INDEX
+from tasks import mirroring
+from tasks.mirroring import shared
+from tests.bucket import BUCKET
+from tests.bucket import bucket as bucket
+
+pytestmark = pytest.mark.usefixtures("bucket")
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    monkeypatch.setenv("DISTRUST_MIRROR", str(tmp_path))
+    return Layout.of(f"s3://{BUCKET}/corpus")
+
+
+def objects(layout: Layout) -> set[str]:
+    assert layout.remote is not None
+    return set(layout.remote._list("runs"))
+
+
+async def until(found: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not found():
+            await asyncio.sleep(0.05)
+
+
+async def train(layout: Layout, begun: asyncio.Event, go_on: asyncio.Event) -> None:
+    async with shared(layout, reads=[], writes=["runs/mine"]):
+        begun.set()
+        await go_on.wait()
+        layout.run("mine").mkdir(parents=True, exist_ok=True)
+        (layout.run("mine") / "training.log").write_text("done")
+
+
+async def test_a_stage_that_ends_while_another_moves_files_waits_for_its_turn(
+    layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    training = asyncio.create_task(train(layout, begun, go_on))
+    await begun.wait()
+    with only_writer(layout.root / INDEX):  # another run pulls the whole corpus
+        go_on.set()
+        await until(lambda: "waiting until it has ended" in caplog.text)
+        await asyncio.sleep(0.5)
+        assert not training.done() and objects(layout) == set()
+    await training
+    assert objects(layout) == {"runs/mine/training.log"}
+
+
+@pytest.mark.parametrize("at", ["the beginning", "the end"])
+async def test_whoever_is_cancelled_while_it_waits_ends(
+    layout: Layout, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mirroring, "CANCELLED_PATIENCE_SECONDS", 0.5)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    training = asyncio.create_task(train(layout, begun, go_on))
+    if at == "the end":
+        await begun.wait()
+    with only_writer(layout.root / INDEX):
+        await (until(lambda: "waiting" in caplog.text) if at == "the beginning" else asyncio.sleep(0))
+        training.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(training, 10)
+    assert ("the bucket gets runs/mine later" in caplog.text) == (at == "the end")
+
+
+async def test_what_a_stage_sets_aside_is_in_the_bucket_before_it_is_gone_from_its_place(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = type(layout.remote)
+    delete = remote._delete
+
+    def only_with_a_copy(self: object, path: str) -> None:
+        if path.startswith("runs/"):
+            assert layout.remote is not None
+            assert set(layout.remote._list("set-aside")) == {"set-aside/runs/mine-0123/result.json"}
+        delete(self, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(remote, "_delete", only_with_a_copy)
+    for _ in range(2):
+        async with shared(layout, reads=[], writes=["runs/mine"]):
+            run = layout.run("mine")
+            if run.exists():
+                aside = layout.set_aside("runs", "mine", "0123")
+                aside.parent.mkdir(parents=True)
+                run.rename(aside)
+            else:
+                run.mkdir(parents=True)
+                (run / "result.json").write_text("{}")
+    assert objects(layout) == set()
