@@ -228,8 +228,8 @@ def stop(name: str) -> bool:
 
 def _is_ours(pid: int) -> bool:
     """Guard against a process id that the system gave to somebody else since."""
-    listing = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "prefect" in listing.stdout
+    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]  # -ww: however deep our folder lies
+    return "prefect" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @contextmanager

@@ -44,13 +44,18 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends without an error."""
+    """Yield a temporary path that becomes `path` when the block ends without an error.
+
+    Raises:
+        StoreError: The disk is full.
+    """
     temporary = _temporary_beside(path)
     try:
-        yield temporary
-        sync_file(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with full_disk_explained(path):
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,11 +102,11 @@ def remove(entry: Path) -> None:
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk into one that says what to do.
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk into one that says what to do; files of `atomic_path` have it already.
 
     Raises:
-        StoreError: There is no room left where `folder` lies, or a quota or a file size limit is reached.
+        StoreError: There is no room left for `path`, or a quota or a file size limit is reached.
     """
     try:
         yield
@@ -112,9 +117,9 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
             full = "Unable to write" in str(error)  # MLX's word for it
         if not full:
             raise
-        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        free = shutil.disk_usage(path if path.is_dir() else path.parent).free
         raise StoreError(
-            f"no room to write {folder} ({error}; {free / 2**20:.0f} MiB free); nothing is half-written: "
+            f"no room to write {path} ({error}; {free / 2**20:.0f} MiB free); nothing is half-written: "
             "make room, or name another store, and run again"
         ) from error
 

@@ -32,6 +32,7 @@ def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[st
 
     Raises:
         ValueError: The rows do not fit the schema, or a required column holds a null.
+        StoreError: The disk is full.
     """
     table = table.select(schema.names).cast(schema)
     table = table.replace_schema_metadata(dict(tags) if tags else None)
@@ -79,6 +80,7 @@ def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
 
     Raises:
         ValueError: Rows do not fit the schema.
+        StoreError: The disk is full.
     """
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **_encoding(schema)) as writer:
         yield ShardWriter(writer, schema)

@@ -51,7 +51,7 @@ def score_shard(
 
     Raises:
         ParameterError: The two file names differ, a parameter is wrong, or the signal breaks its contract.
-        StoreError: The raw shard cannot be read.
+        StoreError: The raw shard cannot be read, or the disk is full.
     """
     if raw.name != scored.name:
         raise ParameterError(f"the scores of {raw.name} must go to a file of the same name, not to {scored.name}")

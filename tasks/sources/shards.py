@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
-from storage.atomic import full_disk_explained
 from storage.errors import ArchiveBusy
 from storage.manifest import digest_of
 from storage.parquet import ShardWriter, iterate_rows, open_shard, read_tags
@@ -71,7 +70,7 @@ async def fetch_shard(
         StoreError: The disk is full.
     """
     items = shard.items if room > 0 else []
-    with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
+    with open_shard(folder / shard.file, RAW_SCHEMA) as file:
         rejects, cut_short = await _keep(_outcomes(source, items, concurrency, turns), file, spec, set(), room, watch)
         file.tag(_tags(shard, cut_short))
         await asyncio.to_thread(write_rejects, folder, shard, rejects)
@@ -120,7 +119,7 @@ async def retry_shard(
     wanted = set(waiting)
     if room is not None:
         wanted |= {stored_id(spec, item) for item in shard.items} - {reject.id for reject in kept}
-    with full_disk_explained(folder), open_shard(folder / shard.file, RAW_SCHEMA) as file:
+    with open_shard(folder / shard.file, RAW_SCHEMA) as file:
         seen: set[str] = set()
         for batch in iterate_rows(folder / shard.file, RAW_SCHEMA):
             seen.update(batch.column("id").to_pylist())

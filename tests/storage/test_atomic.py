@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.atomic import atomic_folder, atomic_path, remove_temporaries, write_json, write_text
+from storage.errors import StoreError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -21,6 +23,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["value.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_explained_whatever_is_written(tmp_path: Path, code: int) -> None:
+    target = tmp_path / "value.txt"
+    told = r"no room to write .*value\.txt.*nothing is half-written"
+    with pytest.raises(StoreError, match=told), atomic_path(target):
+        raise OSError(code, os.strerror(code))
+    with pytest.raises(PermissionError), atomic_path(target):
+        raise PermissionError(errno.EACCES, "another trouble")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
