@@ -34,9 +34,10 @@ def find_fault(field: str, value: Any) -> str | None:
     """Say what is wrong with a value for one of `FIELDS`; none if nothing is."""
     if field == "trivium_category":
         return None if value in TRIVIA else f"it must be one of {', '.join(TRIVIA)}"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    plain: Any = value.item() if isinstance(value, np.generic) else value
+    is_number = isinstance(plain, Real) and not isinstance(plain, bool)
+    if not is_number:
         return f"it must be a number from 0 to {MAXIMA[field]}"
-    plain = value.item() if isinstance(value, np.generic) else value
     # Scores are stored as float32, whose nearest number to 0.99 is a little larger.
     return None if 0 <= plain <= float(np.float32(MAXIMA[field])) else f"it must lie from 0 to {MAXIMA[field]}"
 
@@ -120,5 +121,5 @@ def _note(scored: pa.Table, notes: Sequence[str]) -> pa.Table:
 def _noted(before: str, note: str) -> str:
     """Add to a note; what was refused stays behind what was laid over."""
     laid_over, refused = split_overrides(before)
-    parts = [laid_over, note, refused and REFUSED + refused]
-    return "; ".join(filter(None, sorted(parts, key=lambda part: part.startswith(REFUSED))))
+    parts = filter(None, (laid_over, note, REFUSED + refused if refused else ""))
+    return "; ".join(sorted(parts, key=lambda part: part.startswith(REFUSED)))
