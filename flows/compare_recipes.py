@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefect import flow
+from prefect.exceptions import CrashedRun
 from pydantic import Field
 
 from flows.parameters import takes
@@ -38,7 +39,7 @@ async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any
     for run, recipe in comparing.plan_comparison(parameters.run, parameters.pick(Recipe), choices).items():
         try:
             result: Any = await train_adapter(**common | recipe.model_dump() | {"run": run})
-        except DistrustError as error:
+        except (DistrustError, CrashedRun) as error:  # a killed trainer is a crash of its run alone
             result = error
         rows.append(comparing.row_of(run, result))
     async with shared(layout, reads=[], writes=[f"comparisons/{parameters.run}"]):

@@ -9,7 +9,6 @@ from prefect import task
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 
 from storage.atomic import write_json, write_text
-from storage.errors import DistrustError
 from storage.layout import Layout
 from tasks.lora import comparison
 from tasks.lora.curve import as_address, draw_lines
@@ -31,9 +30,9 @@ def plan_comparison(run: str, recipe: Recipe, choices: Mapping[str, Sequence[Any
     return {f"{run}-{suffix}": variant for suffix, variant in comparison.variants(recipe, choices).items()}
 
 
-def row_of(run: str, result: Mapping[str, Any] | DistrustError) -> dict[str, Any]:
+def row_of(run: str, result: Mapping[str, Any] | Exception) -> dict[str, Any]:
     """Return the row of a run, finished or failed."""
-    return {"run": run, "problem": str(result)} if isinstance(result, DistrustError) else comparison.row_of(run, result)
+    return {"run": run, "problem": str(result)} if isinstance(result, Exception) else comparison.row_of(run, result)
 
 
 @task(task_run_name="report-comparison-{name}", **LOCAL_WORK)

@@ -82,7 +82,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _problem(row: Mapping[str, Any]) -> dict[str, str]:
-    return {"problem": str(row["problem"])} if row.get("problem") else {}
+    # What a killed trainer said last has several lines, and a cell has one.
+    return {"problem": " ".join(str(row["problem"]).split())} if row.get("problem") else {}
 
 
 def _cell(row: Mapping[str, Any], field: str) -> str:
