@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from storage.aside import move_entries_aside
 from storage.atomic import atomic_folder, full_disk_explained, remove, write_json
 from storage.errors import StoreError
-from storage.layout import CHECKPOINT_PREFIX, checkpoint_folder
+from storage.layout import CHECKPOINT_PREFIX, aside_folder, checkpoint_folder
+from storage.training_result import RESULT
 
 STATE = "state.json"
 FILES = "files"
@@ -82,6 +84,30 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise StoreError(f"{checkpoint} is not a whole checkpoint ({STATE} is no object); resume from another one")
     return state
+
+
+def set_later_aside(run: Path, step: int) -> Path | None:
+    """Move the checkpoints beyond a step out of the way of those that the run will write from there on.
+
+    They belong to another course of the run: left where they are, they would count as newer than what comes, which
+    would be pruned in their stead. A result that names one of them goes along. Nothing is deleted.
+
+    Returns:
+        The folder in which they lie now; none if there were none.
+    """
+    later = [folder for number, folder in list_checkpoints(run) if number > step]
+    if not later:
+        return None
+    result = [run / RESULT] if _names_one(run / RESULT, {folder.name for folder in later}) else []
+    return move_entries_aside([*result, *later], aside_folder(run))
+
+
+def _names_one(result: Path, checkpoints: Collection[str]) -> bool:
+    try:
+        content = json.loads(result.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("adapter") in checkpoints
 
 
 def prune_checkpoints(run: Path, keep_last: int, keep: frozenset[int] = frozenset()) -> list[int]:

@@ -13,6 +13,7 @@ from storage.remote import Remote, open_remote
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
+ASIDE = "aside"
 SET_ASIDE = "set-aside"
 
 
@@ -120,3 +121,13 @@ class Layout:
 def checkpoint_folder(run: Path, step: int) -> Path:
     """The checkpoint of a run after `step` optimiser steps."""
     return run / f"{CHECKPOINT_PREFIX}{step}"
+
+
+def aside_folder(run: Path) -> Path:
+    """Where the checkpoints of a run go that another course of it would mix with; ``aside-2`` the next time."""
+    return run / ASIDE
+
+
+def is_aside(folder: Path) -> bool:
+    """Tell whether a folder of a run is one to which checkpoints went."""
+    return folder.name == ASIDE or folder.name.startswith(f"{ASIDE}-")

@@ -23,7 +23,7 @@ from storage.atomic import TEMPORARY_PREFIX
 from storage.atomic import remove as delete
 from storage.checkpoint import list_checkpoints, read_state
 from storage.errors import StoreError
-from storage.layout import Layout
+from storage.layout import SET_ASIDE, Layout, is_aside
 from storage.lock import only_writer
 from storage.manifest import MANIFEST
 from storage.training_result import RESULT
@@ -122,13 +122,16 @@ def finished_workspaces(layout: Layout) -> Iterator[Removal]:
 
 
 def old_set_aside(layout: Layout, keep: RetentionParameters, now: float) -> Iterator[Removal]:
-    """Datasets and runs that a newer request replaced long ago."""
-    for stage in _folders(layout.root / "set-aside"):
-        for folder in _folders(stage):
-            age_days = (now - newest_change(folder)) / DAY_SECONDS
-            if age_days >= keep.keep_days:
-                reason = f"set aside, unchanged for {age_days:.0f} days"
-                yield Removal(folder, f"set-aside {stage.name}", measure(folder), reason, folder)
+    """Datasets and runs that a newer request replaced long ago, and checkpoints of another course of a run."""
+    stages = _folders(layout.root / SET_ASIDE)
+    replaced = [(folder, stage.name, folder) for stage in stages for folder in _folders(stage)]
+    runs = _folders(layout.root / "runs")
+    courses = [(folder, "checkpoints", run) for run in runs for folder in _folders(run) if is_aside(folder)]
+    for folder, kind, owner in (*replaced, *courses):
+        age_days = (now - newest_change(folder)) / DAY_SECONDS
+        if age_days >= keep.keep_days:
+            reason = f"set aside, unchanged for {age_days:.0f} days"
+            yield Removal(folder, f"set-aside {kind}", measure(folder), reason, owner)
 
 
 def old_exports(layout: Layout, keep: RetentionParameters, now: float) -> Iterator[Removal]:

@@ -11,10 +11,9 @@ shards and millions of items costs the memory of a few hundred of them.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,6 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.aside import move_entries_aside
 from storage.errors import StoreError
 from storage.manifest import MANIFEST, canonical_json
 from storage.parquet import ROW_GROUP_ROWS, open_shard, read_tags
@@ -184,11 +184,6 @@ class _StoredShards(Sequence[ShardSpec]):
         return self._group[1]
 
 
-def _numbered(folder: Path) -> Iterator[Path]:
-    yield folder
-    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-
-
 def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
     """Move out of the way what an earlier, different request left; shards that the plan shares with it stay.
 
@@ -199,8 +194,5 @@ def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
     old = [path for path in folder.glob("*.parquet") if path.name not in {PLAN, *kept}]
     moving = [path for path in [folder / MANIFEST, folder / PLAN, *old] if path.exists()]
     if moving:
-        place = next(place for place in _numbered(aside) if not place.exists())
-        place.mkdir(parents=True)
-    for path in moving:
-        os.replace(path, place / path.name)
+        move_entries_aside(moving, aside)
     return len(old)
