@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import pyarrow as pa
+from mlx_lm.tuner.callbacks import TrainingCallback
 
 from storage.events import Emit
 from storage.inside import open_no_link
@@ -18,7 +19,6 @@ from tasks.lora.metrics import METRICS, METRICS_SCHEMA
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import WindowMeans
 from tasks.lora.terminal import clock, describe_numbers
-from tasks.lora.tracking import open_tracker
 from tasks.lora.validation import Validation
 
 TRAINING_LOG = "training.log"
@@ -53,9 +53,20 @@ def train_report(report: Report, learning_rate: float, grad_norm: float, tokens:
 
 
 class Progress:
-    """Writes a run's log, events and metrics; a resumed run continues all three."""
+    """Writes a run's log, events and metrics; a resumed run continues all three.
 
-    def __init__(self, run: Path, recipe: Recipe, emit: Emit, step: int, tokens: int) -> None:
+    Args:
+        run: The folder for log and metrics.
+        recipe: The recipe.
+        emit: Receives the events.
+        step: Steps done before this process.
+        tokens: Tokens trained on before this process.
+        tracker: Another program that is told the numbers.
+    """
+
+    def __init__(
+        self, run: Path, recipe: Recipe, emit: Emit, step: int, tokens: int, tracker: TrainingCallback | None = None
+    ) -> None:
         self._run = run
         self._recipe = recipe
         self._parent = emit
@@ -65,7 +76,7 @@ class Progress:
         self._tokens = tokens
         self._window_tokens = 0
         self._window_began = self._began
-        self._tracker = open_tracker(recipe, run)
+        self._tracker = tracker
         mx.reset_peak_memory()
 
     @property

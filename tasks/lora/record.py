@@ -39,6 +39,7 @@ def run_result(
     return {
         "steps": state.step,
         "length": recipe.length,
+        "early_stop": recipe.early_stop,
         "adapter": f"checkpoint-{state.step}",
         "best": state.best.model_dump() if state.best else None,
         "model": public_name(recipe.model),

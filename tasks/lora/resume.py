@@ -18,6 +18,7 @@ from storage.errors import ParameterError, StoreError
 from storage.training_result import RESULT
 from tasks.lora.adapter import ADAPTERS, trainable_tensors
 from tasks.lora.recipe import Recipe
+from tasks.lora.validation import Validation
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -55,12 +56,40 @@ class RunState(BaseModel):
     valid_before: dict[str, float] | None = None
     best: Best | None = None
     lowest_objective: float | None = None
+    validation_pending: bool = False
+    """Whether this step's validation was broken off by a stop: whoever goes on does it first."""
     no_better: int = 0
     """Validations in a row without a lower objective."""
     skipped: int = 0
     """Steps whose loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     resumed_from: str | None = None
+
+    def after_step(self, done: bool, cursor: int, tokens: int) -> RunState:
+        """Return the state after a step that ended at a cursor; not `done`: its loss or gradient was not finite."""
+        changes: dict[str, Any] = {"step": self.step + 1, "cursor": cursor, "tokens": self.tokens + tokens}
+        if done:
+            return self.model_copy(update=changes | {"skipped_in_a_row": 0})
+        skips = {"skipped": self.skipped + 1, "skipped_in_a_row": self.skipped_in_a_row + 1}
+        return self.model_copy(update=changes | skips)
+
+    def after_validation(self, result: Validation | None) -> RunState:
+        """Return the state in which a validation of this step is counted; none if there was nothing to measure."""
+        counted: dict[str, Any] = {"validation_pending": False}
+        if result is None:
+            return self.model_copy(update=counted)
+        if self.lowest_objective is None or result.objective < self.lowest_objective:
+            counted |= {"lowest_objective": result.objective, "no_better": 0}
+        else:
+            counted |= {"no_better": self.no_better + 1}
+        return self.model_copy(update=counted)
+
+    def with_best(self, result: Validation | None) -> RunState:
+        """Return the state with this step as the best, if a validation says so; for a step that is saved."""
+        if result is None or (self.best is not None and self.best.valid_objective <= result.objective):
+            return self
+        best = Best(step=self.step, valid_objective=result.objective, valid_ce=result.ce)
+        return self.model_copy(update={"best": best})
 
 
 def read_run_state(checkpoint: Path) -> RunState:
@@ -75,10 +104,18 @@ def read_run_state(checkpoint: Path) -> RunState:
         raise StoreError(f"{checkpoint / STATE} is not a training state ({error}); resume from another one") from error
 
 
-def newest_sound_checkpoint(run: Path, say: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint of a run whose files are what was written, if any; tells which were passed over."""
+def newest_sound_checkpoint(run: Path, say: Callable[[str], None], resumed_from: str | None = None) -> Path | None:
+    """Return the newest checkpoint of a run whose files are what was written, if any; tells which were passed over.
+
+    Args:
+        run: The run's folder.
+        say: Receives a line for each damaged checkpoint.
+        resumed_from: Look only at those of the course that began at this named checkpoint.
+    """
     for _, folder in reversed(list_checkpoints(run)):
         try:
+            if resumed_from is not None and read_run_state(folder).resumed_from != resumed_from:
+                continue
             damaged = damaged_files(folder)
         except StoreError:
             damaged = [STATE]
@@ -91,22 +128,21 @@ def newest_sound_checkpoint(run: Path, say: Callable[[str], None]) -> Path | Non
 def find_checkpoint(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Path | None:
     """Return the checkpoint to continue from: the one asked for, else the run's newest sound one.
 
-    A run that was started from a named checkpoint and stopped later continues from its own newest one.
+    A run that was started from a named checkpoint and stopped later continues from the newest one of that course.
 
     Raises:
         StoreError: The named checkpoint does not exist, or is damaged.
     """
-    newest = newest_sound_checkpoint(run, say)
-    if recipe.resume_from is None:
-        return newest
-    if newest is not None and read_run_state(newest).resumed_from == recipe.resume_from:
+    newest = newest_sound_checkpoint(run, say, recipe.resume_from)
+    if recipe.resume_from is None or newest is not None:
         return newest
     named = Path(recipe.resume_from).expanduser()
     found = [folder for folder in (run / named, named) if (folder / STATE).is_file()]
     if not found:
+        there = [folder.name for _, folder in list_checkpoints(run)]
         raise StoreError(
             f"resume_from {recipe.resume_from!r} is no whole checkpoint of {run}; "
-            f"{f'the newest is {newest.name}' if newest else 'the run has none yet: leave resume_from empty'}"
+            f"{f'the newest is {there[-1]}' if there else 'the run has none yet: leave resume_from empty'}"
         )
     if damaged := damaged_files(found[0]):
         raise StoreError(f"{found[0]} is damaged ({', '.join(damaged)}); resume from another checkpoint")
@@ -177,7 +213,10 @@ def _load_tensors(file: Path) -> dict[str, mx.array]:
 
 
 def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, Any] | None:
-    """Return the result of an earlier run with this recipe and data, if it finished and its adapter is still there."""
+    """Return the result of an earlier run with this recipe and data, if it finished and its adapter is still there.
+
+    One that stopped early is not finished for a recipe that would have stopped at another time.
+    """
     try:
         result: dict[str, Any] = json.loads((run / RESULT).read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -186,5 +225,6 @@ def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, An
         result.get("recipe_digest") == recipe.digest
         and result.get("data_digest") == data_digest
         and result.get("length") == recipe.length
+        and result.get("early_stop", recipe.early_stop) == recipe.early_stop
     )
     return result if same and (run / str(result.get("adapter")) / STATE).is_file() else None

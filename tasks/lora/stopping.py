@@ -1,4 +1,8 @@
-"""A polite stop: the first signal asks the loop to save and leave, the second one ends the process as usual."""
+"""A polite stop: a signal asks the loop to save and leave.
+
+Several SIGTERMs ask for one stop: a service that is ended signals each of its processes, and a flow that is ended by it
+signals its trainer once more. Only a second Ctrl-C, which a person sends, ends the process at once, as SIGKILL does.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,12 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class StopAsked(Exception):
+    """Work was left at a place where it can be taken up again, since the process was asked to stop."""
+
+
 class StopRequest:
-    """Context in which SIGTERM and SIGINT are noted instead of obeyed.
+    """Context in which SIGTERM and the first SIGINT are noted instead of obeyed.
 
     Outside the main thread, where Python allows no signal handlers, nothing is noted.
     """
@@ -27,16 +35,16 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        for number in list(self._previous):
+            self._restore(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
+        if number == signal.SIGINT:
+            self._restore(number)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def _restore(self, number: int) -> None:
+        signal.signal(number, self._previous.pop(number))
 
     @property
     def exit_status(self) -> int:

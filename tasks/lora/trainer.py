@@ -12,9 +12,10 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from storage.atomic import remove_temporaries, write_json
-from storage.checkpoint import prune_checkpoints, write_checkpoint
+from storage.checkpoint import prune_checkpoints, set_later_aside, write_checkpoint
 from storage.errors import ParameterError
 from storage.events import Emit
+from storage.layout import checkpoint_folder
 from storage.training_result import RESULT, RUN
 from tasks.lora.adapter import Adapter, attach_adapter, checkpoint_activations, save_adapter
 from tasks.lora.base_model import resolve_base
@@ -27,7 +28,6 @@ from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 from tasks.lora.record import run_record, run_result
 from tasks.lora.resume import (
-    Best,
     RunState,
     check_same_run,
     find_checkpoint,
@@ -38,7 +38,8 @@ from tasks.lora.resume import (
 )
 from tasks.lora.schedule import learning_rate_at
 from tasks.lora.step import TrainingStep, make_optimizer
-from tasks.lora.stopping import StopRequest
+from tasks.lora.stopping import StopAsked, StopRequest
+from tasks.lora.tracking import open_tracker
 from tasks.lora.validation import Validation, validate
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -78,17 +79,9 @@ class _Run:
     """One process's share of a run."""
 
     def __init__(
-        self,
-        run: Path,
-        place: Path,
-        balanced: Path,
-        data_digest: str,
-        recipe: Recipe,
-        emit: Emit,
-        ranks: Ranks,
+        self, run: Path, place: Path, balanced: Path, data_digest: str, recipe: Recipe, emit: Emit, ranks: Ranks
     ) -> None:
-        self.folder, self.balanced, self.recipe = run, balanced, recipe
-        self.ranks = ranks
+        self.folder, self.recipe, self.ranks = run, recipe, ranks
         emit("log", message=f"Loading model: {recipe.model}")
         path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=lambda line: emit("log", message=line))
         limit_memory()
@@ -111,11 +104,14 @@ class _Run:
             resumed_from=recipe.resume_from,
         )
         resumed = self._resume(lambda line: emit("log", message=line))
+        self._seconds_before = self.state.seconds
         self._require_same_start()
-        self.progress = Progress(place, recipe, emit, self.state.step, self.state.tokens)
+        tracker = open_tracker(recipe, run) if self.ranks.leads else None
+        self.progress = Progress(place, recipe, emit, self.state.step, self.state.tokens, tracker)
         self._introduce(resumed)
-        if self.ranks.leads:
-            self._record()
+        if self.ranks.leads:  # the others have read their checkpoint by now
+            self._set_later_aside()
+            write_json(run / RUN, run_record(recipe, self.base, balanced, self.state, self.data, self.adapter))
 
     def _require_same_start(self) -> None:
         state = self.state
@@ -151,46 +147,55 @@ class _Run:
                 )
         say(f"Starting training for {self.recipe.max_steps - self.state.step} iterations...")
 
-    def _record(self) -> None:
-        record = run_record(self.recipe, self.base, self.balanced, self.state, self.data, self.adapter)
-        write_json(self.folder / RUN, record)
+    def _set_later_aside(self) -> None:
+        if aside := set_later_aside(self.folder, self.state.step):
+            self.progress.say(f"Checkpoints beyond step {self.state.step} are of another course; they lie in {aside}")
 
     def work(self, stop: StopRequest) -> dict[str, Any]:
-        """Do the steps that are left."""
-        model, recipe = self.base.model, self.recipe
-        step = TrainingStep(model, self.optimizer, recipe, self.ranks)
-        plan = BatchPlan.of(recipe, self.ranks.size)
+        """Do the steps that are left; asked to stop, save what is done and leave."""
+        self._stop = stop
+        step = TrainingStep(self.base.model, self.optimizer, self.recipe, self.ranks)
+        try:
+            last = self._train(step)
+            return self._finish(last if last is not None else self._validate())
+        except StopAsked:
+            self._read_window(step)
+            if self.state.step:
+                self._save()
+            raise SystemExit(stop.exit_status) from None
+
+    def _heed_stop(self) -> None:
+        """Raise `StopAsked` if a process was asked to stop; those that train together ask this at the same moments."""
+        if self.ranks.count(int(self._stop.signal is not None)):
+            raise StopAsked
+
+    def _train(self, step: TrainingStep) -> Validation | None:
+        """Do the steps that are left; return the validation after the last of them, if one was due."""
+        plan = BatchPlan.of(self.recipe, self.ranks.size)
         stream = BatchStream(self.data.train, plan, self.ranks.rank, self.ranks.size)
         if self.state.step == 0:
             first = self._validate()
             self.state = self.state.model_copy(update={"valid_before": None if first is None else first.fields()})
-        before = self.state.seconds
-        last: Validation | None = None
-        model.train()
-        while self.state.step < recipe.max_steps:
-            tokens = self._do_step(step, stream, stop)
-            if tokens is None:
-                self._read_window(step)
-                self._save(before)
-                raise SystemExit(stop.exit_status)
-            self.progress.count(tokens)
-            last = self._after_step(step, before)
-            if self._hopeless(last):
-                self._read_window(step)
-                self._note_best(last)
-                self._save(before)
-                break
-        return self._finish(last if last is not None else self._validate())
+        self.base.model.train()
+        last = self._conclude() if self.state.validation_pending else None
+        while self.state.step < self.recipe.max_steps and not self._hopeless():
+            self.progress.count(self._do_step(step, stream))
+            last = self._after_step(step)
+        if self.state.step < self.recipe.max_steps:
+            self.progress.say(f"Stopping early: {self.state.no_better} validations in a row without a lower objective")
+        return last
 
-    def _do_step(self, step: TrainingStep, stream: BatchStream, stop: StopRequest) -> int | None:
-        """Do one step and return its tokens; none, and no step, if the process was asked to stop."""
+    def _do_step(self, step: TrainingStep, stream: BatchStream) -> int:
+        """Do one step and return its tokens.
+
+        Raises:
+            StopAsked: The process was asked to stop; the step is not done.
+        """
         number, cursor = self.state.step, self.state.cursor
         mx.random.seed((self.recipe.seed << 32) | number)
         tokens = 0
         for _ in range(self.recipe.grad_accum):
-            if self.ranks.count(int(stop.signal is not None)):
-                step.discard()
-                return None
+            self._heed_stop()
             self.adapter.set_dropout_keys(self.recipe.seed, cursor * self.ranks.size + self.ranks.rank)
             batch = stream.batch(cursor)
             step.accumulate(batch)
@@ -199,54 +204,53 @@ class _Run:
             if self.recipe.thermal_throttle:
                 time.sleep(self.recipe.thermal_throttle)
         tokens = self.ranks.count(tokens)
-        done = step.update(learning_rate_at(self.recipe, number))
-        changes = {"step": number + 1, "cursor": cursor, "tokens": self.state.tokens + tokens}
-        self.state = self.state.model_copy(update=changes | self._skips(done))
+        rate = learning_rate_at(self.recipe, number)
+        done = step.update(rate)
+        self.state = self.state.after_step(done, cursor, tokens)
+        if not done:
+            self._heed_skip(rate)
         return tokens
 
-    def _skips(self, done: bool) -> dict[str, int]:
-        """Count a step that changed nothing because its loss or gradient was not finite."""
-        if done:
-            return {"skipped_in_a_row": 0}
-        in_a_row, rate = self.state.skipped_in_a_row + 1, learning_rate_at(self.recipe, self.state.step)
-        self.progress.say(f"Step {self.state.step + 1} skipped: its loss or gradient is not finite")
+    def _heed_skip(self, rate: float) -> None:
+        """Tell of a step that changed nothing because its loss or gradient was not finite; give up after many."""
+        number, in_a_row = self.state.step, self.state.skipped_in_a_row
+        self.progress.say(f"Step {number} skipped: its loss or gradient is not finite")
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise ParameterError(
                 f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one step "
-                f"{self.state.step + 1} (learning rate {rate:g}); the last checkpoint is kept: start again with a "
+                f"{number} (learning rate {rate:g}); the last checkpoint is kept: start again with a "
                 f"lower learning_rate, for example {rate / 4:.1g}, in a new run"
             )
-        return {"skipped": self.state.skipped + 1, "skipped_in_a_row": in_a_row}
 
-    def _after_step(self, step: TrainingStep, seconds_before: float) -> Validation | None:
+    def _after_step(self, step: TrainingStep) -> Validation | None:
         number, recipe = self.state.step, self.recipe
-        last = number == recipe.max_steps
-        validating = last or number % recipe.eval_every == 0
-        # A run whose steps fail must not push its last good checkpoints out.
-        saving = last or (number % recipe.save_every == 0 and not self.state.skipped_in_a_row)
-        if validating or saving or number % recipe.report_every == 0:
+        validating = number == recipe.max_steps or number % recipe.eval_every == 0
+        if validating or self._saves_here() or number % recipe.report_every == 0:
             self._read_window(step)
+        self.state = self.state.model_copy(update={"validation_pending": validating})
+        return self._conclude()
+
+    def _conclude(self) -> Validation | None:
+        """Validate and save where that is due after a step, in this order: a checkpoint knows its own verdict."""
         began = time.perf_counter()
-        result = self._validate() if validating else None
-        if saving:
-            self._note_best(result)
-            self._save(seconds_before)
+        result = None
+        if self.state.validation_pending:
+            result = self._validate()
+            self.state = self.state.after_validation(result)
+        if self._saves_here() or self._hopeless():
+            self.state = self.state.with_best(result)
+            self._save()
         self.progress.pause_clock(time.perf_counter() - began)
         return result
 
-    def _hopeless(self, result: Validation | None) -> bool:
-        """Count validations that brought no lower objective, and tell whether there were too many in a row."""
-        if result is None or not self.recipe.early_stop:
-            return False
-        lowest = self.state.lowest_objective
-        if lowest is None or result.objective < lowest:
-            self.state = self.state.model_copy(update={"lowest_objective": result.objective, "no_better": 0})
-        else:
-            self.state = self.state.model_copy(update={"no_better": self.state.no_better + 1})
-        if self.state.no_better < self.recipe.early_stop:
-            return False
-        self.progress.say(f"Stopping early: {self.state.no_better} validations in a row without a lower objective")
-        return True
+    def _saves_here(self) -> bool:
+        number, recipe = self.state.step, self.recipe
+        # A run whose steps fail must not push its last good checkpoints out.
+        return number == recipe.max_steps or (number % recipe.save_every == 0 and not self.state.skipped_in_a_row)
+
+    def _hopeless(self) -> bool:
+        """Tell whether there were too many validations in a row that brought no lower objective."""
+        return 0 < self.recipe.early_stop <= self.state.no_better
 
     def _read_window(self, step: TrainingStep) -> None:
         if step.window_steps == 0:
@@ -262,21 +266,14 @@ class _Run:
     def _validate(self) -> Validation | None:
         if self.data.valid is None:
             return None
-        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks)
+        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks, self._heed_stop)
         mx.clear_cache()
         if result is not None:
             self.progress.validation(self.state.step, result)
         return result
 
-    def _note_best(self, result: Validation | None) -> None:
-        best = self.state.best
-        if result is None or (best is not None and best.valid_objective <= result.objective):
-            return
-        best = Best(step=self.state.step, valid_objective=result.objective, valid_ce=result.ce)
-        self.state = self.state.model_copy(update={"best": best})
-
-    def _save(self, seconds_before: float) -> None:
-        self.state = self.state.model_copy(update={"seconds": seconds_before + self.progress.seconds})
+    def _save(self) -> None:
+        self.state = self.state.model_copy(update={"seconds": self._seconds_before + self.progress.seconds})
         if not self.ranks.leads:
             return
 
@@ -290,6 +287,8 @@ class _Run:
         prune_checkpoints(self.folder, self.recipe.keep_last, keep)
 
     def _finish(self, last: Validation | None) -> dict[str, Any]:
+        if not checkpoint_folder(self.folder, self.state.step).is_dir():
+            self._save()  # there was no step to do after a checkpoint that lies elsewhere
         result = run_result(self.recipe, self.base, self.state, self.data, self.adapter, last)
         if self.ranks.leads:
             write_json(self.folder / RESULT, result)

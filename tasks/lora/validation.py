@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 
 from storage.schemas import BANDS, band_of
 from tasks.lora.batches import BatchPlan, WeightedSequences, fixed_batches
@@ -33,19 +35,46 @@ class Validation:
 
 
 def validate(
-    model: nn.Module, data: WeightedSequences, recipe: Recipe, ranks: Ranks | None = None
+    model: nn.Module,
+    data: WeightedSequences,
+    recipe: Recipe,
+    ranks: Ranks | None = None,
+    heed_stop: Callable[[], None] = lambda: None,
 ) -> Validation | None:
     """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty.
 
-    Processes that train together take turns with its batches.
+    Args:
+        model: The model; it is left in the mode, training or not, in which it comes.
+        data: The validation set.
+        recipe: The recipe.
+        ranks: The processes that train together, which take turns with the batches; this one alone if left out.
+        heed_stop: Called by all of them before each round of batches; what it raises ends the validation.
     """
     ranks = ranks or Ranks(None, 0, 1)
-    head = split_head(model)
-    # Cross-entropy, weighted cross-entropy and tokens of each band.
-    sums = np.zeros((len(BANDS), 3))
     was_training = model.training
     model.eval()
+    try:
+        sums = _sum_bands(model, data, recipe, ranks, heed_stop)
+    finally:
+        model.train(was_training)
+    if ranks.size > 1:
+        sums = np.array(ranks.total(mx.array(sums.astype(np.float32))), np.float64)
+    ce, weighted, tokens = sums.sum(axis=0)
+    if tokens == 0:
+        return None
+    means: dict[str, float] = {band: float(row[0] / row[2]) for band, row in zip(BANDS, sums, strict=True) if row[2]}
+    return Validation(float(ce / tokens), float(weighted / tokens), int(tokens), means)
+
+
+def _sum_bands(
+    model: nn.Module, data: WeightedSequences, recipe: Recipe, ranks: Ranks, heed_stop: Callable[[], None]
+) -> npt.NDArray[np.float64]:
+    """Return cross-entropy, weighted cross-entropy and tokens of each band, summed over this process's batches."""
+    head = split_head(model)
+    sums = np.zeros((len(BANDS), 3))
     for number, (indices, batch) in enumerate(fixed_batches(data, BatchPlan.of(recipe), recipe.val_batches)):
+        if number % ranks.size == 0:
+            heed_stop()
         if number % ranks.size != ranks.rank:
             continue
         positions = np.flatnonzero(batch.mask)
@@ -55,11 +84,4 @@ def validate(
         rows = positions // batch.mask.shape[1]
         bands = np.array([BANDS.index(band_of(float(value))) for value in data.sequences.auth_weights[indices]])[rows]
         np.add.at(sums, bands, np.stack([losses, losses * batch.weights[rows], np.ones(len(losses))], axis=1))
-    model.train(was_training)
-    if ranks.size > 1:
-        sums = np.array(ranks.total(mx.array(sums.astype(np.float32))), np.float64)
-    ce, weighted, tokens = sums.sum(axis=0)
-    if tokens == 0:
-        return None
-    means: dict[str, float] = {band: float(row[0] / row[2]) for band, row in zip(BANDS, sums, strict=True) if row[2]}
-    return Validation(float(ce / tokens), float(weighted / tokens), int(tokens), means)
+    return sums
