@@ -5,7 +5,9 @@ of `deployments.access`: the file that describes the service holds no secret.
 
 Stopping a worker must leave a training time to save. Prefect's worker ends its runs at once, but on SIGTERM every run
 and every training saves by itself: systemd therefore signals the whole group (``KillMode=control-group``), and launchd,
-which signals one process, is told not to kill the others (``AbandonProcessGroup``).
+which signals one process, is told not to kill the others (``AbandonProcessGroup``). A training may be signalled by
+systemd, by its flow and by its own watch over its parent: it saves at the first signal, and the others change nothing.
+Its flow waits 20 seconds for it (`tasks.policies`); one whose flow is gone has 100 (`storage.events.end_with_parent`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from storage.layout import checked_name
 
 PREFIX = "empirical-distrust"
 STOP_SECONDS = 120
-"""Prefect's own grace is 30 seconds; a checkpoint of a large adapter on a busy disk takes longer."""
+"""More than a training gives itself when its flow is gone, so that the system never ends it first."""
 RESTART_SECONDS = 30
 HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", "HF_HOME", "HF_ENDPOINT")
 """Variables of the installing shell that the service keeps; none of them is a secret."""

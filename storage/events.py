@@ -22,6 +22,9 @@ from storage.errors import DistrustError
 
 Emit = Callable[..., None]
 
+ORPHAN_GRACE_SECONDS = 100.0
+"""What a process has to save after its parent died; a service that is stopped grants its processes 120 in all."""
+
 
 def emit(event: str, **fields: Any) -> None:
     """Print one event."""
@@ -39,10 +42,10 @@ def parse_event(line: str) -> dict[str, Any]:
     return {"event": "log", "message": line.rstrip("\n")}
 
 
-def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = 20.0) -> None:
+def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> None:
     """End this process soon after its parent dies, so that a killed run leaves nobody writing behind it.
 
-    The process first gets a SIGTERM, on which a trainer writes a checkpoint.
+    The process first gets a SIGTERM, on which a trainer writes a checkpoint; after `grace_seconds` it is over.
     """
     parent = os.getppid()
 

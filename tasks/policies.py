@@ -248,8 +248,8 @@ async def run_child(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_EVENT_BYTES,
-        # A signal to the whole group, as Ctrl-C sends it, must not reach the child beside the one that `_stop` sends:
-        # the second signal ends it before its checkpoint is written.
+        # Ctrl-C reaches the whole group of a terminal; the child is ended by `_stop` alone, for to a trainer a second
+        # Ctrl-C means that its checkpoint is not waited for.
         start_new_session=True,
     )
     result: dict[str, Any] | None = None
@@ -281,7 +281,7 @@ async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End a child that still runs; it has 20 seconds to write a checkpoint, less than Prefect's own grace of 30."""
+    """End a child that still runs; it has 20 seconds to write a checkpoint, less than Prefect's grace of 30 for us."""
     if process.returncode is not None:
         return
     process.terminate()

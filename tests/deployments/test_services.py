@@ -14,6 +14,7 @@ from deployments import server, services
 from deployments.access import CLIENT_AUTH, Access, recall, remember
 from deployments.services import STOP_SECONDS, Service
 from storage.errors import ParameterError, PrerequisiteError
+from storage.events import ORPHAN_GRACE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-of-this-test"
@@ -53,7 +54,7 @@ def test_the_plist_restarts_and_leaves_a_training_time_to_save(service: Service)
     assert plist["WorkingDirectory"] == str(ROOT)
     assert plist["KeepAlive"] is True and plist["RunAtLoad"] is True
     assert plist["ThrottleInterval"] >= 10
-    assert plist["ExitTimeOut"] == STOP_SECONDS > 30
+    assert plist["ExitTimeOut"] == STOP_SECONDS > ORPHAN_GRACE_SECONDS + 10, "the system never ends a training first"
     assert plist["AbandonProcessGroup"] is True
     assert plist["Umask"] == 0o077
     assert Path(plist["StandardOutPath"]).parent == server.home()
