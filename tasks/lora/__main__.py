@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from storage.errors import ParameterError, StoreError
+from storage.errors import DatasetBusy, ParameterError
 from storage.events import Emit, serve_specification
 from storage.lock import only_writer
 from tasks.lora.base_model import architecture_of_base
@@ -54,6 +54,9 @@ def only_training(runs: Path, emit: Emit) -> Iterator[None]:
     """Hold the store's training slot; two trainings at once would not fit into the memory of one machine.
 
     The child holds it, not its parent: a trainer whose parent was killed still writes its last checkpoint.
+
+    Raises:
+        StoreError: A link lies in the place of the lock.
     """
     told = False
     with ExitStack() as stack:
@@ -61,7 +64,7 @@ def only_training(runs: Path, emit: Emit) -> Iterator[None]:
             try:
                 stack.enter_context(only_writer(runs, PATIENCE_SECONDS))
                 break
-            except StoreError:
+            except DatasetBusy:
                 if not told:
                     emit("log", message=f"Another training runs in {runs}; this one starts when it has ended")
                 told = True

@@ -7,20 +7,44 @@ the run of one process whose batch size is n times as large.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from storage.events import Emit, serve_specification
-from tasks.lora.recipe import Recipe
+from tasks.lora.__main__ import check_memory, only_training, read_recipe
+from tasks.lora.machine import awake
+from tasks.lora.ranks import Ranks
 
 
 def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Take part in the training that is specified."""
-    from tasks.lora.trainer import train
-
+    recipe = read_recipe(specification["recipe"])
     run = Path(specification["run_folder"])
-    recipe = Recipe.model_validate(specification["recipe"])
-    return train(run, Path(specification["balanced_folder"]), specification["mixture_digest"], recipe, emit)
+    ranks = Ranks.join()
+    with only_training_together(ranks, run, emit), awake():
+        with ranks.voice(run, emit) as (_, voice):
+            check_memory(recipe, voice)
+        from tasks.lora.trainer import train
+
+        return train(run, Path(specification["balanced_folder"]), specification["mixture_digest"], recipe, emit)
+
+
+@contextmanager
+def only_training_together(ranks: Ranks, run: Path, emit: Emit) -> Iterator[None]:
+    """Hold the store's training slot, all processes as one: the leading one takes it, the others wait for that.
+
+    Raises:
+        StoreError: A link lies in the place of the lock.
+    """
+    if not ranks.leads:
+        ranks.count(0)
+        yield
+        return
+    with only_training(run.parent, emit):
+        ranks.count(0)
+        yield
 
 
 if __name__ == "__main__":

@@ -100,6 +100,14 @@ def test_a_second_training_waits_its_turn_plans_its_memory_and_keeps_the_machine
     assert not [line for line in listing.splitlines() if line.split()[0] == parent]
 
 
+def test_a_lock_that_is_a_link_is_told_and_not_waited_for(base: Path, mixture: Path, tmp_path: Path) -> None:
+    (tmp_path / ".runs.lock").symlink_to(tmp_path / "elsewhere")
+    (event,) = events_of(specify(tmp_path, mixture, tiny_recipe(base, max_steps=1)))
+    assert (event["event"], event["kind"]) == ("error", "StoreError")
+    assert ".runs.lock is a link" in event["message"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_the_system_keeps_its_share_of_the_memory() -> None:
     limit = training_limit_bytes()
     assert 0 < limit <= 0.75 * machine_memory_gb() * 1e9
