@@ -66,10 +66,10 @@ async def train_in_store(layout: Layout, recipe: Recipe, parameters: TrainAdapte
     """Train on a mixture of this store."""
     if not parameters.accept_imbalance:
         training.refuse_poor_mixture(layout, parameters.mixture)
-    if parameters.replace_run:
-        training.set_other_run_aside(layout, parameters.run, parameters.mixture, recipe)
     try:
-        result = await training.train_recipe(layout, parameters.run, parameters.mixture, recipe)
+        result = await training.train_recipe(
+            layout, parameters.run, parameters.mixture, recipe, replace_run=parameters.replace_run
+        )
     except ChildDied as error:
         # Nothing is wrong with the run: started again, it goes on at its newest checkpoint.
         return Crashed(message=f"{error}\nStart the run again: it goes on at its newest checkpoint.")

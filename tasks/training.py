@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -13,6 +14,7 @@ from prefect.artifacts import acreate_image_artifact
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.training_host import TrainingHost
+from storage.aside import move_aside
 from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
@@ -23,11 +25,12 @@ from tasks.lora.curve import as_address, draw_lines
 from tasks.lora.memory import describe_plan, plan_memory, usable_bytes
 from tasks.lora.metrics import loss_lines, read_metrics
 from tasks.lora.recipe import Recipe
-from tasks.lora.terminal import describe_step, training_bar
+from tasks.lora.terminal import TrainingBar, describe_step, training_bar
 from tasks.policies import (
     LOCAL_WORK,
     Check,
     ChildDied,
+    Progress,
     exclusive,
     run_child,
     run_logger,
@@ -94,55 +97,76 @@ def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
         )
 
 
-def set_other_run_aside(layout: Layout, run: str, mixture: str, recipe: Recipe) -> None:
-    """Move a run out of the way that had another recipe or mixture; nothing is deleted."""
+async def set_other_run_aside(layout: Layout, run: str, mixture_digest: str, recipe: Recipe) -> None:
+    """Move a run out of the way that had another recipe or mixture; nothing is deleted.
+
+    The caller holds the run's lock. A trainer whose flow was killed does not have that one: it still writes its last
+    checkpoint, under the lock of the store's training slot, and is waited for.
+    """
     folder = layout.run(run)
-    if not (folder / RUN).is_file():
-        return
-    record = json.loads((folder / RUN).read_text("utf-8"))
-    manifest = require_manifest(layout.balanced(mixture), f"build it first: {REBALANCE} --mixture {mixture}")
-    earlier = Recipe.model_validate(record["recipe"])
-    if earlier.identity() == recipe.identity() and record["mixture_digest"] == manifest.digest:
-        return
-    aside = layout.set_aside("runs", run, digest_of(record))
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(folder, aside)
+    async with exclusive(folder.parent):
+        if not (folder / RUN).is_file() or _is_of(folder / RUN, recipe, mixture_digest):
+            return
+        key = digest_of((folder / RUN).read_text("utf-8", errors="replace"))
+        aside = move_aside(folder, layout.set_aside("runs", run, key))
     run_logger().info("run %s had another recipe or mixture; it lies in %s now", run, aside)
 
 
+def _is_of(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
+    """Tell whether a run's record is of this recipe and mixture; one that cannot be read is of another."""
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        earlier = Recipe.model_validate(content["recipe"])
+        return earlier.identity() == recipe.identity() and bool(content["mixture_digest"] == mixture_digest)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _tell(run: str, progress: Progress, bar: TrainingBar | None, event: dict[str, Any]) -> None:
+    """Show an event of the trainer: on the terminal's bar where there is one, else in the log, and in the UI."""
+    if event["event"] == "progress":
+        line = describe_step(event)
+        progress.update(event["step"], event["max_steps"], f"Run {run}, {line}")
+        if bar is not None:
+            bar.show(event)
+        elif event["step"] % LOG_EVERY_STEPS == 0 or event["step"] == event["max_steps"]:
+            run_logger().info("%s", line)
+    elif event["event"] == "log":
+        if bar is not None:
+            bar.give_way()
+        run_logger().info("%s", event["message"])
+
+
 @task(task_run_name="train-{run}", **LOCAL_WORK)
-async def train_recipe(layout: Layout, run: str, mixture: str, recipe: Recipe) -> dict[str, Any]:
+async def train_recipe(
+    layout: Layout, run: str, mixture: str, recipe: Recipe, *, replace_run: bool = False
+) -> dict[str, Any]:
     """Run or resume a recipe on a mixture; what is finished already is not repeated.
 
     A cancelled run ends its child, which saves a checkpoint first. A server that goes away stops nothing; its end is
     told when it is back.
+
+    Args:
+        layout: The store.
+        run: Name of the run; whoever writes it is waited for.
+        mixture: Name of the mixture.
+        recipe: The recipe.
+        replace_run: Set an earlier run of this name aside if its recipe or mixture differs.
     """
-    log = run_logger()
-    balanced = layout.balanced(mixture)
-    manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
-    folder = layout.run(run)
-    specification = {
-        "run_folder": str(folder),
-        "balanced_folder": str(balanced),
-        "mixture_digest": manifest.digest,
-        "recipe": recipe.model_dump(mode="json"),
-    }
+    balanced, folder = layout.balanced(mixture), layout.run(run)
     async with exclusive(folder), shown_progress("training", f"Training run {run}") as progress:
+        # Read now: while another training was waited for, the mixture may have been built anew.
+        manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
+        if replace_run:
+            await set_other_run_aside(layout, run, manifest.digest, recipe)
+        specification = {
+            "run_folder": str(folder),
+            "balanced_folder": str(balanced),
+            "mixture_digest": manifest.digest,
+            "recipe": recipe.model_dump(mode="json"),
+        }
         with training_bar() as bar:
-
-            def on_event(event: dict[str, Any]) -> None:
-                if event["event"] == "progress":
-                    line = describe_step(event)
-                    progress.update(event["step"], event["max_steps"], f"Run {run}, {line}")
-                    if bar is not None:
-                        bar.show(event)
-                    elif event["step"] % LOG_EVERY_STEPS == 0 or event["step"] == event["max_steps"]:
-                        log.info("%s", line)
-                elif event["event"] == "log":
-                    if bar is not None:
-                        bar.give_way()
-                    log.info("%s", event["message"])
-
+            on_event = partial(_tell, run, progress, bar)
             try:
                 result = await run_child("tasks.lora", specification, folder / "train.json", on_event)
             except (DistrustError, ChildDied):

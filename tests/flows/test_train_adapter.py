@@ -73,6 +73,18 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     assert (await artifacts("training-curve"))[0].data.startswith("data:image/svg+xml;base64,")
 
 
+async def test_a_run_of_another_recipe_is_replaced_only_on_request(store: Path) -> None:
+    first = await train_adapter(**fields(store, max_steps=2), run="one")
+    other = fields(store, max_steps=2, alpha=2.9)
+    with pytest.raises(ParameterError, match=r"alpha was 2\.7, is 2\.9"):
+        await train_adapter(**other, run="one")
+    second = await train_adapter(**other, run="one", replace_run=True)
+    (aside,) = (store / "set-aside" / "runs").iterdir()
+    assert json.loads((aside / "result.json").read_text("utf-8"))["recipe_digest"] == first["recipe_digest"]
+    again = await train_adapter(**other, run="one", replace_run=True)
+    assert again == second and len(list(aside.parent.iterdir())) == 1, "the same run is kept"
+
+
 async def test_a_plan_trains_nothing(store: Path) -> None:
     result = await train_adapter(**fields(store), run="planned", plan=True)
     assert result["fits"] and 1e6 < result["peak_bytes"] < 50e6
