@@ -71,6 +71,7 @@ class Download:
     layout: Layout
     reach: Archives
     shards: list[dict[str, Any]] = field(default_factory=list)
+    refreshed: set[str] = field(default_factory=set)
 
     def limit(self, spec: SourceSpec) -> int:
         """How many documents a source is asked for."""
@@ -150,13 +151,16 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
         return None
     except DistrustError as error:
         run_logger().error("source %s is incomplete: %s", spec.name, error)
-        return acquisition.failed_download(spec, layout, error)
+        return acquisition.failed_download(spec, layout, limit, error)
 
 
 async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
     """Fetch every shard of a source that is not there, mend those with failed items, and seal the source."""
     parameters = download.parameters
-    plan = await acquisition.plan_source(session, refresh=parameters.refresh)
+    # A source that comes round again goes on with the plan that was added to; asked anew, it would add to it each time.
+    refresh = parameters.refresh and session.spec.name not in download.refreshed
+    plan = await acquisition.plan_source(session, refresh=refresh)
+    download.refreshed.add(session.spec.name)
     limit = max(session.limit, plan.wanted)
     done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:

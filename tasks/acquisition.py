@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -16,7 +15,6 @@ from prefect import task
 from storage.atomic import remove_temporaries
 from storage.errors import SourceUnavailable, TransientError
 from storage.layout import Layout
-from storage.lock import in_turn
 from storage.manifest import (
     MANIFEST,
     Manifest,
@@ -35,7 +33,6 @@ from storage.shard_plan import (
 )
 from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.estimate import Estimate as Estimate
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
 from tasks.sources.sealed import failed_download as failed_download
@@ -63,10 +60,16 @@ class Session:
     progress: Progress
     turns: asyncio.Semaphore
 
-    def watch(self, outcome: Document | Reject) -> None:
-        """Note an outcome as it comes in."""
-        self.meter.note(outcome)
-        self.show()
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[Document | Reject], None]]:
+        """Show the outcomes of one try at a shard as they come in; if it fails, they are taken back."""
+        with self.meter.attempt() as note:
+
+            def watch(outcome: Document | Reject) -> None:
+                note(outcome)
+                self.show()
+
+            yield watch
 
     def show(self) -> None:
         """Bring the progress up to date."""
@@ -119,7 +122,7 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
 
     Args:
         session: The source.
-        refresh: Ask the archive for items that the plan does not hold yet, and add them to it.
+        refresh: Ask the archive for items that the plan of a sealed source does not hold yet, and add them to it.
 
     Raises:
         SourceUnavailable: The archive finds nothing, or cannot be read at all.
@@ -140,15 +143,15 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         if moved:
             run_logger().info("%d files of an earlier request moved to %s", moved, aside)
         plan = await asyncio.to_thread(write_plan, folder, plan)
-    elif refresh:
+    elif refresh and (folder / MANIFEST).is_file():  # what was never sealed is finished first
         known = {item.native_id: item for shard in plan.shards for item in shard.items}
         items = await session.source.plan(session.limit, known)
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
         wanted = session.limit + await asyncio.to_thread(count_documents, session, plan)
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
         plan = await asyncio.to_thread(write_plan, folder, plan)
-    if spec.item_is_document:
-        session.meter.wanted = min(session.limit, plan.items)
+    wanted = max(session.limit, plan.wanted)
+    session.meter.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
     return plan
 
 
@@ -165,12 +168,12 @@ def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
 @task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **ARCHIVE_WORK)
 async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
     """Fetch the items of one shard into Parquet; the file appears only when whole."""
-    outcome = await fetch_shard(
-        session.source, session.spec, shard, session.folder, session.concurrency, room, session.watch, session.turns
-    )
+    with session.watched() as watch:
+        outcome = await fetch_shard(
+            session.source, session.spec, shard, session.folder, session.concurrency, room, watch, session.turns
+        )
     run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, outcome.describe_rejects())
-    push = partial(asyncio.to_thread, session.layout.push, f"raw/{session.spec.name}")
-    await in_turn(push, run_logger().warning)
+    await asyncio.to_thread(session.layout.push, f"raw/{session.spec.name}")
     return outcome
 
 
@@ -238,11 +241,12 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
     (folder / MANIFEST).unlink(missing_ok=True)
     there = read_outcome(folder, shard)
     try:
-        if shard.is_whole(folder) or room <= 0:
-            return await retry_shard(session.source, spec, shard, folder, concurrency, session.watch)
-        if spec.item_is_document:  # what the shard has, an archive may have withdrawn meanwhile
-            return await retry_shard(session.source, spec, shard, folder, concurrency, session.watch, room)
-        return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
+        with session.watched() as watch:
+            if shard.is_whole(folder) or room <= 0:
+                return await retry_shard(session.source, spec, shard, folder, concurrency, watch)
+            if spec.item_is_document:  # what the shard has, an archive may have withdrawn meanwhile
+                return await retry_shard(session.source, spec, shard, folder, concurrency, watch, room)
+            return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
     except TransientError as error:
         run_logger().warning("%s of %s stays as it is: %s", shard.file, spec.name, error)
         return there

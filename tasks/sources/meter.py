@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from tasks.sources.source import Document, Reject
 
@@ -39,6 +40,26 @@ class Meter:
         self.documents += 1
         self._fetched += 1
         self._fetched_bytes += len(outcome.text.encode())
+
+    @contextmanager
+    def attempt(self) -> Iterator[Callable[[Document | Reject], None]]:
+        """Count the outcomes of one try; those of a try that fails are taken back, since the next brings them again."""
+        documents, rejects = 0, Counter[str]()
+
+        def note(outcome: Document | Reject) -> None:
+            nonlocal documents
+            self.note(outcome)
+            if isinstance(outcome, Reject):
+                rejects[outcome.reason] += 1
+            else:
+                documents += 1
+
+        try:
+            yield note
+        except BaseException:
+            self.documents -= documents
+            self.rejects -= rejects
+            raise
 
     def note_kept(self, documents: int, rejects: Mapping[str, int]) -> None:
         """Count what an earlier run fetched; it says nothing about the speed of this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from storage.errors import DistrustError, StoreError, TransientError
@@ -51,7 +52,14 @@ def _correct_trivium(folder: Path, spec: SourceSpec) -> None:
         write_manifest(folder, manifest.model_copy(update={"notes": manifest.notes | {"trivium": spec.trivium}}))
 
 
-def failed_download(spec: SourceSpec, layout: Layout, error: DistrustError) -> SourceOutcome:
-    """Say why a source is incomplete; what it has stays, and a later run goes on from there."""
+def failed_download(spec: SourceSpec, layout: Layout, limit: int, error: DistrustError) -> SourceOutcome:
+    """Say why a source is incomplete; what it has stays, and a later run goes on from there.
+
+    Where a refresh failed, what was sealed before it is still whole, and later stages go on with that.
+    """
     begun = isinstance(error, TransientError) and (layout.raw(spec.name) / PLAN).is_file()
-    return SourceOutcome(spec.name, spec.band, problem=str(error), passing=begun)
+    try:
+        sealed = finished_download(spec, layout, limit)
+    except StoreError:  # it is damaged, or busy
+        sealed = None
+    return dataclasses.replace(sealed or SourceOutcome(spec.name, spec.band), problem=str(error), passing=begun)

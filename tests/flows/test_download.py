@@ -81,6 +81,13 @@ def stored(parameters: dict[str, Any]) -> dict[str, bytes]:
     return found
 
 
+async def progress() -> str:
+    """Return what the newest progress bar of the source says."""
+    async with get_client() as client:
+        found = [one for one in await client.read_artifacts() if one.key == "download-books"]
+    return str(max(found, key=lambda one: str(one.created)).description)
+
+
 async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
     parameters: dict[str, Any], archive: HostileArchive
 ) -> None:
@@ -149,12 +156,85 @@ async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], ar
     # The ten items that the first request had no room for are new as well.
     assert after == {name: text(name) for name in archive.items}
     assert result["sources"][0]["documents"] == 77
+    assert (await progress()).startswith("books: 77 of 77 documents")
     assert {path for path in archive.requests if "book-0" in path} == set()
     assert shard.stat().st_mtime_ns == written
     archive.requests.clear()
     await download_corpus(**parameters, max_samples=60, refresh=True)
     assert set(archive.requests) == {"scrape"}
     assert stored(parameters) == after
+
+
+async def test_a_refresh_of_nothing_is_a_first_download(parameters: dict[str, Any], archive: HostileArchive) -> None:
+    result = await download_corpus(**parameters, refresh=True)
+    assert result["sources"][0]["documents"] == 70 and not result["sources"][0]["reused"]
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+    assert set(archive.requests.values()) == {1}
+
+
+async def test_a_refresh_finishes_a_first_download_before_it_asks_for_more(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+) -> None:
+    for item in archive.items.values():
+        item.about_file, item.for_ever = [corrupt], True
+    with pytest.raises(SourceUnavailable):
+        await download_corpus(**parameters, max_samples=20, refresh=True)
+    for item in archive.items.values():
+        item.about_file = []
+    (source,) = (await download_corpus(**parameters, max_samples=20, refresh=True))["sources"]
+    assert source["documents"] == len(stored(parameters)) == 20
+    assert archive.requests["scrape"] == 1
+
+
+async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await download_corpus(**parameters, max_samples=60)
+    before = stored(parameters)
+    monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", "http://127.0.0.1:9")
+    (source,) = (await download_corpus(**parameters, max_samples=60, refresh=True))["sources"]
+    assert "could not be read" in source["problem"]
+    assert (source["documents"], source["manifest"]) == (60, f"{parameters['store']}/raw/books/manifest.json")
+    assert stored(parameters) == before
+    with pytest.raises(SourceUnavailable, match="could not be read"):  # what is sealed answers another request
+        await download_corpus(**parameters, max_samples=61, refresh=True)
+    (Path(parameters["store"]) / "raw" / "books" / "shard-00000.parquet").unlink()
+    with pytest.raises(SourceUnavailable, match=r"lost or changed shard-00000\.parquet"):
+        await download_corpus(**parameters, max_samples=60, refresh=True)
+
+
+async def test_a_refresh_that_comes_round_again_asks_for_no_more(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
+    wanted = parameters | {"patience_hours": 1.0, "max_samples": 20}
+    await download_corpus(**wanted)
+    for number in range(35, 55):  # the first that are new: all of one round's tries fail
+        archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
+    archive.requests.clear()
+    (source,) = (await download_corpus(**wanted, refresh=True))["sources"]
+    assert (source["documents"], source["problem"]) == (40, "")
+    assert archive.requests["scrape"] == 1
+    assert len(stored(parameters)) == 40
+
+
+async def test_what_a_failed_try_brought_is_not_counted_twice(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+) -> None:
+    for number in range(30, 50):
+        archive.items[f"book-{number:02}"].about_file = [corrupt] * 5
+    assert (await download_corpus(**parameters))["sources"][0]["documents"] == 70
+    told = await progress()
+    assert told.startswith("books: 70 of 70 documents") and "rejected" not in told
+
+
+async def test_a_refresh_of_what_was_never_downloaded_is_a_download(
+    parameters: dict[str, Any], archive: HostileArchive
+) -> None:
+    result = await download_corpus(**parameters, max_samples=20, refresh=True)
+    assert result["sources"][0]["documents"] == len(stored(parameters)) == 20
+    again = await download_corpus(**parameters, max_samples=20)
+    assert again["sources"][0]["reused"], "and later runs take it for the same request"
 
 
 async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_source(
@@ -224,13 +304,11 @@ async def test_an_unreachable_archive_is_told_of_at_once(
 async def test_the_ui_shows_how_far_each_source_is(parameters: dict[str, Any], archive: HostileArchive) -> None:
     archive.items["book-08"].metadata = {"access-restricted-item": "true"}
     await download_corpus(**parameters)
+    told = await progress()
+    assert told.startswith("books: 69 of 70 documents; ")
+    assert "MB/s" in told and "rejected: 1 access-restricted" in told
     async with get_client() as client:
         found = await client.read_artifacts()
-    about_books = [one for one in found if one.key == "download-books" and one.created is not None]
-    progress = max(about_books, key=lambda one: str(one.created))
-    assert progress.description is not None
-    assert progress.description.startswith("books: 69 of 70 documents; ")
-    assert "MB/s" in progress.description and "rejected: 1 access-restricted" in progress.description
     tables = [one for one in found if one.key == "download-sources"]
     table = json.loads(str(max(tables, key=lambda one: str(one.created)).data))
     assert table[0]["documents"] == 69

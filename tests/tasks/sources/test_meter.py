@@ -40,6 +40,22 @@ def test_a_meter_that_is_done_has_nothing_left() -> None:
     assert Meter(0, clock).share == 1.0
 
 
+def test_a_failed_try_takes_back_what_it_counted() -> None:
+    meter = Meter(3)
+    meter.note_kept(1, {"no-text": 1})
+    documents = [Document(id=str(number), source="s", source_type="wiki", text="a") for number in range(2)]
+    with pytest.raises(TimeoutError), meter.attempt() as failing, meter.attempt() as other:
+        failing(documents[0])
+        failing(Reject("x", None, "no-text"))
+        other(documents[1])
+        raise TimeoutError
+    assert (meter.documents, meter.rejects) == (1, {"no-text": 1})
+    with meter.attempt() as note:
+        for outcome in (*documents, Reject("x", None, "too-short")):
+            note(outcome)
+    assert (meter.documents, meter.rejects) == (3, {"no-text": 1, "too-short": 1})
+
+
 @pytest.mark.parametrize(
     ("seconds", "written"),
     [(0.4, "0 s"), (45, "45 s"), (180, "3 min"), (7500, "2 h 5 min"), (86400 * 3 + 4 * 3600, "3 d 4 h")],
