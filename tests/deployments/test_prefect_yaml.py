@@ -76,6 +76,22 @@ def test_schedules_wait_for_the_user() -> None:
     assert schedules and not any(schedule["active"] for schedule in schedules)
 
 
+def test_only_what_is_short_has_a_limit_and_waits_for_it() -> None:
+    """Prefect ends a run whose lease it cannot renew: a server that is away must not end what takes hours."""
+    limits = {name: entry["concurrency_limit"] for name, entry in DEPLOYMENTS.items() if "concurrency_limit" in entry}
+    assert set(limits) == {"score-corpus", "rebalance-corpus", "prune-store"}
+    assert all(limit == {"limit": 1, "collision_strategy": "ENQUEUE"} for limit in limits.values())
+
+
+def test_schedules_that_refresh_ask_for_what_is_new() -> None:
+    """Without `refresh`, a source that is sealed is left alone."""
+    given = {schedule["slug"]: schedule["parameters"] for schedule in DEPLOYMENTS["download-corpus"]["schedules"]}
+    assert given == {
+        "weekly-newspapers": {"sources": ["historical_newspapers"], "refresh": True},
+        "monthly-refresh": {"refresh": True},
+    }
+
+
 def test_pools_exist_and_training_has_one_slot() -> None:
     pools = read_limits()["pools"]
     assert {entry["work_pool"]["name"] for entry in DEPLOYMENTS.values()} == set(pools)
