@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from deployments import server
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+PATIENCE_SECONDS = 180.0
+"""How long a drill waits for what must come; a busy machine needs a minute and a half to begin a run."""
 
 
-def until(found: Callable[[], Any], seconds: float = 90.0) -> Any:
+def until(found: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait for a value that is true, and return it."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
@@ -36,6 +40,30 @@ def processes_of(text: str) -> list[tuple[int, int]]:
     return [(int(pid), int(parent)) for pid, parent, _ in rows]
 
 
+def families_of(*pids: int) -> list[int]:
+    """Ids of processes and of all that they have started, the oldest first."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    rows = [(int(pid), int(parent)) for pid, parent in map(str.split, listing.stdout.splitlines())]
+    found = list(pids)
+    for member in found:
+        found += [pid for pid, parent in rows if parent == member and pid not in found]
+    return found
+
+
+def are_alive(pids: Iterable[int]) -> list[int]:
+    """Those of the processes that have not ended; who is only waiting to be counted by its parent has."""
+    listing = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True)
+    states = dict(line.split() for line in listing.stdout.splitlines())
+    return [pid for pid in pids if not states.get(str(pid), "Z").startswith("Z")]
+
+
+def send(pids: Iterable[int], sign: signal.Signals) -> None:
+    """Send a signal to the processes that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sign)
+
+
 class Station:
     """A server and a worker that takes up to two runs of the deployments it is asked for."""
 
@@ -47,6 +75,11 @@ class Station:
         self._deployments: dict[str, str] = {}
         self.start_worker()
 
+    @property
+    def url(self) -> str:
+        """Address of the server's API."""
+        return server.api_url(self.port)
+
     def start_worker(self) -> None:
         """Start the worker, again after it was killed."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process"]
@@ -56,6 +89,11 @@ class Station:
     def stop_worker(self) -> None:
         """Send the worker what systemd and launchd send, and wait for its end."""
         os.kill(self.worker.pid, signal.SIGTERM)
+        self.worker.wait()
+
+    def kill_worker(self) -> None:
+        """End the worker's process group as a power cut would."""
+        os.killpg(self.worker.pid, signal.SIGKILL)
         self.worker.wait()
 
     def restart_worker(self) -> None:
@@ -72,14 +110,18 @@ class Station:
         """Start the server again on the same port and database."""
         self.server = server.start_server(self.port)
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask the API for something, again where its database was locked: so do the UI and Prefect's own client."""
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask the API, again where its database was locked: so do the UI and Prefect's own client."""
 
         def answer() -> httpx.Response | None:
-            answered = httpx.post(f"{server.api_url(self.port)}/{path}", json=body, timeout=30)
+            answered = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30)
             return None if answered.status_code == 503 else answered
 
         return until(answer).raise_for_status().json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask the API for something."""
+        return self._ask("POST", path, body)
 
     def start_run(self, flow: str, parameters: dict[str, Any]) -> str:
         """Start a run of a flow on the worker, as the form of the UI does; return its id."""
@@ -103,8 +145,19 @@ class Station:
 
     def state(self, flow_run: str) -> str:
         """The type of a run's state."""
-        answer = httpx.get(f"{server.api_url(self.port)}/flow_runs/{flow_run}", timeout=30)
-        return str(answer.json()["state"]["type"])
+        return str(self._read(flow_run)["type"])
+
+    def message(self, flow_run: str) -> str:
+        """What a run's state says in the UI."""
+        return str(self._read(flow_run)["message"])
+
+    def _read(self, flow_run: str) -> dict[str, Any]:
+        return dict(self._ask("GET", f"flow_runs/{flow_run}")["state"])
+
+    def log(self, flow_run: str) -> str:
+        """The lines that the UI shows of a run's log."""
+        body = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"}
+        return "\n".join(line["message"] for line in self.post("logs/filter", body))
 
     def task_states(self, flow_run: str) -> dict[str, str]:
         """The state of every task run of a run, by name."""
@@ -116,13 +169,38 @@ class Station:
         body = {"flow_runs": {"parent_flow_run_id": {"any_": [flow_run]}}}
         return {found["name"]: found["state_type"] for found in self.post("flow_runs/filter", body)}
 
-    def ended(self, flow_run: str) -> str:
+    def ended(self, flow_run: str, seconds: float = PATIENCE_SECONDS) -> str:
         """Wait for the end of a run; return the type of its last state."""
-        return str(until(lambda: (state := self.state(flow_run)) in ENDED and state))
+        return str(until(lambda: (state := self.state(flow_run)) in ENDED and state, seconds))
+
+    def ask_the_doctor(self, silent_minutes: float = 0.1) -> str:
+        """Do what ``check-setup --fix`` does about runs of which nothing is heard any more; return what it says."""
+        from prefect.client.orchestration import get_client  # seconds, which most drills need not wait for
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from tasks.doctor import treat_zombies
+
+        async def treat() -> str:
+            async with get_client() as client:
+                return await treat_zombies(client, silent_minutes, fix=True)
+
+        with temporary_settings({PREFECT_API_URL: self.url}):
+            return asyncio.run(treat())
 
     def flow_processes(self) -> list[int]:
         """Ids of the processes in which the worker runs flows."""
         return [pid for pid, parent in processes_of("prefect.engine") if parent == self.worker.pid]
+
+    def processes_at(self, flow_run: str) -> list[int]:
+        """Ids of the processes that work for a run: its flow's, and the child that a flow may have."""
+        told = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True, check=True)
+        mark = f"PREFECT__FLOW_RUN_ID={flow_run}"
+        named = {int(line.split(None, 1)[0]) for line in told.stdout.splitlines() if mark in line}
+        return [pid for pid in families_of(self.worker.pid) if pid in named]
+
+    def everybody(self) -> list[int]:
+        """Ids of all processes: the server's, the worker's, and those of the runs."""
+        return families_of(self.server.pid, self.worker.pid)
 
     def stop(self) -> None:
         """End everything."""
@@ -131,3 +209,17 @@ class Station:
         for process in (self.worker, self.server):
             with contextlib.suppress(ChildProcessError):
                 process.wait()
+
+
+@contextlib.contextmanager
+def running_station(home: Path, pool: str = "data", slots: int = 2, **environment: str) -> Iterator[Station]:
+    """Run a station that keeps its things in a folder, for the duration of the block."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {"PREFECT_HOME": str(home), "DISTRUST_BLOCKS": "none-saved", **environment}.items():
+            patched.setenv(name, value)
+        patched.setattr(server, "START_TIMEOUT_SECONDS", 2 * PATIENCE_SECONDS)  # drills run beside each other
+        running = Station(pool, slots)
+        try:
+            yield running
+        finally:
+            running.stop()

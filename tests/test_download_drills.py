@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -128,14 +128,14 @@ async def until(path: Path, process: asyncio.subprocess.Process, log: Path) -> N
         await asyncio.sleep(0.05)
 
 
-def check_whole(store: Path, source: str = "books") -> None:
+def check_whole(store: Path, source: str = "books", items: Mapping[str, HostileItem] = ITEMS) -> None:
     folder = store / "raw" / source
     manifest = read_manifest(folder)
     assert manifest is not None and find_damage(folder, manifest, hashes=True) == []
     rows = [row for shard in manifest.shards for row in pq.read_table(folder / shard.file).to_pylist()]
-    assert len(rows) == len(ITEMS)
+    assert len(rows) == len(items)
     assert {row["id"].removeprefix(f"{source}:"): row["text"].encode() for row in rows} == {
-        name: item.text for name, item in ITEMS.items()
+        name: item.text for name, item in items.items()
     }
     assert not list(folder.glob(".tmp-*"))
 

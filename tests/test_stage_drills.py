@@ -21,7 +21,7 @@ from deployments import server
 from storage.lock import only_writer
 from storage.manifest import find_damage, read_manifest
 from tests.flows.test_export_model import write_run
-from tests.station import ROOT, Station, processes_of, until
+from tests.station import ROOT, Station, processes_of, running_station, until
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
@@ -32,12 +32,8 @@ SLOW_SIGNAL = "tests.slow_signal:score"
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        environment.setenv("DISTRUST_BLOCKS", "none-saved")
-        running = Station("data", slots=2)
+    with running_station(tmp_path_factory.mktemp("prefect")) as running:
         yield running
-        running.stop()
 
 
 @pytest.fixture
