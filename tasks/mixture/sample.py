@@ -165,14 +165,8 @@ def plan_imbalanced(
     total = sum(have.values())
     if total < 2:
         raise MixtureError(too_few_message(have, focus))
-    limited_by = []
-    if train_size is None and val_size is None:
-        val = max(1, min(METHOD_SIZES[1], math.floor(total * VAL_SHARE)))
-        wanted = (min(METHOD_SIZES[0], total - val), val)
-        limited_by = stop_at_method(total) if wanted == METHOD_SIZES else []
-    else:
-        train = train_size or math.ceil((val_size or 1) * (1 - VAL_SHARE) / VAL_SHARE)
-        wanted = (train, val_size or math.ceil(train * VAL_SHARE / (1 - VAL_SHARE)))
+    asked = train_size is not None or val_size is not None
+    wanted = _sizes_of_any_shares(total, train_size, val_size)
     sizes = wanted
     if sum(wanted) > total and scale:
         val = math.floor(total * Fraction(wanted[1], sum(wanted)))
@@ -191,7 +185,7 @@ def plan_imbalanced(
         counts=have,
         rows=target_rows(have, sizes, limits),
         limits=limits,
-        limited_by=limited_by,
+        limited_by=[] if asked or sum(sizes) < sum(METHOD_SIZES) else stop_at_method(total),
         balanced=False,
     )
 
@@ -270,3 +264,12 @@ def _completed(train: int | None, val: int | None, limits: Limits) -> tuple[int,
     assert val is not None
     guess = math.floor(val * (1 - VAL_SHARE) / VAL_SHARE)
     return largest_whole(limits, guess) or guess, val
+
+
+def _sizes_of_any_shares(total: int, train: int | None, val: int | None) -> tuple[int, int]:
+    """Fill in the sizes that were left out, by the guide's split and out of `total` samples."""
+    if train is None and val is None:
+        held_out = max(1, min(METHOD_SIZES[1], math.floor(total * VAL_SHARE)))
+        return min(METHOD_SIZES[0], total - held_out), held_out
+    train = train or math.ceil((val or 1) * (1 - VAL_SHARE) / VAL_SHARE)
+    return train, val or math.ceil(train * VAL_SHARE / (1 - VAL_SHARE))
