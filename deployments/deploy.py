@@ -64,9 +64,14 @@ async def deploy_changed(client: PrefectClient, *, dry_run: bool) -> list[Change
         changes[name] = compare("deployment", name, described, wanted)
     differing = [name for name, change in changes.items() if change.sign != "="]
     if differing and not dry_run:
-        await asyncio.to_thread(run_deploy, differing, version)
-        for earlier in filter(None, (before[name] for name in differing)):
-            await restore_choices(client, earlier)
+        deploying = asyncio.create_task(asyncio.to_thread(run_deploy, differing, version))
+        try:
+            await asyncio.shield(deploying)
+        finally:
+            # Also when it fails half-way or is interrupted, and only once it has ended: it writes until then.
+            await asyncio.gather(deploying, return_exceptions=True)
+            for earlier in filter(None, (before[name] for name in differing)):
+                await restore_choices(client, earlier)
     return list(changes.values())
 
 
