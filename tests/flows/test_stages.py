@@ -12,9 +12,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.download_corpus import download_corpus
+from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
 from flows.summaries import summarise
 from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
+from storage.manifest import find_damage, require_manifest
+from storage.parquet import read_tags
 from tasks import acquisition
 from tests.tasks.chain_events import events
 
@@ -134,6 +137,45 @@ async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(
     assert rewritten == [shards[1].name]
 
 
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+async def test_a_damaged_shard_of_scores_is_made_again_alone(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    store = parameters["store"]
+    monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
+    await download_corpus(**parameters)
+    first = await score_corpus(store=store)
+    folder = Path(store) / "scored" / "press"
+    sealed = require_manifest(folder, "")
+    written = {shard.file: (folder / shard.file).stat().st_mtime_ns for shard in sealed.shards}
+    victim = folder / sealed.shards[1].file
+    if damage == "lost":
+        victim.unlink()
+    else:
+        with pq.ParquetFile(victim) as file:
+            pq.write_table(file.read().slice(1), victim)  # its tag still says what it was made from
+        assert read_tags(victim)["made_from"]
+    assert await score_corpus(store=store) == first
+    assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
+    assert require_manifest(folder, "").digest == sealed.digest
+    rewritten = [file for file, time in written.items() if (folder / file).stat().st_mtime_ns != time]
+    assert rewritten == [victim.name]
+
+
+async def test_scores_of_documents_that_were_fetched_again_are_not_used(parameters: dict[str, Any]) -> None:
+    store = parameters["store"]
+    await download_corpus(**parameters, max_samples=3)
+    await score_corpus(store=store)
+    await download_corpus(**parameters, max_samples=5)
+    wanted = "made from other documents than raw/press holds now"
+    with pytest.raises(StoreError, match=wanted):
+        await score_corpus(store=store, explain="press:1")
+    with pytest.raises(StoreError, match=wanted):
+        await rebalance_corpus(store=store, sources=["press"], accept_imbalance=True)
+    await score_corpus(store=store)
+    assert (await score_corpus(store=store, explain="press:4"))["explanation"]
+
+
 async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
     parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +217,20 @@ async def test_the_scores_are_shown_per_source(parameters: dict[str, Any]) -> No
         )
     rows = {row["source"]: row for row in json.loads(str(found[0].data))}
     assert rows["press"]["high authority"] == 5 and rows["press"]["years unverified"] == "0%"
+
+
+async def test_years_that_nothing_vouches_for_and_refused_scores_are_told(
+    parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [{"id": str(n), "text": PATENT.format(n=n), "year": 1923 if n else None} for n in range(4)]
+    rows[1]["auth_weight"], rows[2]["auth_weight"] = 0.2, 7
+    (tmp_path / "documents" / "old_patents" / "part.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    await download_corpus(**parameters | {"sources": ["old_patents"]})
+    result = await score_corpus(store=parameters["store"])
+    lines = summarise("score-corpus", result).splitlines()
+    assert "  1 (25%) with a year that no metadata vouches for" in lines
+    assert "  1 with a score of their own or of your signal" in lines
+    assert "  1 with a score of their own that was refused and computed; --explain ID tells why" in lines
 
 
 async def test_a_mislabelled_source_fails_until_it_is_allowed(parameters: dict[str, Any], tmp_path: Path) -> None:
