@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,15 @@ def read_recipe(fields: dict[str, Any]) -> Recipe:
 
 
 @contextmanager
-def only_training(runs: Path, emit: Emit) -> Iterator[None]:
+def only_training(runs: Path, emit: Emit, still_waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the store's training slot; two trainings at once would not fit into the memory of one machine.
 
     The child holds it, not its parent: a trainer whose parent was killed still writes its last checkpoint.
+
+    Args:
+        runs: The store's folder of runs.
+        emit: Receives a line if another training is waited for.
+        still_waiting: Called every `PATIENCE_SECONDS` of waiting.
 
     Raises:
         StoreError: A link lies in the place of the lock.
@@ -68,6 +73,7 @@ def only_training(runs: Path, emit: Emit) -> Iterator[None]:
                 if not told:
                     emit("log", message=f"Another training runs in {runs}; this one starts when it has ended")
                 told = True
+                still_waiting()
         yield
 
 

@@ -7,13 +7,14 @@ the run of one process whose batch size is n times as large.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from storage.events import Emit, serve_specification
-from tasks.lora.__main__ import check_memory, only_training, read_recipe
+from tasks.lora.__main__ import PATIENCE_SECONDS, check_memory, only_training, read_recipe
 from tasks.lora.machine import awake
 from tasks.lora.ranks import Ranks
 
@@ -35,15 +36,18 @@ def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
 def only_training_together(ranks: Ranks, run: Path, emit: Emit) -> Iterator[None]:
     """Hold the store's training slot, all processes as one: the leading one takes it, the others wait for that.
 
+    They ask from time to time: waiting in a sum, which may be for days, would keep a core busy.
+
     Raises:
         StoreError: A link lies in the place of the lock.
     """
     if not ranks.leads:
-        ranks.count(0)
+        while not ranks.count(0):
+            time.sleep(PATIENCE_SECONDS)
         yield
         return
-    with only_training(run.parent, emit):
-        ranks.count(0)
+    with only_training(run.parent, emit, still_waiting=lambda: ranks.count(0)):
+        ranks.count(1)
         yield
 
 

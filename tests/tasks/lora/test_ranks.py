@@ -53,7 +53,7 @@ def command(place: Path, run: Path, mixture: Path, recipe: Recipe | dict[str, An
 
 def launch(place: Path, run: Path, mixture: Path, recipe: Recipe | dict[str, Any], port: int) -> str:
     started = command(place, run, mixture, recipe, port)
-    done = subprocess.run(started, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(started, capture_output=True, text=True, timeout=300, check=False)
     return done.stdout + done.stderr
 
 
