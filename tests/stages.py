@@ -35,6 +35,7 @@ class Stage:
         made: What a finished run made, file by file, equal for equal work.
         child: Specification, below the store, of the process that does the work; empty if the flow's own does.
         quick: Parameters that let a run hurry without making anything else.
+        long: Parameters that let a run take more than a minute without making anything else.
     """
 
     flow: str
@@ -44,6 +45,7 @@ class Stage:
     made: Callable[[Path], dict[str, str]]
     child: str = ""
     quick: dict[str, Any] = field(default_factory=dict)
+    long: dict[str, Any] = field(default_factory=dict)
 
 
 def _digests(folder: Path, *patterns: str) -> dict[str, str]:
@@ -119,11 +121,11 @@ def _weights(store: Path) -> dict[str, str]:
 
 
 def _report(store: Path) -> dict[str, str]:
-    """The samples, and the results without what tells when and where they were found."""
+    """The samples, and the results without what tells when they were found and in which state of the project."""
     reports = store / "runs" / "first" / "reports"
     results = json.loads((reports / "evaluation_results.json").read_text("utf-8"))
     assert results["digest"] in (reports / "report.html").read_text("utf-8")
-    del results["seconds"], results["spec"]["finished_at"]
+    del results["seconds"], results["spec"]["finished_at"], results["spec"]["git_revision"]
     return _digests(reports, "samples.parquet") | {"results": json.dumps(results)}
 
 
@@ -156,6 +158,7 @@ STAGES = {
             _weights,
             "runs/drill/train.json",
             {"thermal_throttle": 0.0},
+            {"thermal_throttle": 1.0},
         ),
         Stage(
             "evaluate-adapter",

@@ -20,7 +20,7 @@ from tests.station import Station, running_station, until
 from tests.tasks.sources.hostile import HostileItem
 from tests.test_download_drills import ITEMS, check_whole, serve_books
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 DISK_MIB = 24
 

@@ -16,7 +16,7 @@ from deployments import automations, server
 from tests.stages import STAGES
 from tests.station import Station, families_of, running_station, until
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 AUTOMATION = "crash-silent-runs"
 HEARTBEAT_SECONDS, SILENCE_SECONDS = 30, 45
