@@ -23,6 +23,7 @@ from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLi
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Late, Running
 
@@ -33,6 +34,7 @@ from storage.errors import ParameterError
 from tasks import doctor
 from tasks.chain import Stage, sealed_event
 from tasks.mixture.synthetic import build_synthetic_mixture
+from tasks.policies import global_slot
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
 from tests.tasks.exports.test_hub import TOKEN, Hub, hub  # noqa: F401
 
@@ -158,9 +160,17 @@ async def test_what_a_user_chose_survives_the_next_time() -> None:
             ("mine", True),
         }
         weekly = next(schedule for schedule in now.schedules if schedule.slug == "weekly-newspapers")
-        assert weekly.parameters == {"sources": ["historical_newspapers"]}
+        assert weekly.parameters == {"sources": ["historical_newspapers"], "refresh": True}
         again = next(change for change in await apply() if change.name == "download-corpus")
         assert again.sign == "=", "schedules of a user's own are no difference"
+
+
+async def test_a_limit_that_is_missing_lets_nobody_pass() -> None:
+    async with global_slot("archive-hugging-face"):
+        pass
+    with pytest.raises(ConcurrencySlotAcquisitionError, match="archive-nowhere"):
+        async with global_slot("archive-nowhere"):
+            raise AssertionError("Prefect alone would only warn of a limit that was forgotten or misspelt")
 
 
 async def test_versions_come_from_git() -> None:
