@@ -30,9 +30,11 @@ def describe_download(result: dict[str, Any]) -> list[str]:
     width = max((len(source["source"]) for source in sources), default=0)
     for source in sources:
         state = "already complete" if source["reused"] else "fetched"
+        if source["problem"]:
+            state = f"kept, not refreshed: {source['problem']}"
         rejected = f", {source['rejects']:,} rejected" if source["rejects"] else ""
         outcome = (
-            f"incomplete: {source['problem']}" if source["problem"] else f"{source['documents']:>6,} {state}{rejected}"
+            f"{source['documents']:>6,} {state}{rejected}" if source["manifest"] else f"incomplete: {source['problem']}"
         )
         lines.append(f"  {source['source']:<{width}}  {source['band']:<6}  {outcome}")
     return lines

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -15,6 +16,7 @@ from prefect import task
 from storage.atomic import remove_temporaries
 from storage.errors import SourceUnavailable, TransientError
 from storage.layout import Layout
+from storage.lock import in_turn
 from storage.manifest import (
     MANIFEST,
     Manifest,
@@ -173,7 +175,8 @@ async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> Shar
             session.source, session.spec, shard, session.folder, session.concurrency, room, watch, session.turns
         )
     run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, outcome.describe_rejects())
-    await asyncio.to_thread(session.layout.push, f"raw/{session.spec.name}")
+    push = partial(asyncio.to_thread, session.layout.push, f"raw/{session.spec.name}")
+    await in_turn(push, run_logger().warning)
     return outcome
 
 

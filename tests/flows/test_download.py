@@ -237,15 +237,6 @@ async def test_a_refresh_of_what_was_never_downloaded_is_a_download(
     assert again["sources"][0]["reused"], "and later runs take it for the same request"
 
 
-async def test_a_refresh_of_what_was_never_downloaded_is_a_download(
-    parameters: dict[str, Any], archive: HostileArchive
-) -> None:
-    result = await download_corpus(**parameters, max_samples=20, refresh=True)
-    assert result["sources"][0]["documents"] == len(stored(parameters)) == 20
-    again = await download_corpus(**parameters, max_samples=20)
-    assert again["sources"][0]["reused"], "and later runs take it for the same request"
-
-
 async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_source(
     parameters: dict[str, Any], archive: HostileArchive
 ) -> None:
