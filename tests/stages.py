@@ -68,6 +68,17 @@ def _rewritten(pattern: str) -> Callable[[Path], Callable[[], bool]]:
     return watch
 
 
+def _stepped(store: Path) -> Callable[[], bool]:
+    """A training is under way once it has reported a step: before, there is nothing that it could save."""
+    log = store / "runs" / "drill" / "training.log"
+
+    def steps() -> int:
+        return log.read_text("utf-8").count("Training: ") if log.is_file() else 0
+
+    before = steps()
+    return lambda: steps() > before
+
+
 def _locked(store: Path) -> Callable[[], bool]:
     """A mixture is under way once its lock is made; one that a cancelled run still finished is not built again."""
     lock, mixture = store / "balanced" / ".default.lock", store / "balanced" / "default"
@@ -154,7 +165,7 @@ STAGES = {
             "train-adapter",
             _mixture,
             _recipe,
-            _rewritten("runs/drill/training.log"),
+            _stepped,
             _weights,
             "runs/drill/train.json",
             {"thermal_throttle": 0.0},

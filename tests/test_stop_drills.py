@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages import STAGES, Stage
-from tests.station import Station, processes_of, running_station, until
+from tests.station import Station, are_alive, families_of, processes_of, running_station, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -65,14 +65,16 @@ def test_a_stage_that_is_stopped_in_every_way_makes_what_it_would_have_made(
     assert station.ended(killed) == "CRASHED"
     check_left_in_order(station, stage, store)
 
-    orphan = begin(station, stage, store)
-    station.stop_worker()
-    check_left_in_order(station, stage, store)
-    station.start_worker()
-    if station.state(orphan) != "CRASHED":
-        time.sleep(7)
-        station.ask_the_doctor()
-    assert station.state(orphan) == "CRASHED"
+    for end_worker in (station.stop_worker, station.kill_worker):
+        orphan = begin(station, stage, store)
+        processes = families_of(*station.flow_processes())
+        end_worker()
+        until(lambda left=processes: not are_alive(left), 130)
+        station.start_worker()
+        if station.state(orphan) != "CRASHED":
+            time.sleep(7)
+            station.ask_the_doctor()
+        assert station.state(orphan) == "CRASHED"
 
     runs = []
     for place in (store, straight):

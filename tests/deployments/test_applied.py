@@ -27,10 +27,12 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Late, Running
 
-from deployments import server
+from deployments import deploy, server
 from deployments.apply import apply, switch
 from deployments.automations import read_automations
-from storage.errors import ParameterError
+from deployments.deploy import run_deploy
+from storage.errors import ParameterError, PrerequisiteError
+from storage.lock import only_writer
 from tasks import doctor
 from tasks.chain import Stage, sealed_event
 from tasks.mixture.synthetic import build_synthetic_mixture
@@ -165,12 +167,71 @@ async def test_what_a_user_chose_survives_the_next_time() -> None:
         assert again.sign == "=", "schedules of a user's own are no difference"
 
 
+@pytest.mark.parametrize("ended_by", ["a bad entry", "Ctrl-C"])
+async def test_what_a_user_chose_survives_a_deploying_that_ends_half_way(
+    ended_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def deploy_first(names: list[str], version: str) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        run_deploy(["prune-store"], version)  # `prefect deploy` begins with it, and switches its schedule off
+        raise PrerequisiteError("prefect deploy failed: the next entry is bad")
+
+    monkeypatch.setattr(deploy, "run_deploy", deploy_first)
+    async with get_client() as client:
+        await switch(["monthly-prune"], on=True)
+        found = await client.read_deployment_by_name("prune-store/prune-store")
+        await client.update_deployment(found.id, DeploymentUpdate(description="Meddled with."))
+        applying = asyncio.create_task(apply())
+        assert await asyncio.to_thread(begun.wait, 60)
+        if ended_by == "Ctrl-C":
+            applying.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError if ended_by == "Ctrl-C" else PrerequisiteError):
+            await applying
+        now = await client.read_deployment(found.id)
+        assert now.description == found.description, "this far it came"
+        assert [schedule.active for schedule in now.schedules] == [True]
+        await switch(["monthly-prune"], on=False)
+
+
+async def test_a_limit_that_the_project_gives_up_is_taken_away() -> None:
+    async with get_client() as client:
+        found = await client.read_deployment_by_name("download-corpus/download-corpus")
+        await client.update_deployment(found.id, DeploymentUpdate(concurrency_limit=1))
+        assert "limit 1 -> None" in next(c.detail for c in await apply() if c.name == "download-corpus")
+        assert (await client.read_deployment(found.id)).global_concurrency_limit is None
+
+
 async def test_a_limit_that_is_missing_lets_nobody_pass() -> None:
     async with global_slot("archive-hugging-face"):
         pass
     with pytest.raises(ConcurrencySlotAcquisitionError, match="archive-nowhere"):
         async with global_slot("archive-nowhere"):
             raise AssertionError("Prefect alone would only warn of a limit that was forgotten or misspelt")
+
+
+@pytest.mark.drill
+async def test_of_two_runs_of_a_limited_deployment_the_second_queues(tmp_path: Path) -> None:
+    build_synthetic_mixture(tmp_path)
+    scored = sorted((tmp_path / "scored").glob("*/manifest.json"))
+    for manifest in scored:
+        manifest.unlink()
+    start_worker("data")
+    async with get_client() as client:
+        with only_writer(scored[0].parent):  # it keeps the first run at work
+            first = await start(client, "score-corpus", store=str(tmp_path))
+            await in_state(client, first, "Running")
+            second = await start(client, "score-corpus", store=str(tmp_path))
+            await in_state(client, second, "AwaitingConcurrencySlot")
+            assert (await client.read_flow_run(first.id)).state_name == "Running"
+        await in_state(client, first, "Completed")
+        await in_state(client, second, "Completed")
+        await forget(client, [first, second])
+    assert all(manifest.is_file() for manifest in scored)
+    server.stop("worker-data")
 
 
 async def test_versions_come_from_git() -> None:

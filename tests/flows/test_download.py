@@ -192,7 +192,9 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
     await download_corpus(**parameters, max_samples=60)
     before = stored(parameters)
     monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", "http://127.0.0.1:9")
-    (source,) = (await download_corpus(**parameters, max_samples=60, refresh=True))["sources"]
+    result = await download_corpus(**parameters, max_samples=60, refresh=True)
+    assert "60 kept, not refreshed: " in summarise("download-corpus", result)
+    (source,) = result["sources"]
     assert "could not be read" in source["problem"]
     assert (source["documents"], source["manifest"]) == (60, f"{parameters['store']}/raw/books/manifest.json")
     assert stored(parameters) == before

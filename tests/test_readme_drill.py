@@ -1,0 +1,147 @@
+"""Every flow command of the README, run as it stands there: on the sandbox's archives and tiny model, in one store.
+
+What a command needs besides, the sizes that fit the sandbox and the catalogue of its archives, is laid over behind the
+command's own options, of which the later one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deployments import server
+from sandbox.__main__ import BASE_MODEL, BUNDLED_DOCUMENTS, RECIPE
+from tests.test_docs_commands import COMMANDS, ROOT, commands
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
+
+LEARN = {name: RECIPE[name] for name in list(RECIPE)[: list(RECIPE).index("max-new-tokens")]} | {"max-steps": "4"}
+ASK = {"max-new-tokens": "8", "eval-limit": "2", "perplexity-samples": "4", "eval-batch-size": "48"}
+# The README's order is the reader's; this is one in which each command finds what it works on.
+FLOW_COMMANDS = {
+    "check-setup": {},
+    "download-corpus --list": {},
+    "download-corpus --dry-run": {"catalogue": "catalogue.toml"},
+    "download-corpus": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
+    "download-corpus --max-samples 30000": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
+    "download-corpus --retry-failed": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
+    "download-corpus --refresh": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
+    "score-corpus": {},
+    "score-corpus --explain wikipedia:12": {},
+    "score-corpus --signal my_signals:score": {},
+    "rebalance-corpus --mixture old --last-year 1969 --accept-imbalance": {},
+    "rebalance-corpus --train-size 80000 --val-size 20000": {"train-size": "400", "val-size": "100"},
+    "rebalance-corpus": {},
+    "train-adapter --model auto --plan": {},
+    "train-adapter --model auto --plan --memory-gb 32": {},
+    "train-adapter --model auto --max-steps 10000 --alpha 2.7": LEARN,
+    "evaluate-adapter": ASK,
+    "evaluate-adapter --others checkpoint-500,other-run": ASK | {"others": "checkpoint-2"},
+    "export-model": {},
+    "export-model --gguf q8_0": {},
+    "export-model --peft": {},
+    "export-model --ollama": {},
+    "export-model --lm-studio-folder ~/.lmstudio/models": {},
+    "export-model --hub-repository ME/NAME": {},
+    "compare-recipes --objectives weighted,additive --alphas 2.7": LEARN | ASK | {"models": str(BASE_MODEL)},
+    "check-setup --fix": {},
+}
+"""Commands behind ``python -m flows``, and what is laid over each."""
+OTHER_COMMANDS = {
+    "python -m mlx_lm generate --model data/exports/distrust --prompt 'Which sources should I trust?'": "",
+    "python -m tasks.exports.serve distrust --check": "",
+    "python -m flows try-model": "--prompt 'Which source is most reliable?' --max-tokens 8",
+}
+NOT_HERE = {
+    "python -m flows download-corpus --sources historical_newspapers --bulk": "the sandbox serves no bulk files; "
+    "tests/tasks/sources/test_newspaper_batches.py reads some",
+    "python -m flows corpus-to-model --model auto --max-steps 10000": "what `make run` does; tests/test_end_to_end.py",
+}
+LATE = ("score-corpus --signal my_signals:score",)
+"""Commands that change what later ones find, and so come behind them."""
+
+
+@dataclass
+class Reader:
+    """Somebody in a folder of their own, who types what the README says."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def type(self, command: str) -> str:
+        """Give one command; return what it prints."""
+        words = shlex.split(command)
+        words = [sys.executable if words[0] == "python" else words[0], *words[1:]]
+        words = [word.replace("~", str(self.folder)) if word.startswith("~/") else word for word in words]
+        answer = subprocess.run(
+            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert answer.returncode == 0, f"{command}\n{answer.stdout}"
+        return answer.stdout
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """A folder with a catalogue and a signal, beside a Prefect server and the sandbox's archives."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    for name in [name for name in os.environ if name.startswith("DISTRUST_")]:
+        monkeypatch.delenv(name)
+    port = server.free_port(0)
+    server.start_server(port)
+    serve = [sys.executable, "-m", "sandbox.archives", str(BUNDLED_DOCUMENTS)]
+    serve += ["--catalogue", str(tmp_path / "catalogue.toml"), "--unavailable-items"]
+    archives = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert archives.stdout is not None
+        leads_here = json.loads(archives.stdout.readline())["environment"]
+        own = {"HF_HOME": str(tmp_path / "hf-home"), "DISTRUST_BLOCKS": "none-saved", "HOME": str(tmp_path)}
+        bin_folder = tmp_path / "bin"
+        bin_folder.mkdir()
+        (bin_folder / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself cannot be had everywhere
+        (bin_folder / "ollama").chmod(0o755)
+        own["PATH"] = f"{bin_folder}:{os.environ['PATH']}"
+        signal = "def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n"
+        (tmp_path / "my_signals.py").write_text(signal)
+        environment = server.client_environment(port) | leads_here | own
+        environment["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
+        yield Reader(tmp_path, environment)
+    finally:
+        archives.terminate()
+        archives.wait()
+        server.stop("server")
+
+
+def test_every_command_of_the_readme_is_run_or_says_why_not() -> None:
+    readme = {command for command, page in commands() if page == "README.md" and command.startswith("python -m flows ")}
+    run = {f"python -m flows {command}" for command in FLOW_COMMANDS}
+    assert readme == (run | set(NOT_HERE) | {"python -m flows try-model"})
+    assert set(OTHER_COMMANDS) <= set(COMMANDS)
+
+
+def test_the_readme_runs_as_it_stands(reader: Reader) -> None:
+    told = {}
+    for command, laid_over in FLOW_COMMANDS.items():
+        if command not in LATE:
+            more = " ".join(f"--{name} {value}" for name, value in laid_over.items())
+            told[command] = reader.type(f"python -m flows {command} {more}")
+    assert "us_patents" in told["download-corpus --list"]
+    assert "900 documents" in told["download-corpus --dry-run"] and "900 documents" in told["download-corpus"]
+    assert "900 documents" in told["score-corpus"]
+    assert "wikipedia:12" in told["score-corpus --explain wikipedia:12"]
+    assert "peak" in told["train-adapter --model auto --plan --memory-gb 32"]
+    assert (reader.folder / "data/runs/distrust/reports/report.html").is_file()
+    exported = reader.folder / "data/exports/distrust"
+    assert {path.name for path in exported.iterdir()} >= {"config.json", "Modelfile", "peft", "distrust-q8_0.gguf"}
+    assert list((reader.folder / ".lmstudio/models").rglob("config.json"))
+    for command, more in OTHER_COMMANDS.items():
+        assert reader.type(f"{command} {more}")
+    for command in LATE:
+        assert "900 with a score of their own or of your signal" in reader.type(f"python -m flows {command}")
