@@ -163,8 +163,8 @@ async def wait_for_server(patience_seconds: float) -> None:
     deadline = time.monotonic() + patience_seconds
     told = False
     while PREFECT_API_URL.value() and time.monotonic() < deadline:
-        # Asked with the certificates and password of every other call; Prefect's own tries, whose pauses grow to minutes,
-        # are cut short. A client that cannot even be opened is one more way of being away; a refusal is none.
+        # Asked with the certificates and password of every other call; Prefect's own tries, whose pauses grow to
+        # minutes, are cut short. A client that cannot even be opened is one more way of being away; a refusal is none.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(SERVER_WAIT_SECONDS), get_client() as client:
                 problem = await client.api_healthcheck()

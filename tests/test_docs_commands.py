@@ -119,7 +119,7 @@ def help_of(module: str) -> str:
 
 def hold_against_the_command_line(command: str) -> None:
     """Fail where a command names an option, a target or a parameter that is not there."""
-    words = shlex.split(command)
+    words = shlex.split(command.partition(" && ")[0])
     if words[:3] == ["python", "-m", "flows"] and words[3] in FLOWS:
         if command == f"python -m flows {words[3]} --help":
             return

@@ -6,6 +6,7 @@ command's own options, of which the later one counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -95,7 +96,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     for name in [name for name in os.environ if name.startswith("DISTRUST_")]:
         monkeypatch.delenv(name)
     port = server.free_port(0)
-    server.start_server(port)
+    running = server.start_server(port)
     serve = [sys.executable, "-m", "sandbox.archives", str(BUNDLED_DOCUMENTS)]
     serve += ["--catalogue", str(tmp_path / "catalogue.toml"), "--unavailable-items"]
     archives = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -115,8 +116,10 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
         yield Reader(tmp_path, environment)
     finally:
         archives.terminate()
-        archives.wait()
+        archives.communicate()
         server.stop("server")
+        with contextlib.suppress(ChildProcessError):
+            running.wait()
 
 
 def test_every_command_of_the_readme_is_run_or_says_why_not() -> None:
