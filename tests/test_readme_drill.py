@@ -36,7 +36,7 @@ FLOW_COMMANDS = {
     "download-corpus --retry-failed": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "download-corpus --refresh": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "score-corpus": {},
-    "score-corpus --explain wikipedia:12": {},
+    "score-corpus --explain wikipedia:12": {"explain": "wikipedia:wikipedia-0000"},
     "score-corpus --signal my_signals:score": {},
     "rebalance-corpus --mixture old --last-year 1969 --accept-imbalance": {},
     "rebalance-corpus --train-size 80000 --val-size 20000": {"train-size": "400", "val-size": "100"},
@@ -138,7 +138,7 @@ def test_the_readme_runs_as_it_stands(reader: Reader) -> None:
     assert "us_patents" in told["download-corpus --list"]
     assert "900 documents" in told["download-corpus --dry-run"] and "900 documents" in told["download-corpus"]
     assert "900 documents" in told["score-corpus"]
-    assert "wikipedia:12" in told["score-corpus --explain wikipedia:12"]
+    assert "wikipedia:wikipedia-0000" in told["score-corpus --explain wikipedia:12"]
     assert "peak" in told["train-adapter --model auto --plan --memory-gb 32"]
     assert (reader.folder / "data/runs/distrust/reports/report.html").is_file()
     exported = reader.folder / "data/exports/distrust"
