@@ -245,10 +245,11 @@ def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDAr
         years = read_component(pair.scored, "year").to_pylist()
         dated = read_component(pair.scored, "year_evidence").to_pylist()
         first, last = p.first_year or -UNKNOWN_YEAR, p.last_year or UNKNOWN_YEAR
-        inside &= [
+        in_period = [
             evidence != "none" and year is not None and first <= year <= last
             for year, evidence in zip(years, dated, strict=True)
         ]
+        inside &= np.array(in_period, np.bool_)  # a shard may hold rejects alone, and an empty list says no type
     return np.asarray(inside)
 
 

@@ -46,11 +46,11 @@ class Doc:
 
 
 def write_source(root: Path, source: str, docs: Iterable[Doc], shard_docs: int = 100) -> tuple[Path, Path]:
-    """Write sealed raw and scored folders of one source."""
+    """Write sealed raw and scored folders of one source; without documents it has a shard without rows."""
     raw, scored = root / "raw" / source, root / "scored" / source
     docs = list(docs)
     records: dict[Path, list[Any]] = {raw: [], scored: []}
-    for index, start in enumerate(range(0, len(docs), shard_docs)):
+    for index, start in enumerate(range(0, max(1, len(docs)), shard_docs)):
         some = docs[start : start + shard_docs]
         name = f"shard-{index:05d}.parquet"
         for folder, rows, schema in (

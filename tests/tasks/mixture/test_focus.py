@@ -44,6 +44,13 @@ def test_documents_outside_the_focus_are_left_out_and_counted(tmp_path: Path) ->
     assert metadata["documents"]["read"] == 341
 
 
+def test_a_shard_of_rejects_alone_is_in_no_period(tmp_path: Path) -> None:
+    sources = balanced_sources() | {"torn": []}
+    focus = {"first_year": 1890, "last_year": 2023}
+    folder, _ = build(tmp_path, sources, PARAMETERS.model_copy(update=focus))
+    assert json.loads((folder / "metadata.json").read_text("utf-8"))["documents"]["read"] == 340
+
+
 def test_a_focus_that_leaves_too_little_is_named(tmp_path: Path) -> None:
     sources = balanced_sources()
     with pytest.raises(MixtureError, match=r"asked for \(max_authority=0.2\) holds no medium and no high") as error:
