@@ -1,7 +1,6 @@
 """Every flow command of the README, run as it stands there: on the sandbox's archives and tiny model, in one store.
 
-What a command needs besides, the sizes that fit the sandbox and the catalogue of its archives, is laid over behind the
-command's own options, of which the later one counts.
+What a command needs besides, sizes that fit the sandbox and the catalogue of its archives, is laid over its options.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +24,9 @@ from tests.test_docs_commands import COMMANDS, ROOT, commands
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
 LEARN = {name: RECIPE[name] for name in list(RECIPE)[: list(RECIPE).index("max-new-tokens")]} | {"max-steps": "4"}
-ASK = {"max-new-tokens": "8", "eval-limit": "2", "perplexity-samples": "4", "eval-batch-size": "48"}
+ASK = {"max-new-tokens": "8", "eval-limit": "4", "perplexity-samples": "4", "eval-batch-size": "48"}
 # The README's order is the reader's; this is one in which each command finds what it works on.
-FLOW_COMMANDS = {
+FLOW_COMMANDS: dict[str, dict[str, str]] = {
     "check-setup": {},
     "download-corpus --list": {},
     "download-corpus --dry-run": {"catalogue": "catalogue.toml"},
@@ -43,7 +42,7 @@ FLOW_COMMANDS = {
     "rebalance-corpus": {},
     "train-adapter --model auto --plan": {},
     "train-adapter --model auto --plan --memory-gb 32": {},
-    "train-adapter --model auto --max-steps 10000 --alpha 2.7": LEARN,
+    "train-adapter --model auto --max-steps 10000 --alpha 2.7": LEARN | {"save-every": "2"},
     "evaluate-adapter": ASK,
     "evaluate-adapter --others checkpoint-500,other-run": ASK | {"others": "checkpoint-2"},
     "export-model": {},
@@ -52,14 +51,14 @@ FLOW_COMMANDS = {
     "export-model --ollama": {},
     "export-model --lm-studio-folder ~/.lmstudio/models": {},
     "export-model --hub-repository ME/NAME": {},
-    "compare-recipes --objectives weighted,additive --alphas 2.7": LEARN | ASK | {"models": str(BASE_MODEL)},
+    "compare-recipes --objectives weighted,additive --alphas 2.7": LEARN | {"models": str(BASE_MODEL)},
     "check-setup --fix": {},
 }
 """Commands behind ``python -m flows``, and what is laid over each."""
-OTHER_COMMANDS = {
-    "python -m mlx_lm generate --model data/exports/distrust --prompt 'Which sources should I trust?'": "",
-    "python -m tasks.exports.serve distrust --check": "",
-    "python -m flows try-model": "--prompt 'Which source is most reliable?' --max-tokens 8",
+OTHER_COMMANDS: dict[str, dict[str, str]] = {
+    "python -m mlx_lm generate --model data/exports/distrust --prompt 'Which sources should I trust?'": {},
+    "python -m tasks.exports.serve distrust --check": {},
+    "python -m flows try-model": {"prompt": "Which source is most reliable?", "max-new-tokens": "8"},
 }
 NOT_HERE = {
     "python -m flows download-corpus --sources historical_newspapers --bulk": "the sandbox serves no bulk files; "
@@ -77,9 +76,14 @@ class Reader:
     folder: Path
     environment: dict[str, str]
 
-    def type(self, command: str) -> str:
-        """Give one command; return what it prints."""
+    def type(self, command: str, laid_over: Mapping[str, str] | None = None) -> str:
+        """Give one command, with other values for some of its options; return what it prints."""
         words = shlex.split(command)
+        for option, value in (laid_over or {}).items():
+            if f"--{option}" in words:
+                words[words.index(f"--{option}") + 1] = value
+            else:
+                words += [f"--{option}", value]
         words = [sys.executable if words[0] == "python" else words[0], *words[1:]]
         words = [word.replace("~", str(self.folder)) if word.startswith("~/") else word for word in words]
         answer = subprocess.run(
@@ -104,6 +108,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
         assert archives.stdout is not None
         leads_here = json.loads(archives.stdout.readline())["environment"]
         own = {"HF_HOME": str(tmp_path / "hf-home"), "DISTRUST_BLOCKS": "none-saved", "HOME": str(tmp_path)}
+        (tmp_path / ".lmstudio" / "models").mkdir(parents=True)  # LM Studio makes it when it starts first
         bin_folder = tmp_path / "bin"
         bin_folder.mkdir()
         (bin_folder / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself cannot be had everywhere
@@ -133,8 +138,7 @@ def test_the_readme_runs_as_it_stands(reader: Reader) -> None:
     told = {}
     for command, laid_over in FLOW_COMMANDS.items():
         if command not in LATE:
-            more = " ".join(f"--{name} {value}" for name, value in laid_over.items())
-            told[command] = reader.type(f"python -m flows {command} {more}")
+            told[command] = reader.type(f"python -m flows {command}", laid_over)
     assert "us_patents" in told["download-corpus --list"]
     assert "900 documents" in told["download-corpus --dry-run"] and "900 documents" in told["download-corpus"]
     assert "900 documents" in told["score-corpus"]
@@ -144,7 +148,7 @@ def test_the_readme_runs_as_it_stands(reader: Reader) -> None:
     exported = reader.folder / "data/exports/distrust"
     assert {path.name for path in exported.iterdir()} >= {"config.json", "Modelfile", "peft", "distrust-q8_0.gguf"}
     assert list((reader.folder / ".lmstudio/models").rglob("config.json"))
-    for command, more in OTHER_COMMANDS.items():
-        assert reader.type(f"{command} {more}")
+    for command, laid_over in OTHER_COMMANDS.items():
+        assert reader.type(command, laid_over)
     for command in LATE:
         assert "900 with a score of their own or of your signal" in reader.type(f"python -m flows {command}")
