@@ -73,6 +73,7 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     assert (await artifacts("training-curve"))[0].data.startswith("data:image/svg+xml;base64,")
 
 
+@pytest.mark.drill  # tests/tasks/test_training.py shows the same without a server
 async def test_a_run_of_another_recipe_is_replaced_only_on_request(store: Path) -> None:
     first = await train_adapter(**fields(store, max_steps=2), run="one")
     other = fields(store, max_steps=2, alpha=2.9)

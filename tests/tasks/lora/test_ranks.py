@@ -80,6 +80,7 @@ def test_two_processes_are_one_with_the_doubled_batch(base: Path, mixture: Path,
         train(tmp_path / "two", mixture, DIGEST, halved.model_copy(update={"max_steps": 8}), Events())
 
 
+@pytest.mark.drill
 def test_those_that_train_together_wait_their_turn_keep_their_machines_awake_and_are_one_run(
     base: Path, mixture: Path, tmp_path: Path
 ) -> None:
