@@ -33,7 +33,7 @@ help:
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each, and the tests on clusters"
 	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
-	@echo "make drills             kills, cancels and restarts real processes, for about forty minutes"
+	@echo "make drills             kills, cancels and restarts real processes, for about an hour"
 
 env: .venv/.installed
 

@@ -61,7 +61,7 @@ NOT_RUN = {
     "make up": "starts a server and two workers for good; prefect.yaml is tested in tests/deployments",
     "make down": "stops them",
     "make bench": "takes an hour",
-    "make drills": "takes forty minutes",
+    "make drills": "takes an hour",
     "make clients": "needs the npm registry",
     "make docs": "the same build is tested in tests/test_docs.py",
     "make PYTHON=": "names another interpreter",

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
-    with running_station(tmp_path_factory.mktemp("prefect")) as running:
+    # A scoring that is stopped five times must not have come to its end by then.
+    with running_station(tmp_path_factory.mktemp("prefect"), SLOW_SIGNAL_SECONDS="1.5") as running:
         yield running
 
 
