@@ -17,6 +17,7 @@ from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
+from tasks.policies import all_done
 from tasks.runners import RunnerParameters, ShardRunner, open_runner
 
 
@@ -80,8 +81,8 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
     plans = [scoring.plan_scoring(layout, source, parameters.run_year, signal) for source in sources]
     with open_runner(parameters) as runner:
-        manifests = await asyncio.gather(
-            *(score_source(plan, shards, parameters.max_conflict_share, runner) for plan, shards in plans)
+        manifests = await all_done(
+            score_source(plan, shards, parameters.max_conflict_share, runner) for plan, shards in plans
         )
     await scoring.report_scores(manifests)
     return {"sources": [{"source": manifest.name, "rows": manifest.rows, **manifest.counts} for manifest in manifests]}
@@ -95,7 +96,5 @@ async def score_source(
         if done := await scoring.look_up_scores(plan):
             return done
         shares = scoring.share_out(shards)
-        records = await asyncio.gather(
-            *(runner.run(scoring.score_shards, scoring=plan, shards=share) for share in shares)
-        )
+        records = await all_done(runner.run(scoring.score_shards, scoring=plan, shards=share) for share in shares)
         return await scoring.seal_scores(plan, list(chain(*records)), max_conflict_share)

@@ -143,6 +143,12 @@ class Station:
         """Do what the UI's cancel button does."""
         self.post(f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
 
+    def retry(self, flow_run: str) -> None:
+        """Do what the UI's retry button does with a run that has ended."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the Prefect UI"}
+        answer = self.post(f"flow_runs/{flow_run}/set_state", {"state": state})
+        assert answer["status"] == "ACCEPT", answer
+
     def state(self, flow_run: str) -> str:
         """The type of a run's state."""
         return str(self._read(flow_run)["type"])

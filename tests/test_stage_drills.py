@@ -121,6 +121,31 @@ def test_scoring_killed_cancelled_and_robbed_of_its_worker_scores_every_document
     check_sealed(scored)
 
 
+def test_a_failed_shard_is_retried_in_the_ui(
+    store: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fails = tmp_path / "fails"
+    fails.write_text("novels", "utf-8")
+    with running_station(
+        tmp_path_factory.mktemp("prefect"), SLOW_SIGNAL_FAILS=str(fails), SLOW_SIGNAL_SECONDS="0"
+    ) as station:
+        run = station.start_run("score-corpus", {"store": str(store), "signal": SLOW_SIGNAL})
+        assert station.ended(run) == "FAILED"
+        until(lambda: "not to be scored yet" in station.log(run))  # it is sent in batches
+        failed = [name for name, state in station.task_states(run).items() if state == "FAILED"]
+        assert failed and all("novels" in name for name in failed), failed
+        slow = {path: path.stat().st_mtime_ns for path in (store / "scored").rglob("shard-*")}
+
+        fails.unlink()
+        station.retry(run)
+        until(lambda: station.state(run) != "FAILED")
+        assert station.ended(run) == "COMPLETED"
+        check_sealed(store / "scored")
+        now = {path: path.stat().st_mtime_ns for path in (store / "scored").rglob("shard-*")}
+        again = {path.parent.name for path, moment in now.items() if slow.get(path) != moment}
+        assert again == {"novels"}, "what was scored is not scored again"
+
+
 async def test_two_scorings_at_once_agree(station: Station, store: Path, tmp_path: Path) -> None:
     make_corpus(tmp_path / "straight", balanced_sources(), SHARD_DOCUMENTS)
     await finished(await run_flow(station, "score-corpus", store=tmp_path / "straight"))
