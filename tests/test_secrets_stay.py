@@ -81,12 +81,11 @@ async def run(command: list[str], environment: dict[str, str]) -> tuple[int, str
     return int(process.returncode or 0), output.decode()
 
 
-def holders(folder: Path) -> list[str]:
-    """Files below a folder that hold the token, or a part of it by which it could be told."""
+def holders(folder: Path, *marks: str) -> list[str]:
+    """Files below a folder that hold one of the marks by which secrets can be told."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
     return [
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and TOKEN[3:].encode() in path.read_bytes()
+        str(path.relative_to(folder)) for path in files if any(mark.encode() in path.read_bytes() for mark in marks)
     ]
 
 
@@ -129,8 +128,8 @@ async def test_a_token_is_used_and_left_nowhere(port: int, hub: tuple[ListeningH
         }
     database.close()
     assert all(counts.values()), counts
-    assert holders(server.home()) == []
-    assert holders(tmp_path) == []
+    assert holders(server.home(), TOKEN[3:]) == []
+    assert holders(tmp_path, TOKEN[3:]) == []
 
     (tmp_path / "found").write_text(os.linesep + TOKEN)
-    assert holders(tmp_path) == ["found"], "the search can find it"
+    assert holders(tmp_path, TOKEN[3:]) == ["found"], "the search can find it"
