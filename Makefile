@@ -91,7 +91,7 @@ bench: env clients
 	@$(PY) -m pytest -m drill tests/flows/test_runners.py
 
 drills: env
-	@$(PY) -m pytest -m "drill or end_to_end" -n 2 --dist loadfile
+	@$(PY) -m pytest -m "drill or end_to_end" -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: env
 	@.venv/bin/mkdocs build --strict --quiet

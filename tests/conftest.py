@@ -32,7 +32,17 @@ def prefect_server() -> Iterator[None]:
         yield
 
 
+LONGEST = ("test_stop_drills.py", "test_outage_drills.py", "test_readme_drill.py")
+"""Drills of many minutes each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no process is left alone with it: the whole pipeline, then the drills."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: (item.get_closest_marker("end_to_end") is None, item.path.parent != here))
+    items.sort(
+        key=lambda item: (
+            item.path.name not in LONGEST,
+            item.get_closest_marker("end_to_end") is None,
+            item.path.parent != here,
+        )
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -40,9 +41,14 @@ class Disk:
 
     def fill(self, left_bytes: int = 0) -> None:
         """Leave this much room and no more."""
-        size = shutil.disk_usage(self.folder).free - left_bytes
         with self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            while True:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.folder).free - left_bytes)
+                except OSError as error:  # the run wrote something meanwhile
+                    assert error.errno == errno.ENOSPC
+                else:
+                    return
 
     def make_room(self) -> None:
         """Do what the run asks for."""
