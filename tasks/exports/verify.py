@@ -53,7 +53,9 @@ def fits_memory(model_bytes: int) -> bool:
     """Tell whether a model of this size can be opened on this machine without swapping."""
     import mlx.core as mx
 
-    memory = mx.device_info().get("max_recommended_working_set_size") or mx.device_info().get("memory_size")
+    told = mx.device_info()
+    names = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal, Metal, CUDA
+    memory = next((told[name] for name in names if told.get(name)), None)
     if not memory:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return model_bytes <= MEMORY_SHARE * float(memory)

@@ -46,20 +46,33 @@ def describe_device() -> dict[str, str]:
 
 
 def training_limit_bytes() -> float:
-    """Return what training may take: what Metal recommends where it says so, else a share of the memory."""
+    """Return what training may take: a share of the memory, and on a GPU no more than that offers.
+
+    Metal recommends a bound; a card with memory of its own counts by the same share as the machine's.
+    """
     import mlx.core as mx
 
-    recommended = mx.device_info().get("max_recommended_working_set_size")
-    return min(usable_bytes(), float(recommended)) if recommended else usable_bytes()
+    told = mx.device_info()
+    if recommended := told.get("max_recommended_working_set_size"):
+        return min(usable_bytes(), float(recommended))
+    if own := told.get("total_memory"):
+        return min(usable_bytes(), usable_bytes(float(own) / 1e9))
+    return usable_bytes()
 
 
 def limit_memory() -> None:
-    """Keep the model's memory wired and the cache of freed buffers small, so that the system keeps its own."""
+    """Keep the model's memory wired and the cache of freed buffers small, so that the system keeps its own.
+
+    Above its memory limit MLX waits for work under way before it sends more to a GPU; left to itself it would run ahead
+    as long as memory lasts, and hold everything that waits.
+    """
     import mlx.core as mx
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()
-    mx.set_cache_limit(int(CACHE_SHARE * training_limit_bytes()))
+    limit = int(training_limit_bytes())
+    mx.set_memory_limit(limit)
+    mx.set_cache_limit(int(CACHE_SHARE * limit))
 
 
 @contextmanager

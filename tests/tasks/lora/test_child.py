@@ -111,12 +111,32 @@ def test_a_lock_that_is_a_link_is_told_and_not_waited_for(base: Path, mixture: P
 def test_the_system_keeps_its_share_of_the_memory() -> None:
     limit = training_limit_bytes()
     assert 0 < limit <= 0.75 * machine_memory_gb() * 1e9
-    before = mx.set_cache_limit(1 << 20)
+    cache, memory = mx.set_cache_limit(1 << 20), mx.set_memory_limit(1 << 30)
     try:
         limit_memory()
-        assert mx.set_cache_limit(before) == int(CACHE_SHARE * limit)
+        assert mx.set_memory_limit(memory) == int(limit)
+        assert mx.set_cache_limit(cache) == int(CACHE_SHARE * int(limit))
     finally:
-        mx.set_cache_limit(before)
+        mx.set_cache_limit(cache)
+        mx.set_memory_limit(memory)
+
+
+@pytest.mark.parametrize(
+    ("told", "share"),
+    [
+        ({}, 0.75),
+        ({"max_recommended_working_set_size": 5_000_000_000}, 0.5),
+        ({"max_recommended_working_set_size": 500_000_000_000}, 0.75),
+        ({"total_memory": 8_000_000_000}, 0.6),
+        ({"total_memory": 800_000_000_000}, 0.75),
+    ],
+)
+def test_a_gpu_bounds_what_training_may_take(
+    told: dict[str, int], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTRUST_MEMORY_GB", "10")
+    monkeypatch.setattr(mx, "device_info", lambda: told)
+    assert training_limit_bytes() == pytest.approx(share * 10e9)
 
 
 def test_every_fault_of_a_recipe_is_told_at_once(mixture: Path, tmp_path: Path) -> None:
