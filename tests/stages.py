@@ -88,6 +88,14 @@ def _locked(store: Path) -> Callable[[], bool]:
     return lock.exists
 
 
+def _answered(store: Path) -> Callable[[], bool]:
+    """An evaluation is under way once it keeps answers; it begins afresh, or a stopped one might be at its end."""
+    reports = store / "runs" / "first" / "reports"
+    if reports.exists():
+        shutil.rmtree(reports)
+    return (reports / "kept.parquet").exists
+
+
 def _corpus(root: Path) -> Path:
     make_corpus(root / "store", balanced_sources(), 20)
     return root / "store"
@@ -175,7 +183,7 @@ STAGES = {
             "evaluate-adapter",
             write_finished_run,
             lambda store: {"run": "first", "max_new_tokens": 16, "eval_batch_size": 1, "perplexity_samples": 4},
-            _rewritten("runs/first/reports/kept.parquet"),
+            _answered,
             _report,
             "runs/first/evaluate.json",
         ),

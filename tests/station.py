@@ -24,13 +24,22 @@ PATIENCE_SECONDS = 300.0
 """How long a drill waits for what must come; a machine with much else to do needs minutes."""
 
 
-def until(found: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-    """Wait for a value that is true, and return it."""
+def until(found: Callable[[], Any], seconds: float = PATIENCE_SECONDS, rest: float = 4.0) -> Any:
+    """Wait for a value that is true, and return it.
+
+    Args:
+        found: What is asked for it.
+        seconds: How long it may take to come.
+        rest: Pause so many times as long as an answer takes: asking must not be what the machine is busy with.
+    """
     deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s"
-        time.sleep(0.1)
-    return value
+    while True:
+        asked = time.monotonic()
+        if value := found():
+            return value
+        answered = time.monotonic()
+        assert answered < deadline, f"waited {seconds:.0f} s"
+        time.sleep(max(0.1, rest * (answered - asked)))
 
 
 def processes_of(text: str) -> list[tuple[int, int]]:

@@ -74,7 +74,7 @@ def all_at_work(station: Station, stores: dict[str, Path]) -> Iterator[dict[str,
         return len(stopped) == len(runs)
 
     try:
-        until(all_stopped)
+        until(all_stopped, rest=0.0)  # a stage must not come to its end meanwhile
         yield runs
     finally:
         for processes in stopped.values():
