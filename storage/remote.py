@@ -257,11 +257,25 @@ def _sealed_last(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _is_stale(mirror: Path, path: str, stamp: Stamp | None, info: FileInfo) -> bool:
-    """Tell whether the object changed since the mirror saw it, or the mirror lost or damaged its copy."""
+    """Tell whether the object changed since the mirror saw it, or the mirror lost or damaged its copy.
+
+    A copy that was written to since is newer, and stays.
+    """
     if stamp is None or stamp[2:] != _stamp_there(info):
         return True
     file = mirror / path
-    return not file.is_file() or file.stat().st_size != stamp[0]
+    if not file.is_file():
+        return True
+    size, moment = _stamp_here(file)
+    if size == stamp[0]:
+        return False
+    # What was written here since waits to be taken there, after a push that failed; below a manifest nothing may be.
+    return moment == stamp[1] or _seal_over(file) is not None
+
+
+def _seal_over(file: Path) -> Path | None:
+    """Return the folder whose manifest stands over a file, if there is one."""
+    return next((folder for folder in list(file.parents)[:3] if (folder / MANIFEST).is_file()), None)
 
 
 def _stamp_here(file: Path) -> tuple[int, int]:
@@ -281,10 +295,8 @@ def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
     """
     by_folder: dict[Path, set[str]] = {}
     for path in fetched:
-        for folder in list((mirror / path).parents)[:3]:
-            if (folder / MANIFEST).is_file():
-                by_folder.setdefault(folder, set()).add((mirror / path).relative_to(folder).as_posix())
-                break
+        if folder := _seal_over(mirror / path):
+            by_folder.setdefault(folder, set()).add((mirror / path).relative_to(folder).as_posix())
     for folder, files in by_folder.items():
         manifest: Manifest | None = read_manifest(folder)
         for shard in manifest.shards if manifest else []:
