@@ -23,7 +23,7 @@ from deployments import server
 from storage.manifest import find_damage, read_manifest
 from tests.tasks.sources.hostile import HostileArchive, HostileItem
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
 ITEMS = {f"book-{number:03}": HostileItem(f"The whole text of book {number}. ".encode() * 50) for number in range(160)}

@@ -19,7 +19,7 @@ from deployments import server
 from storage.manifest import read_manifest
 from tests.tasks.sources.hub_double import Hub
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "hf_" + "thisTokenMustShowNowhere"

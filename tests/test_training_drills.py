@@ -18,7 +18,7 @@ from tasks.lora.trainer import train
 from tests.station import Station, processes_of, until
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 STEPS = 60
 SLOW, QUICK = 0.4, 0.05
