@@ -23,7 +23,7 @@ from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, w
 from tests.tasks.sources.hostile import HostileArchive
 from tests.test_download_drills import ITEMS, check_whole, serve_books
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 CLOCK = """
 #define _GNU_SOURCE

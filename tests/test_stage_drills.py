@@ -24,7 +24,7 @@ from tests.flows.test_export_model import write_run
 from tests.station import ROOT, Station, processes_of, running_station, until
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 SHARD_DOCUMENTS = 20
 SLOW_SIGNAL = "tests.slow_signal:score"

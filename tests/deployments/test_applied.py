@@ -38,7 +38,7 @@ from tasks.mixture.synthetic import build_synthetic_mixture
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
 from tests.tasks.exports.test_hub import TOKEN, Hub, hub  # noqa: F401
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 CHAIN = {
     # link: stage that it waits for, deployment that it starts, parameters beside the store

@@ -15,7 +15,7 @@ from tests.stages import STAGES
 from tests.station import Station, until
 from tests.test_download_drills import check_whole, serve_books
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from deployments import server
 from deployments.access import AUTH, DATABASE
 from tests.deployments.postgres import PASSWORD, Postgres, missing, postgres
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-of-this-test"
