@@ -17,8 +17,7 @@ from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
-from tasks.policies import all_done
-from tasks.runners import RunnerParameters, ShardRunner, open_runner
+from tasks.runners import RunnerParameters, ShardRunner, all_done, open_runner
 
 
 class ScoreCorpusParameters(RunnerParameters, FlowParameters):

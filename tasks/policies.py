@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -36,8 +36,6 @@ from storage.atomic import write_json
 from storage.errors import DistrustError, TransientError
 from storage.events import parse_event
 from storage.lock import in_turn, only_writer
-
-Result = TypeVar("Result")
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
@@ -74,23 +72,6 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     with contextlib.suppress(MissingContextError):
         return get_run_logger()
     return logging.getLogger("distrust")
-
-
-async def all_done(work: Iterable[Awaitable[Result]]) -> list[Result]:
-    """Wait until all has ended, also after a part of it has failed, and return the results in order.
-
-    One bad shard does not end those beside it, and nothing is still at work when a run counts as failed.
-
-    Raises:
-        BaseException: The first failure, once all others have ended.
-    """
-    ended = await asyncio.gather(*work, return_exceptions=True)
-    results: list[Result] = []
-    for result in ended:
-        if isinstance(result, BaseException):
-            raise result
-        results.append(result)
-    return results
 
 
 class Progress:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -145,6 +145,23 @@ class ShardRunner:
         assert self._open_runner is not None
         self._pools_left -= 1
         return self._open_runner().__enter__()
+
+
+async def all_done(work: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Wait until all has ended, also after a part of it has failed, and return the results in order.
+
+    One bad shard does not end those beside it, and nothing is still at work when a run counts as failed.
+
+    Raises:
+        BaseException: The first failure, once all others have ended.
+    """
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    results: list[Result] = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results
 
 
 @task(task_run_name="{name}", **LOCAL_WORK)
