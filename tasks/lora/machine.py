@@ -63,8 +63,7 @@ def training_limit_bytes() -> float:
 def limit_memory() -> None:
     """Keep the model's memory wired and the cache of freed buffers small, so that the system keeps its own.
 
-    Above its memory limit MLX waits for work under way before it sends more to a GPU; left to itself it would run ahead
-    as long as memory lasts, and hold everything that waits.
+    Above its memory limit MLX waits for work under way before it begins more, and so holds fewer buffers at once.
     """
     import mlx.core as mx
     from mlx_lm.utils import maybe_set_recommended_wired_limit
