@@ -9,9 +9,8 @@ manifest that exists means that everything it names is there. See docs/decisions
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,20 +20,23 @@ from urllib.parse import urlsplit
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, S3FileSystem, copy_files
 
 from storage.addresses import is_safe
-from storage.atomic import atomic_path, write_json
+from storage.atomic import atomic_path
 from storage.errors import ParameterError, StoreError
-from storage.lock import only_writer
-from storage.manifest import MANIFEST, Manifest, read_manifest
-from storage.parquet import file_sha256
+from storage.mirror import (
+    Stamp,
+    check_fetched,
+    covers,
+    files_below,
+    index_of,
+    is_seal,
+    is_stale,
+    refuse_links,
+    sealed_last,
+    stamp_here,
+)
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
-SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json", "export.json"})
-"""Files that say that others are whole: put into the bucket after them, fetched after them."""
-INDEX = ".mirror.json"
 TRANSFERS_AT_ONCE = 8
-
-Stamp = tuple[int, int, int, int]
-"""Size and modification time in nanoseconds of the file here, then of the object there."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,16 @@ class Remote:
             DatasetBusy: Another process moves files of this mirror; `storage.lock.in_turn` waits for it.
             StoreError: The bucket cannot be reached, or holds what no stage wrote there, or the mirror holds a link.
         """
-        with _explained(self.uri), _index_of(mirror) as index:
+        with _explained(self.uri), index_of(mirror) as index:
             there = {path: info for folder in below for path, info in self._list(folder).items()}
-            wanted = [path for path, info in there.items() if _is_stale(mirror, path, index.get(path), info)]
-            _refuse_links(mirror, {PurePosixPath(path).parent for path in wanted})
-            for group in _sealed_last(wanted):
+            objects = {path: _stamp_there(info) for path, info in there.items()}
+            wanted = [path for path, stamp in objects.items() if is_stale(mirror, path, index.get(path), stamp)]
+            refuse_links(mirror, {PurePosixPath(path).parent for path in wanted})
+            for group in sealed_last(wanted):
                 with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as threads:
                     stamps = threads.map(lambda path: self._fetch(mirror, path, there[path]), group)
                     index.update(zip(group, stamps, strict=True))
-        _check_fetched(mirror, wanted)
+        check_fetched(mirror, wanted)
         return wanted
 
     def push(self, mirror: Path, below: Iterable[str]) -> list[str]:
@@ -91,16 +94,16 @@ class Remote:
             StoreError: The bucket cannot be reached; a later run goes on. Or the mirror holds a link.
         """
         folders = [PurePosixPath(folder) for folder in below]
-        with _explained(self.uri), _index_of(mirror) as index:
-            _refuse_links(mirror, folders)
-            here = {path for folder in folders for path in _files_below(mirror, folder)}
+        with _explained(self.uri), index_of(mirror) as index:
+            refuse_links(mirror, folders)
+            here = {path for folder in folders for path in files_below(mirror, folder)}
             known = {path for path in index if any(PurePosixPath(path).is_relative_to(folder) for folder in folders)}
-            changed = [path for path in sorted(here) if index.get(path, ())[:2] != _stamp_here(mirror / path)]
+            changed = [path for path in sorted(here) if index.get(path, ())[:2] != stamp_here(mirror / path)]
             gone = known - here
             # A seal must never stand over shards that it does not mean: it goes first and comes last.
             touched = {PurePosixPath(path).parent for path in (*changed, *gone)}
-            unsealing = [path for path in known if _is_seal(path) and _covers(path, touched)]
-            moving, *seals = _sealed_last(sorted({*changed, *(path for path in unsealing if path in here)}))
+            unsealing = [path for path in known if is_seal(path) and covers(path, touched)]
+            moving, *seals = sealed_last(sorted({*changed, *(path for path in unsealing if path in here)}))
             # What was moved to another folder arrives there before it goes.
             for going, coming in ((unsealing, moving), (sorted(gone), []), *(([], seal) for seal in seals)):
                 for path in filter(index.__contains__, going):
@@ -135,10 +138,10 @@ class Remote:
             copy_files(f"{self.prefix}/{path}", str(temporary), self.filesystem, LocalFileSystem(), use_threads=False)
             if (size := temporary.stat().st_size) != info.size:
                 raise StoreError(f"{self.uri}/{path} came with {size} of {info.size} bytes; run again")
-        return (*_stamp_here(mirror / path), *_stamp_there(info))
+        return (*stamp_here(mirror / path), *_stamp_there(info))
 
     def _upload(self, mirror: Path, path: str) -> Stamp:
-        before = _stamp_here(mirror / path)
+        before = stamp_here(mirror / path)
         target = f"{self.prefix}/{path}"
         try:
             copy_files(str(mirror / path), target, LocalFileSystem(), self.filesystem, use_threads=False)
@@ -197,116 +200,5 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _index_of(mirror: Path) -> Iterator[dict[str, Stamp]]:
-    """Hold the mirror's index; what was transferred before a failure is kept."""
-    file = mirror / INDEX
-    mirror.mkdir(parents=True, exist_ok=True)
-    with only_writer(file, patience_seconds=0.0):  # whoever waits does so where it can be cancelled; a thread cannot
-        content: dict[str, list[int]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        index: dict[str, Stamp] = {path: (s[0], s[1], s[2], s[3]) for path, s in content.items()}
-        before = dict(index)
-        try:
-            yield index
-        finally:
-            if index != before:
-                write_json(file, index)
-
-
-def _files_below(mirror: Path, folder: PurePosixPath) -> Iterator[str]:
-    """Name the files of the mirror below a folder; hidden and temporary ones belong to this machine.
-
-    Raises:
-        StoreError: There is a link among them.
-    """
-    root = mirror / folder
-    for path in [root] if root.is_file() else root.rglob("*"):
-        below = path.relative_to(mirror)
-        if any(part.startswith(".") for part in below.parts):
-            continue
-        _refuse_links(mirror, [PurePosixPath(below)])
-        if path.is_file():
-            yield below.as_posix()
-
-
-def _refuse_links(mirror: Path, paths: Iterable[PurePosixPath]) -> None:
-    """Look for links in the mirror's own entries, from its root down to some paths.
-
-    Raises:
-        StoreError: There is one: what it leads to belongs neither into the bucket nor under what comes from there.
-    """
-    for place in {place for path in paths for place in (path, *path.parents) if place.parts}:
-        if (mirror / place).is_symlink():
-            raise StoreError(f"{mirror / place} is a link, which a store in a bucket cannot hold; take it away")
-
-
-def _is_seal(path: str) -> bool:
-    return PurePosixPath(path).name in SEALS
-
-
-def _covers(seal: str, touched: Iterable[PurePosixPath]) -> bool:
-    """Tell whether a seal stands over one of the folders."""
-    folder = PurePosixPath(seal).parent
-    return any(changed.is_relative_to(folder) for changed in touched)
-
-
-def _sealed_last(paths: Sequence[str]) -> list[list[str]]:
-    """Split paths into those that may be moved in any order and the seals, inner ones before outer ones."""
-    seals = sorted((path for path in paths if _is_seal(path)), key=lambda path: (-path.count("/"), path))
-    return [[path for path in paths if not _is_seal(path)], *([seal] for seal in seals)]
-
-
-def _is_stale(mirror: Path, path: str, stamp: Stamp | None, info: FileInfo) -> bool:
-    """Tell whether the object changed since the mirror saw it, or the mirror lost or damaged its copy.
-
-    A copy that was written to since is newer, and stays.
-    """
-    if stamp is None or stamp[2:] != _stamp_there(info):
-        return True
-    file = mirror / path
-    if not file.is_file():
-        return True
-    size, moment = _stamp_here(file)
-    if size == stamp[0]:
-        return False
-    # What was written here since waits to be taken there, after a push that failed; below a manifest nothing may be.
-    return moment == stamp[1] or _seal_over(file) is not None
-
-
-def _seal_over(file: Path) -> Path | None:
-    """Return the folder whose manifest stands over a file, if there is one."""
-    return next((folder for folder in list(file.parents)[:3] if (folder / MANIFEST).is_file()), None)
-
-
-def _stamp_here(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def _stamp_there(info: FileInfo) -> tuple[int, int]:
     return info.size or 0, info.mtime_ns or 0
-
-
-def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
-    """Check fetched shards against the manifests over them.
-
-    Raises:
-        StoreError: A shard is not what its manifest means.
-    """
-    by_folder: dict[Path, set[str]] = {}
-    for path in fetched:
-        if folder := _seal_over(mirror / path):
-            by_folder.setdefault(folder, set()).add((mirror / path).relative_to(folder).as_posix())
-    for folder, files in by_folder.items():
-        manifest: Manifest | None = read_manifest(folder)
-        for shard in manifest.shards if manifest else []:
-            file = folder / shard.file
-            # A new manifest is held against all that is here: an earlier pull may have ended before it was checked.
-            concerned = shard.file in files or MANIFEST in files
-            if concerned and not (file.is_file() and file_sha256(file) == shard.sha256):
-                (folder / MANIFEST).unlink()
-                file.unlink(missing_ok=True)
-                raise StoreError(
-                    f"{file} is not what its manifest in the bucket means; run the stage that made it "
-                    "again on the machine that has it"
-                )

@@ -10,7 +10,7 @@ import pytest
 
 from storage.layout import Layout
 from storage.lock import only_writer
-from storage.remote import INDEX
+from storage.mirror import INDEX
 from tasks import mirroring
 from tasks.mirroring import shared
 from tests.bucket import BUCKET
