@@ -1,7 +1,7 @@
 """How much memory a recipe needs at its peak, told before anything is loaded, and what would make it fit.
 
-The constants were fitted to peaks of MLX's CPU backend. On a GPU the peak was
-below the plan without checkpointing and 5 to 14 GB above it with it (``docs/decisions/0040-memory-is-planned.md``).
+The constants were fitted to peaks of MLX's CPU backend. On a GPU the peak was below the plan without checkpointing and
+5 to 14 GB above the plan with checkpointing (``docs/decisions/0040-memory-is-planned.md``).
 """
 
 from __future__ import annotations
