@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.corpus_store import CorpusStore
 from blocks.defaults import load_default
+from flows.lifetime import live
 from storage.layout import Layout
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,16 +44,16 @@ class FlowParameters(BaseModel):
 
 def takes(
     model: type[Parameters],
-) -> Callable[[Callable[[Parameters], Awaitable[Result]]], Callable[..., Awaitable[Result]]]:
+) -> Callable[[Callable[[Parameters], Coroutine[Any, Any, Result]]], Callable[..., Awaitable[Result]]]:
     """Give a function of one parameter model the model's fields as keywords.
 
     Prefect builds the form, the validation and the ``-p key=value`` of a flow from its signature and docstring;
     this spells both from the model, so that a field is described once.
     """
 
-    def decorate(work: Callable[[Parameters], Awaitable[Result]]) -> Callable[..., Awaitable[Result]]:
-        async def with_keywords(**fields: Any) -> Result:
-            return await work(model(**fields))
+    def decorate(work: Callable[[Parameters], Coroutine[Any, Any, Result]]) -> Callable[..., Awaitable[Result]]:
+        async def with_keywords(**fields: Any) -> Any:
+            return await live(work(model(**fields)))
 
         described = with_keywords
         described.__name__ = work.__name__

@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import math
+import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
-from storage.errors import DatasetBusy
+from storage.errors import DatasetBusy, StoreError
 from storage.inside import open_no_link
 
 POLL_SECONDS = 0.2
+LONGEST_NAME = 200
 
 Result = TypeVar("Result")
+
+
+HOLDER = ["a process"]
+"""What this process calls itself in the locks that it holds; a command or a run puts its own name here."""
+
+
+def introduce(name: str) -> None:
+    """Say what this process is, so that whoever waits for one of its locks can name it."""
+    HOLDER[0] = name
 
 
 @contextmanager
@@ -28,9 +41,26 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
         StoreError: A link lies in the place of the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience_seconds
     # Beside the folder, not in it: a dataset may be replaced as a whole.
-    with open(folder.parent / f".{folder.name}.lock", "a", opener=open_no_link) as file:
+    with only_holder(folder.parent / f".{folder.name}.lock", f"is writing {folder}", patience_seconds):
+        yield
+
+
+@contextmanager
+def only_holder(path: Path, doing: str, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when the process dies, however it dies.
+
+    Args:
+        path: The lock file; it stays when the lock is free again.
+        doing: What its holder is doing, for the one who waits: "is writing data/raw/books".
+        patience_seconds: How long to wait.
+
+    Raises:
+        DatasetBusy: Another process still holds it after `patience_seconds`; the message names that process.
+        StoreError: A link lies in the place of the lock.
+    """
+    deadline = time.monotonic() + patience_seconds
+    with open(path, "a+", encoding="utf-8", errors="replace", opener=open_no_link) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,10 +68,33 @@ def only_writer(folder: Path, patience_seconds: float = 30.0) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     raise DatasetBusy(
-                        f"another process is writing {folder}; wait for it to finish, or stop it"
+                        f"{_holder(file)} {doing}; wait for it to finish, or stop it (lock: {path})"
                     ) from error
                 time.sleep(POLL_SECONDS)
+        file.truncate(0)
+        file.write(f"{HOLDER[0]} (process {os.getpid()}, since {datetime.now().astimezone():%H:%M:%S})")
+        file.flush()
         yield
+
+
+def _holder(file: TextIO) -> str:
+    """Read what the holder of a lock calls itself; the file may be anybody's, so little of it is believed."""
+    file.seek(0)
+    name = "".join(filter(str.isprintable, file.read(LONGEST_NAME)))
+    return name or "another process"
+
+
+def lock_of_machine(name: str) -> Path:
+    """Return the lock file of something that all processes of this user on this machine share, whatever their store.
+
+    Raises:
+        StoreError: The folder of these locks belongs to somebody else.
+    """
+    folder = Path(tempfile.gettempdir()) / f"empirical-distrust-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise StoreError(f"{folder} belongs to another user; remove it, or set TMPDIR to a folder of your own")
+    return folder / f"{name}.lock"
 
 
 async def in_turn(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
@@ -10,6 +13,7 @@ from pydantic import Field
 PATIENCE_SECONDS = 7 * 24 * 3600
 """How long a run waits for an answer before it fails."""
 POLL_SECONDS = 5
+KEY_PREFIX = "upload-"
 
 
 class UploadApproval(RunInput):
@@ -33,7 +37,7 @@ async def ask_to_upload(summary: str, digest: str) -> bool:
     if context is None or context.flow_run is None:
         return False  # nobody can be asked
     form = UploadApproval.with_initial_data(description=summary)
-    key = f"upload-{digest[:16]}"
+    key = f"{KEY_PREFIX}{digest[:16]}"
     if context.flow_run.deployment_id is not None and context.flow_run.parent_task_run_id is None:
         answer = await asuspend_flow_run(wait_for_input=form, timeout=PATIENCE_SECONDS, key=key)
     else:
@@ -41,3 +45,8 @@ async def ask_to_upload(summary: str, digest: str) -> bool:
             wait_for_input=form, timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS, key=key
         )
     return answer.upload
+
+
+def is_waiting_for_approval(state: State[Any]) -> bool:
+    """Tell whether a run is paused because it asked a person, and not because a person paused it."""
+    return state.is_paused() and (state.state_details.pause_key or "").startswith(KEY_PREFIX)

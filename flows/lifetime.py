@@ -1,0 +1,274 @@
+"""The life of a flow run: what ends or pauses the run ends its work, and a run whose process is dead is marked so.
+
+Prefect tells a worker's child of a cancel and nothing else: a run that is suspended, deleted or set to another state
+goes on working, and a run whose process was killed stays Running. Here every run watches its own state on the server,
+and holds a lock file for as long as its process lives, which the operating system drops however the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
+from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause
+from prefect.settings import PREFECT_HOME
+from prefect.states import Cancelled, Crashed
+
+from storage.lock import introduce, only_writer
+from tasks.approval import is_waiting_for_approval
+from tasks.policies import run_logger
+
+POLL_SECONDS = 2.0
+RUNNER_GRACE_SECONDS = 6.0
+"""How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
+FORGET_AFTER_SECONDS = 30 * 24 * 3600.0
+AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+GO_ON = "Start it again: it goes on where it stopped."
+SILENT = "No sign of life"
+"""How the states begin that are set because nothing was heard of a run; a run that lives takes them back."""
+
+
+@dataclass
+class Ending:
+    """Why a run has to end before its work is done."""
+
+    message: str
+    state: State[Any] | None = None
+    """The state that the server gave it, if that is why."""
+    crash: bool = False
+
+    def conclude(self, run: FlowRun) -> State[Any]:
+        """Return the state in which the run ends, or raise what keeps the state that it has.
+
+        Raises:
+            Pause: The run was paused or suspended.
+            Abort: The run was ended, or deleted.
+        """
+        if self.state is not None and self.state.is_paused():
+            raise Pause(self.message, state=self.state)
+        if self.state is None and self.crash:
+            return Crashed(message=self.message)
+        if self.state is not None and self.state.is_final():
+            run.state = self.state
+            raise Abort(self.message)
+        return Cancelled(message=self.message)
+
+
+@dataclass
+class Life:
+    """A run at work, the run that it is a part of, and why it has to end, once it has."""
+
+    run: FlowRun
+    parent: Life | None
+    ending: Ending | None = None
+    work: asyncio.Task[Any] | None = None
+
+    def end(self, ending: Ending) -> None:
+        """Stop the work; the first reason counts."""
+        if self.ending is None and self.work is not None and not self.work.done():
+            self.ending = ending
+            run_logger().warning("%s", ending.message)
+            self.work.cancel()
+
+
+_LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
+
+
+async def live(work: Coroutine[Any, Any, Any]) -> Any:
+    """Do the work of the current flow run until it is done, or until something ends or pauses the run.
+
+    Returns:
+        What the work returns, or the state in which the run ends.
+
+    Raises:
+        Pause: The run was paused or suspended; its work has stopped.
+        Abort: The run was ended or deleted on the server; its work has stopped.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return await work
+    life = Life(context.flow_run, _LIFE.get())
+    _LIFE.set(life)
+    introduce(f"run {life.run.name!r}")
+    with known_to_live(life.run.id):
+        life.work = asyncio.create_task(work)
+        async with _watched(life):
+            return await _outcome(life)
+
+
+async def _outcome(life: Life) -> Any:
+    assert life.work is not None
+    try:
+        return await life.work
+    except BaseException as error:
+        if life.ending is not None:
+            return life.ending.conclude(life.run)
+        above = _ending_above(life)
+        if above is not None:
+            return Cancelled(message=above.message)
+        if isinstance(error, CancelledRun):
+            return Cancelled(message=f"A part of this run was cancelled. {GO_ON}")
+        if isinstance(error, Pause | Abort) and life.parent is None and not _is_own(error, life):
+            return Cancelled(message=f"A part of this run was suspended or ended. {GO_ON}")
+        raise
+
+
+def _ending_above(life: Life) -> Ending | None:
+    above = life.parent
+    while above is not None and above.ending is None:
+        above = above.parent
+    return above.ending if above is not None else None
+
+
+def _is_own(error: BaseException, life: Life) -> bool:
+    """Whether a pause is this run's own, as that of a run which waits for an approval."""
+    state = getattr(error, "state", None)
+    return state is None or state.state_details.flow_run_id in (None, life.run.id)
+
+
+@asynccontextmanager
+async def _watched(life: Life) -> AsyncIterator[None]:
+    """End a run's work when its state says so, or, for a run that a person started here, when a signal does."""
+    watcher = asyncio.create_task(_watch(life))
+    loop, signals = asyncio.get_running_loop(), []
+    if life.parent is None and not _has_runner():
+        for sign, ending in (
+            (signal.SIGINT, Ending(f"Stopped by Ctrl-C. {GO_ON}")),
+            (signal.SIGTERM, Ending(f"Stopped by SIGTERM. {GO_ON}", crash=True)),
+        ):
+            with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
+                before = signal.getsignal(sign)
+                loop.add_signal_handler(sign, life.end, ending)
+                signals.append((sign, before))
+    try:
+        yield
+    finally:
+        for sign, before in signals:
+            loop.remove_signal_handler(sign)
+            signal.signal(sign, before)
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
+def _has_runner() -> bool:
+    """Whether a worker started this process, which then passes signals on and knows what they mean."""
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+
+
+async def _watch(life: Life) -> None:
+    """Look at the run's state again and again; a server that is away changes nothing."""
+    cancelling_since: float | None = None
+    async with get_client() as client:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                state = (await client.read_flow_run(life.run.id)).state
+            except ObjectNotFound:
+                life.end(Ending("The run was deleted; its work is stopped.", Cancelled()))
+                return
+            except Exception as error:  # the watch may fail, the work may not
+                run_logger().debug("state not read: %s", error)
+                continue
+            if state is None or state.type in (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED):
+                cancelling_since = None
+            elif state.is_cancelling():
+                cancelling_since = cancelling_since or time.monotonic()
+                if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
+                    life.end(Ending(f"Cancelled. {GO_ON}"))
+            elif state.is_crashed() and (state.message or "").startswith(SILENT):
+                await _take_back(client, life.run.id)
+            elif not is_waiting_for_approval(state):
+                life.end(Ending(f"The run was set to {state.name}; its work is stopped. {GO_ON}", state))
+
+
+async def _take_back(client: PrefectClient, run: UUID) -> None:
+    """Say that a run lives which was taken for dead: a server that was away hears nothing of the runs at work."""
+    state: State[Any] = State(type=StateType.RUNNING, message="It was taken for dead, and lives.")
+    with contextlib.suppress(Exception):
+        await client.set_flow_run_state(run, state, force=True)
+
+
+def _registry() -> Path:
+    folder = Path(PREFECT_HOME.value()) / "runs-at-work"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def known_to_live(run: UUID) -> Iterator[None]:
+    """Hold the lock file of a run for the duration of the block."""
+    folder = _registry()
+    path = folder / str(run)
+    with open(path, "a") as file:
+        with only_writer(folder):  # nobody looks while the file is there and its lock is not
+            path.touch()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def dead_runs() -> list[UUID]:
+    """Return the runs of this machine whose process has died."""
+    folder, found = _registry(), []
+    with only_writer(folder):
+        for path in folder.iterdir():
+            with contextlib.suppress(ValueError, BlockingIOError, FileNotFoundError), open(path) as file:
+                run = UUID(path.name)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(run)
+    return found
+
+
+async def mark_dead_runs(message: str = f"Its process ended without a word. {GO_ON}") -> list[str]:
+    """Mark the runs of this machine whose process has died, with all that they were doing; return their names."""
+    names: list[str] = []
+    if not (dead := dead_runs()):
+        return names
+    async with get_client() as client:
+        for run_id in dead:
+            path = _registry() / str(run_id)
+            try:
+                run = await client.read_flow_run(run_id)
+            except ObjectNotFound:  # deleted, or the run of another server
+                if time.time() - path.stat().st_mtime > FORGET_AFTER_SECONDS:
+                    path.unlink(missing_ok=True)
+                continue
+            if run.state is not None and run.state.type in AT_WORK:
+                ended: State[Any] = (Cancelled if run.state.is_cancelling() else Crashed)(message=message)
+                await client.set_flow_run_state(run_id, ended, force=True)
+                names.append(run.name)
+            await _mark_tasks(client, run_id, message)
+            path.unlink(missing_ok=True)
+    return names
+
+
+async def _mark_tasks(client: PrefectClient, run_id: UUID, message: str) -> None:
+    tasks = await client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(AT_WORK)))),
+    )
+    for task in tasks:
+        await client.set_task_run_state(task.id, Crashed(message=message), force=True)
