@@ -130,7 +130,7 @@ def spawn(name: str, command: list[str], environment: dict[str, str]) -> subproc
 
 def server_command(access: Access) -> list[str]:
     """Command line of a server; it holds no secret."""
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", access.host, "--port", str(access.port)]
+    return [sys.executable, "-m", "deployments.prefect_server", "--host", access.host, "--port", str(access.port)]
 
 
 def server_environment(access: Access) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""``python -m deployments.prefect_server --host HOST --port PORT``: Prefect's API, UI and services behind our guard.
+
+It is what ``prefect server start`` runs, in one process: Prefect reads the same variables, and migrates its database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from deployments.guard import IDENTITY_KEY, App, Guard
+from storage.errors import ParameterError
+from storage.own_origin import OwnOrigin, further_names
+
+UI_API = "PREFECT_UI_API_URL"
+
+
+def create_guarded_app(host: str, port: int) -> App:
+    """Return Prefect's application behind the guard.
+
+    Raises:
+        ParameterError: One of the further names is not a host.
+    """
+    own = OwnOrigin(host, port, further_names())
+    # The page asks the server that it came from, by whatever name: another one would be a foreign site for it.
+    os.environ.setdefault(UI_API, "/api")
+    from prefect.server.api.server import create_app
+
+    return Guard(create_app(final=True), own, os.environ.get(IDENTITY_KEY, ""))
+
+
+def run(host: str, port: int) -> None:
+    """Serve until the process is told to end."""
+    app = create_guarded_app(host, port)
+    import uvicorn
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings().server
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        timeout_keep_alive=settings.api.keepalive_timeout,
+        ws_ping_interval=settings.api.websocket_ping_interval,
+        ws_ping_timeout=settings.api.websocket_ping_timeout,
+        log_level=settings.logging_level.lower(),
+    )
+
+
+def main() -> int:
+    """Read the command line and serve; 2 for bad arguments."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.prefect_server", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=4200)
+    options = parser.parse_args()
+    try:
+        run(options.host, options.port)
+    except ParameterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
