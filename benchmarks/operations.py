@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from deployments import server
+from deployments import processes, server
 from sandbox.__main__ import BUNDLED_DOCUMENTS
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 
@@ -120,9 +120,9 @@ def load(folder: Path) -> dict[str, Any]:
         deadline = time.monotonic() + 60
         while (found := recorded(port)) < SHARDS and time.monotonic() < deadline:
             time.sleep(1)
-        log = (server.home() / "server.log").read_text("utf-8")
+        log = (processes.home() / "server.log").read_text("utf-8")
     finally:
-        server.stop("server")
+        processes.stop("server")
     line = {
         "benchmark": "operations: load",
         "shards": SHARDS,
@@ -159,7 +159,7 @@ def soak(folder: Path) -> dict[str, Any]:
     try:
         megabytes = json.loads(asyncio.run(soak_beside_archives(folder, port)).splitlines()[-1])
     finally:
-        server.stop("server")
+        processes.stop("server")
     settled = megabytes[WARM_UP:]
     line = {
         "benchmark": "operations: soak",

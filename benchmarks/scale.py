@@ -32,7 +32,7 @@ import zstandard
 
 from benchmarks.memory import children_peak_bytes, peak_bytes
 from benchmarks.scale_projection import project
-from deployments import server
+from deployments import processes, server
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.manifest import Manifest, ShardRecord, find_damage, read_manifest, write_manifest
 from storage.shard_plan import Item, make_plan, read_plan, write_plan
@@ -153,7 +153,7 @@ async def settled_database() -> tuple[dict[str, int], int]:
 
 def read_database() -> tuple[dict[str, int], int]:
     """Count the rows of every table of the server's database, and its bytes."""
-    with contextlib.closing(sqlite3.connect(f"file:{server.home() / 'prefect.db'}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{processes.home() / 'prefect.db'}?mode=ro", uri=True)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = {name: int(database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]) for name in tables}
         pages, page_bytes = (int(database.execute(f"PRAGMA {of}").fetchone()[0]) for of in ("page_count", "page_size"))
@@ -278,7 +278,7 @@ async def measure(folder: Path) -> None:
                 print(json.dumps(line), flush=True)
             shutil.rmtree(place)
     finally:
-        server.stop("server")
+        processes.stop("server")
     for line in [*growth(lines), *project(lines)]:
         print(json.dumps(line), flush=True)
 

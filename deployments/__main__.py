@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 
-from deployments import server, services
-from deployments.access import HOST, Access, from_environment, recall
+from deployments import processes, server, services
+from deployments.access import HOST, Access, from_environment, recall, remember
 from storage.errors import ParameterError, PrerequisiteError, UserError
 
 WORKERS = {"data": "data", "mac": "mac-train"}
@@ -35,33 +35,42 @@ def up(wanted: Access, notify: str = "") -> None:
     Raises:
         ParameterError: The server runs already, with another password, database or address than was asked for.
     """
-    known = recall(server.home())
-    running = server.running_port()
-    if running is None:
-        running = server.free_port(wanted.port)
-        server.start_server(running, dataclasses.replace(wanted, port=running))
-    elif known and _contradicts(wanted, known):
-        raise ParameterError("the server runs with another host, password or database: `make down` first")
-    print(f"server     {server.api_url(running)}")
-    os.environ.update(server.client_environment(running))
+    known = recall(processes.home())
+    with server.in_use():
+        running = server.running_access()
+        if running is not None and _contradicts(wanted, running):
+            raise ParameterError("the server runs with another host, password or database: `make down` first")
+        port = server.join_or_start(wanted, while_used=False)
+        server.keep()
+    remember(processes.home(), dataclasses.replace(server.access_to(port), token=""))
+    print(f"server     {server.api_url(port)}")
+    os.environ.update(server.client_environment(port))
+    mark_dead_runs()
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
         print(change)
     for name, pool in WORKERS.items():
         # Stopping a worker ends its runs. One that is alive needs it only to work for another server than before.
-        if known == recall(server.home()) and server.is_running(f"worker-{name}"):
+        if known == recall(processes.home()) and processes.is_running(f"worker-{name}"):
             print(f"worker     {name} on pool {pool}, as it was; to give it another environment, `make down` first")
             continue
-        server.stop(f"worker-{name}")
-        server.start_worker(name, pool, running)
+        processes.stop(f"worker-{name}")
+        server.start_worker(name, pool, port)
         print(f"worker     {name} on pool {pool}")
     print(
-        f"\nThe UI is at {server.api_url(running).removesuffix('/api')}. Start a flow there, or in a shell:\n"
-        f"  export PREFECT_API_URL={server.api_url(running)}\n"
-        "  .venv/bin/prefect deployment run 'score-corpus/score-corpus'\n"
-        "`make down` stops all of it; logs lie in .prefect/."
+        f"\nThe UI is at {server.api_url(port).removesuffix('/api')}. Start a flow there, or in a shell:\n"
+        "  .venv/bin/python -m flows score-corpus\n"
+        "`make down` stops all of it; logs are in .prefect/."
     )
+
+
+def mark_dead_runs(**words: str) -> None:
+    """Mark the runs whose process has died, on the server that the environment names; say which."""
+    from flows.lifetime import mark_dead_runs as mark  # reads the server's address when imported
+
+    for run in asyncio.run(mark(**words)):
+        print(f"run        {run} had no process any more: marked Crashed")
 
 
 def name_local_server() -> None:
@@ -79,14 +88,26 @@ def _contradicts(wanted: Access, known: Access) -> bool:
 
 
 def down() -> None:
-    """Stop workers and server.
+    """Stop workers and server, and mark the runs that this ends.
+
+    A command that is at work keeps its server until it has ended.
 
     Raises:
         PrerequisiteError: The server answers still. Whoever stops it means to exchange its database or its code.
     """
-    names = server.started_processes()
-    for name in names:
-        print(f"{name}: {'stopped' if server.stop(name) else 'was not running'}")
+    server.let_go()
+    names = processes.started_processes()
+    port = server.running_port()
+    for name in filter(lambda name: name != "server", names):
+        print(f"{name}: {'stopped' if processes.stop(name) else 'was not running'}")
+    if port is not None:
+        os.environ.update(server.client_environment(port))
+        mark_dead_runs(message="Stopped by `make down`. Start it again: it goes on where it stopped.")
+    if server.is_used():
+        print("server: a command uses it, and it ends with that command")
+        return
+    if "server" in names:
+        print(f"server: {'stopped' if processes.stop('server') else 'was not running'}")
     if (port := server.running_port()) is not None:
         raise PrerequisiteError(
             f"the server at {server.api_url(port)} runs on, since `make up` did not start it: if it is a service, stop "

@@ -17,6 +17,8 @@ from storage.addresses import LOOPBACK
 from storage.errors import ParameterError
 
 RECORD = "server.json"
+RUNNING = "running.json"
+"""How the server is reached that `up` was asked for, and the one that was started last."""
 HOST = "127.0.0.1"
 EVERY_ADDRESS = ("0.0.0.0", "::")
 DATABASES = ("postgresql+asyncpg", "sqlite+aiosqlite")
@@ -37,6 +39,7 @@ class Access:
         auth: ``user:password`` that everybody must give; empty lets in whoever reaches the port.
         database: SQLAlchemy URL; empty for an SQLite file in ``.prefect``.
         url: API of a server on another machine, which this folder's workers work for.
+        token: What only the process that was started knows, and proves by it that it is the one.
 
     Raises:
         ParameterError: A value cannot be meant.
@@ -47,6 +50,7 @@ class Access:
     auth: str = field(default="", repr=False)
     database: str = field(default="", repr=False)
     url: str = ""
+    token: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.auth and not all(self.auth.partition(":")):
@@ -100,18 +104,18 @@ def from_environment(port: int, host: str = "", environment: Mapping[str, str] |
     return Access(host=host or HOST, port=port, auth=values.get(AUTH, ""), database=values.get(DATABASE, ""))
 
 
-def remember(folder: Path, access: Access) -> None:
+def remember(folder: Path, access: Access, record: str = RECORD) -> None:
     """Keep what was chosen, readable by the owner alone."""
-    temporary = folder / f"{RECORD}.new"
+    temporary = folder / f"{record}.new"
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         json.dump(asdict(access), file)
-    os.replace(temporary, folder / RECORD)
+    os.replace(temporary, folder / record)
 
 
-def recall(folder: Path) -> Access | None:
+def recall(folder: Path, record: str = RECORD) -> Access | None:
     """Return what was chosen last; none if nothing was, or if the record cannot be read."""
     try:
-        return Access(**json.loads((folder / RECORD).read_text("utf-8")))
+        return Access(**json.loads((folder / record).read_text("utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None

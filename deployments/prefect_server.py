@@ -6,14 +6,22 @@ It is what ``prefect server start`` runs, in one process: Prefect reads the same
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 from deployments.guard import IDENTITY_KEY, App, Guard
+from deployments.server import KEPT
 from storage.errors import ParameterError
 from storage.own_origin import OwnOrigin, further_names
 
 UI_API = "PREFECT_UI_API_URL"
+POLL_SECONDS, STOP_SECONDS = 2.0, 20.0
 
 
 def create_guarded_app(host: str, port: int) -> App:
@@ -48,12 +56,29 @@ def run(host: str, port: int) -> None:
     )
 
 
+def end_when_unused(users: Path) -> None:
+    """End this process once nobody holds the lock of its users, unless it is to be kept."""
+    with open(users, "a") as file:
+        while True:
+            time.sleep(POLL_SECONDS)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not (users.parent / KEPT).exists():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(STOP_SECONDS)  # the lock is held until the process has ended: whoever comes now waits
+                    os._exit(1)
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def main() -> int:
     """Read the command line and serve; 2 for bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m deployments.prefect_server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument("--while-used", type=Path, metavar="LOCK", help="end once no process holds this lock")
     options = parser.parse_args()
+    if options.while_used:
+        threading.Thread(target=end_when_unused, args=(options.while_used,), daemon=True).start()
     try:
         run(options.host, options.port)
     except ParameterError as error:

@@ -6,8 +6,12 @@ Everything it keeps lies in ``.prefect`` beside the project: database, logs, pro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
+import hmac
+import json
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
@@ -15,15 +19,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from http.client import HTTPException
 
-from deployments.access import AUTH, CSRF, DATABASE, HOST, Access, from_environment, recall, remember
+from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
+from deployments.guard import IDENTITY, IDENTITY_KEY, proof
+from deployments.processes import ROOT, home, spawn, stop
 from storage.errors import PrerequisiteError
+from storage.lock import only_writer
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 4200
 START_TIMEOUT_SECONDS = 120.0
-STOP_TIMEOUT_SECONDS = 20.0
+USERS, KEPT = "users.lock", "kept"
+"""Held by every command that uses the server; there while the server stays without one."""
 
 # One by one, the recorder costs four times the processor time and falls behind under load.
 SERVER_SETTINGS = {
@@ -52,32 +59,17 @@ CLIENT_SETTINGS = {
 }
 
 
-def home() -> Path:
-    """Folder of the server's database and logs, readable by its owner alone."""
-    folder = Path(os.environ.get("PREFECT_HOME") or ROOT / ".prefect")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # the database holds the key to the secrets in it
-    return folder
-
-
 def access_to(port: int) -> Access:
     """How the server on this port is reached: as remembered, else as the environment says."""
-    known = recall(home())
-    return known if known is not None and (known.port == port or known.url) else from_environment(port)
+    for known in (recall(home(), RUNNING), recall(home())):
+        if known is not None and (known.port == port or known.url):
+            return known
+    return from_environment(port)
 
 
 def api_url(port: int) -> str:
     """Address of the server's API."""
     return access_to(port).api_url
-
-
-def is_healthy(port: int) -> bool:
-    """Tell whether a Prefect server answers on this port."""
-    try:
-        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=2) as answer:  # noqa: S310 - checked by Access
-            return bool(answer.read().strip() == b"true")
-    except (OSError, ValueError):
-        return False
 
 
 def free_port(wanted: int) -> int:
@@ -99,33 +91,9 @@ def client_environment(port: int) -> dict[str, str]:
         **access_to(port).client_environment(),
         "PYTHONPATH": str(ROOT),
     }
-    for secret in (AUTH, DATABASE):  # a client needs neither; a run's environment is easily printed
+    for secret in (AUTH, DATABASE, IDENTITY_KEY):  # a client needs none of them; a run's environment is easily printed
         environment.pop(secret, None)
     return environment
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)
-
-
-def spawn(name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that outlives this one; its output goes to ``.prefect/NAME.log``, its id beside it.
-
-    The new session keeps a Ctrl-C in this terminal away from it; nobody else reads what it writes.
-    """
-    with open(home() / f"{name}.log", "ab", opener=_private) as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            umask=0o077,
-        )
-    (home() / f"{name}.pid").write_text(str(process.pid), "utf-8")
-    return process
 
 
 def server_command(access: Access) -> list[str]:
@@ -136,35 +104,80 @@ def server_command(access: Access) -> list[str]:
 def server_environment(access: Access) -> dict[str, str]:
     """Environment of a server."""
     own = {"PREFECT_HOME": str(home()), **access.server_environment(), **access.client_environment()}
+    own[IDENTITY_KEY] = access.token
     return {**SERVER_SETTINGS, **os.environ, **own}
 
 
-def start_server(port: int, access: Access | None = None) -> subprocess.Popen[bytes]:
+def start_server(port: int, access: Access | None = None, *, while_used: bool = False) -> subprocess.Popen[bytes]:
     """Start the server and wait until it answers.
 
     Args:
         port: Port to listen on.
         access: How it is to be reached; by default loopback, with what the environment says.
+        while_used: Let it end by itself once no command uses it any more.
 
     Raises:
         PrerequisiteError: It did not come up; the message names its log.
     """
-    access = access or from_environment(port)
-    remember(home(), access)
-    process = spawn("server", server_command(access), server_environment(access))
+    access = dataclasses.replace(access or from_environment(port), port=port, token=secrets.token_hex(32))
+    remember(home(), access, RUNNING)
+    command = server_command(access) + (["--while-used", str(home() / USERS)] if while_used else [])
+    process = spawn("server", command, server_environment(access))
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if is_healthy(port):
+        if is_ours(access):
             return process
         time.sleep(0.3)
     stop("server")
     raise PrerequisiteError(f"the Prefect server did not start on port {port}; {home() / 'server.log'} says why")
 
 
+def is_ours(access: Access) -> bool:
+    """Tell whether the server that we started answers: another program on its port does not know the token."""
+    challenge = secrets.token_hex(16)
+    address = f"{access.api_url.removesuffix('/api')}{IDENTITY}?challenge={challenge}"
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - checked by Access
+            given = json.loads(answer.read(1000))["proof"]
+        return bool(access.token) and hmac.compare_digest(str(given), proof(access.token, challenge))
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return False
+
+
+def running_access() -> Access | None:
+    """How the local server is reached that was started earlier, if it still answers."""
+    known = recall(home(), RUNNING)
+    return known if known is not None and is_ours(known) else None
+
+
 def running_port() -> int | None:
     """Port of the local server that was started earlier, if it still answers."""
-    known = recall(home())
-    return known.port if known is not None and not known.url and is_healthy(known.port) else None
+    known = running_access()
+    return known.port if known is not None else None
+
+
+def join_or_start(wanted: Access, *, while_used: bool) -> int:
+    """Use the server that is up, else start one; returns its port.
+
+    Of several commands that begin together, one starts it and the others wait. A port that another program takes
+    between look and bind is given up for a free one.
+
+    Raises:
+        PrerequisiteError: It did not come up.
+    """
+    with only_writer(home() / "server", 2 * START_TIMEOUT_SECONDS):
+        if (running := running_port()) is not None:
+            return running
+        if while_used:
+            (home() / KEPT).unlink(missing_ok=True)  # of a server that the machine's end stopped
+        port = free_port(wanted.port)
+        try:
+            start_server(port, wanted, while_used=while_used)
+        except PrerequisiteError:
+            if port == (port := free_port(wanted.port)):
+                raise  # nobody has taken it: something else is wrong
+            start_server(port, wanted, while_used=while_used)
+        return port
 
 
 def start_worker(name: str, pool: str, port: int) -> None:
@@ -182,72 +195,36 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
-def started_processes() -> list[str]:
-    """Names of the processes that were started and not stopped, workers first."""
-    return sorted((path.stem for path in home().glob("*.pid")), key=lambda name: (name == "server", name))
+def keep() -> None:
+    """Let the server stay when no command uses it any more."""
+    (home() / KEPT).touch()
 
 
-def is_running(name: str) -> bool:
-    """Tell whether a process that was started here under this name is alive."""
-    return _living_process(name) is not None
+def let_go() -> None:
+    """Let the server end once no command uses it any more."""
+    (home() / KEPT).unlink(missing_ok=True)
 
 
-def _living_process(name: str) -> int | None:
-    try:
-        pid = int((home() / f"{name}.pid").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return pid if _is_alive(pid) and _is_ours(pid) else None
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Keep a server that ends by itself alive for the duration of the block, or for as long as this process lives."""
+    with open(home() / USERS, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits for a server that is just ending
+        yield
 
 
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def stop(name: str) -> bool:
-    """Stop a process started here, gently first; tell whether it was running."""
-    pid = _living_process(name)
-    if pid is not None:
-        for sign, patience_seconds in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, sign)
-            deadline = time.monotonic() + patience_seconds
-            while _is_alive(pid) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if not _is_alive(pid):
-                break
-    (home() / f"{name}.pid").unlink(missing_ok=True)
-    return pid is not None
-
-
-def _is_ours(pid: int) -> bool:
-    """Guard against a process id that the system gave to somebody else since."""
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]  # -ww: however deep our folder lies
-    return "prefect" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+def is_used() -> bool:
+    """Tell whether a command uses the server."""
+    with open(home() / USERS, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager
 def local_server(port: int = DEFAULT_PORT) -> Iterator[int]:
-    """Use the server that is up, else run one for the duration of the block; yields its port.
-
-    How this folder's server is reached stays as it was: services and later commands go by that record.
-    """
-    running = running_port()
-    if running is not None:
-        yield running
-        return
-    port = free_port(port)
-    before = recall(home())
-    try:
-        start_server(port)
-        yield port
-    finally:
-        stop("server")
-        if before is not None:
-            remember(home(), before)
+    """Use the server that is up, else run one, for as long as it is used; yields its port."""
+    with in_use():
+        yield join_or_start(from_environment(port), while_used=True)

@@ -12,8 +12,10 @@ Its flow waits 20 seconds for it (`tasks.policies`); one whose flow is gone has 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import plistlib
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,8 +23,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments import server
-from deployments.access import CLIENT_AUTH, Access, recall, remember
+from deployments import processes, server
+from deployments.access import CLIENT_AUTH, RUNNING, Access, recall, remember
 from storage.errors import ParameterError, PrerequisiteError
 from storage.layout import checked_name
 
@@ -59,7 +61,7 @@ class Service:
     @property
     def log(self) -> Path:
         """Where it writes on a Mac; on Linux the journal keeps it."""
-        return server.home() / f"{self.name}.log"
+        return processes.home() / f"{self.name}.log"
 
 
 def environment() -> dict[str, str]:
@@ -73,7 +75,7 @@ def launchd_plist(service: Service) -> bytes:
         {
             "Label": service.name,
             "ProgramArguments": service.command,
-            "WorkingDirectory": str(server.ROOT),
+            "WorkingDirectory": str(processes.ROOT),
             "EnvironmentVariables": environment(),
             "RunAtLoad": True,
             "KeepAlive": True,
@@ -101,7 +103,7 @@ def systemd_unit(service: Service) -> str:
     """Describe a service to the systemd of the user's session."""
     command = " ".join(_quoted(word.replace("$", "$$")) for word in service.command)
     variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment().items())
-    folder = str(server.ROOT).replace("%", "%%")
+    folder = str(processes.ROOT).replace("%", "%%")
     return f"""\
 [Unit]
 Description=Empirical Distrust: {" ".join(service.arguments)}
@@ -205,7 +207,7 @@ def work_for(url: str) -> None:
     Raises:
         ParameterError: The address cannot be meant.
     """
-    remember(server.home(), Access(url=url, auth=os.environ.get(CLIENT_AUTH, "")))
+    remember(processes.home(), Access(url=url, auth=os.environ.get(CLIENT_AUTH, "")))
 
 
 def known_access() -> Access:
@@ -214,7 +216,7 @@ def known_access() -> Access:
     Raises:
         PrerequisiteError: None was started here and none was named.
     """
-    access = recall(server.home())
+    access = recall(processes.home())
     if access is None:
         raise PrerequisiteError("no server is known here: `make up` starts one, --server URL names another")
     return access
@@ -232,6 +234,9 @@ def run_server() -> None:
     access = known_access()
     if access.url:
         raise ParameterError(f"this folder works for the server {access.url}; `make up` would start one here")
+    access = dataclasses.replace(access, token=secrets.token_hex(32))
+    remember(processes.home(), access, RUNNING)
+    server.keep()
     _become(server.server_command(access), server.server_environment(access))
 
 
@@ -239,6 +244,6 @@ def _become(command: list[str], variables: dict[str, str]) -> None:
     # A shell that starts something in the background lets it ignore SIGINT, and Prefect stops by SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o077)
-    os.chdir(server.ROOT)
+    os.chdir(processes.ROOT)
     sys.stdout.flush()
     os.execve(command[0], command, variables)  # noqa: S606 - our own interpreter

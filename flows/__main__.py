@@ -6,12 +6,16 @@ Exit status: 0 on success, 1 for a failed run, 2 for bad arguments.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import logging
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import Field, ValidationError
@@ -35,17 +39,6 @@ FLOWS = {
 
 BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}
 """Commands that talk with a person, and are no flows: the module that each of them runs."""
-
-
-SERVERLESS = {
-    # A run without a server gets a temporary local one; `make up` starts the permanent one.
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # In memory, the leases of a killed run would die with its server, and its slots stay taken for ever.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-}
-"""Settings that a run from the command line takes where the environment says nothing."""
 
 
 def load_flow(name: str) -> Any:
@@ -104,22 +97,62 @@ def main(arguments: list[str]) -> int:
         return 2
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
-    flow = load_flow(name)
-    from prefect.exceptions import CrashedRun  # importing Prefect takes seconds, which a usage error need not wait for
+    with contextlib.nullcontext() if "--help" in rest or "-h" in rest else local_server():
+        flow = load_flow(name)
+        try:
+            parameters, as_json = parse(name, flow.fn.parameters_model, rest)
+        except (ValidationError, SettingsError) as error:
+            print(describe_bad_arguments(error), file=sys.stderr)
+            return 2
+        tell_story(sys.stderr if as_json else sys.stdout)
+        return run(name, flow, parameters, as_json=as_json)
+
+
+def run(name: str, flow: Any, parameters: dict[str, Any], *, as_json: bool) -> int:
+    """Run a flow, say how it ended and return the exit status."""
+    from prefect.exceptions import Abort, CancelledRun, CrashedRun, Pause
+
+    from flows.lifetime import mark_dead_runs
+
+    async def work() -> Any:
+        for dead in await mark_dead_runs():
+            print(f"Run {dead} had no process any more: marked Crashed.", file=sys.stderr)
+        return await flow(**parameters)
 
     try:
-        parameters, as_json = parse(name, flow.fn.parameters_model, rest)
-    except (ValidationError, SettingsError) as error:
-        print(describe_bad_arguments(error), file=sys.stderr)
-        return 2
-    tell_story(sys.stderr if as_json else sys.stdout)
-    try:
-        result = asyncio.run(flow(**parameters))
+        result = asyncio.run(work())
     except (DistrustError, CrashedRun) as error:
         print(f"\n{name} stopped: {error}", file=sys.stderr)
         return 1
+    except (CancelledRun, Pause, Abort, KeyboardInterrupt) as error:
+        print(f"\n{name} stopped: {error or 'interrupted'}", file=sys.stderr)
+        return 130
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
     return 0
+
+
+@contextlib.contextmanager
+def local_server() -> Iterator[None]:
+    """Use the server that the environment or Prefect's own profile names, else the project's local one."""
+    if os.environ.get("PREFECT_API_URL") or profile_names_a_server():
+        yield
+        return
+    from deployments import server
+
+    with server.local_server() as port:
+        os.environ.update(server.client_environment(port))
+        yield
+
+
+def profile_names_a_server() -> bool:
+    """Whether the active profile of Prefect, which `prefect cloud login` writes, holds the address of a server."""
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text("utf-8"))
+        active = os.environ.get("PREFECT_PROFILE") or profiles["active"]
+        return bool(profiles["profiles"][active].get("PREFECT_API_URL"))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return False
 
 
 def tell_story(stream: TextIO) -> None:
@@ -150,6 +183,4 @@ def summary(name: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    for name, value in SERVERLESS.items():
-        os.environ.setdefault(name, value)
     raise SystemExit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from tasks import acquisition, archives, download_report
 from tasks.acquisition import Session
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
-from tasks.policies import ensure_limits, run_logger, shown_progress
+from tasks.policies import run_logger, shown_progress
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.outcome import SourceOutcome
 from tasks.sources.source import Archives, Pace
@@ -86,7 +86,6 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
     if parameters.list_catalogue:
         return {"catalogue": archives.list_catalogue(archives.every_source(parameters.catalogue), layout)}
     specs = archives.choose_sources(parameters.catalogue, parameters.sources, bulk=parameters.bulk)
-    await ensure_limits(spec.limit_name for spec in specs)
     pace = Pace(parameters.concurrency, parameters.rate_limit)
     async with archives.open_archives(pace, parameters.patience_hours) as reach:
         download = Download(parameters, layout, reach)
@@ -121,7 +120,7 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
         outcomes |= {spec.name: outcome for spec, outcome in found if outcome}
         if busy := [spec for spec, outcome in found if outcome is None]:
             if not told:
-                run_logger().info("%s: another run is at it; waiting", ", ".join(spec.name for spec in busy))
+                run_logger().warning("%s: another run is at it; waiting", ", ".join(spec.name for spec in busy))
             pending, told = busy, True
             await asyncio.sleep(BUSY_POLL_SECONDS)
             continue

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from deployments import server
+from deployments import processes, server
 from deployments.access import HOST
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.errors import ParameterError, UserError
@@ -92,7 +92,7 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
                 "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the whole log is in the UI
             }
             process = await asyncio.create_subprocess_exec(
-                *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=server.ROOT
+                *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=processes.ROOT
             )
             return await process.wait()
 
@@ -147,7 +147,9 @@ def show_effect(run: Path) -> None:
     print("\nHeld-out conflicts between a primary and a coordinated voice, adapter against base:", flush=True)
     print("(The tiny model knows nothing about the world and fails the suites above; this shift is what it can show.)")
     sys.stdout.flush()
-    subprocess.run([sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=server.ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=processes.ROOT, check=True
+    )
 
 
 def chosen_name(documents: Path | None) -> str:

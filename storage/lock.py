@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -94,7 +95,7 @@ def lock_of_machine(name: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise StoreError(f"{folder} belongs to another user; remove it, or set TMPDIR to a folder of your own")
-    return folder / f"{name}.lock"
+    return folder / f"{re.sub('[^A-Za-z0-9.-]', '-', name)}.lock"
 
 
 async def in_turn(

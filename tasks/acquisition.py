@@ -33,7 +33,7 @@ from storage.shard_plan import (
     set_aside_unplanned,
     write_plan,
 )
-from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
+from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, archive_turn, exclusive, run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
@@ -91,13 +91,10 @@ def only_downloader(spec: SourceSpec, layout: Layout) -> AbstractAsyncContextMan
 async def open_session(
     spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress
 ) -> AsyncIterator[Session]:
-    """Open a source for downloading at most `limit` documents; nobody else asks its archive meanwhile.
-
-    The archive's global limit is taken once a source: Prefect makes each taker of a contended limit wait seconds.
-    """
+    """Open a source for downloading at most `limit` documents; meanwhile no other process here asks its archive."""
     folder, workspace = layout.raw(spec.name), layout.unfinished(spec.name)
-    slot = global_slot(spec.limit_name)
-    async with slot, archives.open(spec, workspace) as source:
+    turn = archive_turn(archives.host_in_turn(spec))
+    async with turn, archives.open(spec, workspace) as source:
         await asyncio.to_thread(remove_temporaries, folder)
         concurrency = archives.pace.concurrency
         turns = asyncio.Semaphore(concurrency)

@@ -18,7 +18,7 @@ from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.schemas import BANDS
 from storage.shard_plan import read_plan
-from tasks.policies import LOCAL_WORK, Check, global_slot, run_logger, try_component
+from tasks.policies import LOCAL_WORK, Check, archive_turn, run_logger, try_component
 from tasks.sources.catalogue import SourceSpec, load_catalogue
 from tasks.sources.estimate import estimate
 from tasks.sources.source import Archives, Connection, Pace
@@ -102,7 +102,7 @@ def list_catalogue(specs: Sequence[SourceSpec], layout: Layout) -> list[dict[str
 async def survey_source(spec: SourceSpec, limit: int, archives: Archives) -> dict[str, Any]:
     """Ask a source how much it has, and estimate what its download would take; nothing is written."""
     try:
-        async with global_slot(spec.limit_name), archives.open(spec) as source:
+        async with archive_turn(archives.host_in_turn(spec)), archives.open(spec) as source:
             found = estimate(spec, await source.count(), limit, archives.connection, archives.pace)
     except DistrustError as error:
         return {"source": spec.name, "band": spec.band, "problem": str(error)}

@@ -12,22 +12,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
-from prefect.exceptions import MissingContextError, ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task, exponential_backoff
 
@@ -35,15 +33,13 @@ from storage import errors
 from storage.atomic import write_json
 from storage.errors import DistrustError, TransientError
 from storage.events import parse_event
-from storage.lock import in_turn, only_writer
+from storage.lock import in_turn, lock_of_machine, only_holder, only_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
 LAST_WORD_SECONDS = 5.0
 STOP_GRACE_SECONDS = 20.0
 LONGEST_EVENT_BYTES = 16 << 20
-LEASE_SECONDS = 60.0
-"""How long the slot of a killed worker stays taken; the shortest that Prefect allows."""
 SERVER_WAIT_SECONDS = 10.0
 HEALTH_POLL_SECONDS = 2.0
 
@@ -123,38 +119,16 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
             await asyncio.wait_for(progress.send(), LAST_WORD_SECONDS)
 
 
-async def ensure_limits(names: Iterable[str]) -> None:
-    """Create the global concurrency limits that are missing, at one slot each; those that exist keep their value.
-
-    A missing limit would let every worker pass, so whoever takes a slot asks for it strictly.
-    """
-    async with get_client() as client:
-        for name in sorted(set(filter(None, names))):
-            try:
-                await client.read_global_concurrency_limit_by_name(name)
-            except ObjectNotFound:
-                with contextlib.suppress(ObjectAlreadyExists):
-                    await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-
-
 @asynccontextmanager
-async def global_slot(name: str) -> AsyncIterator[None]:
-    """Hold a slot of a global concurrency limit, so that all workers together keep it; none if there is no name.
+async def archive_turn(host: str) -> AsyncIterator[None]:
+    """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn.
 
-    A server that is away is waited for. One that goes away later does not stop the work in hand: while it is away,
-    nobody else can be given the slot.
+    The lock is the operating system's: nothing that a killed download leaves behind makes the next one wait.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        while name:
-            slot = concurrency(name, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
-            try:
-                await stack.enter_async_context(slot)
-                break
-            except ConcurrencySlotAcquisitionError as error:
-                if not isinstance(error.__cause__, httpx.TransportError):
-                    raise
-                run_logger().warning("the Prefect server is away (%s); trying again", error.__cause__)
-                await asyncio.sleep(SERVER_WAIT_SECONDS)
+    if not host:
+        yield
+        return
+    async with held(partial(only_holder, lock_of_machine(host), f"is asking {host}"), math.inf):
         yield
 
 
@@ -186,10 +160,19 @@ async def exclusive(folder: Path, patience_seconds: float = math.inf) -> AsyncIt
     Raises:
         DatasetBusy: Another process still holds it after `patience_seconds`.
     """
+    async with held(partial(only_writer, folder, 0.0), patience_seconds):
+        yield
+
+
+@asynccontextmanager
+async def held(
+    lock: Callable[[], contextlib.AbstractContextManager[None]], patience_seconds: float
+) -> AsyncIterator[None]:
+    """Hold a lock that raises `DatasetBusy` while another process has it; what is waited for is named once."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def enter() -> None:
-            stack.enter_context(only_writer(folder, patience_seconds=0.0))
+            stack.enter_context(lock())
 
         await in_turn(enter, run_logger().warning, patience_seconds)
         yield

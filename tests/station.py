@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments import server
+from deployments import processes, server
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -93,7 +93,7 @@ class Station:
         """Start the worker, again after it was killed."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process"]
         environment = server.client_environment(self.port) | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
-        self.worker = server.spawn("worker-drill", command, environment)
+        self.worker = processes.spawn("worker-drill", command, environment)
 
     def stop_worker(self) -> None:
         """Send the worker what systemd and launchd send, and wait for its end."""
@@ -220,7 +220,7 @@ class Station:
     def stop(self) -> None:
         """End everything."""
         for name in ("worker-drill", "server"):
-            server.stop(name)
+            processes.stop(name)
         for process in (self.worker, self.server):
             with contextlib.suppress(ChildProcessError):
                 process.wait()

@@ -87,7 +87,9 @@ def forbidden(path: Path, name: str) -> bool:
         return is_below(name, "flows", "deployments", "sandbox", *folders, *wrappers, *ACCELERATOR)
     if room == "flows":
         inside = is_below(name, *(f"tasks.{folder}" for folder in FOLDERS)) and not is_below(name, *PARAMETER_MODELS)
-        return inside or is_below(name, "aiohttp", "deployments", "sandbox", *ACCELERATOR)
+        # The command line is the door: it finds or starts the local server before the flow begins.
+        server = [] if rest == ["__main__"] else ["deployments"]
+        return inside or is_below(name, "aiohttp", "sandbox", *server, *ACCELERATOR)
     if room == "deployments":
         return is_below(name, "tasks", "sandbox", *ACCELERATOR)
     return is_below(name, "flows", "blocks")  # the sandbox starts the pipeline from outside, like a user

@@ -14,7 +14,7 @@ import pytest
 from moto.moto_api import recorder
 from pyarrow.fs import FileSelector, S3FileSystem
 
-from deployments import server
+from deployments import processes, server
 from sandbox.__main__ import BUNDLED_DOCUMENTS, flow_command
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from tests.bucket import BUCKET
@@ -97,13 +97,13 @@ async def test_the_pipeline_on_a_bucket_leaves_its_secrets_nowhere_and_a_second_
     assert {name: again.get(name) for name in weights} == {name: first[name] for name in weights}
     assert not [name for name in again if ".tmp-" in name or ".lock" in name]
 
-    with sqlite3.connect(server.home() / "prefect.db") as database:
+    with sqlite3.connect(processes.home() / "prefect.db") as database:
         database.execute("pragma wal_checkpoint(truncate)")
         parameters = [json.loads(row[0]) for row in database.execute("select parameters from flow_run")]
     database.close()
     assert len(parameters) >= 2 * 7, "the whole chain, twice"
     assert not [mark for mark in MARKS if mark in told + said]
-    assert holders(server.home(), *MARKS) == []
+    assert holders(processes.home(), *MARKS) == []
     assert holders(tmp_path, *MARKS) == []
     for name in first:
         content = bucket.open_input_stream(f"{BUCKET}/corpus/{name}").read()

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from deployments import server
+from deployments import processes, server
 from storage.manifest import find_damage, read_manifest
 from tests.tasks.sources.hostile import HostileArchive, HostileItem
 
@@ -44,7 +44,7 @@ class Server:
         self.process = server.start_server(self.port)
 
     def stop(self) -> None:
-        server.stop("server")
+        processes.stop("server")
         with contextlib.suppress(ChildProcessError):
             self.process.wait()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import server
+from deployments import processes, server
 from sandbox.__main__ import BASE_MODEL, BUNDLED_DOCUMENTS, RECIPE
 from tests.test_docs_commands import COMMANDS, ROOT, commands
 
@@ -122,7 +122,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     finally:
         archives.terminate()
         archives.communicate()
-        server.stop("server")
+        processes.stop("server")
         with contextlib.suppress(ChildProcessError):
             running.wait()
 

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from deployments import server
+from deployments import processes, server
 from storage.manifest import read_manifest
 from tests.tasks.sources.hub_double import Hub
 
@@ -51,7 +51,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         found = server.free_port(0)
         process = server.start_server(found)
         yield found
-        server.stop("server")
+        processes.stop("server")
         with contextlib.suppress(ChildProcessError):
             process.wait()
 
@@ -120,7 +120,7 @@ async def test_a_token_is_used_and_left_nowhere(port: int, hub: tuple[ListeningH
     await asyncio.sleep(3)  # logs and task runs are recorded in batches
     assert TOKEN[3:] not in said
     # Database with parameters, task inputs, states, artifacts, events and logs; results and cache keys; log files.
-    with sqlite3.connect(server.home() / "prefect.db") as database:
+    with sqlite3.connect(processes.home() / "prefect.db") as database:
         database.execute("pragma wal_checkpoint(truncate)")
         counts = {
             table: database.execute(f"select count(*) from {table}").fetchone()[0]
@@ -128,7 +128,7 @@ async def test_a_token_is_used_and_left_nowhere(port: int, hub: tuple[ListeningH
         }
     database.close()
     assert all(counts.values()), counts
-    assert holders(server.home(), TOKEN[3:]) == []
+    assert holders(processes.home(), TOKEN[3:]) == []
     assert holders(tmp_path, TOKEN[3:]) == []
 
     (tmp_path / "found").write_text(os.linesep + TOKEN)

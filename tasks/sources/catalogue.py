@@ -199,11 +199,6 @@ class SourceSpec(_Strict):
         """Tell whether each planned item becomes one document, or a reject; else it holds many rows or pages."""
         return self.archive == "internet_archive" or (self.archive == "chronicling_america" and not self.bulk)
 
-    @property
-    def limit_name(self) -> str:
-        """Name of the global concurrency limit that all workers share for the archive; files need none."""
-        return "" if self.archive == "local_files" else f"archive-{self.archive.replace('_', '-')}"
-
     def outside_years(self, year: int | None) -> str | None:
         """Return the reason for which a document of this year is not kept, if there is one."""
         if self.year_filter is None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from storage.addresses import checked_address
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
@@ -212,6 +213,11 @@ class Archives:
     connection: Connection
     pace: Pace
     web: Web
+
+    def host_in_turn(self, spec: SourceSpec) -> str:
+        """Return the host whose pace all sources and processes of a machine keep together; empty: there is none."""
+        roots = {"internet_archive": self.connection.archive_org_url, "chronicling_america": self.connection.loc_url}
+        return urlsplit(roots.get(spec.archive, "")).netloc
 
     def open(self, spec: SourceSpec, workspace: Path | None = None) -> AbstractAsyncContextManager[Source]:
         """Open the archive that a catalogue entry names; close it with the context.

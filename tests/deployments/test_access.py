@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import server
+from deployments import processes, server
 from deployments.access import AUTH, CLIENT_AUTH, DATABASE, RECORD, Access, from_environment, recall, remember
 from storage.errors import ParameterError
 
@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.delenv(AUTH, raising=False)
     monkeypatch.delenv(DATABASE, raising=False)
-    return server.home()
+    return processes.home()
 
 
 @pytest.mark.parametrize(

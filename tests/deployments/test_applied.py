@@ -26,7 +26,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Late, Running
 
-from deployments import deploy, server
+from deployments import deploy, processes, server
 from deployments.apply import apply, switch
 from deployments.automations import read_automations
 from deployments.deploy import run_deploy
@@ -66,8 +66,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             signs = [change.sign for change in asyncio.run(apply())]
         assert set(signs) == {"+", "-"}
         yield server.api_url(port)
-        for name in server.started_processes():
-            server.stop(name)
+        for name in processes.started_processes():
+            processes.stop(name)
         while PROCESSES:
             with contextlib.suppress(ChildProcessError):
                 PROCESSES.pop().wait()
@@ -84,10 +84,10 @@ def start_worker(pool: str) -> None:
     assert port is not None
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     environment = server.client_environment(port) | {
-        "DISTRUST_ROOT": str(server.ROOT),
+        "DISTRUST_ROOT": str(processes.ROOT),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
-    PROCESSES.append(server.spawn(f"worker-{pool}", command, environment))
+    PROCESSES.append(processes.spawn(f"worker-{pool}", command, environment))
 
 
 async def until(found: Callable[[], Awaitable[Any]], seconds: float = 90.0) -> Any:
@@ -222,13 +222,13 @@ async def test_of_two_runs_of_a_limited_deployment_the_second_queues(tmp_path: P
         await in_state(client, second, "Completed")
         await forget(client, [first, second])
     assert all(manifest.is_file() for manifest in scored)
-    server.stop("worker-data")
+    processes.stop("worker-data")
 
 
 async def test_versions_come_from_git() -> None:
-    if not (server.ROOT / ".git").exists():
+    if not (processes.ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=server.ROOT, capture_output=True, text=True, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=processes.ROOT, capture_output=True, text=True, check=True)
     async with get_client() as client:
         version = (await client.read_deployment_by_name("score-corpus/score-corpus")).version
     assert version is not None and head.stdout.startswith(version.removesuffix("-dirty").rsplit("-g")[-1])
@@ -397,7 +397,7 @@ async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path)
 
         await until(under_way)
         await switch(["chain-rebalance"], on=False)
-    server.stop("worker-data")
+    processes.stop("worker-data")
 
 
 @pytest.mark.drill
@@ -430,7 +430,7 @@ async def test_an_upload_waits_for_approval_and_leaves_the_pool_free_meanwhile(
         await in_state(client, approved, "Completed")
     folder = finished_run / "exports" / "tiny"
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-    server.stop("worker-mac-train")
+    processes.stop("worker-mac-train")
 
 
 def test_every_automation_has_its_own_name_and_says_what_it_does() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments import server
+from deployments import processes, server
 from deployments.access import AUTH, DATABASE
 from tests.deployments.postgres import PASSWORD, Postgres, missing, postgres
 
@@ -58,18 +58,18 @@ def test_everything_is_applied_to_the_teams_database(team: str, database: Postgr
     assert "deployment corpus-to-model" in team.replace("  ", " ")
     assert int(database.ask("select count(*) from deployment")) >= 9
     assert int(database.ask("select count(*) from work_pool")) >= 2
-    assert not list(server.home().glob("*.db")), "nothing is kept in SQLite"
+    assert not list(processes.home().glob("*.db")), "nothing is kept in SQLite"
     secrets = (SECRET, PASSWORD)
     assert not any(secret in team for secret in secrets)
     listing = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert not any(secret in listing for secret in secrets)
-    for log in server.home().glob("*.log"):
+    for log in processes.home().glob("*.log"):
         assert not any(secret in log.read_text() for secret in secrets), log.name
 
 
 def test_nobody_else_reads_what_the_server_keeps(team: str) -> None:
-    assert stat.S_IMODE(server.home().stat().st_mode) == 0o700
-    for path in server.home().glob("*.log"):
+    assert stat.S_IMODE(processes.home().stat().st_mode) == 0o700
+    for path in processes.home().glob("*.log"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path.name
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import server, services
+from deployments import processes, server, services
 from deployments.access import CLIENT_AUTH, Access, recall, remember
 from deployments.services import STOP_SECONDS, Service
 from storage.errors import ParameterError, PrerequisiteError
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DISTRUST_STORE", '/srv/a "corpus" of 100% $HOME')
     monkeypatch.setenv("HF_TOKEN", f"hf_{SECRET}")
     monkeypatch.setenv(CLIENT_AUTH, f"me:{SECRET}")
-    remember(server.home(), Access(auth=f"me:{SECRET}"))
+    remember(processes.home(), Access(auth=f"me:{SECRET}"))
     return tmp_path
 
 
@@ -57,7 +57,7 @@ def test_the_plist_restarts_and_leaves_a_training_time_to_save(service: Service)
     assert plist["ExitTimeOut"] == STOP_SECONDS > ORPHAN_GRACE_SECONDS + 10, "the system never ends a training first"
     assert plist["AbandonProcessGroup"] is True
     assert plist["Umask"] == 0o077
-    assert Path(plist["StandardOutPath"]).parent == server.home()
+    assert Path(plist["StandardOutPath"]).parent == processes.home()
     assert plist["EnvironmentVariables"]["DISTRUST_STORE"] == '/srv/a "corpus" of 100% $HOME'
 
 
@@ -144,7 +144,7 @@ def test_printing_installs_nothing(home: Path) -> None:
 
 def test_a_worker_of_another_machines_server_knows_its_address_and_password(home: Path) -> None:
     services.work_for("https://office.example:4200/api")
-    access = recall(server.home())
+    access = recall(processes.home())
     assert access is not None and access.auth == f"me:{SECRET}"
     variables = server.worker_environment(access.port)
     assert variables["PREFECT_API_URL"] == "https://office.example:4200/api"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deployments import __main__ as commands
-from deployments import server
+from deployments import processes, server
 from deployments.access import AUTH, DATABASE, Access, recall, remember
 from storage.errors import PrerequisiteError
 
@@ -37,14 +37,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         PROCESSES.append(real_spawn(name, AT_WORK, environment))
         return PROCESSES[-1]
 
-    real_spawn = server.spawn
+    real_spawn = processes.spawn
     monkeypatch.setattr("deployments.apply.apply", apply)
     monkeypatch.setattr(server, "spawn", spawn)
-    monkeypatch.setattr(server, "is_healthy", lambda port: server.is_running("server"))
+    monkeypatch.setattr(server, "is_healthy", lambda port: processes.is_running("server"))
     monkeypatch.setattr(server, "free_port", lambda wanted: wanted)
     yield tmp_path
-    for name in server.started_processes():
-        server.stop(name)
+    for name in processes.started_processes():
+        processes.stop(name)
     while PROCESSES:
         process = PROCESSES.pop()
         process.kill()
@@ -63,12 +63,12 @@ def test_up_again_leaves_alone_what_is_at_work(home: Path, capsys: pytest.Captur
     assert ids(home) == first, "stopping a worker would have ended its runs"
     assert "as it was" in capsys.readouterr().out
 
-    server.stop("worker-data")
+    processes.stop("worker-data")
     commands.up(Access(port=PORT))
     again = ids(home)
     assert {name for name in first if again[name] != first[name]} == {"worker-data"}
 
-    server.stop("server")  # a server that comes back finds the runs of the workers that outlived it
+    processes.stop("server")  # a server that comes back finds the runs of the workers that outlived it
     commands.up(Access(port=PORT))
     last = ids(home)
     assert {name for name in again if last[name] != again[name]} == {"server"}
@@ -77,7 +77,7 @@ def test_up_again_leaves_alone_what_is_at_work(home: Path, capsys: pytest.Captur
 def test_workers_follow_their_server_to_another_address(home: Path) -> None:
     commands.up(Access(port=PORT))
     first = ids(home)
-    server.stop("server")
+    processes.stop("server")
     commands.up(Access(port=PORT + 1, auth="me:secret"))
     assert not set(first.values()) & set(ids(home).values())
 
@@ -112,7 +112,7 @@ def test_a_server_for_one_run_leaves_the_record_of_the_other_as_it_was(home: Pat
         assert server.api_url(port) == f"http://127.0.0.1:{PORT}/api"
         raise KeyboardInterrupt
     assert recall(home) == known
-    assert not server.is_running("server")
+    assert not processes.is_running("server")
 
 
 def test_nor_does_one_that_does_not_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_SSL_CERT_FILE,
@@ -27,7 +26,7 @@ from prefect.settings import (
 from storage.errors import DatasetBusy
 from storage.lock import only_writer
 from tasks import policies
-from tasks.policies import ensure_limits, exclusive, global_slot, wait_for_server
+from tasks.policies import exclusive, wait_for_server
 
 PASSWORD = "somebody:known"
 
@@ -135,13 +134,3 @@ async def test_a_server_that_refuses_is_there_and_patience_ends(monkeypatch: pyt
         for more in ({}, {PREFECT_API_SSL_CERT_FILE: "/nowhere.pem"}):
             with temporary_settings({PREFECT_API_URL: address, **more}):
                 await wait_for_server(0.2)
-
-
-@pytest.mark.prefect
-async def test_a_limit_that_is_missing_lets_nobody_pass(prefect_server: None) -> None:
-    await ensure_limits(["archive-of-this-test"])
-    async with global_slot("archive-of-this-test"):
-        pass
-    with pytest.raises(ConcurrencySlotAcquisitionError):
-        async with global_slot("no-such-limit"):
-            raise AssertionError("Prefect alone would only warn of a limit that was forgotten or misspelt")
