@@ -67,7 +67,7 @@ def up(wanted: Access, notify: str = "") -> None:
 
 def mark_dead_runs(**words: str) -> None:
     """Mark the runs whose process has died, on the server that the environment names; say which."""
-    from flows.lifetime import mark_dead_runs as mark  # reads the server's address when imported
+    from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
 
     for run in asyncio.run(mark(**words)):
         print(f"run        {run} had no process any more: marked Crashed")

@@ -112,7 +112,7 @@ def run(name: str, flow: Any, parameters: dict[str, Any], *, as_json: bool) -> i
     """Run a flow, say how it ended and return the exit status."""
     from prefect.exceptions import Abort, CancelledRun, CrashedRun, Pause
 
-    from flows.lifetime import mark_dead_runs
+    from flows.liveness import mark_dead_runs
 
     async def work() -> Any:
         for dead in await mark_dead_runs():
@@ -125,7 +125,7 @@ def run(name: str, flow: Any, parameters: dict[str, Any], *, as_json: bool) -> i
         print(f"\n{name} stopped: {error}", file=sys.stderr)
         return 1
     except (CancelledRun, Pause, Abort, KeyboardInterrupt) as error:
-        print(f"\n{name} stopped: {error or 'interrupted'}", file=sys.stderr)
+        print(f"\n{error or 'Interrupted.'}", file=sys.stderr)
         return 130
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
     return 0

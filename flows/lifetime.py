@@ -9,42 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    TaskRunFilter,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause
-from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Crashed
 
-from storage.lock import introduce, only_writer
+from flows.liveness import GO_ON, known_to_live
+from storage.lock import introduce
 from tasks.approval import is_waiting_for_approval
 from tasks.policies import run_logger
 
 POLL_SECONDS = 2.0
 RUNNER_GRACE_SECONDS = 6.0
 """How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
-FORGET_AFTER_SECONDS = 30 * 24 * 3600.0
-AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
-GO_ON = "Start it again: it goes on where it stopped."
 SILENT = "No sign of life"
 """How the states begin that are set because nothing was heard of a run; a run that lives takes them back."""
 
@@ -58,7 +47,7 @@ class Ending:
     """The state that the server gave it, if that is why."""
     crash: bool = False
 
-    def conclude(self, run: FlowRun) -> State[Any]:
+    async def conclude(self, run: FlowRun) -> State[Any]:
         """Return the state in which the run ends, or raise what keeps the state that it has.
 
         Raises:
@@ -66,13 +55,25 @@ class Ending:
             Abort: The run was ended, or deleted.
         """
         if self.state is not None and self.state.is_paused():
-            raise Pause(self.message, state=self.state)
+            if run.deployment_id is None and run.parent_task_run_id is None:
+                self.message = f"Suspended, and no worker can resume what a command started. {GO_ON}"
+                self.state = Cancelled(message=self.message)
+                async with get_client() as client:
+                    await client.set_flow_run_state(run.id, self.state, force=True)
+            else:
+                raise Pause(self.message, state=self.state)
         if self.state is None and self.crash:
             return Crashed(message=self.message)
         if self.state is not None and self.state.is_final():
             run.state = self.state
             raise Abort(self.message)
         return Cancelled(message=self.message)
+
+
+def _hush_terminal() -> None:
+    """Keep the terminal to the line that counts: Prefect calls the end that was asked for a crash, several times."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: not record.getMessage().startswith(("Crash detected!", "Finished in state")))
 
 
 @dataclass
@@ -88,7 +89,9 @@ class Life:
         """Stop the work; the first reason counts."""
         if self.ending is None and self.work is not None and not self.work.done():
             self.ending = ending
-            run_logger().warning("%s", ending.message)
+            if not _has_runner():
+                _hush_terminal()
+            run_logger().info("%s", ending.message)
             self.work.cancel()
 
 
@@ -123,7 +126,7 @@ async def _outcome(life: Life) -> Any:
         return await life.work
     except BaseException as error:
         if life.ending is not None:
-            return life.ending.conclude(life.run)
+            return await life.ending.conclude(life.run)
         above = _ending_above(life)
         if above is not None:
             return Cancelled(message=above.message)
@@ -207,68 +210,3 @@ async def _take_back(client: PrefectClient, run: UUID) -> None:
     state: State[Any] = State(type=StateType.RUNNING, message="It was taken for dead, and lives.")
     with contextlib.suppress(Exception):
         await client.set_flow_run_state(run, state, force=True)
-
-
-def _registry() -> Path:
-    folder = Path(PREFECT_HOME.value()) / "runs-at-work"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextmanager
-def known_to_live(run: UUID) -> Iterator[None]:
-    """Hold the lock file of a run for the duration of the block."""
-    folder = _registry()
-    path = folder / str(run)
-    with open(path, "a") as file:
-        with only_writer(folder):  # nobody looks while the file is there and its lock is not
-            path.touch()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def dead_runs() -> list[UUID]:
-    """Return the runs of this machine whose process has died."""
-    folder, found = _registry(), []
-    with only_writer(folder):
-        for path in folder.iterdir():
-            with contextlib.suppress(ValueError, BlockingIOError, FileNotFoundError), open(path) as file:
-                run = UUID(path.name)
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found.append(run)
-    return found
-
-
-async def mark_dead_runs(message: str = f"Its process ended without a word. {GO_ON}") -> list[str]:
-    """Mark the runs of this machine whose process has died, with all that they were doing; return their names."""
-    names: list[str] = []
-    if not (dead := dead_runs()):
-        return names
-    async with get_client() as client:
-        for run_id in dead:
-            path = _registry() / str(run_id)
-            try:
-                run = await client.read_flow_run(run_id)
-            except ObjectNotFound:  # deleted, or the run of another server
-                if time.time() - path.stat().st_mtime > FORGET_AFTER_SECONDS:
-                    path.unlink(missing_ok=True)
-                continue
-            if run.state is not None and run.state.type in AT_WORK:
-                ended: State[Any] = (Cancelled if run.state.is_cancelling() else Crashed)(message=message)
-                await client.set_flow_run_state(run_id, ended, force=True)
-                names.append(run.name)
-            await _mark_tasks(client, run_id, message)
-            path.unlink(missing_ok=True)
-    return names
-
-
-async def _mark_tasks(client: PrefectClient, run_id: UUID, message: str) -> None:
-    tasks = await client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
-        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(AT_WORK)))),
-    )
-    for task in tasks:
-        await client.set_task_run_state(task.id, Crashed(message=message), force=True)

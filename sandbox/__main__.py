@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from storage.errors import ParameterError, UserError
 from storage.layout import Layout
 from storage.training_result import read_training_result
 
+SAVE_SECONDS = 45.0
+"""How long an interrupted pipeline has for saving what it did."""
 HERE = Path(__file__).resolve().parent
 BASE_MODEL = HERE / "base_model"
 BUNDLED_DOCUMENTS = HERE / "documents"
@@ -42,6 +45,8 @@ RECIPE = {
     "eval-batch-size": "48",
 }
 FLAGS = ["--no-grad-checkpoint", "--replace-run"]
+STORES = {"sandbox": "data-sandbox", "documents": "data-documents"}
+"""Stores of their own, beside the user's ``data``: a demonstration touches nothing that was downloaded for real."""
 OWN = ("--run", "--store", "--model", "--export")
 """Options that are not left open: what is printed after the run goes by them."""
 
@@ -56,7 +61,8 @@ def check_options(more: list[str]) -> None:
         if (name := option.partition("=")[0]) in OWN:
             raise ParameterError(
                 f"the sandbox takes no {name}: it sets {', '.join(OWN[:-1])} and {OWN[-1]} itself (its store is "
-                f"DISTRUST_STORE, else ./data); use `python -m flows corpus-to-model {name} ...` instead"
+                f"DISTRUST_STORE, else {' or '.join(STORES.values())}); use `python -m flows corpus-to-model {name} ...` "
+                "instead"
             )
 
 
@@ -94,7 +100,12 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             process = await asyncio.create_subprocess_exec(
                 *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=processes.ROOT
             )
-            return await process.wait()
+            try:
+                return await process.wait()
+            except asyncio.CancelledError:  # Ctrl-C, which the pipeline hears as well; it saves, and says what it did
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(process.wait(), SAVE_SECONDS)
+                raise
 
 
 def main() -> int:
@@ -112,7 +123,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         check_options(arguments.more)
-        layout = Layout.of()
+        layout = Layout.of(os.environ.get("DISTRUST_STORE") or STORES[chosen_name(arguments.documents)])
         status = asyncio.run(run(arguments.documents, layout, arguments.more))
         if status == 0:
             show_results(layout, arguments.documents, time.monotonic() - started)
@@ -120,8 +131,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; `make run` goes on where this stopped.", file=sys.stderr)
-        return 130
+        return 130  # the pipeline has said what it did
     return status
 
 

@@ -140,7 +140,7 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         aside = session.layout.set_aside("raw", spec.name, plan_before.request if plan_before else request)
         moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
-            run_logger().info("%d files of an earlier request moved to %s", moved, aside)
+            run_logger().warning("%d files of an earlier request were moved to %s", moved, aside)
         plan = await asyncio.to_thread(write_plan, folder, plan)
     elif refresh and (folder / MANIFEST).is_file():  # what was never sealed is finished first
         known = {item.native_id: item for shard in plan.shards for item in shard.items}

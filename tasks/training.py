@@ -109,7 +109,7 @@ async def set_other_run_aside(layout: Layout, run: str, mixture_digest: str, rec
             return
         key = digest_of((folder / RUN).read_text("utf-8", errors="replace"))
         aside = move_aside(folder, layout.set_aside("runs", run, key))
-    run_logger().info("run %s had another recipe or mixture; it lies in %s now", run, aside)
+    run_logger().warning("run %s had another recipe or mixture; it was moved to %s", run, aside)
 
 
 def _is_of(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
