@@ -61,8 +61,8 @@ def check_options(more: list[str]) -> None:
         if (name := option.partition("=")[0]) in OWN:
             raise ParameterError(
                 f"the sandbox takes no {name}: it sets {', '.join(OWN[:-1])} and {OWN[-1]} itself (its store is "
-                f"DISTRUST_STORE, else {' or '.join(STORES.values())}); use `python -m flows corpus-to-model {name} ...` "
-                "instead"
+                f"DISTRUST_STORE, else {' or '.join(STORES.values())}); for another, use "
+                f"`python -m flows corpus-to-model {name} ...`"
             )
 
 
