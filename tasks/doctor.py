@@ -91,7 +91,7 @@ async def treat_zombies(client: PrefectClient, silent_minutes: float, *, fix: bo
     if not fix:
         raise RuntimeError(f"{len(zombies)} found: {told}; check-setup --fix marks them Crashed")
     for zombie in zombies:
-        state: State[Any] = Crashed(message=f"Marked by the doctor: {zombie.reason}.")
+        state: State[Any] = Crashed(message=f"No sign of life: marked by the doctor, {zombie.reason}.")
         await client.set_flow_run_state(zombie.run.id, state, force=True)
     return f"marked Crashed: {told}"
 

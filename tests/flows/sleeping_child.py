@@ -1,0 +1,31 @@
+"""A child that a flow may have: it says who it is, sleeps, and saves when it is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from storage.events import Emit, serve_specification
+
+
+def sleep(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    folder = Path(specification["folder"])
+
+    def save(*_: object) -> None:
+        (folder / "saved").touch()
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, save)
+    (folder / "pid").write_text(str(os.getpid()))
+    deadline = time.monotonic() + specification["seconds"]
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+    return {}
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve_specification(sleep))
