@@ -62,7 +62,7 @@ class ApiHandler(BaseHTTPRequestHandler):
             return 413, f"The request is larger than {LONGEST_BODY_BYTES} bytes."
         return 0, ""
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_POST(self) -> None:
         """Answer a request with a body; one that cannot be read as JSON gets an answer as well."""
         try:
             super().do_POST()  # type: ignore[misc]
