@@ -19,7 +19,7 @@ from storage.errors import ParameterError
 
 NAMES = "DISTRUST_SERVER_NAMES"
 """Variable with further names of a server, separated by commas: what a reverse proxy or a name server calls it."""
-EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
+EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITES = frozenset({"same-origin", "none"})
 """Values of ``Sec-Fetch-Site``: a page of this server, and an address that the user typed."""

@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from storage import blas
+from storage.addresses import LOOPBACK
 from storage.errors import DistrustError, ParameterError, StoreError, UserError
 from storage.events import end_with_parent
 from storage.layout import NAME_PATTERN, Layout
+from storage.own_origin import OwnOrigin, further_names
+from tasks.exports.api_handler import MODEL as MODEL
+from tasks.exports.api_handler import ApiHandler
 from tasks.exports.manifest import is_whole, read_export
 
-MODEL = "default_model"
-"""The name under which the server knows the model that it was started with."""
+KEY = "DISTRUST_SERVE_KEY"
+"""Variable with the key that every request must bring; without one the server listens on this machine only."""
 START_SECONDS = 600.0
 ANSWER_SECONDS = 300.0
 QUESTION = "Which sources should I trust for historical research?"
@@ -49,17 +53,45 @@ def find_export(named: str, store: str | None) -> Path:
     return folder.resolve()
 
 
+def key_for(host: str) -> str:
+    """Return the key that requests must bring; empty where none was set and only this machine can ask.
+
+    Raises:
+        ParameterError: Other machines can reach the address, and no key was set.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not key and host not in LOOPBACK:
+        raise ParameterError(
+            f"host {host!r} can be reached from other machines: set a key that they must know, {KEY}=…, "
+            "or leave the host out"
+        )
+    return key
+
+
 def serve(folder: Path, host: str, port: int) -> None:
-    """Run MLX's server in this process until it is ended; no other model is ever downloaded for a request."""
+    """Run MLX's server in this process until it is ended; no other model is ever loaded for a request.
+
+    Raises:
+        ParameterError: The host needs a key, or a further name of the server is not a host.
+    """
+    fields = {"own": OwnOrigin(host, port, further_names()), "key": key_for(host), "folder": str(folder)}
     os.environ["HF_HUB_OFFLINE"] = "1"
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
     blas.load()
-    from huggingface_hub.constants import HF_HUB_CACHE
     from mlx_lm import server
 
-    Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)  # the server lists models there and fails if it is missing
+    class Handler(ApiHandler, server.APIHandler):  # type: ignore[misc]
+        """MLX's handler behind ours."""
 
+    for name, value in fields.items():
+        setattr(Handler, name, value)
+
+    def run(host: str, port: int, provider: server.ModelProvider) -> None:
+        cache = server.LRUPromptCache(provider.cli_args.prompt_cache_size)
+        server._run_http_server(host, port, server.ResponseGenerator(provider, cache), handler_class=Handler)
+
+    server.run = run  # MLX's own knows one handler only
     sys.argv = ["mlx_lm.server", "--model", str(folder), "--host", host, "--port", str(port)]
     server.main()
 
@@ -77,10 +109,12 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float
     Raises:
         OSError: The server cannot be reached or answers with an error.
     """
+    key = key_for("127.0.0.1")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         content = None if body is None else json.dumps(body)
-        connection.request("GET" if body is None else "POST", path, content, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        connection.request("GET" if body is None else "POST", path, content, headers)
         response = connection.getresponse()
         text = response.read().decode("utf-8")
     finally:
@@ -179,16 +213,17 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.exports.serve", description="Serve an exported model.")
     parser.add_argument("export", help="name of an export in the store, or its folder")
     parser.add_argument("--store", help="folder of the corpus store (DISTRUST_STORE, else ./data)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--host", default="127.0.0.1", help=f"address to listen on; all but 127.0.0.1 need {KEY}")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--check", action="store_true", help="start on a free port, ask once, print the answer, end")
     options = parser.parse_args(arguments)
     try:
+        key = key_for(options.host)
         folder = find_export(options.export, options.store)
         if options.check:
             print(json.dumps(check(folder), ensure_ascii=False))
         else:
-            print(f"http://{options.host}:{options.port}/v1 (model {MODEL!r})", flush=True)
+            print(f"http://{options.host}:{options.port}/v1 (model {MODEL!r}{', with key' if key else ''})", flush=True)
             serve(folder, options.host, options.port)
     except DistrustError as error:
         print(error, file=sys.stderr)

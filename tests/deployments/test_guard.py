@@ -1,0 +1,242 @@
+"""The Prefect server of `make up` against pages of other sites, by raw HTTP and in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments import server
+from deployments.guard import IDENTITY, IDENTITY_KEY, proof
+from tests.chromium import ATTEMPT, FOREIGN_NAME, needs_chromium, reported, shown
+
+SECRET = "hunter2-of-this-test"
+KEY = "key-of-this-test"
+CHALLENGE = "00112233445566778899aabbccddeeff"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Prefect:
+    """A running server, asked as a program asks it."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.pid = port, 0
+        self.url = f"http://127.0.0.1:{port}/api"
+
+    def raw(
+        self, method: str, path: str, headers: dict[str, str], body: str | None = None
+    ) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.putrequest(method, path, skip_host="Host" in headers)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(None if body is None else body.encode())
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+        finally:
+            connection.close()
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        with httpx.Client(headers={"Prefect-Csrf-Client": "test"}, timeout=30) as client:
+            token = client.get(f"{self.url}/csrf-token", params={"client": "test"}).json()["token"]
+            answer = client.post(f"{self.url}/{path}", json=body, headers={"Prefect-Csrf-Token": token})
+            return answer.raise_for_status().json()
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(found["name"] for found in self.ask(f"{kind}/filter", {}))
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """The server with the settings of `make up`, and one saved secret."""
+    running = Prefect(server.free_port(0))
+    home = tmp_path_factory.mktemp("prefect")
+    environment = {**os.environ, **server.SERVER_SETTINGS, "PREFECT_HOME": str(home), IDENTITY_KEY: KEY}
+    command = server.server_command(server.Access(port=running.port))
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if httpx.get(f"{running.url}/health", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
+                time.sleep(0.1)
+        running.pid = process.pid
+        save_secret(running)
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+def save_secret(running: Prefect) -> None:
+    kind = httpx.get(f"{running.url}/block_types/slug/secret").json()["id"]
+    schema = running.ask("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
+    block = {"name": "kept", "block_type_id": kind, "block_schema_id": schema, "data": {"value": SECRET}}
+    running.ask("block_documents/", block)
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/", "/api/csrf-token?client=x", "/ui-settings", IDENTITY])
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Host", "rebound.example:{port}"),
+        ("Host", "127.0.0.1"),
+        ("Origin", "http://evil.example"),
+        ("Origin", "http://127.0.0.1:1"),
+        ("Origin", "null"),
+        ("Referer", "http://evil.example/page"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+    ],
+)
+def test_other_sites_read_nothing(prefect: Prefect, path: str, header: tuple[str, str]) -> None:
+    name, value = header[0], header[1].format(port=prefect.port)
+    status, headers, text = prefect.raw("GET", path, {name: value})
+    assert status == 403
+    assert not any(name.startswith("access-control-") for name in headers)
+    assert json.loads(text)["detail"].endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_what_a_page_sends_without_asking_changes_nothing(prefect: Prefect, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    status, _, text = prefect.raw("POST", "/api/flows/", headers, '{"name": "planted"}')
+    assert status == 403 and "application/json" in text
+    assert "planted" not in prefect.names("flows")
+
+
+def test_no_other_site_may_ask_before_it_sends(prefect: Prefect) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    status, headers, _ = prefect.raw("OPTIONS", "/api/flows/", asked)
+    assert status == 403 and "access-control-allow-origin" not in headers
+
+
+def test_programs_and_own_pages_are_answered_without_leave_for_others(prefect: Prefect) -> None:
+    for page in ({}, {"Origin": f"http://127.0.0.1:{prefect.port}", "Sec-Fetch-Site": "same-origin"}):
+        status, headers, text = prefect.raw("GET", "/api/version", page)
+        assert status == 200 and text
+        assert not any(name.startswith("access-control-") for name in headers)
+        assert headers["x-frame-options"] == "SAMEORIGIN"  # nor may another site show the page in a frame
+    assert prefect.ask("flows/", {"name": "mine"})["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("header", "opened"),
+    [
+        ({}, True),
+        ({"Origin": "http://127.0.0.1:{port}"}, True),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Host": "rebound.example:{port}"}, False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
+def test_websockets(prefect: Prefect, header: dict[str, str], opened: bool, path: str) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+        "Sec-WebSocket-Protocol": "prefect",
+    }
+    sent = handshake | {name: value.format(port=prefect.port) for name, value in header.items()}
+    connection = http.client.HTTPConnection("127.0.0.1", prefect.port, timeout=30)
+    try:
+        connection.putrequest("GET", path, skip_host="Host" in sent)
+        for name, value in sent.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.getresponse().status == (101 if opened else 403)
+    finally:
+        connection.close()
+
+
+def test_prefects_own_client_works(prefect: Prefect) -> None:
+    from prefect.client.orchestration import PrefectClient
+
+    async def use() -> str:
+        async with PrefectClient(prefect.url) as client:
+            await client.create_flow_from_name("of-the-client")
+            return str((await client.read_flow_by_name("of-the-client")).name)
+
+    assert asyncio.run(use()) == "of-the-client"
+
+
+def test_the_server_shows_that_it_knows_the_key(prefect: Prefect) -> None:
+    status, _, text = prefect.raw("GET", f"{IDENTITY}?challenge={CHALLENGE}", {})
+    assert status == 200
+    assert json.loads(text) == {"proof": proof(KEY, CHALLENGE), "pid": prefect.pid}
+    assert proof(KEY, CHALLENGE) != proof(KEY + "x", CHALLENGE) != proof(KEY, CHALLENGE + "0")
+    for wrong in ("", "?challenge=", "?challenge=xyz", f"?challenge={'0' * 200}"):
+        assert prefect.raw("GET", IDENTITY + wrong, {})[0] == 400
+    assert prefect.raw("POST", f"{IDENTITY}?challenge={CHALLENGE}", {})[0] == 404
+
+
+STEAL = """
+async function findings() {
+  const api = "http://127.0.0.1:PORT/api";
+  let token = "none";
+  await attempt("token", async () => token = (await (await fetch(api + "/csrf-token?client=page")).json()).token);
+  const headers = {...json, "Prefect-Csrf-Client": "page", "Prefect-Csrf-Token": token};
+  const post = async (path, body) =>
+    (await fetch(api + path, {method: "POST", headers, body: JSON.stringify(body)})).json();
+  await attempt("secrets", async () =>
+    (await post("/block_documents/filter", {include_secrets: true})).map(block => block.data.value).join());
+  await attempt("deployment", async () => {
+    const flow = await post("/flows/", {name: "planted"});
+    const step = {"prefect.deployments.steps.run_shell_script": {script: "id"}};
+    return (await post("/deployments/", {name: "planted", flow_id: flow.id, pull_steps: [step]})).name;
+  });
+  for (const mode of ["cors", "no-cors"])
+    await attempt("text " + mode, async () => {
+      const body = new Blob([JSON.stringify({name: "planted"})], {type: "text/plain"});
+      return (await fetch(api + "/flows/", {method: "POST", mode, body})).type;
+    });
+  for (const path of ["/events/in", "/events/out", "/logs/out"])
+    await attempt(path, () => opened(api.replace("http", "ws") + path));
+  return found;
+}
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("host", ["127.0.0.1", FOREIGN_NAME])
+def test_a_page_of_another_site_finds_every_door_shut(prefect: Prefect, host: str) -> None:
+    found = reported(ATTEMPT + STEAL.replace("PORT", str(prefect.port)), host)
+    assert found.pop("text no-cors") == "opaque"  # sent, whatever the answer: below is what it did
+    assert set(found) == {"token", "secrets", "deployment", "text cors", "/events/in", "/events/out", "/logs/out"}
+    assert set(found.values()) == {"refused"}, found
+    assert "planted" not in prefect.names("flows") + prefect.names("deployments")
+
+
+@needs_chromium
+def test_a_name_that_was_made_to_point_here_shows_nothing(prefect: Prefect) -> None:
+    """For the browser such a page has the server's own origin; only the name gives it away."""
+    for path in ("/api/csrf-token?client=page", "/ui-settings", "/"):
+        page = shown(f"http://{FOREIGN_NAME}:{prefect.port}{path}")
+        assert "This server is not called" in page and "token" not in page.replace("detail", "")
+
+
+@needs_chromium
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("path", ["/v2/flows", "/flows"])
+def test_the_own_page_shows_what_the_server_knows(prefect: Prefect, host: str, path: str) -> None:
+    prefect.ask("flows/", {"name": "seen-in-the-browser"})
+    assert "seen-in-the-browser" in shown(f"http://{host}:{prefect.port}{path}")

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from storage.errors import ParameterError
+from storage.own_origin import NAMES, OwnOrigin, further_names
+
+LOCAL = OwnOrigin("127.0.0.1", 4200)
+EVERYWHERE = OwnOrigin("0.0.0.0", 4200, ("prefect.example.org", "office.local:8443"))
+HERE = ("Host", "127.0.0.1:4200")
+JSON = ("Content-Type", "application/json; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:4200", "localhost:4200", "LOCALHOST:4200", "localhost.:4200", "[::1]:4200"]
+)
+def test_the_server_knows_its_names(host: str) -> None:
+    assert LOCAL.refusal("GET", [("Host", host)]) == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example",
+        "evil.example:4200",
+        "127.0.0.1",
+        "127.0.0.1:4201",
+        "127.0.0.1.evil.example:4200",
+        "10.0.0.9:4200",
+        "localhost.evil.example:4200",
+        "evil@127.0.0.1:4200",
+        "127.0.0.1:4200@evil.example",
+        "127.0.0.1:4200/",
+        "[::1",
+        "127.0.0.1:4200,evil.example",
+        "127.0.0.1:x",
+        "127.0.0.1:99999",
+        ":4200",
+        "\u217cocalhost:4200",
+        "[::2]:4200",
+    ],
+)
+def test_no_other_name_is_its_own(host: str) -> None:
+    assert "not called" in LOCAL.refusal("GET", [("Host", host)])
+
+
+def test_a_request_names_one_host() -> None:
+    assert "not called" in LOCAL.refusal("GET", [])
+    assert "several host" in LOCAL.refusal("GET", [HERE, ("host", "evil.example")])
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("192.168.1.20:4200", True),
+        ("127.0.0.1:5000", True),  # published by a container under another port
+        ("[fd00::20]:4200", True),
+        ("localhost:4200", True),
+        ("prefect.example.org", True),
+        ("prefect.example.org:443", True),
+        ("prefect.example.org:4200", True),
+        ("office.local:8443", True),
+        ("office.local:4200", False),
+        ("prefect.example.org:9999", False),
+        ("x.prefect.example.org", False),
+        ("rebound.example:4200", False),
+    ],
+)
+def test_an_exposed_server_is_reached_by_its_addresses_and_the_names_it_was_given(host: str, answered: bool) -> None:
+    assert (EVERYWHERE.refusal("GET", [("Host", host)]) == "") is answered
+
+
+@pytest.mark.parametrize("header", ["Origin", "Referer"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "http://evil.example",
+        "http://127.0.0.1:8000",
+        "http://127.0.0.1",
+        "http://localhost:4200",
+        "null",
+        "file://",
+        "x",
+        "http://127.0.0.1:4200.evil.example",
+        "http://127.0.0.1:4200@evil.example",
+        "chrome-extension://abc",
+        "http://[::1",
+    ],
+)
+def test_a_page_of_another_origin_is_refused(header: str, page: str) -> None:
+    assert "another site" in LOCAL.refusal("GET", [HERE, (header, page)])
+
+
+def test_an_empty_origin_is_nobodys_and_two_are_not_read() -> None:
+    own = ("Origin", "http://127.0.0.1:4200")
+    assert LOCAL.refusal("GET", [HERE, own]) == ""
+    assert "another site" in LOCAL.refusal("GET", [HERE, ("Origin", "")])
+    assert "several origin" in LOCAL.refusal("GET", [HERE, own, own])
+    assert LOCAL.refusal("GET", [HERE, own, ("Referer", "http://127.0.0.1:4200/runs?x=http://evil.example")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "answered"),
+    [
+        ("prefect.example.org", "https://prefect.example.org", True),  # TLS ends at the proxy
+        ("127.0.0.1:4200", "https://prefect.example.org", True),  # a proxy that asks under our own name
+        ("127.0.0.1:4200", "https://prefect.example.org:8443", False),
+        ("127.0.0.1:4200", "https://office.local:8443", True),
+        ("192.168.1.20:4200", "http://192.168.1.20:4200", True),
+        ("192.168.1.20:4200", "http://192.168.1.20:8000", False),
+        ("192.168.1.20:4200", "http://192.168.1.21:4200", False),
+    ],
+)
+def test_pages_of_a_name_that_the_server_was_given(host: str, origin: str, answered: bool) -> None:
+    assert (EVERYWHERE.refusal("POST", [("Host", host), ("Origin", origin)]) == "") is answered
+
+
+@pytest.mark.parametrize(
+    ("site", "answered"),
+    [("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False), ("x", False)],
+)
+def test_what_the_browser_says_of_the_site(site: str, answered: bool) -> None:
+    assert (LOCAL.refusal("GET", [HERE, ("Sec-Fetch-Site", site)]) == "") is answered
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "post", "PROPFIND"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "text/plain; application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        "application/json, text/plain",
+        "text/json",
+    ],
+)
+def test_what_changes_something_is_written_in_json(method: str, kind: str) -> None:
+    headers = [HERE, ("Content-Length", "2"), *([("Content-Type", kind)] if kind else [])]
+    assert "application/json" in LOCAL.refusal(method, headers)
+    assert "application/json" in LOCAL.refusal(method, [HERE, ("Transfer-Encoding", "chunked"), *headers[2:]])
+    assert LOCAL.refusal(method, [HERE, ("Content-Length", "2"), JSON]) == ""
+    assert LOCAL.refusal(method, [HERE]) == ""  # nothing is sent
+
+
+def test_two_content_types_are_not_read() -> None:
+    assert "several content-type" in LOCAL.refusal("POST", [HERE, JSON, ("Content-Type", "text/plain")])
+
+
+@pytest.mark.parametrize("name", ["https://prefect.example.org", "a b", "host:port", "a/b"])
+def test_a_name_is_a_host(name: str) -> None:
+    with pytest.raises(ParameterError, match="is not a host name"):
+        OwnOrigin("127.0.0.1", 4200, (name,))
+
+
+def test_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAMES, raising=False)
+    assert further_names() == ()
+    monkeypatch.setenv(NAMES, " a.example, b.example:8443 ,")
+    assert further_names() == ("a.example", "b.example:8443")
