@@ -18,24 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
-
+from flows.arguments import FLOWS, BadArguments, parse, read
+from flows.faults import nearest
 from storage.errors import DistrustError
 from storage.events import end_with_parent
 
-FLOWS = {
-    "download-corpus": "pull documents from the archives into Parquet",
-    "score-corpus": "authority, provenance entropy and trivium of every document",
-    "rebalance-corpus": "deduplicate, sample to the target shares, split",
-    "train-adapter": "train or resume a LoRA adapter with the distrust objective",
-    "evaluate-adapter": "compare base model and adapter, write the report",
-    "export-model": "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
-    "corpus-to-model": "all six, one after the other",
-    "compare-recipes": "train with several alphas, objectives or base models, side by side",
-    "check-setup": "prove every component on this machine before a long run",
-    "prune-store": "remove old checkpoints, exports, set-aside datasets and leftovers",
-}
+__all__ = ["BY_HAND", "FLOWS", "load_flow", "main", "parse", "usage"]
 
 BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}
 """Commands that talk with a person, and are no flows: the module that each of them runs."""
@@ -55,35 +43,6 @@ def usage() -> str:
     return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help lists the options of one."
 
 
-def parse(name: str, model: type[Any], arguments: list[str]) -> tuple[dict[str, Any], bool]:
-    """Read the options of a flow; return its parameters and whether to print JSON."""
-
-    class Options(model, BaseSettings):  # type: ignore[misc]
-        model_config = SettingsConfigDict(
-            cli_prog_name=f"python -m flows {name}",
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_avoid_json=True,
-            extra="forbid",
-        )
-        json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (init_settings,)  # the command line alone: environment variables must not look like options
-
-    Options.__doc__ = FLOWS[name]
-    options = CliApp.run(Options, cli_args=arguments)
-    return options.model_dump(include=set(model.model_fields)), options.json_result
-
-
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -93,26 +52,33 @@ def main(arguments: list[str]) -> int:
     if name in BY_HAND:
         return subprocess.run([sys.executable, "-m", BY_HAND[name][0], *rest]).returncode
     if name not in FLOWS:
-        print(f"{name!r} is no flow.\n\n{usage()}", file=sys.stderr)
+        close = nearest(name, [*FLOWS, *BY_HAND])
+        hint = f"did you mean {close!r}?" if close else f"\n\n{usage()}"
+        print(f"there is no flow {name!r}; {hint}", file=sys.stderr)
         return 2
+    try:
+        parameters, as_json = read(name, rest)
+    except BadArguments as error:
+        print(error, file=sys.stderr)
+        return error.status
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
-    with contextlib.nullcontext() if "--help" in rest or "-h" in rest else local_server():
-        flow = load_flow(name)
-        try:
-            parameters, as_json = parse(name, flow.fn.parameters_model, rest)
-        except (ValidationError, SettingsError) as error:
-            print(describe_bad_arguments(error), file=sys.stderr)
-            return 2
-        tell_story(sys.stderr if as_json else sys.stdout)
-        return run(name, flow, parameters, as_json=as_json)
+    tell_story(sys.stderr if as_json else sys.stdout)
+    try:
+        with local_server():  # before Prefect is loaded, which reads the server's address then
+            return run(name, parameters, as_json=as_json)
+    except DistrustError as error:
+        print(f"\n{name} stopped: {error}", file=sys.stderr)
+        return 1
 
 
-def run(name: str, flow: Any, parameters: dict[str, Any], *, as_json: bool) -> int:
+def run(name: str, parameters: dict[str, Any], *, as_json: bool) -> int:
     """Run a flow, say how it ended and return the exit status."""
     from prefect.exceptions import Abort, CancelledRun, CrashedRun, Pause
 
     from flows.liveness import mark_dead_runs
+
+    flow = load_flow(name)
 
     async def work() -> Any:
         for dead in await mark_dead_runs():
@@ -121,7 +87,7 @@ def run(name: str, flow: Any, parameters: dict[str, Any], *, as_json: bool) -> i
 
     try:
         result = asyncio.run(work())
-    except (DistrustError, CrashedRun) as error:
+    except CrashedRun as error:
         print(f"\n{name} stopped: {error}", file=sys.stderr)
         return 1
     except (CancelledRun, Pause, Abort, KeyboardInterrupt) as error:
@@ -161,18 +127,6 @@ def tell_story(stream: TextIO) -> None:
     story.handlers = [logging.StreamHandler(stream)]
     story.setLevel(logging.INFO)
     story.propagate = False
-
-
-def describe_bad_arguments(error: ValidationError | SettingsError) -> str:
-    """Say which option has which fault, all at once."""
-    if isinstance(error, SettingsError):
-        return str(error)
-    return "\n".join(
-        f"--{'.'.join(str(part) for part in fault['loc']).replace('_', '-')}: {fault['msg']} (got {fault['input']!r})"
-        if fault["loc"]
-        else fault["msg"].removeprefix("Value error, ")  # options that contradict each other; no single one is at fault
-        for fault in error.errors()
-    )
 
 
 def summary(name: str, result: dict[str, Any]) -> str:

@@ -7,32 +7,15 @@ from importlib.metadata import version
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
+from flows.forms import CheckSetupParameters
+from flows.parameters import takes
 from flows.summaries import describe_check
 from storage.errors import PrerequisiteError
 from tasks import archives, doctor, rebalancing, scoring, surroundings, training
 from tasks.policies import Check, run_logger
 
 PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
-
-
-class CheckSetupParameters(FlowParameters):
-    """How thoroughly to check."""
-
-    load_model: str = Field(
-        "", title="Load model", description="Also load this base model (preset, Hub id or folder) and run it once."
-    )
-    catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
-    fix: bool = Field(
-        False,
-        title="Fix",
-        description="Mark runs Crashed that nobody works on, and free slots that nobody holds; otherwise only tell.",
-    )
-    silent_minutes: float = Field(
-        15.0, gt=0, le=100_000, title="Silent minutes", description="How long a run at work may give no sign of life."
-    )
 
 
 @flow(name="check-setup", flow_run_name="check-setup")

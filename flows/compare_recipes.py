@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.exceptions import CrashedRun
-from pydantic import Field
 
+from flows.forms import CompareRecipesParameters, TrainAdapterParameters
 from flows.parameters import takes
-from flows.train_adapter import TrainAdapterParameters, train_adapter
+from flows.train_adapter import train_adapter
 from storage.errors import DistrustError, UserError
 from tasks import comparing
 from tasks.lora.recipe import Recipe
 from tasks.mirroring import shared
 
 CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
-
-
-class CompareRecipesParameters(TrainAdapterParameters):
-    """What all runs have in common, and what differs; every combination is a run."""
-
-    alphas: list[float] = Field([2.5, 2.7, 2.9], title="Alphas", description="Values of alpha, each in its own run.")
-    objectives: list[Literal["weighted", "additive"]] = Field(
-        [], title="Objectives", description="Objectives to compare; empty: the one above."
-    )
-    models: list[str] = Field([], title="Base models", description="Base models to compare; empty: the one above.")
 
 
 @flow(name="compare-recipes", flow_run_name="compare-recipes-{run}")

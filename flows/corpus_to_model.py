@@ -8,25 +8,23 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel
 
-from flows.download_corpus import DownloadCorpusParameters, download_corpus
-from flows.evaluate_adapter import EvaluateAdapterParameters, evaluate_adapter
-from flows.export_model import ExportModelParameters, export_model
-from flows.parameters import takes
-from flows.rebalance_corpus import RebalanceCorpusParameters, rebalance_corpus
-from flows.score_corpus import ScoreCorpusParameters, score_corpus
-from flows.summaries import announce
-from flows.train_adapter import TrainAdapterParameters, train_adapter
-
-
-class CorpusToModelParameters(
+from flows.download_corpus import download_corpus
+from flows.evaluate_adapter import evaluate_adapter
+from flows.export_model import export_model
+from flows.forms import (
+    CorpusToModelParameters,
     DownloadCorpusParameters,
-    ScoreCorpusParameters,
-    RebalanceCorpusParameters,
-    TrainAdapterParameters,
     EvaluateAdapterParameters,
     ExportModelParameters,
-):
-    """Everything the six flows take."""
+    RebalanceCorpusParameters,
+    ScoreCorpusParameters,
+    TrainAdapterParameters,
+)
+from flows.parameters import takes
+from flows.rebalance_corpus import rebalance_corpus
+from flows.score_corpus import score_corpus
+from flows.summaries import announce
+from flows.train_adapter import train_adapter
 
 
 @flow(name="corpus-to-model", flow_run_name="corpus-to-model-{run}")
@@ -34,6 +32,7 @@ class CorpusToModelParameters(
 async def corpus_to_model(parameters: CorpusToModelParameters) -> dict[str, Any]:
     """Go from the archives to an exported model; a run that was interrupted repeats no finished work."""
     results: dict[str, Any] = {}
+    await parameters.open_store()  # a name that is wrong at the last stage is told before the first
 
     async def stage(name: str, run: Callable[..., Awaitable[Any]], model: type[BaseModel], **changes: Any) -> None:
         results[name] = await run(**parameters.pick(model).model_dump() | changes)

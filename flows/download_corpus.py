@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 from prefect import flow
-from pydantic import AliasChoices, Field
 
-from flows.parameters import FlowParameters, takes
+from flows.forms import DownloadCorpusForm, DownloadCorpusParameters
+from flows.parameters import takes
 from storage.errors import DatasetBusy, DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
@@ -25,42 +25,6 @@ from tasks.sources.source import Archives, Pace
 
 BUSY_POLL_SECONDS = 2.0
 """How often to look whether another run is done with a source."""
-
-
-class DownloadCorpusParameters(FlowParameters):
-    """What to download, and how politely."""
-
-    sources: list[str] = Field([], title="Sources", description="Catalogue names; empty: all that are not optional.")
-    max_samples: int = Field(30_000, ge=1, title="Max samples", description="Most documents per source.")
-    concurrency: int = Field(10, ge=1, le=64, title="Concurrency", description="Requests under way at once per source.")
-    rate_limit: float = Field(
-        10.0, gt=0, le=1000, title="Rate limit", description="Most requests per second to an archive."
-    )
-    catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
-    bulk: bool = Field(False, title="Bulk", description="Read newspapers from the library's bulk files.")
-    refresh: bool = Field(
-        False, title="Refresh", description="Fetch up to max-samples documents that are new since the last download."
-    )
-    retry_failed: bool = Field(
-        False, title="Retry failed", description="Fetch items again that could not be had for a reason that may pass."
-    )
-    patience_hours: float = Field(
-        48.0, ge=0, le=1000, title="Patience", description="How long an archive that stopped answering is waited for."
-    )
-
-
-class DownloadCorpusForm(DownloadCorpusParameters):
-    """The download on its own can also only look."""
-
-    list_catalogue: bool = Field(
-        False,
-        title="List",
-        validation_alias=AliasChoices("list", "list_catalogue"),
-        description="Only list the catalogue and what of it is on disk.",
-    )
-    dry_run: bool = Field(
-        False, title="Dry run", description="Only ask how much there is and estimate bytes and hours."
-    )
 
 
 @dataclass

@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
-from storage.layout import CHECKPOINT_PREFIX, NAME_PATTERN
+from flows.forms import EvaluateAdapterParameters
+from flows.parameters import takes
+from storage.layout import CHECKPOINT_PREFIX
 from tasks import evaluation
 from tasks.chain import announce_sealed
 from tasks.evals.parameters import EvaluationParameters
 from tasks.mirroring import shared
-
-
-class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
-    """Which run to evaluate, and how thoroughly."""
-
-    run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
 
 
 @flow(name="evaluate-adapter", flow_run_name="evaluate-adapter-{run}")

@@ -6,25 +6,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
-from storage.layout import NAME_PATTERN
+from flows.forms import ExportModelParameters
+from flows.parameters import takes
 from tasks import exporting
 from tasks.approval import ask_to_upload
 from tasks.chain import announce_sealed
 from tasks.exports.parameters import ExportParameters
 from tasks.mirroring import shared
-
-
-class ExportModelParameters(FlowParameters, ExportParameters):
-    """Which run to export, and in what form."""
-
-    run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
-    export: str = Field("", title="Export", description="Name of the exported model; empty: the name of the run.")
-    approve: bool = Field(
-        False, title="Approve", description="Wait for a person's approval in the UI before anything is uploaded."
-    )
 
 
 @flow(name="export-model", flow_run_name="export-model-{run}")

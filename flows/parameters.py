@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.corpus_store import CorpusStore
-from blocks.defaults import load_default
-from flows.lifetime import live
+from flows.faults import Fault, refuse
 from storage.layout import Layout
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,12 +29,29 @@ class FlowParameters(BaseModel):
         description="Folder or bucket (s3://bucket/folder) of the corpus store; empty: DISTRUST_STORE, else ./data.",
     )
 
+    def faults(self, layout: Layout | None) -> Iterator[Fault]:
+        """Tell what is wrong with values that are within their bounds, such as a name of nothing that is there.
+
+        Args:
+            layout: The store; none if it cannot be looked at, as a bucket of which nothing is here yet.
+        """
+        yield from ()
+
     async def open_store(self) -> Layout:
-        """Open the store that these parameters name, else that of the saved block, else that of the environment."""
+        """Open the store that these parameters name, else that of the saved block, else that of the environment.
+
+        Raises:
+            ParameterError: A value names what is not there; the command line has said so before it came here.
+        """
+        from blocks.corpus_store import CorpusStore
+        from blocks.defaults import load_default
+
         saved = None if self.store else await load_default(CorpusStore)
         if saved:
             os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is no parameter
-        return Layout.of(saved.root if saved else self.store)
+        layout = Layout.of(saved.root if saved else self.store)
+        await asyncio.to_thread(lambda: refuse(self.faults(None if layout.remote else layout)))
+        return layout
 
     def pick(self, model: type[Model]) -> Model:
         """Return the part of these parameters that another flow takes."""
@@ -53,6 +69,8 @@ def takes(
 
     def decorate(work: Callable[[Parameters], Coroutine[Any, Any, Result]]) -> Callable[..., Awaitable[Result]]:
         async def with_keywords(**fields: Any) -> Any:
+            from flows.lifetime import live  # Prefect takes seconds to load, and parameter models are read without it
+
             return await live(work(model(**fields)))
 
         described = with_keywords

@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
+from flows.forms import PruneStoreParameters
+from flows.parameters import takes
 from storage.retention import RetentionParameters
 from tasks import pruning
-
-
-class PruneStoreParameters(FlowParameters, RetentionParameters):
-    """What is kept, and whether anything goes at all."""
-
-    dry_run: bool = Field(True, title="Dry run", description="Only tell what would go; switch it off to remove it.")
 
 
 @flow(name="prune-store", flow_run_name="prune-store")

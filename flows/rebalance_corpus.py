@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
+from flows.forms import RebalanceCorpusParameters
+from flows.parameters import takes
 from storage.errors import StoreError
-from storage.layout import NAME_PATTERN
 from tasks import rebalancing
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.mixture.parameters import MixtureParameters
-from tasks.runners import RunnerParameters, open_runner
-
-
-class RebalanceCorpusParameters(RunnerParameters, FlowParameters, MixtureParameters):
-    """Which mixture to draw from the scored documents."""
-
-    sources: list[str] = Field([], title="Sources", description="Scored sources to draw from; empty: all of them.")
-    mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
+from tasks.runners import open_runner
 
 
 @flow(name="rebalance-corpus", flow_run_name="rebalance-corpus-{mixture}")

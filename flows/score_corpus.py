@@ -5,56 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
+from flows.forms import ScoreCorpusOptions
+from flows.parameters import takes
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
-from tasks.runners import RunnerParameters, ShardRunner, all_done, open_runner
-
-
-class ScoreCorpusParameters(RunnerParameters, FlowParameters):
-    """Which documents to score."""
-
-    sources: list[str] = Field([], title="Sources", description="Downloaded sources to score; empty: all of them.")
-    run_year: int = Field(
-        2026, ge=1900, le=2200, title="Run year", description="The present, for the age of a document; never the clock."
-    )
-    max_conflict_share: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        title="Max conflict share",
-        description="Fail a source when more of its documents carry a year that contradicts it.",
-    )
-    signal: str = Field(
-        "",
-        title="Signal",
-        description="A scoring function of your own, module:function, found in the current folder or on the Python "
-        "path; empty: the built-in scores.",
-    )
-    signal_mode: Literal["replace", "join"] = Field(
-        "replace",
-        title="Signal mode",
-        description="Whether your signal's scores replace the built-in ones or are averaged with them.",
-    )
-
-
-class ScoreCorpusOptions(ScoreCorpusParameters):
-    """Scoring, or a look at one score."""
-
-    explain: str = Field(
-        "",
-        title="Explain",
-        description="Id of a document whose score to explain, source:id; nothing is scored then.",
-    )
+from tasks.runners import ShardRunner, all_done, open_runner
 
 
 @flow(name="score-corpus", flow_run_name="score-corpus")

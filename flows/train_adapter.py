@@ -7,10 +7,10 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Crashed
-from pydantic import Field
 
-from flows.parameters import FlowParameters, takes
-from storage.layout import NAME_PATTERN, Layout
+from flows.forms import TrainAdapterForm, TrainAdapterParameters
+from flows.parameters import takes
+from storage.layout import Layout
 from tasks import training
 from tasks.chain import announce_sealed
 from tasks.lora.recipe import Recipe
@@ -18,42 +18,14 @@ from tasks.mirroring import shared
 from tasks.policies import ChildDied
 
 
-class TrainAdapterParameters(FlowParameters, Recipe):
-    """The recipe, the mixture it learns from and the name of the run."""
-
-    mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
-    run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
-    replace_run: bool = Field(
-        False,
-        title="Replace run",
-        description="Set an earlier run of this name aside when its recipe or mixture differs, instead of stopping.",
-    )
-    accept_imbalance: bool = Field(
-        default=False,
-        title="Accept imbalance",
-        description="Train on a mixture whose distribution is poor, instead of stopping.",
-    )
-
-
-class TrainAdapterForm(TrainAdapterParameters):
-    """The training on its own can also only look."""
-
-    plan: bool = Field(
-        False, title="Plan", description="Only predict the peak memory, and what would make it fit; train nothing."
-    )
-    memory_gb: float = Field(
-        0, ge=0, le=10_000, title="Memory", description="Plan for a machine with this many GB; 0: for this one."
-    )
-
-
 @flow(name="train-adapter", flow_run_name="train-adapter-{run}")
 @takes(TrainAdapterForm)
 async def train_adapter(parameters: TrainAdapterForm) -> Any:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
+    layout = await parameters.open_store()
     if parameters.plan:
         return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
     recipe = await training.settle_model(parameters.pick(Recipe))
-    layout = await parameters.open_store()
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
     async with shared(layout, reads=reads, writes=writes):
         result = await train_in_store(layout, recipe, parameters)

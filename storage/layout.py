@@ -7,9 +7,12 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storage.errors import ParameterError
-from storage.remote import Remote, open_remote
+
+if TYPE_CHECKING:
+    from storage.remote import Remote
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -47,12 +50,17 @@ class Layout:
         The URI of a bucket is worked on through a mirror below ``DISTRUST_MIRROR`` (``~/.cache/distrust``).
 
         Raises:
-            ParameterError: The store is a URI of no kind that is known.
+            ParameterError: The store is a URI of no kind that is known, or a path that cannot be.
             StoreError: The bucket cannot be reached.
         """
         named = store or os.environ.get("DISTRUST_STORE") or "data"
         if "://" not in named:
-            return cls(Path(named).expanduser().resolve())
+            try:
+                return cls(Path(named).expanduser().resolve())
+            except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, of a user who is not there
+                raise ParameterError(f"store {named!r} cannot be a folder ({error}); name another path") from error
+        from storage.remote import open_remote  # loads Arrow, which a store in a folder need not wait for
+
         remote = open_remote(named)
         mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
         # The digest tells s3://a/b-c from s3://a-b/c.

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.atomic import write_text
 from storage.errors import StoreError
 from storage.inside import InsideFile
-from storage.parquet import count_rows, file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -75,6 +74,8 @@ def canonical_json(content: Any) -> str:
 
 def record_shard(folder: Path, path: Path) -> ShardRecord:
     """Describe a finished shard that lies below `folder`."""
+    from storage.parquet import count_rows, file_sha256  # loads Arrow, which whoever only reads manifests need not
+
     return ShardRecord(
         file=path.relative_to(folder).as_posix(),
         rows=count_rows(path),
@@ -128,4 +129,8 @@ def _is_damaged(path: str, shard: ShardRecord, hashes: bool) -> bool:
         return True
     if not stat.S_ISREG(status.st_mode) or status.st_size != shard.bytes:
         return True
-    return hashes and file_sha256(Path(path)) != shard.sha256
+    if not hashes:
+        return False
+    from storage.parquet import file_sha256
+
+    return file_sha256(Path(path)) != shard.sha256

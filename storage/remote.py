@@ -159,6 +159,20 @@ class Remote:
             self.filesystem.delete_file(f"{self.prefix}/{path}")
 
 
+def check_address(uri: str) -> None:
+    """Refuse what cannot be the address of a bucket.
+
+    Raises:
+        ParameterError: It is of no kind that is known, or names no bucket.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in SCHEMES or not parts.netloc or ".." in parts.path.split("/"):
+        raise ParameterError(
+            f"store {uri!r} is neither a folder nor the URI of a bucket; name a path such as ./data, or for example "
+            f"s3://bucket/folder ({', '.join(SCHEMES)})"
+        )
+
+
 def open_remote(uri: str) -> Remote:
     """Open a store in a bucket; credentials and region come from the environment (``AWS_*`` for S3).
 
@@ -168,12 +182,8 @@ def open_remote(uri: str) -> Remote:
         ParameterError: The URI is of no kind that is known, names no bucket, or leads over a line in the clear.
         StoreError: The service cannot be reached.
     """
+    check_address(uri)
     parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES or not parts.netloc or ".." in parts.path.split("/"):
-        raise ParameterError(
-            f"store {uri!r} is neither a folder nor the URI of a bucket; name a path such as ./data, or for example "
-            f"s3://bucket/folder ({', '.join(SCHEMES)})"
-        )
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with _explained(uri):
         if parts.scheme == "s3" and endpoint:

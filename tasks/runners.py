@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from prefect import task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect.tasks import Task
-from pydantic import BaseModel, Field
 
 from storage.addresses import LOOPBACK
 from storage.errors import ParameterError, PrerequisiteError
+from storage.runner_parameters import RunnerParameters
 from tasks.policies import LOCAL_WORK, run_logger
 
 Result = TypeVar("Result")
@@ -30,35 +29,6 @@ POOLS = 4
 TASKS_PER_WORKER = 4
 """Into how many tasks a pass over all shards is cut, for each worker: enough to even out their sizes."""
 CONNECT_SECONDS = "15s"
-
-
-class RunnerParameters(BaseModel):
-    """Where shards are worked on; never part of what comes out, which is the same everywhere."""
-
-    runner: Literal["local", "processes", "dask"] = Field(
-        "local",
-        title="Runner",
-        description="Where shards are worked on: local (beside the flow), processes (a pool on this machine), dask (a "
-        "cluster whose machines see the store under the same path; needs the extra dask).",
-    )
-    workers: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        title="Workers",
-        description="Processes of the pool, or of a Dask cluster on this machine. Empty: one for each core.",
-    )
-    dask_address: str = Field(
-        "",
-        title="Dask address",
-        description="Scheduler of a cluster that runs already, such as tls://10.0.0.5:8786 or tcp://127.0.0.1:8786; "
-        "empty: a cluster on this machine for the time of the run.",
-    )
-
-    @property
-    def worker_count(self) -> int:
-        """Workers that are known of; the machines of a cluster elsewhere count as one each core of this one."""
-        return self.workers or os.cpu_count() or 1
 
 
 class ShardRunner:

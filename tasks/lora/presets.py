@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tomllib
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,9 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import ParameterError
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.memory import machine_memory_gb, plan_memory, single_sequences, usable_bytes
-from tasks.lora.recipe import AUTO, Recipe
-
-PRESETS_FILE = Path(__file__).with_name("presets.toml")
+from tasks.lora.recipe import AUTO, PRESETS_FILE, Recipe
 
 
 class Preset(BaseModel):

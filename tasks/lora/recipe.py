@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.manifest import digest_of
 
 DEFAULT_MODEL = "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated"
+PRESETS_FILE = Path(__file__).with_name("presets.toml")
 AUTO = "auto"
 """In the place of a model: the preset that fits this machine."""
 DEFAULT_TARGETS = (
@@ -39,6 +43,12 @@ FREE_FIELDS = frozenset(
     }
 )
 """Fields that may change between a checkpoint and its continuation: how long, how often, how hot."""
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """Names of the bundled presets, in the file's order."""
+    return tuple(tomllib.loads(PRESETS_FILE.read_text("utf-8")))
 
 
 class Recipe(BaseModel):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.mixture.prompts import PromptStyle
+PromptStyle = Literal["neutral", "by_source"]
 
 FIRST_YEAR, LAST_YEAR = 1000, 2200
 """Years that a document can have."""

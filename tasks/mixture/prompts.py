@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from typing import Literal
 
 from storage.schemas import SourceType, Trivium
 
-PromptStyle = Literal["neutral", "by_source"]
 Kind = tuple[SourceType, Trivium]
 """What a prompt by source names: the document's source type and trivium category."""
 

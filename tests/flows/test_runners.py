@@ -23,8 +23,9 @@ from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
 from storage.errors import ParameterError, PrerequisiteError
 from storage.manifest import read_manifest
+from storage.runner_parameters import RunnerParameters
 from tasks import runners
-from tasks.runners import RunnerParameters, checked_scheduler, open_runner
+from tasks.runners import checked_scheduler, open_runner
 from tasks.signals.custom import load_signal
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 

@@ -1,0 +1,226 @@
+"""The command line of a flow: read and judged before anything heavy is imported.
+
+All faults are told at once: misspelt options with the nearest name, values out of bounds, options that contradict
+each other, names of nothing that is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from copy import copy
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from blocks.saved import may_name_a_store
+from flows import forms
+from flows.faults import nearest
+from flows.parameters import FlowParameters
+from storage.errors import DistrustError
+from storage.layout import Layout
+
+FLOWS = {
+    "download-corpus": "pull documents from the archives into Parquet",
+    "score-corpus": "authority, provenance entropy and trivium of every document",
+    "rebalance-corpus": "deduplicate, sample to the target shares, split",
+    "train-adapter": "train or resume a LoRA adapter with the distrust objective",
+    "evaluate-adapter": "compare base model and adapter, write the report",
+    "export-model": "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
+    "corpus-to-model": "all six, one after the other",
+    "compare-recipes": "train with several alphas, objectives or base models, side by side",
+    "check-setup": "prove every component on this machine before a long run",
+    "prune-store": "remove old checkpoints, exports, set-aside datasets and leftovers",
+}
+
+FORMS: dict[str, type[FlowParameters]] = {
+    "download-corpus": forms.DownloadCorpusForm,
+    "score-corpus": forms.ScoreCorpusOptions,
+    "rebalance-corpus": forms.RebalanceCorpusParameters,
+    "train-adapter": forms.TrainAdapterForm,
+    "evaluate-adapter": forms.EvaluateAdapterParameters,
+    "export-model": forms.ExportModelParameters,
+    "corpus-to-model": forms.CorpusToModelParameters,
+    "compare-recipes": forms.CompareRecipesParameters,
+    "check-setup": forms.CheckSetupParameters,
+    "prune-store": forms.PruneStoreParameters,
+}
+"""The form of each flow."""
+
+
+class BadArguments(Exception):
+    """A command line that cannot be run; the message has one line for each fault.
+
+    Args:
+        faults: The lines.
+        status: The exit status: 2, or 1 where what is missing was not named by an option.
+    """
+
+    def __init__(self, faults: list[str], status: int = 2) -> None:
+        super().__init__("\n".join(dict.fromkeys(faults)))
+        self.status = status
+
+
+def read(name: str, arguments: list[str]) -> tuple[dict[str, Any], bool]:
+    """Read and judge the options of a flow; return its parameters and whether to print JSON.
+
+    Raises:
+        BadArguments: They cannot be used.
+    """
+    form = FORMS[name]
+    faults, arguments = misspelt_options(form, arguments)
+    try:
+        parameters, as_json = parse(name, form, arguments, exits=False)
+    except SettingsError as error:
+        raise BadArguments([*faults, describe_misuse(error)]) from None
+    except ValidationError as error:
+        faults += describe_bad_values(error)
+        # What else is wrong is told too, as far as it can be judged without the values that cannot be read.
+        bad = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+        with suppress(SettingsError, ValidationError):
+            parameters, _ = parse(name, form, without(options_of(form), arguments, bad), exits=False)
+            faults += [line for field, line in judge(form(**parameters)) if field not in bad]
+        raise BadArguments(faults) from None
+    told = judge(form(**parameters))
+    if faults or told:
+        given = {options_of(form).get(argument.partition("=")[0]) for argument in arguments}
+        asked = faults or any(field in given for field, _ in told)
+        raise BadArguments([*faults, *(line for _, line in told)], 2 if asked else 1)
+    return parameters, as_json
+
+
+def judge(parameters: FlowParameters) -> list[tuple[str, str]]:
+    """List what is wrong with values that are within their bounds: the field, and the line that says so."""
+    try:
+        faults = parameters.faults(visible_store(parameters.store))
+        return [(field, f"{as_option(field)}: {sentence}") for field, sentence in faults]
+    except DistrustError as error:
+        return [("store", f"--store: {error}")]
+
+
+def without(options: Mapping[str, str], arguments: Iterable[str], fields: Collection[str]) -> list[str]:
+    """Leave out the options that set some fields, with their values."""
+    kept: list[str] = []
+    leaving = False
+    for argument in arguments:
+        if (spelled := argument.partition("=")[0]) in options:
+            leaving = options[spelled] in fields
+        kept += [] if leaving else [argument]
+    return kept
+
+
+def visible_store(store: str) -> Layout | None:
+    """Open the store of a command line, unless it is a bucket or a saved block may name another one.
+
+    Raises:
+        ParameterError: It is neither a folder nor the address of a bucket.
+    """
+    if "://" in (named := store or os.environ.get("DISTRUST_STORE") or ""):
+        from storage.remote import check_address  # loads Arrow
+
+        check_address(named)
+        return None
+    return Layout.of(store) if store or not may_name_a_store() else None
+
+
+def as_option(field: str) -> str:
+    """Spell a field as its option."""
+    return f"--{field.replace('_', '-')}"
+
+
+def options_of(form: type[BaseModel]) -> dict[str, str]:
+    """List all options of a form, each with the field that it sets."""
+    options = {"--help": "help", "-h": "help", "--json": "json"}
+    for field, info in form.model_fields.items():
+        choices = getattr(info.validation_alias, "choices", [field])
+        for spelled in (as_option(str(choice)) for choice in choices):
+            options[spelled] = field
+            if info.annotation is bool:
+                options[f"--no-{spelled[2:]}"] = field
+    return options
+
+
+def misspelt_options(form: type[BaseModel], arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Tell of options that a form does not have; return the arguments as they were probably meant, to be read on."""
+    options = options_of(form)
+    faults: list[str] = []
+    meant: list[str] = []
+    skipping = False
+    for argument in arguments:
+        spelled, equals, value = argument.partition("=")
+        is_option = spelled.startswith("--") and len(spelled) > 2
+        if not is_option:
+            meant += [] if skipping else [argument]
+            continue
+        skipping = False
+        if spelled in options:
+            meant.append(argument)
+            continue
+        close = nearest(spelled.lower().replace("_", "-"), options)
+        hint = f"did you mean {close}?" if close else "--help lists the options"
+        faults.append(f"{spelled}: there is no such option; {hint}")
+        meant += [f"{close}{equals}{value}"] if close else []
+        skipping = close is None
+    return faults, meant
+
+
+def parse(name: str, model: type[Any], arguments: list[str], *, exits: bool = True) -> tuple[dict[str, Any], bool]:
+    """Read the options of a flow; return its parameters and whether to print JSON.
+
+    Raises:
+        ValidationError: A value is out of bounds.
+        SettingsError: An argument is not understood; with `exits` that ends the process.
+    """
+
+    class Options(model, BaseSettings):  # type: ignore[misc]
+        model_config = SettingsConfigDict(
+            cli_prog_name=f"python -m flows {name}",
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_avoid_json=True,
+            cli_exit_on_error=exits,
+            extra="forbid",
+        )
+        json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings,)  # the command line alone: environment variables must not look like options
+
+    Options.__doc__ = FLOWS[name]
+    # The library reads `a,b` as a list, but not as a tuple of any length.
+    tuples = {field: info for field, info in model.model_fields.items() if get_origin(info.annotation) is tuple}
+    lists = {field: (list[get_args(info.annotation)[0]], copy(info)) for field, info in tuples.items()}  # type: ignore[misc]
+    options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments)  # type: ignore[call-overload]
+    given = options.model_dump(include=set(model.model_fields))
+    return given | {field: tuple(given[field]) for field in tuples}, options.json_result
+
+
+def describe_misuse(error: SettingsError) -> str:
+    """Say which argument is not understood."""
+    message = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
+    stray = message.removeprefix("unrecognized arguments: ")
+    return message if stray == message else f"{stray}: not understood; options begin with --, and --help lists them"
+
+
+def describe_bad_values(error: ValidationError) -> Iterator[str]:
+    """Say which option has which fault, one line each."""
+    for fault in error.errors():
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:  # options that contradict each other; no single one is at fault
+            yield message
+            continue
+        choices = re.findall("'([^']*)'", fault["ctx"]["expected"]) if fault["type"] == "literal_error" else []
+        close = nearest(str(fault["input"]), choices)
+        hint = f"; did you mean {close!r}?" if close else ""
+        yield f"{as_option(str(fault['loc'][0]))}: {message} (got {fault['input']!r}){hint}"

@@ -1,0 +1,171 @@
+"""What is wrong with values that are within their bounds: names of nothing that is there, a store that is no folder.
+
+The same functions judge a command line before anything heavy is loaded, and a run before it does any work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from storage.checkpoint import STATE, list_checkpoints, read_state
+from storage.errors import DistrustError, ParameterError, StoreError
+from storage.layout import CHECKPOINT_PREFIX, NAME_PATTERN, Layout
+from storage.training_result import RESULT
+from tasks.lora.recipe import AUTO, preset_names
+
+Fault = tuple[str, str]
+"""The parameter at fault, and a sentence that says why."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+MOST_LISTED = 12
+
+
+def nearest(name: str, there: Iterable[str]) -> str | None:
+    """Return the name that was most likely meant, if one is close."""
+    return next(iter(difflib.get_close_matches(name, sorted(there), 1, 0.6)), None)
+
+
+def suggestion(name: str, there: Iterable[str]) -> str:
+    """Spell the end of a sentence on a name that is not there: the nearest one, else all that there are."""
+    names = sorted(there)
+    if close := nearest(name, names):
+        return f"did you mean {close!r}?"
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"there are: {', '.join(names[:MOST_LISTED])}{more}"
+
+
+def refuse(faults: Iterable[Fault]) -> None:
+    """Stop a run whose values cannot be used.
+
+    Raises:
+        ParameterError: There is a fault; the message names all of them.
+    """
+    if told := [f"{field}: {sentence}" for field, sentence in faults]:
+        raise ParameterError("\n".join(told))
+
+
+def unusable_store(layout: Layout | None) -> Iterator[Fault]:
+    """A store in which nothing can be written."""
+    if layout and (reason := why_not_writable(layout.root)):
+        yield "store", f"{layout.root} cannot be written ({reason}); name another folder, or set DISTRUST_STORE"
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Return why nothing can be written below a folder that may not be there yet; none if it can be."""
+    try:
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not there.is_dir():
+            return f"{there} is not a folder"
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def unknown_sources(catalogue: str, names: Iterable[str]) -> Iterator[Fault]:
+    """A catalogue that cannot be read, or sources that it does not name."""
+    names = list(names)
+    if not names and not catalogue:
+        return
+    from tasks.sources.catalogue import load_catalogue  # loads Arrow
+
+    try:
+        known = load_catalogue(Path(catalogue).expanduser() if catalogue else None)
+    except DistrustError as error:
+        yield "catalogue", str(error)
+        return
+    for name in names:
+        if name not in known:
+            yield "sources", f"{name!r} is not in the catalogue; {suggestion(name, known)}"
+
+
+def unsealed_sources(layout: Layout | None, stage: str, names: Iterable[str], made_by: str) -> Iterator[Fault]:
+    """Sources that an earlier flow has not finished."""
+    if layout is None:
+        return
+    there = layout.sealed(stage)
+    for name in names:
+        if name not in there:
+            hint = suggestion(name, there) if there else "there are none yet"
+            yield "sources", f"{name!r} is not in {layout.root / stage}; {hint} (python -m flows {made_by} makes them)"
+
+
+def missing_mixture(layout: Layout | None, name: str) -> Iterator[Fault]:
+    """A mixture that is not there."""
+    if layout is None or name in (there := layout.sealed("balanced")):
+        return
+    hint = f"{suggestion(name, there)} Or" if there else "there are none yet;"
+    yield "mixture", f"{name!r} is not in {layout.root / 'balanced'}; {hint} {build_mixture(name)}"
+
+
+def build_mixture(name: str) -> str:
+    """Say what makes a mixture."""
+    return f"build it first: python -m flows rebalance-corpus --mixture {name}"
+
+
+def missing_run(layout: Layout | None, name: str, field: str = "run") -> Iterator[Fault]:
+    """A training run that is not there, or has not finished."""
+    if layout is None or not re.fullmatch(NAME_PATTERN, name) or os.path.lexists(layout.run(name) / RESULT):
+        return
+    train = f"python -m flows train-adapter --run {name}"
+    if layout.run(name).is_dir():
+        yield field, f"{name!r} holds no finished training; finish it first: {train}"
+        return
+    there = [path.parent.name for path in layout.root.glob(f"runs/*/{RESULT}")]
+    hint = suggestion(name, there) if there else f"there are none yet; train it first: {train}"
+    yield field, f"{name!r} is not in {layout.root / 'runs'}; {hint}"
+
+
+def missing_others(layout: Layout | None, run: str, names: Iterable[str]) -> Iterator[Fault]:
+    """Further adapters that are not there: checkpoints of a run, or other runs."""
+    for name in names:
+        if not name.startswith(CHECKPOINT_PREFIX):
+            yield from missing_run(layout, name, "others")
+        elif layout is not None and layout.run(run).is_dir() and not (layout.run(run) / name).is_dir():
+            there = [path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")]
+            hint = suggestion(name, there) if there else "it has no checkpoints"
+            yield "others", f"run {run!r} has no {name!r}; {hint}"
+
+
+def missing_checkpoint(layout: Layout | None, run: str, named: str | None) -> Iterator[Fault]:
+    """A checkpoint to resume from that is neither in the run nor a folder of its own."""
+    if layout is None or named is None:
+        return
+    folder = layout.run(run)
+    path = Path(os.path.expanduser(named))
+    if any((place / STATE).exists() for place in (folder / path, path)):
+        return
+    there = [place.name for _, place in list_checkpoints(folder)]
+    if any(_began_at(folder / place, named) for place in there):
+        return  # a run that began at a checkpoint which was pruned since goes on with its own
+    hint = suggestion(named, there) if there else "the run has none yet: leave it out to start from the beginning"
+    yield "resume_from", f"{named!r} is not a whole checkpoint of run {run!r}; {hint}"
+
+
+def _began_at(checkpoint: Path, named: str) -> bool:
+    with contextlib.suppress(StoreError):
+        return bool(read_state(checkpoint).get("resumed_from") == named)
+    return False
+
+
+def unknown_model(model: str, field: str = "model") -> Iterator[Fault]:
+    """A base model that is neither a preset, nor a folder, nor spelt like a model of the Hub."""
+    folder = Path(os.path.expanduser(model))
+    if model in (AUTO, *preset_names()) or folder.is_dir():
+        return
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        reason = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        siblings = [place.name for place in folder.parent.glob("*") if place.is_dir()] if folder.parent.is_dir() else []
+        close = nearest(folder.name, siblings)
+        hint = f"did you mean {str(folder.parent / close)!r}?" if close else "name a model folder, or owner/name"
+        yield field, f"{model!r} {reason}; {hint}"
+    elif not HUB_ID.fullmatch(model):
+        hint = suggestion(model, [*preset_names(), AUTO])
+        yield field, f"{model!r} is neither a preset, nor a folder, nor a model of the Hub (owner/name); {hint}"
