@@ -7,9 +7,12 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storage.errors import ParameterError
-from storage.remote import Remote, open_remote
+
+if TYPE_CHECKING:
+    from storage.remote import Remote
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -53,6 +56,8 @@ class Layout:
         named = store or os.environ.get("DISTRUST_STORE") or "data"
         if "://" not in named:
             return cls(Path(named).expanduser().resolve())
+        from storage.remote import open_remote  # loads Arrow, which a store in a folder need not wait for
+
         remote = open_remote(named)
         mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
         # The digest tells s3://a/b-c from s3://a-b/c.
