@@ -10,7 +10,8 @@ from aiohttp import web
 from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.internet_archive import check_item, choose_text, every, find_stamps, first, open_internet_archive
+from tasks.sources.internet_archive import open_internet_archive
+from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps, first
 from tasks.sources.source import Connection, Document, Pace, Reject
 from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, recorded
@@ -243,6 +244,119 @@ async def test_what_cannot_be_had_has_a_reason(archive: Archive, serve: Serve, c
     assert (broken.reason, broken.attempts) == ("corrupt-answer", 3)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["rome_vol1", "rome_vol2", "rome_vol10"],
+        ["Rome Vol. I", "Rome Vol. II", "Rome Vol. IX", "Rome Vol. X", "Rome Vol. XL"],
+        ["rome-part-one", "rome-part-two", "rome-part-twelve"],
+        ["rome", "rome2", "rome3"],
+        ["rome01gibbuoft", "rome02gibbuoft", "rome10gibbuoft"],
+        ["First Book of Rome", "Second Book of Rome"],
+        ["1. Band Rom", "2. Band Rom", "10. Band Rom"],
+        ["Vol 1 - Swann", "Vol 2 - Budding Grove", "Vol 10 - Index"],
+        ["rome_v1_p1", "rome_v1_p2", "rome_v2_p1"],
+        ["rome1897vol1", "rome1897vol2"],
+        ["rome_i", "rome_ii", "rome_iii"],
+    ],
+)
+async def test_all_volumes_of_a_text_are_joined_in_order(
+    archive: Archive, serve: Serve, clock: FakeClock, names: list[str]
+) -> None:
+    files = [f"{name}_djvu.txt" for name in names]
+    listed = [text_file(name, f"Text of {name}.") for name in sorted(files, reverse=True)]
+    archive.items["x"] = item_of("x", *listed, text_file("cover_djvu.txt", "Cover."))
+    archive.files |= {f"x/{name}": f"Text of {name}.".encode() for name in files}
+    document = await fetch(archive, serve, clock, "x")
+    assert isinstance(document, Document), document
+    assert document.text.split("\n\f\n") == [f"Text of {name}." for name in files]
+    assert document.extra["volumes"] == files
+
+
+async def test_a_work_that_lacks_a_volume_is_no_document(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    one, two, three = (text_file(f"rome_vol{number}_djvu.txt", f"{TEXT} {number}") for number in (1, 2, 3))
+    archive.files = {f"x/{file['name']}": f"{TEXT} {number}".encode() for number, file in enumerate((one, two), 1)}
+    hidden = {**two, "private": "true"}
+    unlisted = [{key: value for key, value in file.items() if key != "size"} for file in (one, two)]
+    for reason, files, fields in [
+        ("not-found", [one, two, three], {}),
+        ("private-file", [one, hidden, three], {}),
+        ("too-large", [one, {**two, "size": "1000"}], {"max_file_bytes": 1050}),
+        ("too-large", unlisted, {"max_file_bytes": 1024}),
+        ("too-many-texts", [text_file(f"issue{number}_djvu.txt", str(number)) for number in range(101)], {}),
+    ]:
+        archive.items["x"] = item_of("x", *files)
+        if files is unlisted:
+            archive.files = {f"x/{file['name']}": b"x" * 600 for file in files}
+            for file in files:
+                file.pop("md5")
+        outcome = await fetch(archive, serve, clock, "x", **fields)
+        assert isinstance(outcome, Reject), reason
+        assert outcome.reason == reason
+
+
+async def test_a_volume_that_breaks_off_costs_the_others_nothing(
+    archive: Archive, serve: Serve, clock: FakeClock
+) -> None:
+    one, two = (text_file(f"rome_vol{number}_djvu.txt", f"{TEXT} {number}") for number in (1, 2))
+    archive.items["x"] = item_of("x", one, two)
+    broken = [b"broken"] * 3
+    archive.files = {"x/rome_vol1_djvu.txt": [f"{TEXT} 1".encode()], "x/rome_vol2_djvu.txt": broken}
+    connection = Connection(archive_org_url=await archive.open(serve))
+    pace = Pace(requests_per_second=500, attempts=3)
+    async with Web(clock=clock) as web, open_internet_archive(make_spec(), connection, pace, web, 2026) as source:
+        (first_try,) = [outcome async for outcome in source.fetch(Item(native_id="x"))]
+        broken.append(f"{TEXT} 2".encode())
+        (second_try,) = [outcome async for outcome in source.fetch(Item(native_id="x"))]
+    assert isinstance(first_try, Reject) and first_try.reason == "corrupt-answer"
+    assert isinstance(second_try, Document) and second_try.text == f"{TEXT} 1\n\f\n{TEXT} 2"
+    assert sum("vol1" in path for path in archive.paths) == 1
+
+
+def test_of_copies_of_a_volume_one_counts() -> None:
+    def chosen(*files: dict[str, Any]) -> list[str]:
+        return [file.name.removesuffix("_djvu.txt") for file in choose_texts({"files": list(files)})]
+
+    def file(name: str, size: int, **fields: Any) -> dict[str, Any]:
+        return {"name": f"{name}_djvu.txt", "format": "DjVuTXT", "size": str(size), **fields}
+
+    assert chosen(file("a vol 1", 10), file("a-vol-1_bw", 12), file("a vol 2", 5)) == ["a-vol-1_bw", "a vol 2"]
+    assert chosen(file("a1", 10, md5="x"), file("a2", 10, md5="x")) == ["a1"]
+    assert chosen(file("a vol 1", 10), file("a vol 2", 10), file("a", 20)) == ["a"], "the whole beside its parts"
+    assert chosen(file("a1897", 20), file("a1897_v1", 10), file("a1897_v2", 9)) == ["a1897"]
+    assert chosen(file("a", 10), file("a vol 2", 9)) == ["a", "a vol 2"], "a first volume without a number"
+    assert chosen(file("a vol 1 A-K", 10), file("a vol 1 L-Z", 10)) == ["a vol 1 A-K", "a vol 1 L-Z"]
+    assert chosen(file("apology", 10), file("crito", 20), file("phaedo", 15)) == ["crito"], "three works"
+    assert chosen(file("a vol 1", 10), file("a-vol-1_copy", 10, private="true"), file("a vol 2", 9)) == [
+        "a vol 1",
+        "a vol 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "year", "extra"),
+    [
+        ({"date": "1929-1933"}, 1933, {"year_begin": 1929, "year_end": 1933}),
+        ({"date": "18--"}, 1899, {"year_begin": 1800, "year_end": 1899}),
+        ({"date": "1929-", "year": "1929"}, None, {"year_begin": 1929, "year_end": None}),
+        ({"date": "n.d.", "year": "1897"}, 1897, {}),
+        ({"date": "MDCCCXC"}, 1890, {}),
+    ],
+)
+async def test_the_years_of_an_item_are_kept(
+    archive: Archive, serve: Serve, clock: FakeClock, fields: dict[str, str], year: int | None, extra: dict[str, Any]
+) -> None:
+    archive.items["x"] = item_of("x", text_file("x_djvu.txt"), **fields)
+    archive.files["x/x_djvu.txt"] = TEXT.encode()
+    document = await fetch(archive, serve, clock, "x", year_filter={"max": 1933, "unknown": "keep"})
+    assert isinstance(document, Document)
+    assert (document.year, document.date) == (year, fields["date"])
+    assert {name: value for name, value in document.extra.items() if name.startswith("year_")} == extra
+    if year:
+        outcome = await fetch(archive, serve, clock, "x", year_filter={"max": year - 1})
+        assert isinstance(outcome, Reject) and outcome.reason == "outside-years"
+
+
 async def test_an_item_that_vanishes_while_it_is_read_is_a_reject(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
@@ -295,9 +409,9 @@ def test_metadata_values_are_scalars_or_lists() -> None:
 def test_recorded_items_have_a_text(name: str) -> None:
     answer = json.loads(recorded(f"archive.org_metadata_{name}.json").read_text("utf-8"))
     metadata = check_item(answer, name)
-    file = choose_text(answer)
-    assert file["name"].endswith("_djvu.txt")
-    assert len(file["md5"]) == 32
+    (file,) = choose_texts(answer)
+    assert file.name.endswith("_djvu.txt")
+    assert len(file.md5 or "") == 32
     assert first(metadata["title"])
 
 
@@ -305,7 +419,7 @@ def test_a_recorded_collection_has_none() -> None:
     answer = json.loads(recorded("archive.org_metadata_nasa.json").read_text("utf-8"))
     check_item(answer, "nasa")
     with pytest.raises(ItemUnavailable, match="no-text"):
-        choose_text(answer)
+        choose_texts(answer)
 
 
 async def test_a_recorded_search_is_listed(archive: Archive, serve: Serve, clock: FakeClock) -> None:
