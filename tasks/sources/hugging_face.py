@@ -40,6 +40,8 @@ async def open_hugging_face(
 class HuggingFaceDataset:
     """Rows of one split of one dataset."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, token: str | None, current_year: int, workspace: Path | None = None) -> None:
         self._spec = spec
         self._token = token

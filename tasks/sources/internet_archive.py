@@ -16,7 +16,7 @@ from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.dates import YearSpan, date_of, years_of
 from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first
+from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first, integer
 from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
 from tasks.sources.web import Web, courteous_rate
 
@@ -60,6 +60,8 @@ async def open_internet_archive(
 class InternetArchive:
     """Items of the Internet Archive that a search finds; one document per item, all volumes of its largest text."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
         self._spec = spec
         self._client = client
@@ -68,16 +70,16 @@ class InternetArchive:
 
     async def count(self) -> int | None:
         """Ask the search for its total."""
-        total = (await self._page("", MIN_PAGE)).get("total")
-        return total if isinstance(total, int) else None
+        return integer((await self._page("", MIN_PAGE)).get("total"))
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Enumerate the search, in the order of the archive, passing over what is known.
 
         Raises:
             SourceUnavailable: The search cannot be used.
-            CorruptAnswer: The listing ends early or turns in a circle.
+            CorruptAnswer: The listing turns in a circle, or is empty where the archive counts items.
         """
+        self.remark = ""
         try:
             identifiers = await self._enumerate(reserve(limit), known)
         except ItemUnavailable as error:
@@ -88,11 +90,11 @@ class InternetArchive:
         found: dict[str, None] = {}
         seen: set[str] = set()
         first_of_page: set[str] = set()
-        cursor, with_count = "", True
+        cursor, with_count, asked_again = "", True, False
         while True:
             page = await self._page(cursor, wanted if with_count else None)
             names = [str(entry["identifier"]) for entry in page["items"] if _has_identifier(entry)]
-            if names and names[0] in first_of_page:
+            if names and names[0] in first_of_page and not asked_again:
                 # Some servers ignore the cursor when a count comes with it and send the first page for ever.
                 if not with_count:
                     raise CorruptAnswer(f"the search {self._spec.query!r} sends the same page again and again")
@@ -101,11 +103,15 @@ class InternetArchive:
             first_of_page.update(names[:1])
             seen.update(names)
             found.update(dict.fromkeys(name for name in names if name not in known))
-            cursor = str(page.get("cursor") or "")
             if len(found) >= wanted:
                 return list(found)[:wanted]
+            following = str(page.get("cursor") or "")
+            if not following and not asked_again and len(seen) < (integer(page.get("total")) or 0):
+                asked_again = True  # the archive may have lost the rest in passing
+                continue
+            cursor, asked_again = following, False
             if not cursor:
-                self._check_complete(page, len(seen))
+                self._note_shortfall(integer(page.get("total")), len(seen))
                 return list(found)
             if not names:
                 raise CorruptAnswer(f"the search {self._spec.query!r} sends an empty page with a cursor")
@@ -125,12 +131,13 @@ class InternetArchive:
             raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are no list")
         return page
 
-    def _check_complete(self, page: dict[str, Any], found: int) -> None:
-        total = page.get("total")
-        if isinstance(total, int) and found < total:
-            raise CorruptAnswer(
-                f"the search {self._spec.query!r} ended after {found} of {total} items; a short listing is an error"
-            )
+    def _note_shortfall(self, total: int | None, listed: int) -> None:
+        """Say that the archive lists less than it counts: its index counts what was removed or hidden since."""
+        if total is None or listed >= total:
+            return
+        if not listed:
+            raise CorruptAnswer(f"the search {self._spec.query!r} counts {total} items and lists none")
+        self.remark = f"the search counts {total} items and lists {listed}; what is listed is used"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one item."""
