@@ -5,39 +5,19 @@ Units: ``auth_weight`` is a fraction in [0, 0.99]; ``prov_entropy`` is in bits, 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import pyarrow as pa
 
+from storage.vocabulary import BANDS as BANDS
+from storage.vocabulary import HIGH_ABOVE as HIGH_ABOVE
+from storage.vocabulary import LOW_BELOW as LOW_BELOW
+from storage.vocabulary import SOURCE_TYPES as SOURCE_TYPES
+from storage.vocabulary import TRIVIA as TRIVIA
+from storage.vocabulary import Band as Band
+from storage.vocabulary import SourceType as SourceType
+from storage.vocabulary import Trivium as Trivium
+from storage.vocabulary import band_of as band_of
+
 SCORING_VERSION = "v1"
-
-Band = Literal["low", "medium", "high"]
-Trivium = Literal["grammar", "logic", "rhetoric"]
-SourceType = Literal[
-    "patent_pre1970",
-    "patent_modern",
-    "lab_notebook",
-    "classical_philosophy",
-    "historical_book",
-    "classical_literature",
-    "classical_rhetoric",
-    "historical_newspaper",
-    "preprint",
-    "logic_training",
-    "academic_paper",
-    "news_modern",
-    "medical_guidelines",
-    "wiki",
-    "government",
-    "unknown",
-]
-
-BANDS: tuple[Band, ...] = get_args(Band)
-TRIVIA: tuple[Trivium, ...] = get_args(Trivium)
-SOURCE_TYPES: tuple[SourceType, ...] = get_args(SourceType)
-
-LOW_BELOW = 0.3
-HIGH_ABOVE = 0.7
 
 RAW_SCHEMA = pa.schema(
     [
@@ -153,10 +133,3 @@ SAMPLE_SCHEMA = pa.schema(
 )
 """One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle
 train and validation."""
-
-
-def band_of(auth_weight: float) -> Band:
-    """Return the authority band of the guide: low below 0.3, high above 0.7, medium between."""
-    if auth_weight < LOW_BELOW:
-        return "low"
-    return "high" if auth_weight > HIGH_ABOVE else "medium"

@@ -106,6 +106,8 @@ class ShardPlan:
     """Items of all shards together."""
     wanted: int = 0
     """Documents that refreshes asked for, where those are more than the request."""
+    remark: str = ""
+    """What the listing was like; it goes into the manifest."""
 
 
 def make_plan(source: str, request: str, items: Sequence[Item], shard_items: int, first: int = 0) -> ShardPlan:
@@ -127,7 +129,7 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
         shards = iter(plan.shards)
         while rows := [{"listing": s.listing, "items": s.size} for s in islice(shards, ROW_GROUP_ROWS)]:
             file.write(rows)
-        file.tag({"source": plan.source, "request": plan.request, "wanted": str(plan.wanted)})
+        file.tag({"source": plan.source, "request": plan.request, "wanted": str(plan.wanted), "remark": plan.remark})
     return _open_plan(folder / PLAN)
 
 
@@ -146,7 +148,8 @@ def _open_plan(path: Path) -> ShardPlan:
             sizes = file.read(columns=["items"]).column("items").to_pylist()
         tags = read_tags(path)
         wanted = int(tags.get("wanted", "0"))
-        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes), wanted)
+        shards, remark = _StoredShards(path, sizes), tags.get("remark", "")
+        return ShardPlan(tags["source"], tags["request"], shards, sum(sizes), wanted, remark)
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
 

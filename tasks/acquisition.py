@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +61,7 @@ class Session:
     meter: Meter
     progress: Progress
     turns: asyncio.Semaphore
+    remark: str = ""
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[Document | Reject], None]]:
@@ -141,17 +142,25 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
             run_logger().warning("%d files of an earlier request were moved to %s", moved, aside)
-        plan = await asyncio.to_thread(write_plan, folder, plan)
+        plan = await asyncio.to_thread(write_plan, folder, _remarked(session, plan))
     elif refresh and (folder / MANIFEST).is_file():  # what was never sealed is finished first
         known = {item.native_id: item for shard in plan.shards for item in shard.items}
         items = await session.source.plan(session.limit, known)
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
         wanted = session.limit + await asyncio.to_thread(count_documents, session, plan)
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
-        plan = await asyncio.to_thread(write_plan, folder, plan)
+        plan = await asyncio.to_thread(write_plan, folder, _remarked(session, plan))
+    session.remark = plan.remark
     wanted = max(session.limit, plan.wanted)
     session.meter.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
     return plan
+
+
+def _remarked(session: Session, plan: ShardPlan) -> ShardPlan:
+    """Say what the listing was like, and keep it with the plan."""
+    if remark := session.source.remark:
+        run_logger().warning("%s: %s", session.spec.name, remark)
+    return replace(plan, remark=remark)
 
 
 def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
@@ -268,6 +277,7 @@ async def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> Sou
             "rejects_by_reason": dict(sorted(reasons.items())),
             "licence": session.spec.licence,
             "trivium": session.spec.trivium,
+            **({"listing": session.remark} if session.remark else {}),
         },
     )
     await asyncio.to_thread(write_manifest, session.folder, manifest)

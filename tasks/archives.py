@@ -13,13 +13,13 @@ from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
-from storage.errors import DistrustError, ParameterError
+from storage.errors import DistrustError
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.schemas import BANDS
 from storage.shard_plan import read_plan
 from tasks.policies import LOCAL_WORK, Check, archive_turn, run_logger, try_component
-from tasks.sources.catalogue import SourceSpec, load_catalogue
+from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.estimate import estimate
 from tasks.sources.source import Archives, Connection, Pace
 from tasks.sources.web import Web
@@ -41,11 +41,7 @@ def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) 
     Raises:
         ParameterError: A name is not in the catalogue.
     """
-    known = load_catalogue(Path(catalogue) if catalogue else None)
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ParameterError(f"sources {unknown} are not in the catalogue; known are {sorted(known)}")
-    chosen = [known[name] for name in names] if names else [spec for spec in known.values() if not spec.optional]
+    chosen = named_sources(load_catalogue(Path(catalogue) if catalogue else None), names)
     newspapers = {"bulk": True} if bulk else {}
     return [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
 

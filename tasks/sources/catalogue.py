@@ -5,7 +5,9 @@ The bundled ``catalogue.toml`` holds one table per source; a file of the user's 
 
 from __future__ import annotations
 
+import difflib
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from storage.errors import ParameterError
 from storage.layout import NAME_PATTERN
-from storage.schemas import Band, SourceType, Trivium, band_of
+from storage.vocabulary import Band, SourceType, Trivium, band_of
 from tasks.sources.languages import language_code
 
 Archive = Literal["internet_archive", "chronicling_america", "hugging_face", "local_files"]
@@ -26,20 +28,8 @@ BUNDLED = Path(__file__).with_name("catalogue.toml")
 _ROWS = frozenset({"columns", "rows_per_item", "first_row", "scan_rows"})
 ARCHIVE_KEYS: dict[str, frozenset[str]] = {
     "internet_archive": frozenset({"query", "sorts", "requests_per_second", "max_file_bytes"}),
-    "chronicling_america": frozenset(
-        {
-            "date_from",
-            "date_to",
-            "facets",
-            "front_pages_only",
-            "api_per_minute",
-            "text_per_minute",
-            "block_seconds",
-            "bulk",
-            "pages_per_batch",
-            "max_file_bytes",
-        }
-    ),
+    "chronicling_america": frozenset({"date_from", "date_to", "facets", "front_pages_only", "bulk", "pages_per_batch"})
+    | {"api_per_minute", "text_per_minute", "block_seconds", "max_file_bytes"},
     "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir"}) | _ROWS,
     "local_files": frozenset({"path", "max_line_bytes"}) | _ROWS,
 }
@@ -241,6 +231,30 @@ def load_catalogue(path: Path | None = None) -> dict[str, SourceSpec]:
     if problems:
         raise ParameterError(f"{path or BUNDLED.name} is not a catalogue of sources:\n  " + "\n  ".join(problems))
     return catalogue
+
+
+def named_sources(catalogue: Mapping[str, SourceSpec], names: Sequence[str]) -> list[SourceSpec]:
+    """Return the sources that were named, each once, or all that are not optional.
+
+    Raises:
+        ParameterError: A name is not in the catalogue; the nearest names are told.
+    """
+    if unknown := [name for name in dict.fromkeys(names) if name not in catalogue]:
+        raise ParameterError("; ".join(_unknown(name, catalogue) for name in unknown))
+    if names:
+        return [catalogue[name] for name in dict.fromkeys(names)]
+    return [spec for spec in catalogue.values() if not spec.optional]
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    plain = {other.replace("_", " "): other for other in known}
+    asked = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    near = [asked] if asked in plain else difflib.get_close_matches(asked, plain, n=3)
+    near = near or [other for other in plain if set(asked.split()) & set(other.split())]
+    hint = (
+        f"did you mean {' or '.join(repr(plain[other]) for other in near)}?" if near else f"known: {', '.join(known)}"
+    )
+    return f"there is no source {name!r} in the catalogue; {hint}"
 
 
 def _read_tables(path: Path) -> dict[str, dict[str, Any]]:

@@ -57,6 +57,8 @@ async def open_chronicling_america(
 class ChroniclingAmerica:
     """Newspaper pages of a span of days, spread over that span."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, api: ArchiveClient, texts: ArchiveClient, current_year: int) -> None:
         self._spec = spec
         self._api = api
@@ -74,7 +76,7 @@ class ChroniclingAmerica:
         Raises:
             SourceUnavailable: The search cannot be used, or ignores the dates.
         """
-        self._known = known
+        self._known, self.remark = known, ""
         pages: dict[str, Item] = {}
         whole, wanted = self._span(), reserve(limit)
         try:
@@ -106,18 +108,29 @@ class ChroniclingAmerica:
         return added
 
     async def _read_slice(self, span: Slice, quota: int, pages: dict[str, Item], answer: dict[str, Any]) -> int:
-        before, number = len(pages), 1
-        last = min(_pages(answer), DEPTH_LIMIT // PAGE_SIZE)
+        before, number, listed = len(pages), 1, 0
+        total = min(_hits(answer), DEPTH_LIMIT)
         while True:
             for item in self._planned(answer["results"], span):
                 if len(pages) - before >= quota:
                     return quota
                 if item.native_id not in self._known:
                     pages.setdefault(item.native_id, item)
-            number += 1
-            if number > last or not answer["results"] or len(pages) - before >= quota:
-                return len(pages) - before
-            answer = await self._search(span, number)
+            listed, number = listed + len(answer["results"]), number + 1
+            if len(pages) - before >= quota:
+                return quota
+            more = number <= _pages(answer) or bool(answer["pagination"].get("next"))
+            if not more or not answer["results"] or number > DEPTH_LIMIT // PAGE_SIZE:
+                break
+            try:
+                answer = await self._search(span, number)
+            except ItemUnavailable as error:
+                if error.reason != "not-found":
+                    raise
+                break  # past the last page: the number of pages is an estimate, as all totals of archives
+        if listed < total:
+            self.remark = f"the search of {span.start} to {span.end} counts {total} pages and lists {listed}"
+        return len(pages) - before
 
     async def _search(self, span: Slice, number: int) -> dict[str, Any]:
         params: dict[str, str | int] = {

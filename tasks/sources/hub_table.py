@@ -74,13 +74,20 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
     return _table_of_columns(spec, builder, identity)
 
 
-def _builder_of(spec: SourceSpec, token: str | None, revision: str) -> Any:
+def refuse_folder(spec: SourceSpec) -> None:
+    """Refuse a dataset whose name is that of a folder, which the library would read instead and never ask the Hub.
+
+    Raises:
+        SourceUnavailable: There is such a folder.
+    """
     if Path(spec.repo).exists():
-        # The library would read such a folder and never ask the Hub.
         raise SourceUnavailable(
             f"source {spec.name!r}: the folder {spec.repo} below {Path.cwd()} hides the dataset of the same name; "
             "run from another folder"
         )
+
+
+def _builder_of(spec: SourceSpec, token: str | None, revision: str) -> Any:
     import datasets
 
     # The library would read again twenty times at one place, minutes apart and unseen; the waiting is done here.

@@ -6,20 +6,25 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from storage.addresses import check_hub
-from storage.errors import SourceUnavailable
+from storage.errors import ArchiveBusy, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.hub_errors import hub_error
 from tasks.sources.hub_stream import HubRow, HubStream
+from tasks.sources.hub_table import refuse_folder
 from tasks.sources.ranges import RangeReader
 from tasks.sources.rows import map_row
 from tasks.sources.source import NOTHING, Connection, Document, Reject, reserve
 
 DEFAULT_SCAN_ROWS = 1_000_000
+LOOK_UP_SECONDS = 10.0
+UNGATED = ("README.md", ".gitattributes")
+"""Files that the Hub gives to everybody, even of a dataset whose terms were not accepted."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -40,10 +45,15 @@ async def open_hugging_face(
 class HuggingFaceDataset:
     """Rows of one split of one dataset."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, token: str | None, current_year: int, workspace: Path | None = None) -> None:
         self._spec = spec
         self._token = token
         self._current_year = current_year
+        self._workspace = workspace
+        self._looked_up = False
+        self._looking_up = asyncio.Lock()
         stream = HubStream(spec, token, workspace)
         self._reader: RangeReader[HubRow] = RangeReader(stream.read_from, stream.interrupt)
 
@@ -52,8 +62,17 @@ class HuggingFaceDataset:
         await self._reader.close()
 
     async def count(self) -> int | None:
-        """The Hub does not tell in general how many rows there are."""
-        return None
+        """Return how many rows the dataset's own description gives the split; none if it does not say.
+
+        With a year filter nobody knows how many of them are kept.
+
+        Raises:
+            SourceUnavailable: The dataset cannot be had.
+            PrerequisiteError: There is no network.
+            ArchiveBusy: The Hub does not answer now.
+        """
+        info = await asyncio.to_thread(self._look_up, self._spec.revision)
+        return None if self._spec.year_filter else _rows_told(info.card_data, self._spec)
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the rows into ranges, enough for `limit` documents; the rows themselves are not read.
@@ -63,12 +82,14 @@ class HuggingFaceDataset:
 
         Raises:
             SourceUnavailable: The dataset does not exist, is gated, or needs a script.
-            ArchiveBusy: The Hub cannot be reached now.
+            PrerequisiteError: There is no network.
+            ArchiveBusy: The Hub does not answer now.
         """
         # Rows that are added to a plan come from the commit that it was frozen at.
         revision = next((str(item.data["revision"]) for item in known.values()), self._spec.revision)
         if not _COMMIT.fullmatch(revision):
             revision = await asyncio.to_thread(self._resolve, revision)
+            self._looked_up = True
         rows = reserve(limit) * 2
         if self._spec.year_filter is not None:
             rows = max(rows, self._spec.scan_rows or DEFAULT_SCAN_ROWS)
@@ -95,8 +116,11 @@ class HuggingFaceDataset:
 
         Raises:
             SourceUnavailable: The dataset cannot be read, or lacks a column.
+            PrerequisiteError: There is no network, and nothing was read before.
             ArchiveBusy: The Hub cannot be reached now.
         """
+        refuse_folder(self._spec)
+        await self._meet(str(item.data["revision"]))
         start = int(item.data["start"])
         rows = await self._reader.read(str(item.data["revision"]), start, int(item.data["rows"]))
         for number, row in enumerate(rows, start):
@@ -105,19 +129,57 @@ class HuggingFaceDataset:
             else:
                 yield map_row(row, number, self._spec, self._current_year, origin=item.url)
 
-    def _resolve(self, revision: str) -> str:
-        """Return the commit that a branch or tag points to now."""
+    async def _meet(self, revision: str) -> None:
+        """Before anything is read at a pinned commit, make sure that it can be: the libraries would try for minutes."""
+        async with self._looking_up:
+            if self._looked_up or self._has_begun():
+                return
+            with suppress(ArchiveBusy):  # whoever reads knows how long to wait for that
+                await asyncio.to_thread(self._look_up, revision)
+            self._looked_up = True
+
+    def _has_begun(self) -> bool:
+        """Tell whether an earlier process read rows: then a network that is away now is waited for."""
+        return self._workspace is not None and any(self._workspace.glob("position-*.json"))
+
+    def _look_up(self, revision: str) -> Any:
+        """Ask the Hub about the dataset, once, and whether its files are given to this client."""
         import huggingface_hub
 
+        spec, token = self._spec, self._token
         try:
-            info = huggingface_hub.HfApi(token=self._token).dataset_info(self._spec.repo, revision=revision or None)
+            info = huggingface_hub.HfApi(token=token).dataset_info(
+                spec.repo, revision=revision or None, timeout=LOOK_UP_SECONDS
+            )
+            file = next((one.rfilename for one in info.siblings or [] if one.rfilename not in UNGATED), "")
+            if info.gated and file:
+                url = huggingface_hub.hf_hub_url(spec.repo, file, repo_type="dataset", revision=info.sha)
+                huggingface_hub.get_hf_file_metadata(url, token=token, timeout=LOOK_UP_SECONDS)
         except Exception as error:
-            raise hub_error(error, self._spec) from error
+            raise hub_error(error, spec, first_contact=True) from error
+        return info
+
+    def _resolve(self, revision: str) -> str:
+        """Return the commit that a branch or tag points to now."""
+        info = self._look_up(revision)
         if not _COMMIT.fullmatch(str(info.sha)):
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: the Hub names no commit of {self._spec.repo}, but {info.sha!r}"
             )
         return str(info.sha)
+
+
+def _rows_told(card: Any, spec: SourceSpec) -> int | None:
+    """Return the rows of a split by the dataset's card; a selection of files is described nowhere."""
+    described = card.get("dataset_info") if card is not None and not (spec.data_files or spec.data_dir) else None
+    for config in described if isinstance(described, list) else [described]:
+        if not isinstance(config, dict) or config.get("config_name", "default") != (spec.config or "default"):
+            continue
+        for split in config.get("splits") or []:
+            rows = split.get("num_examples") if isinstance(split, dict) and split.get("name") == spec.split else None
+            if isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0:
+                return rows
+    return None
 
 
 def dataset_page(repo: str, revision: str) -> str:

@@ -14,25 +14,16 @@ from typing import Any
 from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.dates import date_of, year_of
+from tasks.sources.dates import YearSpan, date_of, years_of
 from tasks.sources.http import ArchiveClient, Tally
+from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first, integer
 from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
 from tasks.sources.web import Web, courteous_rate
 
-TEXT_FORMAT = "DjVuTXT"
 PUBLIC_REQUESTS_PER_SECOND = 2.0
-LENDING_COLLECTIONS = frozenset({"inlibrary", "printdisabled"})
 MIN_PAGE, MAX_PAGE = 100, 5000
-
-STAMPS = {
-    "google-books": "This is a digital copy of a book that was preserved for generations",
-    "internet-archive": "Digitized by the Internet Archive",
-    "google": "Digitized by Google",
-    "jstor-early-journals": "Early Journal Content on JSTOR",
-    "microsoft": "Digitized by Microsoft",
-}
-"""Words of the digitisers, not of the author; where they stand is recorded, so that a reader can leave them out."""
-STAMPED_CHARS = 20_000
+VOLUME_BREAK = "\n\f\n"
+"""Between two volumes, as the archive's texts break between two pages."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -67,7 +58,9 @@ async def open_internet_archive(
 
 
 class InternetArchive:
-    """Items of the Internet Archive that a search finds; one document per item, its largest readable text."""
+    """Items of the Internet Archive that a search finds; one document per item, all volumes of its largest text."""
+
+    remark = ""
 
     def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
         self._spec = spec
@@ -77,16 +70,16 @@ class InternetArchive:
 
     async def count(self) -> int | None:
         """Ask the search for its total."""
-        total = (await self._page("", MIN_PAGE)).get("total")
-        return total if isinstance(total, int) else None
+        return integer((await self._page("", MIN_PAGE)).get("total"))
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Enumerate the search, in the order of the archive, passing over what is known.
 
         Raises:
             SourceUnavailable: The search cannot be used.
-            CorruptAnswer: The listing ends early or turns in a circle.
+            CorruptAnswer: The listing turns in a circle, or is empty where the archive counts items.
         """
+        self.remark = ""
         try:
             identifiers = await self._enumerate(reserve(limit), known)
         except ItemUnavailable as error:
@@ -97,11 +90,11 @@ class InternetArchive:
         found: dict[str, None] = {}
         seen: set[str] = set()
         first_of_page: set[str] = set()
-        cursor, with_count = "", True
+        cursor, with_count, asked_again = "", True, False
         while True:
             page = await self._page(cursor, wanted if with_count else None)
             names = [str(entry["identifier"]) for entry in page["items"] if _has_identifier(entry)]
-            if names and names[0] in first_of_page:
+            if names and names[0] in first_of_page and not asked_again:
                 # Some servers ignore the cursor when a count comes with it and send the first page for ever.
                 if not with_count:
                     raise CorruptAnswer(f"the search {self._spec.query!r} sends the same page again and again")
@@ -110,11 +103,15 @@ class InternetArchive:
             first_of_page.update(names[:1])
             seen.update(names)
             found.update(dict.fromkeys(name for name in names if name not in known))
-            cursor = str(page.get("cursor") or "")
             if len(found) >= wanted:
                 return list(found)[:wanted]
+            following = str(page.get("cursor") or "")
+            if not following and not asked_again and len(seen) < (integer(page.get("total")) or 0):
+                asked_again = True  # the archive may have lost the rest in passing
+                continue
+            cursor, asked_again = following, False
             if not cursor:
-                self._check_complete(page, len(seen))
+                self._note_shortfall(integer(page.get("total")), len(seen))
                 return list(found)
             if not names:
                 raise CorruptAnswer(f"the search {self._spec.query!r} sends an empty page with a cursor")
@@ -134,12 +131,13 @@ class InternetArchive:
             raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are no list")
         return page
 
-    def _check_complete(self, page: dict[str, Any], found: int) -> None:
-        total = page.get("total")
-        if isinstance(total, int) and found < total:
-            raise CorruptAnswer(
-                f"the search {self._spec.query!r} ended after {found} of {total} items; a short listing is an error"
-            )
+    def _note_shortfall(self, total: int | None, listed: int) -> None:
+        """Say that the archive lists less than it counts: its index counts what was removed or hidden since."""
+        if total is None or listed >= total:
+            return
+        if not listed:
+            raise CorruptAnswer(f"the search {self._spec.query!r} counts {total} items and lists none")
+        self.remark = f"the search counts {total} items and lists {listed}; what is listed is used"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one item."""
@@ -155,14 +153,12 @@ class InternetArchive:
             raise ItemUnavailable("bad-identifier", f"{identifier!r} is no identifier of the archive")
         answer = await self._metadata(identifier, tally)
         metadata = check_item(answer, identifier)
-        year = year_of(first(metadata.get("date")), self._current_year)
-        if year is None:
-            year = year_of(first(metadata.get("year")), self._current_year)
-        if reason := self._spec.outside_years(year):
+        years = self._years(metadata)
+        if reason := self._spec.outside_years(years.end if years else None):
             raise ItemUnavailable(reason, f"metadata.date is {metadata.get('date')!r}")
-        file = choose_text(answer)
+        files = choose_texts(answer)
         try:
-            text = await self._download(identifier, file, tally)
+            texts = await self._texts(identifier, files, tally)
         except ItemUnavailable as error:
             if error.reason != "not-found":
                 raise
@@ -170,46 +166,73 @@ class InternetArchive:
             # item may be gone.
             answer = await self._metadata(identifier, tally)
             metadata = check_item(answer, identifier)
-            again = choose_text(answer)
-            if again == file:
+            again = choose_texts(answer)
+            if again == files:
                 raise
-            file, text = again, await self._download(identifier, again, tally)
-        return self._described(item, metadata, str(file["name"]), year, text)
+            files, texts = again, await self._texts(identifier, again, tally)
+        return self._described(item, metadata, [file.name for file in files], years, texts)
+
+    def _years(self, metadata: dict[str, Any]) -> YearSpan | None:
+        spans = (years_of(first(metadata.get(name)), self._current_year) for name in ("date", "year"))
+        return next((span for span in spans if span), None)
 
     async def _metadata(self, identifier: str, tally: Tally) -> dict[str, Any]:
         return await self._client.get_json(self._client.url("metadata", identifier), tally=tally)
 
-    async def _download(self, identifier: str, file: dict[str, Any], tally: Tally) -> str:
-        name = str(file["name"])
+    async def _texts(self, identifier: str, files: list[TextFile], tally: Tally) -> list[str]:
+        """Download all volumes of a work, or none: a document that lacks one is no document."""
+        cap, size = self._spec.max_file_bytes, sum(file.size or 0 for file in files)
+        if size > cap:
+            what = files[0].name if len(files) == 1 else f"the {len(files)} volumes from {files[0].name} on"
+            raise ItemUnavailable("too-large", f"{what}: {size} bytes, the cap is max_file_bytes = {cap}")
+        paths: list[Path] = []
+        try:
+            for file in files:
+                paths.append(await self._download(identifier, file, cap, tally))
+                cap -= (await asyncio.to_thread(paths[-1].stat)).st_size  # what an item does not list counts as well
+        except ItemUnavailable:
+            for path in paths:
+                path.unlink()
+            raise
+        bodies = [await asyncio.to_thread(path.read_bytes) for path in paths]
+        for path in paths:
+            path.unlink()
+        return [body.decode("utf-8", errors="replace") for body in bodies]
+
+    async def _download(self, identifier: str, file: TextFile, cap: int, tally: Tally) -> Path:
+        name = file.name
         if name.startswith("/") or ".." in name.split("/"):
             raise ItemUnavailable("bad-file-name", f"the item lists the file {name!r}")
-        size = _integer(file.get("size"))
-        if size is not None and size > self._spec.max_file_bytes:
-            raise ItemUnavailable("too-large", f"{name} has {size} bytes, the cap is {self._spec.max_file_bytes}")
         # The name on disk is made here; neither the identifier nor the file's name has a say in it.
-        path = self._workspace / hashlib.sha256(f"{identifier}/{name}".encode()).hexdigest()[:32]
+        path = self._workspace / hashlib.sha256(f"{identifier}/{name}/{file.md5}".encode()).hexdigest()[:32]
+        if path.is_file():  # an earlier try at another volume failed
+            return path
         await self._client.save(
             self._client.url("download", identifier, name, keep_slashes=True),
             path,
-            cap=self._spec.max_file_bytes,
-            size=size,
-            checksum=("md5", str(file["md5"])) if file.get("md5") else None,
+            cap=cap,
+            size=file.size,
+            checksum=("md5", file.md5) if file.md5 else None,
             tally=tally,
         )
-        body = await asyncio.to_thread(path.read_bytes)
-        path.unlink()
-        return body.decode("utf-8", errors="replace")
+        return path
 
-    def _described(self, item: Item, metadata: dict[str, Any], name: str, year: int | None, text: str) -> Document:
+    def _described(
+        self, item: Item, metadata: dict[str, Any], names: list[str], years: YearSpan | None, texts: list[str]
+    ) -> Document:
+        text, year = VOLUME_BREAK.join(texts), years.end if years else None
         extra: dict[str, Any] = {
             "identifier": item.native_id,
-            "file": name,
+            "file": names[0],
             "collection": every(metadata.get("collection")),
         }
+        if len(names) > 1:
+            extra["volumes"] = names
         if stamps := find_stamps(text):
             extra["boilerplate"] = stamps
         if isinstance(metadata.get("part_of"), str):
             extra["part_of"] = metadata["part_of"]
+        extra |= years.extra() if years else {}
         return Document(
             id=item_id(self._spec.name, item),
             source=self._spec.name,
@@ -229,70 +252,5 @@ class InternetArchive:
         )
 
 
-def check_item(answer: dict[str, Any], identifier: str) -> dict[str, Any]:
-    """Return the metadata of an item that may be read.
-
-    Raises:
-        ItemUnavailable: The item does not exist, is dark, or is lent or restricted.
-        CorruptAnswer: The answer is about something else or has another shape.
-    """
-    if not answer:
-        raise ItemUnavailable("not-found", f"there is no item {identifier!r}")
-    if answer.get("is_dark") in (True, "true"):
-        raise ItemUnavailable("dark", f"the archive keeps {identifier!r} out of sight")
-    metadata = answer.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(answer.get("files"), list):
-        raise CorruptAnswer(f"the metadata of {identifier!r} lacks metadata{{}} or files[]")
-    told = first(metadata.get("identifier"))
-    if told is not None and told != identifier:
-        raise CorruptAnswer(f"the metadata of {identifier!r} is about {told!r}")
-    lent = LENDING_COLLECTIONS.intersection(every(metadata.get("collection")))
-    if (first(metadata.get("access-restricted-item")) or "").lower() == "true" or lent:
-        raise ItemUnavailable("access-restricted", f"{identifier!r} can only be borrowed, not downloaded")
-    return metadata
-
-
-def choose_text(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of the largest plain text that is not private.
-
-    Raises:
-        ItemUnavailable: The item has no plain text, or only private ones.
-    """
-    texts = [
-        file
-        for file in answer["files"]
-        if isinstance(file, dict) and file.get("format") == TEXT_FORMAT and file.get("name")
-    ]
-    if not texts:
-        raise ItemUnavailable("no-text", f"none of the {len(answer['files'])} files has the format {TEXT_FORMAT}")
-    readable = [file for file in texts if file.get("private") not in (True, "true")]
-    if not readable:
-        raise ItemUnavailable("private-file", f"all {len(texts)} texts are private")
-    return max(readable, key=lambda file: (_integer(file.get("size")) or 0, str(file["name"])))
-
-
-def find_stamps(text: str) -> dict[str, int]:
-    """Return which digitisers' stamps stand at the beginning of a text, and at which character."""
-    beginning = text[:STAMPED_CHARS].lower()
-    places = {name: beginning.find(stamp.lower()) for name, stamp in STAMPS.items()}
-    return {name: place for name, place in places.items() if place >= 0}
-
-
-def every(value: Any) -> list[str]:
-    """Return a metadata value, which may be absent, a scalar or a list, as a list of non-empty strings."""
-    values = value if isinstance(value, list) else [value]
-    return [text for entry in values if entry is not None and (text := str(entry).strip())]
-
-
-def first(value: Any) -> str | None:
-    """Return the first string of a metadata value."""
-    return next(iter(every(value)), None)
-
-
 def _has_identifier(entry: Any) -> bool:
     return isinstance(entry, dict) and bool(entry.get("identifier"))
-
-
-def _integer(value: Any) -> int | None:
-    text = str(value)
-    return int(text) if len(text) < 20 and text.isascii() and text.isdigit() else None

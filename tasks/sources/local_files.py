@@ -37,6 +37,8 @@ async def open_local_files(spec: SourceSpec, current_year: int) -> AsyncIterator
 class LocalFiles:
     """Rows of files, file by file in the order of their names."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, current_year: int) -> None:
         self._spec = spec
         self._current_year = current_year

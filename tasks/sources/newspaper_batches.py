@@ -53,6 +53,8 @@ async def open_newspaper_batches(
 class NewspaperBatches:
     """Pages out of bulk files that are spread over the library's list; one item is one file."""
 
+    remark = ""
+
     def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
         self._spec = spec
         self._client = client

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.sources.catalogue import Columns, Path_, SourceSpec
-from tasks.sources.dates import date_of, year_of
+from tasks.sources.dates import YearSpan, date_of, years_of
 from tasks.sources.source import Document, Reject
 
 FIRST_LINE = "@first_line"
@@ -34,9 +34,10 @@ def map_row(
     text = pick(row, columns.text)
     if not isinstance(text, str) or not text.strip():
         return Reject(row_id, url, "missing-text", f"row {number} has no text in {columns.text!r}")
-    year = _year(row, columns, current_year)
+    span = _years(row, columns, current_year)
+    year = span.end if span else None
     if reason := spec.outside_years(year):
-        return Reject(row_id, url, reason, f"year {year}")
+        return Reject(row_id, url, reason, f"year {span}")
     return Document(
         id=row_id,
         source=spec.name,
@@ -50,7 +51,7 @@ def map_row(
         date=date_of(pick(row, columns.date)),
         language=_text(pick(row, columns.language)),
         licence=_text(pick(row, columns.licence)) or spec.licence,
-        extra=_extra(row, columns),
+        extra=_extra(row, columns) | (span.extra() if span else {}),
     )
 
 
@@ -84,11 +85,11 @@ def first_line(text: str) -> str | None:
     return line[: TITLE_CHARS + 1].rpartition(" ")[0] or line[:TITLE_CHARS]
 
 
-def _year(row: Mapping[str, Any], columns: Columns, current_year: int) -> int | None:
+def _years(row: Mapping[str, Any], columns: Columns, current_year: int) -> YearSpan | None:
     for path in (columns.year, columns.date):
         for candidate in (path,) if isinstance(path, str) else path:
-            if candidate and (year := year_of(pick(row, candidate), current_year)) is not None:
-                return year
+            if candidate and (span := years_of(pick(row, candidate), current_year)) is not None:
+                return span
     return None
 
 

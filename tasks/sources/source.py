@@ -149,7 +149,13 @@ class Reject:
 
 
 class Source(Protocol):
-    """An archive that is open for reading."""
+    """An archive that is open for reading.
+
+    Attributes:
+        remark: What a person should know of the last plan, such as a total that the listing does not reach.
+    """
+
+    remark: str
 
     async def count(self) -> int | None:
         """Ask how many items there are, at the cost of a request or two; none if the archive does not tell."""

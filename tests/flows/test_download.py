@@ -113,6 +113,17 @@ async def test_the_catalogue_is_listed_with_what_is_on_disk(
     assert "on disk: nothing" in next(line for line in told.splitlines() if " wikipedia " in line)
 
 
+async def test_a_total_that_the_listing_does_not_reach_is_said_and_ends_nothing(
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+) -> None:
+    archive.uncounted = 3
+    result = await download_corpus(**parameters)
+    assert result["sources"][0]["documents"] == 70
+    manifest = read_manifest(Path(parameters["store"]) / "raw" / "books")
+    assert manifest is not None
+    assert manifest.notes["listing"] == "the search counts 73 items and lists 70; what is listed is used"
+
+
 async def test_failed_items_come_round_again_before_the_source_is_sealed(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None
 ) -> None:

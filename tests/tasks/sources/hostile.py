@@ -43,6 +43,7 @@ class HostileArchive:
         self.times: list[float] = []
         self.down_until = 0.0
         self.root = ""
+        self.uncounted = 0
 
     def routes(self) -> dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
         """What to serve."""
@@ -63,7 +64,10 @@ class HostileArchive:
         await self._heard(request, "scrape")
         names = list(self.items)
         start, size = int(request.query.get("cursor", 0)), int(request.query.get("count", 100))
-        page = {"items": [{"identifier": name} for name in names[start : start + size]], "total": len(names)}
+        page = {
+            "items": [{"identifier": name} for name in names[start : start + size]],
+            "total": len(names) + self.uncounted,
+        }
         if start + size < len(names):
             page["cursor"] = str(start + size)
         return web.json_response(page)

@@ -37,6 +37,9 @@ async def read(command):
     for begin, end in command.get("parts", [[0, None]]):
         archives = Archives(Connection.from_environment(), Pace(), Web())
         source = await archives.open(spec, workspace).__aenter__()
+        if command.get("count"):
+            found["count"] = await source.count()
+            continue
         items = await source.plan(command.get("limit", 10))
         found["items"] = [item.data for item in items]
         for item in items[begin:end]:
@@ -79,6 +82,7 @@ class Hub:
         fetched: Bytes sent of each file, as ``name/path``.
         faults: For a file, what goes wrong at its next requests: a status, a status with headers, or "cut".
         gated: Datasets that want their terms accepted first, and the status that says so.
+        refused: Datasets of which nothing is shown to this client, and the status and headers that say so.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,6 +91,8 @@ class Hub:
         self.revisions: set[str] = set()
         self.faults: dict[str, list[Any]] = {}
         self.gated: dict[str, int] = {}
+        self.cards: dict[str, Any] = {}
+        self.refused: dict[str, tuple[int, dict[str, str]]] = {}
 
     def routes(self) -> dict[str, Any]:
         return {
@@ -105,6 +111,9 @@ class Hub:
     def _folder(self, request: web.Request) -> Path:
         """Return the files of the asked revision; those of refs/convert/parquet lie in a folder of their own."""
         name, revision = request.match_info["name"], request.match_info.get("revision", "")
+        if name in self.refused:
+            status, headers = self.refused[name]
+            raise _refusal(status, headers)
         self.revisions.add(revision)
         converted = revision in ("refs/convert/parquet", "refs%2Fconvert%2Fparquet", CONVERTED)
         return self.root / (f"{name}.converted" if converted else name)
@@ -129,6 +138,7 @@ class Hub:
                 "lastModified": "2026-01-01T00:00:00.000Z",
                 "createdAt": "2026-01-01T00:00:00.000Z",
                 "siblings": [{"rfilename": file} for file in files],
+                "cardData": self.cards.get(name, {}),
             }
         )
 
@@ -152,12 +162,10 @@ class Hub:
     async def file(self, request: web.Request) -> web.StreamResponse:
         folder = self._folder(request)
         name, path = request.match_info["name"], folder / request.match_info["path"]
-        if not path.is_file():
+        if not path.is_file() and name not in self.gated:  # the gate is checked before the file's existence
             return await self.absent(request)
-        if name in self.gated:
-            return web.Response(
-                status=self.gated[name], headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"}
-            )
+        if name in self.gated and path.name != "README.md":  # as the Hub: the card is for everybody
+            raise _refusal(self.gated[name], {"X-Error-Code": "GatedRepo", "X-Error-Message": "awaiting a review"})
         commit = CONVERTED if folder.name.endswith(".converted") else COMMIT
         etag = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
@@ -182,7 +190,12 @@ class Hub:
         return response
 
 
-async def run_reader(endpoint: str, folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _refusal(status: int, headers: dict[str, str]) -> web.HTTPException:
+    kind: type[web.HTTPException] = type("Refusal", (web.HTTPClientError,), {"status_code": status})
+    return kind(headers=headers, text="Invalid username or password.")
+
+
+async def run_reader(endpoint: str, folder: Path, commands: list[dict[str, Any]], **more: str) -> list[dict[str, Any]]:
     """Run the commands in a reader process; nothing comes back from one that dies."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {
@@ -192,6 +205,7 @@ async def run_reader(endpoint: str, folder: Path, commands: list[dict[str, Any]]
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": str(ROOT),
         "NO_PROXY": "127.0.0.1",
+        **more,
     }
     script = folder / "commands.json"
     script.write_text(json.dumps(commands), "utf-8")

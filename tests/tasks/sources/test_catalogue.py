@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from storage.errors import ParameterError
-from tasks.sources.catalogue import SourceSpec, load_catalogue
+from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 
 PRIORS = {
     "patent_pre1970": (0.05, 7.0),
@@ -159,3 +161,41 @@ def test_the_year_filter(year: int | None, unknown: str, reason: str | None) -> 
     )
     assert spec.outside_years(year) == reason
     assert spec.model_copy(update={"year_filter": None}).outside_years(year) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("wikpedia", "did you mean 'wikipedia'?"),
+        ("Wikipedia ", "did you mean 'wikipedia'?"),
+        ("wiki", "did you mean 'wikipedia'?"),
+        ("us-patents", "did you mean 'us_patents'?"),
+        ("historical newspapers", "did you mean 'historical_newspapers'?"),
+        ("books", "or 'books_before_1929'?"),
+        ("xyzzy", "known: us_patents, "),
+    ],
+)
+def test_a_source_that_is_not_there_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        named_sources(load_catalogue(), ["wikipedia", name])
+    told = str(caught.value)
+    assert told.startswith(f"there is no source {name!r} in the catalogue; ") and nearest in told
+    assert "\n" not in told
+
+
+def test_named_sources_come_once_and_in_order() -> None:
+    catalogue = load_catalogue()
+    chosen = named_sources(catalogue, ["wikipedia", "big_patent", "wikipedia"])
+    assert [spec.name for spec in chosen] == ["wikipedia", "big_patent"]
+    assert {spec.name for spec in named_sources(catalogue, [])} == {
+        s.name for s in catalogue.values() if not s.optional
+    }
+
+
+def test_a_name_is_checked_without_loading_anything_heavy() -> None:
+    code = (
+        "import sys, tasks.sources.catalogue as c; c.named_sources(c.load_catalogue(), ['wikipedia'])\n"
+        "print([name for name in ('prefect', 'datasets', 'mlx', 'pyarrow', 'aiohttp', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -58,6 +58,8 @@ class Library:
         self.per_day = 1
         self.page_size = 100
         self.factor = 1
+        self.pages_more = 0
+        self.names_next = False
         self.ignores_dates = False
         self.searches: list[dict[str, str]] = []
         self.segments: list[str] = []
@@ -92,7 +94,12 @@ class Library:
             for sequence in range(1, self.per_day + 1)
         ]
         size, number = self.page_size, int(query["sp"])
-        pagination = {"of": len(hits) * self.factor, "total": -(-len(hits) // size), "current": number, "next": None}
+        pages = -(-len(hits) // size)
+        if number > max(pages, 1):
+            return web.Response(status=404)
+        following = str(request.url.update_query(sp=number + 1)) if self.names_next and number < pages else None
+        total = pages + self.pages_more
+        pagination = {"of": len(hits) * self.factor, "total": total, "current": number, "next": following}
         return web.json_response({"results": hits[(number - 1) * size : number * size], "pagination": pagination})
 
     async def words(self, request: web.Request) -> web.Response:
@@ -107,6 +114,23 @@ class Library:
 
     async def plain(self, request: web.Request) -> web.Response:
         return web.Response(text=self.plain_texts[request.match_info["name"]])
+
+
+async def test_totals_are_estimates(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.page_size, library.per_day = 10, 3
+    span = {"date_from": "1900-01-01", "date_to": "1900-01-10"}
+    for more, names_next, factor in [(0, False, 1), (2, False, 1), (-2, True, 1), (1, True, 2)]:
+        library.pages_more, library.names_next, library.factor = more, names_next, factor
+        connection = await library.open(serve)
+        async with (
+            Web(clock=clock) as web,
+            open_chronicling_america(
+                make_spec(**span), connection, Pace(requests_per_second=1000), web, 2026
+            ) as source,
+        ):
+            assert len(await source.plan(100)) == 30
+            expected = "the search of 1900-01-01 to 1900-01-10 counts 60 pages and lists 30" if factor == 2 else ""
+            assert source.remark == expected
 
 
 @pytest.fixture

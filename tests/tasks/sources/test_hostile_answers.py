@@ -20,7 +20,7 @@ from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavai
 from tasks.sources.answers import check_object, error_of, parse_json, redirect_target, retry_after
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.hub_errors import named_pause
-from tasks.sources.internet_archive import check_item, choose_text, every, find_stamps, first
+from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps, first
 from tasks.sources.json_lines import BadLine, lines_of, parse_line
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
 from tasks.sources.rows import map_row
@@ -145,7 +145,7 @@ def test_redirects(location: str) -> None:
 def test_metadata_of_the_internet_archive(answer: dict[str, Any]) -> None:
     try:
         check_item(answer, "x")
-        assert isinstance(choose_text(answer), dict)
+        assert choose_texts(answer)
     except (ItemUnavailable, CorruptAnswer):
         pass
 

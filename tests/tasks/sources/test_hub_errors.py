@@ -40,6 +40,11 @@ def wrapped(outer: Exception, inner: Exception) -> Exception:
         (TimeoutError(), ArchiveBusy, "could not be read"),
         (RuntimeError("Dataset scripts are no longer supported, but found ds.py"), SourceUnavailable, "refs/convert"),
         (named("OfflineModeIsEnabled"), PrerequisiteError, "HF_HUB_OFFLINE"),
+        # The library cuts the chain of causes; what is left is its words.
+        (ConnectionError("Couldn't reach 'org/ds' on the Hub (OfflineModeIsEnabled)"), PrerequisiteError, "HF_HUB_OFF"),
+        (named("DatasetNotFoundError", "Dataset 'org/ds' is a gated dataset on the Hub."), SourceUnavailable, "gated:"),
+        (named("DatasetNotFoundError", "Revision 'v9' doesn't exist for dataset"), SourceUnavailable, "revision 'v9'"),
+        (named("HfHubHTTPError", status=403, **{"x-error-code": "GatedRepo"}), SourceUnavailable, "accept its terms"),
         (ValueError("Couldn't cast\na: string\nto\nb: string"), SourceUnavailable, "do not share one set"),
         (ValueError("BuilderConfig 'x' not found. Available: ['y']"), SourceUnavailable, r"Available: \['y'\]"),
     ],

@@ -251,6 +251,92 @@ async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, serve: 
     assert found["broken"]["texts"][1] == "bad \ufffd byte"
 
 
+REFUSALS: dict[str, tuple[tuple[int, dict[str, str]] | int, str]] = {
+    "gated": (401, "accept its terms on https://huggingface.co/datasets/org/gated, and set HF_TOKEN"),
+    "asked": (403, "accept its terms on https://huggingface.co/datasets/org/asked"),
+    "private": ((401, {}), "does not exist or is private"),
+    "unseen": ((404, {"X-Error-Code": "RepoNotFound"}), "does not exist or is private"),
+    "token": ((401, {"X-Error-Message": "Invalid credentials in Authorization header"}), "does not know HF_TOKEN"),
+    "disabled": ((403, {"X-Error-Message": "Access to this resource is disabled."}), "was disabled by the Hub"),
+    "revision": ((404, {"X-Error-Code": "RevisionNotFound"}), "has no revision"),
+}
+
+
+async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, serve: Serve) -> None:
+    hub = Hub(tmp_path / "hub")
+    commands = []
+    for name, (refusal, _) in REFUSALS.items():
+        make_dataset(hub.root / name, ".parquet", files=1, rows=30)
+        (hub.root / name / "README.md").write_text("# A card", "utf-8")
+        if isinstance(refusal, int):
+            hub.gated[name] = refusal
+        else:
+            hub.refused[name] = refusal
+        commands += [
+            {"fields": make_fields(name, repo=f"org/{name}", columns=COLUMNS, revision=revision)}
+            for revision in ("", COMMIT)
+        ]
+    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    for command, result in zip(commands, found, strict=True):
+        fields = command["fields"]
+        assert result.get("error") == "SourceUnavailable", (fields, result)
+        assert REFUSALS[fields["name"]][1] in result["message"], (fields, result)
+        assert result["slept"] == [], fields
+    assert "awaiting a review" in found[2]["message"], "the Hub's own words"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "is there a network?"),
+    ],
+)
+async def test_without_a_network_it_says_so_at_once(
+    tmp_path: Path, serve: Serve, environment: dict[str, str], words: str
+) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "position-000000000080.json").write_text("{}", "utf-8")
+    plain, pinned = ({"fields": make_fields(revision=revision)} for revision in ("", COMMIT))
+    commands = [plain, pinned, {**pinned, "workspace": str(begun)}]
+    new, old, resumed = await run_reader("http://127.0.0.1:9", tmp_path, commands, **environment)
+    for result in (new, old):
+        assert (result["error"], result["slept"]) == ("PrerequisiteError", []), result
+        assert words in result["message"]
+    # What has begun waits, as for any archive that is away; a switch is for the user alone to turn.
+    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveBusy")
+
+
+async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, serve: Serve) -> None:
+    hub = Hub(tmp_path / "hub")
+    splits = [{"name": "train", "num_examples": 1234}, {"name": "test", "num_examples": 7}]
+    cards: dict[str, Any] = {
+        "one": {"splits": splits},
+        "many": [{"config_name": "a", "splits": []}, {"config_name": "b", "splits": splits}],
+        "none": None,
+        "odd": [{"splits": [{"name": "train", "num_examples": "many"}, 3]}, 4],
+    }
+    for name in cards:
+        make_dataset(hub.root / name, ".parquet", files=1, rows=30)
+    hub.cards = {name: {"dataset_info": card} for name, card in cards.items()}
+    commands = [
+        {"fields": make_fields(repo=f"org/{name}", **fields), "count": True}
+        for name, fields in [
+            ("one", {}),
+            ("one", {"split": "test"}),
+            ("one", {"year_filter": {"max": 1900}}),
+            ("one", {"data_files": ["x.parquet"]}),
+            ("many", {"config": "b"}),
+            ("many", {}),
+            ("none", {}),
+            ("odd", {}),
+        ]
+    ]
+    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    assert [result["count"] for result in found] == [1234, 7, None, None, 1234, None, None, None]
+
+
 async def test_rows_outside_the_years_are_not_fetched_where_statistics_tell(tmp_path: Path, serve: Serve) -> None:
     noise = random.Random(3)
     file = tmp_path / "hub" / "dated" / "train.parquet"

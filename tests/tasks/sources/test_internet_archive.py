@@ -10,7 +10,8 @@ from aiohttp import web
 from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.internet_archive import check_item, choose_text, every, find_stamps, first, open_internet_archive
+from tasks.sources.internet_archive import open_internet_archive
+from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps, first
 from tasks.sources.source import Connection, Document, Pace, Reject
 from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, recorded
@@ -46,7 +47,7 @@ class Archive:
     """A small Internet Archive: search pages by cursor, metadata by identifier, files on a second server."""
 
     def __init__(self) -> None:
-        self.pages: dict[str, dict[str, Any]] = {}
+        self.pages: dict[str, dict[str, Any] | list[dict[str, Any]]] = {}
         self.items: dict[str, dict[str, Any] | list[dict[str, Any]]] = {}
         self.files: dict[str, bytes | list[bytes]] = {}
         self.asked: list[dict[str, str]] = []
@@ -69,7 +70,8 @@ class Archive:
         cursor = request.query.get("cursor", "")
         if self.cursor_needs_no_count and "count" in request.query:
             cursor = ""
-        return web.json_response(self.pages[cursor])
+        answer = self.pages[cursor]
+        return web.json_response(answer.pop(0) if isinstance(answer, list) else answer)
 
     async def metadata(self, request: web.Request) -> web.Response:
         self.paths.append(request.raw_path)
@@ -98,13 +100,19 @@ def page(*names: str, cursor: str = "", total: int = 0) -> dict[str, Any]:
 
 
 async def plan(archive: Archive, serve: Serve, clock: FakeClock, limit: int = 100, **fields: Any) -> list[Item]:
+    return (await plan_told(archive, serve, clock, limit, **fields))[0]
+
+
+async def plan_told(
+    archive: Archive, serve: Serve, clock: FakeClock, limit: int = 100, **fields: Any
+) -> tuple[list[Item], str]:
     connection = Connection(archive_org_url=await archive.open(serve))
     pace = Pace(requests_per_second=500)
     async with (
         Web(clock=clock) as web,
         open_internet_archive(make_spec(**fields), connection, pace, web, 2026) as source,
     ):
-        return await source.plan(limit)
+        return await source.plan(limit), source.remark
 
 
 async def fetch(archive: Archive, serve: Serve, clock: FakeClock, identifier: str, **fields: Any) -> Document | Reject:
@@ -140,9 +148,27 @@ async def test_no_more_is_listed_than_needed(archive: Archive, serve: Serve, clo
     assert len(archive.asked) == 1
 
 
-async def test_a_short_listing_is_an_error(archive: Archive, serve: Serve, clock: FakeClock) -> None:
-    archive.pages = {"": page("a", "b", total=3)}
-    with pytest.raises(CorruptAnswer, match="after 2 of 3"):
+async def test_a_total_is_an_estimate(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    for total, remark in [(3, "counts 3 items and lists 2"), (2, ""), (1, ""), ("3", "counts 3"), (None, ""), (-1, "")]:
+        archive.pages = {"": page("a", cursor="c1"), "c1": page("b") | {"total": total}}
+        archive.asked.clear()
+        items, told = await plan_told(archive, serve, clock)
+        assert [item.native_id for item in items] == ["a", "b"]
+        assert remark in told and bool(remark) == bool(told), total
+        assert len(archive.asked) == (3 if remark else 2), "the end is asked for once more"
+
+
+async def test_a_rest_that_was_lost_in_passing_is_listed(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": [page("a", total=3), page("a", cursor="c1", total=3)], "c1": page("b", "c", total=3)}
+    items, told = await plan_told(archive, serve, clock)
+    assert [item.native_id for item in items] == ["a", "b", "c"] and told == ""
+
+
+async def test_a_listing_of_nothing_is_an_error_where_items_are_counted(
+    archive: Archive, serve: Serve, clock: FakeClock
+) -> None:
+    archive.pages = {"": page(total=6048)}
+    with pytest.raises(CorruptAnswer, match="counts 6048 items and lists none"):
         await plan(archive, serve, clock)
 
 
@@ -243,6 +269,119 @@ async def test_what_cannot_be_had_has_a_reason(archive: Archive, serve: Serve, c
     assert (broken.reason, broken.attempts) == ("corrupt-answer", 3)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["rome_vol1", "rome_vol2", "rome_vol10"],
+        ["Rome Vol. I", "Rome Vol. II", "Rome Vol. IX", "Rome Vol. X", "Rome Vol. XL"],
+        ["rome-part-one", "rome-part-two", "rome-part-twelve"],
+        ["rome", "rome2", "rome3"],
+        ["rome01gibbuoft", "rome02gibbuoft", "rome10gibbuoft"],
+        ["First Book of Rome", "Second Book of Rome"],
+        ["1. Band Rom", "2. Band Rom", "10. Band Rom"],
+        ["Vol 1 - Swann", "Vol 2 - Budding Grove", "Vol 10 - Index"],
+        ["rome_v1_p1", "rome_v1_p2", "rome_v2_p1"],
+        ["rome1897vol1", "rome1897vol2"],
+        ["rome_i", "rome_ii", "rome_iii"],
+    ],
+)
+async def test_all_volumes_of_a_text_are_joined_in_order(
+    archive: Archive, serve: Serve, clock: FakeClock, names: list[str]
+) -> None:
+    files = [f"{name}_djvu.txt" for name in names]
+    listed = [text_file(name, f"Text of {name}.") for name in sorted(files, reverse=True)]
+    archive.items["x"] = item_of("x", *listed, text_file("cover_djvu.txt", "Cover."))
+    archive.files |= {f"x/{name}": f"Text of {name}.".encode() for name in files}
+    document = await fetch(archive, serve, clock, "x")
+    assert isinstance(document, Document), document
+    assert document.text.split("\n\f\n") == [f"Text of {name}." for name in files]
+    assert document.extra["volumes"] == files
+
+
+async def test_a_work_that_lacks_a_volume_is_no_document(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    one, two, three = (text_file(f"rome_vol{number}_djvu.txt", f"{TEXT} {number}") for number in (1, 2, 3))
+    archive.files = {f"x/{file['name']}": f"{TEXT} {number}".encode() for number, file in enumerate((one, two), 1)}
+    hidden = {**two, "private": "true"}
+    unlisted = [{key: value for key, value in file.items() if key != "size"} for file in (one, two)]
+    for reason, files, fields in [
+        ("not-found", [one, two, three], {}),
+        ("private-file", [one, hidden, three], {}),
+        ("too-large", [one, {**two, "size": "1000"}], {"max_file_bytes": 1050}),
+        ("too-large", unlisted, {"max_file_bytes": 1024}),
+        ("too-many-texts", [text_file(f"issue{number}_djvu.txt", str(number)) for number in range(101)], {}),
+    ]:
+        archive.items["x"] = item_of("x", *files)
+        if files is unlisted:
+            archive.files = {f"x/{file['name']}": b"x" * 600 for file in files}
+            for file in files:
+                file.pop("md5")
+        outcome = await fetch(archive, serve, clock, "x", **fields)
+        assert isinstance(outcome, Reject), reason
+        assert outcome.reason == reason
+
+
+async def test_a_volume_that_breaks_off_costs_the_others_nothing(
+    archive: Archive, serve: Serve, clock: FakeClock
+) -> None:
+    one, two = (text_file(f"rome_vol{number}_djvu.txt", f"{TEXT} {number}") for number in (1, 2))
+    archive.items["x"] = item_of("x", one, two)
+    broken = [b"broken"] * 3
+    archive.files = {"x/rome_vol1_djvu.txt": [f"{TEXT} 1".encode()], "x/rome_vol2_djvu.txt": broken}
+    connection = Connection(archive_org_url=await archive.open(serve))
+    pace = Pace(requests_per_second=500, attempts=3)
+    async with Web(clock=clock) as web, open_internet_archive(make_spec(), connection, pace, web, 2026) as source:
+        (first_try,) = [outcome async for outcome in source.fetch(Item(native_id="x"))]
+        broken.append(f"{TEXT} 2".encode())
+        (second_try,) = [outcome async for outcome in source.fetch(Item(native_id="x"))]
+    assert isinstance(first_try, Reject) and first_try.reason == "corrupt-answer"
+    assert isinstance(second_try, Document) and second_try.text == f"{TEXT} 1\n\f\n{TEXT} 2"
+    assert sum("vol1" in path for path in archive.paths) == 1
+
+
+def test_of_copies_of_a_volume_one_counts() -> None:
+    def chosen(*files: dict[str, Any]) -> list[str]:
+        return [file.name.removesuffix("_djvu.txt") for file in choose_texts({"files": list(files)})]
+
+    def file(name: str, size: int, **fields: Any) -> dict[str, Any]:
+        return {"name": f"{name}_djvu.txt", "format": "DjVuTXT", "size": str(size), **fields}
+
+    assert chosen(file("a vol 1", 10), file("a-vol-1_bw", 12), file("a vol 2", 5)) == ["a-vol-1_bw", "a vol 2"]
+    assert chosen(file("a1", 10, md5="x"), file("a2", 10, md5="x")) == ["a1"]
+    assert chosen(file("a vol 1", 10), file("a vol 2", 10), file("a", 20)) == ["a"], "the whole beside its parts"
+    assert chosen(file("a1897", 20), file("a1897_v1", 10), file("a1897_v2", 9)) == ["a1897"]
+    assert chosen(file("a", 10), file("a vol 2", 9)) == ["a", "a vol 2"], "a first volume without a number"
+    assert chosen(file("a vol 1 A-K", 10), file("a vol 1 L-Z", 10)) == ["a vol 1 A-K", "a vol 1 L-Z"]
+    assert chosen(file("apology", 10), file("crito", 20), file("phaedo", 15)) == ["crito"], "three works"
+    assert chosen(file("a vol 1", 10), file("a-vol-1_copy", 10, private="true"), file("a vol 2", 9)) == [
+        "a vol 1",
+        "a vol 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "year", "extra"),
+    [
+        ({"date": "1929-1933"}, 1933, {"year_begin": 1929, "year_end": 1933}),
+        ({"date": "18--"}, 1899, {"year_begin": 1800, "year_end": 1899}),
+        ({"date": "1929-", "year": "1929"}, None, {"year_begin": 1929, "year_end": None}),
+        ({"date": "n.d.", "year": "1897"}, 1897, {}),
+        ({"date": "MDCCCXC"}, 1890, {}),
+    ],
+)
+async def test_the_years_of_an_item_are_kept(
+    archive: Archive, serve: Serve, clock: FakeClock, fields: dict[str, str], year: int | None, extra: dict[str, Any]
+) -> None:
+    archive.items["x"] = item_of("x", text_file("x_djvu.txt"), **fields)
+    archive.files["x/x_djvu.txt"] = TEXT.encode()
+    document = await fetch(archive, serve, clock, "x", year_filter={"max": 1933, "unknown": "keep"})
+    assert isinstance(document, Document)
+    assert (document.year, document.date) == (year, fields["date"])
+    assert {name: value for name, value in document.extra.items() if name.startswith("year_")} == extra
+    if year:
+        outcome = await fetch(archive, serve, clock, "x", year_filter={"max": year - 1})
+        assert isinstance(outcome, Reject) and outcome.reason == "outside-years"
+
+
 async def test_an_item_that_vanishes_while_it_is_read_is_a_reject(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
@@ -295,9 +434,9 @@ def test_metadata_values_are_scalars_or_lists() -> None:
 def test_recorded_items_have_a_text(name: str) -> None:
     answer = json.loads(recorded(f"archive.org_metadata_{name}.json").read_text("utf-8"))
     metadata = check_item(answer, name)
-    file = choose_text(answer)
-    assert file["name"].endswith("_djvu.txt")
-    assert len(file["md5"]) == 32
+    (file,) = choose_texts(answer)
+    assert file.name.endswith("_djvu.txt")
+    assert len(file.md5 or "") == 32
     assert first(metadata["title"])
 
 
@@ -305,7 +444,7 @@ def test_a_recorded_collection_has_none() -> None:
     answer = json.loads(recorded("archive.org_metadata_nasa.json").read_text("utf-8"))
     check_item(answer, "nasa")
     with pytest.raises(ItemUnavailable, match="no-text"):
-        choose_text(answer)
+        choose_texts(answer)
 
 
 async def test_a_recorded_search_is_listed(archive: Archive, serve: Serve, clock: FakeClock) -> None:

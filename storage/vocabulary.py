@@ -1,0 +1,40 @@
+"""The words of the method: bands, trivium, kinds of source. Importing them loads nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Band = Literal["low", "medium", "high"]
+Trivium = Literal["grammar", "logic", "rhetoric"]
+SourceType = Literal[
+    "patent_pre1970",
+    "patent_modern",
+    "lab_notebook",
+    "classical_philosophy",
+    "historical_book",
+    "classical_literature",
+    "classical_rhetoric",
+    "historical_newspaper",
+    "preprint",
+    "logic_training",
+    "academic_paper",
+    "news_modern",
+    "medical_guidelines",
+    "wiki",
+    "government",
+    "unknown",
+]
+
+BANDS: tuple[Band, ...] = get_args(Band)
+TRIVIA: tuple[Trivium, ...] = get_args(Trivium)
+SOURCE_TYPES: tuple[SourceType, ...] = get_args(SourceType)
+
+LOW_BELOW = 0.3
+HIGH_ABOVE = 0.7
+
+
+def band_of(auth_weight: float) -> Band:
+    """Return the authority band of the guide: low below 0.3, high above 0.7, medium between."""
+    if auth_weight < LOW_BELOW:
+        return "low"
+    return "high" if auth_weight > HIGH_ABOVE else "medium"
