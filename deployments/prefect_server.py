@@ -35,6 +35,9 @@ def create_guarded_app(host: str, port: int) -> App:
     os.environ.setdefault(UI_API, "/api")
     from prefect.server.api.server import create_app
 
+    from deployments.one_writer import install
+
+    install()
     return Guard(create_app(final=True), own, os.environ.get(IDENTITY_KEY, ""))
 
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from deployments import server
+from deployments.access import Access
 from deployments.guard import IDENTITY, IDENTITY_KEY, proof
 from tests.chromium import ATTEMPT, FOREIGN_NAME, needs_chromium, reported, shown
 
@@ -65,7 +66,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     running = Prefect(server.free_port(0))
     home = tmp_path_factory.mktemp("prefect")
     environment = {**os.environ, **server.SERVER_SETTINGS, "PREFECT_HOME": str(home), IDENTITY_KEY: KEY}
-    command = server.server_command(server.Access(port=running.port))
+    command = server.server_command(Access(port=running.port))
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
