@@ -36,6 +36,7 @@ class Download:
     reach: Archives
     shards: list[dict[str, Any]] = field(default_factory=list)
     refreshed: set[str] = field(default_factory=set)
+    waited_for: set[str] = field(default_factory=set)
 
     def limit(self, spec: SourceSpec) -> int:
         """How many documents a source is asked for."""
@@ -78,14 +79,12 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
     """
     outcomes: dict[str, SourceOutcome] = {}
     waits = acquisition.waits(download.parameters.patience_hours)
-    pending, told = list(specs), False
+    pending = list(specs)
     while pending:
         found = [(spec, await download_source(download, spec)) for spec in pending]
         outcomes |= {spec.name: outcome for spec, outcome in found if outcome}
         if busy := [spec for spec, outcome in found if outcome is None]:
-            if not told:
-                run_logger().warning("%s: another run is at it; waiting", ", ".join(spec.name for spec in busy))
-            pending, told = busy, True
+            pending = busy
             await asyncio.sleep(BUSY_POLL_SECONDS)
             continue
         pending = [spec for spec in specs if outcomes[spec.name].passing]
@@ -110,7 +109,10 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
             acquisition.open_session(spec, layout, limit, download.reach, progress) as session,
         ):
             return await fetch_missing(download, session)
-    except DatasetBusy:
+    except DatasetBusy as error:
+        if spec.name not in download.waited_for:
+            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
+        download.waited_for.add(spec.name)
         return None
     except DistrustError as error:
         run_logger().error("source %s is incomplete: %s", spec.name, error)
