@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_SECONDS = 20.0
 SAVE_TIMEOUT_SECONDS = 40.0
 """How long the runs of a worker that is stopped have for saving what they did."""
-_STARTED: list[subprocess.Popen[bytes]] = []
-"""Kept: Python complains of a process object that is dropped while its process lives."""
 
 
 def home() -> Path:
@@ -50,8 +48,12 @@ def spawn(name: str, command: list[str], environment: dict[str, str]) -> subproc
             umask=0o077,
         )
     (home() / f"{name}.pid").write_text(f"{process.pid} {_start_of(process.pid)}", "utf-8")
-    _STARTED.append(process)
     return process
+
+
+def detach(process: subprocess.Popen[bytes]) -> None:
+    """Let a process outlive this one; Python would complain that nobody waited for it."""
+    process.returncode = 0
 
 
 def started_processes() -> list[str]:

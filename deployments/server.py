@@ -23,7 +23,7 @@ from http.client import HTTPException
 
 from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
 from deployments.guard import IDENTITY, IDENTITY_KEY, proof
-from deployments.processes import ROOT, home, spawn, stop
+from deployments.processes import ROOT, detach, home, spawn, stop
 from storage.errors import PrerequisiteError
 from storage.lock import only_writer
 
@@ -172,17 +172,18 @@ def join_or_start(wanted: Access, *, while_used: bool) -> int:
             (home() / KEPT).unlink(missing_ok=True)  # of a server that the machine's end stopped
         port = free_port(wanted.port)
         try:
-            start_server(port, wanted, while_used=while_used)
+            process = start_server(port, wanted, while_used=while_used)
         except PrerequisiteError:
             if port == (port := free_port(wanted.port)):
                 raise  # nobody has taken it: something else is wrong
-            start_server(port, wanted, while_used=while_used)
+            process = start_server(port, wanted, while_used=while_used)
+        detach(process)
         return port
 
 
 def start_worker(name: str, pool: str, port: int) -> None:
     """Start a process worker on a pool."""
-    spawn(f"worker-{name}", worker_command(name, pool), worker_environment(port))
+    detach(spawn(f"worker-{name}", worker_command(name, pool), worker_environment(port)))
 
 
 def worker_command(name: str, pool: str) -> list[str]:
