@@ -1,4 +1,4 @@
-"""What Prefect costs and whether it holds: 200 shards, eight at a time, on a SQLite server; and 50 rounds in a row.
+"""What Prefect costs and whether it holds: 200 shards, eight at a time, on a SQLite server; 50 rounds; writers.
 
 The first line scores 200 shards with a signal that takes 3 to 9 seconds for each, eight at once, on a server of its
 own with the settings of `make up`, beside the same 200 shards without Prefect: the overhead is the ratio of the two
@@ -7,6 +7,9 @@ is asked as eight workers would ask it, but nothing is told of their start or of
 of real shards do: eight that end in the same instant would queue for one processor each time. The second line goes 50
 times through download, scoring and mixture on the sandbox's archives, each time into a new store, in one process: how
 the resident memory grows after the tenth.
+
+The third line, of `benchmarks.operations_writers`, has processes write as fast as they can, to Prefect's own server and
+to that of `make up`, and counts what each of them loses.
 
 Each line carries its bounds and whether they hold. A bound that does not is no failure: a busy machine breaks it too.
 """
@@ -29,6 +32,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
+from benchmarks.operations_writers import writers
 from deployments import processes, server
 from sandbox.__main__ import BUNDLED_DOCUMENTS
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
@@ -42,6 +46,8 @@ Bounds = Mapping[str, tuple[str, float]]
 LOAD_BOUNDS: Bounds = {"overhead": ("<", 0.02), "task_runs_recorded": ("==", SHARDS), "database_locked": ("==", 0)}
 SOAK_BOUNDS: Bounds = {"growth_per_round_megabytes": ("<", 1.0)}
 """Chosen, not derived: a thousand rounds in one process then stay within a gigabyte."""
+LOST = ("ours_not_stored", "ours_not_fired", "ours_task_runs_not_recorded", "ours_database_locked")
+WRITERS_BOUNDS: Bounds = dict.fromkeys(LOST, ("==", 0))
 
 
 def judged(line: dict[str, Any], bounds: Bounds) -> dict[str, Any]:
@@ -185,9 +191,14 @@ async def soak_beside_archives(folder: Path, port: int) -> str:
     return printed.decode()
 
 
+def busy(folder: Path) -> dict[str, Any]:
+    """Measure the line of the writers."""
+    return judged(writers(folder), WRITERS_BOUNDS)
+
+
 def main() -> None:
     """Measure and print."""
-    for measure in (load, soak):
+    for measure in (load, soak, busy):
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(Path(folder))), flush=True)
 

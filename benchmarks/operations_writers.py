@@ -101,7 +101,7 @@ async def pipeline(url: str, seconds: float) -> list[int]:
     """Go round after round, some at once; return how many, and how many answers said that the database was locked."""
     address = url.replace("http", "ws", 1) + "/events/in"
     numbers, ends = iter(range(10**9)), time.monotonic() + seconds
-    async with httpx.AsyncClient() as client, connect(address) as events:
+    async with httpx.AsyncClient() as client, connect(address, ping_interval=None) as events:
         worker = Pipeline(url, client, events)
 
         async def work() -> int:

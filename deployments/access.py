@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from storage.addresses import LOOPBACK
 from storage.errors import ParameterError
+from storage.own_origin import EVERY_ADDRESS
 
 RECORD = "server.json"
 RUNNING = "running.json"
 """How the server is reached that `up` was asked for, and the one that was started last."""
 HOST = "127.0.0.1"
-EVERY_ADDRESS = ("0.0.0.0", "::")
 DATABASES = ("postgresql+asyncpg", "sqlite+aiosqlite")
 
 AUTH = "PREFECT_SERVER_API_AUTH_STRING"

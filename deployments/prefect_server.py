@@ -30,7 +30,7 @@ def create_guarded_app(host: str, port: int) -> App:
     Raises:
         ParameterError: One of the further names is not a host.
     """
-    own = OwnOrigin(host, port, further_names())
+    own = OwnOrigin(host, port, further_names(host))
     # The page asks the server that it came from, by whatever name: another one would be a foreign site for it.
     os.environ.setdefault(UI_API, "/api")
     from prefect.server.api.server import create_app

@@ -27,12 +27,13 @@ from deployments import processes, server
 from deployments.access import CLIENT_AUTH, RUNNING, Access, recall, remember
 from storage.errors import ParameterError, PrerequisiteError
 from storage.layout import checked_name
+from storage.own_origin import NAMES
 
 PREFIX = "empirical-distrust"
 STOP_SECONDS = 120
 """More than a training gives itself when its flow is gone, so that the system never ends it first."""
 RESTART_SECONDS = 30
-HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", "HF_HOME", "HF_ENDPOINT")
+HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", NAMES, "HF_HOME", "HF_ENDPOINT")
 """Variables of the installing shell that the service keeps; none of them is a secret."""
 
 

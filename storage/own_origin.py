@@ -9,6 +9,7 @@ request) never has the content type of JSON. Programs send no ``Origin`` and pas
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -30,9 +31,17 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 Headers = Iterable[tuple[str, str]]
 
 
-def further_names() -> tuple[str, ...]:
-    """Return the names that the environment gives a server besides its address."""
-    return tuple(filter(None, map(str.strip, os.environ.get(NAMES, "").split(","))))
+def further_names(host: str) -> tuple[str, ...]:
+    """Return the names besides its address that a server on a host is reached by.
+
+    They are those of the environment and, where it listens on every address, this machine's own: other machines use
+    those, and nobody elsewhere can make them resolve to something else.
+    """
+    named = [name.strip() for name in os.environ.get(NAMES, "").split(",")]
+    if host in EVERY_ADDRESS:
+        label = socket.gethostname().partition(".")[0]
+        named += [name for name in (socket.gethostname(), label, f"{label}.local") if parse_host(name)]
+    return tuple(dict.fromkeys(filter(None, named)))
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:

@@ -74,7 +74,7 @@ def serve(folder: Path, host: str, port: int) -> None:
     Raises:
         ParameterError: The host needs a key, or a further name of the server is not a host.
     """
-    fields = {"own": OwnOrigin(host, port, further_names()), "key": key_for(host), "folder": str(folder)}
+    fields = {"own": OwnOrigin(host, port, further_names(host)), "key": key_for(host), "folder": str(folder)}
     os.environ["HF_HUB_OFFLINE"] = "1"
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import prefect
 import yaml
 
 from deployments.access import AUTH, DATABASE, Access
-from deployments.server import SERVER_SETTINGS
+from deployments.server import SERVER_SETTINGS, server_command
+from storage.own_origin import NAMES
 
 FILE = Path(__file__).resolve().parents[2] / "deployments" / "compose.yaml"
 CONTENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
@@ -19,7 +22,7 @@ SERVICES: dict[str, Any] = CONTENT["services"]
 def test_the_server_has_the_settings_of_make_up() -> None:
     environment = SERVICES["server"]["environment"]
     assert {name: environment[name] for name in SERVER_SETTINGS} == SERVER_SETTINGS
-    assert set(environment) == {*SERVER_SETTINGS, AUTH, DATABASE, "PREFECT_HOME"}
+    assert set(environment) == {*SERVER_SETTINGS, AUTH, DATABASE, NAMES, "PREFECT_HOME"}
     assert Access(database=environment[DATABASE]).server_environment()
     assert SERVICES["server"]["image"].startswith(f"prefecthq/prefect:{prefect.__version__}-")
 
@@ -35,8 +38,31 @@ def test_only_loopback_is_published() -> None:
 
 
 def test_what_database_and_server_keep_outlives_their_containers() -> None:
-    kept = {name: dict(volume.split(":") for volume in SERVICES[name]["volumes"]) for name in SERVICES}
-    assert set(CONTENT["volumes"]) == {volume for volumes in kept.values() for volume in volumes}
+    kept = {name: dict(volume.split(":")[:2] for volume in SERVICES[name]["volumes"]) for name in SERVICES}
+    assert set(CONTENT["volumes"]) == {
+        name for volumes in kept.values() for name in volumes if not name.startswith(".")
+    }
     leases = SERVICES["server"]["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
     assert leases.endswith(".filesystem"), "in memory they would die with every restart"
     assert kept["server"]["prefect"] == SERVICES["server"]["environment"]["PREFECT_HOME"]
+
+
+def test_the_guard_runs_in_an_image_that_has_prefect_alone() -> None:
+    service = SERVICES["server"]
+    assert service["command"].split() == ["python", *server_command(Access(host="0.0.0.0"))[1:]]
+    folders = [volume.split(":") for volume in service["volumes"] if volume.startswith(".")]
+    assert all(mode == "ro" for _, _, mode in folders)
+    seen = {
+        Path(inside).relative_to(service["working_dir"]): (FILE.parent / outside).resolve()
+        for outside, inside, mode in folders
+    }
+    assert seen == {Path(name): FILE.parents[1] / name for name in ("deployments", "storage")}
+    code = (
+        "import sys; import prefect.server.api.server; prefects = set(sys.modules)\n"
+        "import deployments.prefect_server, deployments.one_writer\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - prefects}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=FILE.parents[1], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["deployments", "storage"]

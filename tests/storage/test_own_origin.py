@@ -157,6 +157,19 @@ def test_a_name_is_a_host(name: str) -> None:
 
 def test_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAMES, raising=False)
-    assert further_names() == ()
+    assert further_names("127.0.0.1") == ()
     monkeypatch.setenv(NAMES, " a.example, b.example:8443 ,")
-    assert further_names() == ("a.example", "b.example:8443")
+    assert further_names("127.0.0.1") == ("a.example", "b.example:8443")
+
+
+@pytest.mark.parametrize("system", ["office", "office.fritz.box", "office.local", "my mac", ""])
+def test_other_machines_reach_an_exposed_server_by_the_machines_name(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(NAMES, raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: system)
+    exposed = OwnOrigin("0.0.0.0", 4200, further_names("0.0.0.0"))
+    for name in {system, "office", "office.local"} if system.startswith("office") else ():
+        assert exposed.refusal("GET", [("Host", f"{name}:4200")]) == ""
+        assert exposed.refusal("GET", [("Host", f"{name}.evil.example:4200")])
+    assert exposed.refusal("GET", [("Host", "evil.example:4200")])
