@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from flows.arguments import FLOWS, BadArguments, parse, read
 from flows.faults import nearest
+from flows.terminal import describe_defect, hush_tracebacks, why_no_run
 from storage.errors import DistrustError
 from storage.events import end_with_parent
 
@@ -70,17 +71,28 @@ def main(arguments: list[str]) -> int:
         return error.status
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
-    flow = load_flow(name)
-    from prefect.exceptions import CrashedRun  # importing Prefect takes seconds, which a usage error need not wait for
-
+    if reason := why_no_run():
+        print(f"{name} was not started: {reason}", file=sys.stderr)
+        return 1
     tell_story(sys.stderr if as_json else sys.stdout)
     try:
-        result = asyncio.run(flow(**parameters))
-    except (DistrustError, CrashedRun) as error:
+        result = run(name, parameters)
+    except DistrustError as error:
         print(f"\n{name} stopped: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        crashed = type(error).__name__ == "CrashedRun"  # a run that says itself why it went no further
+        print(f"\n{name} stopped: {error if crashed else describe_defect(name, error)}", file=sys.stderr)
         return 1
     print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
     return 0
+
+
+def run(name: str, parameters: dict[str, Any]) -> Any:
+    """Run a flow to its end; importing Prefect takes seconds, which a usage error need not wait for."""
+    flow = load_flow(name)
+    hush_tracebacks()
+    return asyncio.run(flow(**parameters))
 
 
 def tell_story(stream: TextIO) -> None:
