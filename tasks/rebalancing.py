@@ -116,13 +116,18 @@ def describe_mixture(folder: Path) -> str:
 async def report_distribution(layout: Layout, name: str) -> str:
     """Show the distribution of a mixture in the UI, and return it as text."""
     text = describe_mixture(layout.balanced(name))
+    await show_distribution(name, text)
+    run_logger().info("%s", text)
+    return text
+
+
+async def show_distribution(name: str, text: str) -> None:
+    """Show the distribution of a mixture on the page of the run that calls this."""
     await acreate_markdown_artifact(
         key="mixture-distribution",
         markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```",
         description="Shares by authority band and trivium, provenance entropy, and what limits the mixture.",
     )
-    run_logger().info("%s", text)
-    return text
 
 
 @task(task_run_name="check-data-preparation", **LOCAL_WORK)
