@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from flows.arguments import FLOWS, BadArguments, parse, read
 from flows.faults import nearest
+from flows.terminal import describe_defect, hush_tracebacks, why_no_run
 from storage.errors import DistrustError
 from storage.events import end_with_parent
 
@@ -63,38 +64,45 @@ def main(arguments: list[str]) -> int:
         return error.status
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
         end_with_parent()
+    if reason := why_no_run():
+        print(f"{name} was not started: {reason}", file=sys.stderr)
+        return 1
     tell_story(sys.stderr if as_json else sys.stdout)
     try:
         with local_server():  # before Prefect is loaded, which reads the server's address then
-            return run(name, parameters, as_json=as_json)
-    except DistrustError as error:
-        print(f"\n{name} stopped: {error}", file=sys.stderr)
-        return 1
+            result = run(name, parameters)
+    except SystemExit:
+        raise
+    except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
+        return exit_status(name, error)
+    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    return 0
 
 
-def run(name: str, parameters: dict[str, Any], *, as_json: bool) -> int:
-    """Run a flow, say how it ended and return the exit status."""
-    from prefect.exceptions import Abort, CancelledRun, CrashedRun, Pause
-
+def run(name: str, parameters: dict[str, Any]) -> Any:
+    """Run a flow to its end, after the runs are marked whose process has died."""
+    flow = load_flow(name)
     from flows.liveness import mark_dead_runs
 
-    flow = load_flow(name)
+    hush_tracebacks()
 
     async def work() -> Any:
         for dead in await mark_dead_runs():
             print(f"Run {dead} had no process any more: marked Crashed.", file=sys.stderr)
         return await flow(**parameters)
 
-    try:
-        result = asyncio.run(work())
-    except CrashedRun as error:
-        print(f"\n{name} stopped: {error}", file=sys.stderr)
-        return 1
-    except (CancelledRun, Pause, Abort, KeyboardInterrupt) as error:
-        print(f"\n{error or 'Interrupted.'}", file=sys.stderr)
+    return asyncio.run(work())
+
+
+def exit_status(name: str, error: BaseException) -> int:
+    """Say why a run went no further, and return the exit status: 130 where it was told to end, else 1."""
+    kind = type(error).__name__
+    if kind in ("CancelledRun", "Pause", "Abort", "KeyboardInterrupt"):
+        print(f"\n{error if str(error) else 'Interrupted.'}", file=sys.stderr)
         return 130
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
-    return 0
+    told = isinstance(error, DistrustError) or kind == "CrashedRun"
+    print(f"\n{name} stopped: {error if told else describe_defect(name, error)}", file=sys.stderr)
+    return 1
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import CheckSetupParameters
+from flows.names import named
 from flows.parameters import takes
 from flows.summaries import describe_check
 from storage.errors import PrerequisiteError
@@ -18,7 +19,7 @@ from tasks.policies import Check, run_logger
 PACKAGES = ("prefect", "fastapi", "mlx", "mlx-lm", "datasets", "aiohttp", "pyarrow", "polars", "safetensors")
 
 
-@flow(name="check-setup", flow_run_name="check-setup")
+@flow(name="check-setup", flow_run_name=named("check-setup"))
 @takes(CheckSetupParameters)
 async def check_setup(parameters: CheckSetupParameters) -> dict[str, Any]:
     """Try out every component for a minute before a run of hours."""

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.exceptions import CrashedRun
 
 from flows.forms import CompareRecipesParameters, TrainAdapterParameters
+from flows.names import named
 from flows.parameters import takes
 from flows.train_adapter import train_adapter
 from storage.errors import DistrustError, UserError
@@ -18,7 +19,7 @@ from tasks.mirroring import shared
 CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
 
 
-@flow(name="compare-recipes", flow_run_name="compare-recipes-{run}")
+@flow(name="compare-recipes", flow_run_name=named("compare-recipes-{run}"))
 @takes(CompareRecipesParameters)
 async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any]:
     """Train every variant, one after the other; a second run of the flow repeats none that is finished."""

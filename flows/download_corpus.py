@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import DownloadCorpusForm, DownloadCorpusParameters
+from flows.names import named
 from flows.parameters import takes
 from storage.errors import DatasetBusy, DistrustError
 from storage.layout import Layout
@@ -43,7 +44,7 @@ class Download:
         return min(spec.target, self.parameters.max_samples)
 
 
-@flow(name="download-corpus", flow_run_name="download-corpus")
+@flow(name="download-corpus", flow_run_name=named("download-corpus"))
 @takes(DownloadCorpusForm)
 async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
     """Pull documents from the archives into Parquet; a second run fetches only what is missing."""

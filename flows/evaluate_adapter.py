@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import EvaluateAdapterParameters
+from flows.names import named
 from flows.parameters import takes
 from storage.layout import CHECKPOINT_PREFIX
 from tasks import evaluation
@@ -15,7 +16,7 @@ from tasks.evals.parameters import EvaluationParameters
 from tasks.mirroring import shared
 
 
-@flow(name="evaluate-adapter", flow_run_name="evaluate-adapter-{run}")
+@flow(name="evaluate-adapter", flow_run_name=named("evaluate-adapter-{run}"))
 @takes(EvaluateAdapterParameters)
 async def evaluate_adapter(parameters: EvaluateAdapterParameters) -> dict[str, Any]:
     """Ask the base model and the adapter the same questions, and report what the training changed."""

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import ExportModelParameters
+from flows.names import named
 from flows.parameters import takes
 from tasks import exporting
 from tasks.approval import ask_to_upload
@@ -16,7 +17,7 @@ from tasks.exports.parameters import ExportParameters
 from tasks.mirroring import shared
 
 
-@flow(name="export-model", flow_run_name="export-model-{run}")
+@flow(name="export-model", flow_run_name=named("export-model-{run}"))
 @takes(ExportModelParameters)
 async def export_model(parameters: ExportModelParameters) -> dict[str, Any]:
     """Merge the adapter into the base model, compare the two and write the forms that are asked for."""

@@ -7,12 +7,13 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import PruneStoreParameters
+from flows.names import named
 from flows.parameters import takes
 from storage.retention import RetentionParameters
 from tasks import pruning
 
 
-@flow(name="prune-store", flow_run_name="prune-store")
+@flow(name="prune-store", flow_run_name=named("prune-store"))
 @takes(PruneStoreParameters)
 async def prune_store(parameters: PruneStoreParameters) -> dict[str, Any]:
     """Free room in the store; what a sealed manifest, a run's result or the newest exports refer to stays."""

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import RebalanceCorpusParameters
+from flows.names import named
 from flows.parameters import takes
 from storage.errors import StoreError
 from tasks import rebalancing
@@ -16,7 +17,7 @@ from tasks.mixture.parameters import MixtureParameters
 from tasks.runners import open_runner
 
 
-@flow(name="rebalance-corpus", flow_run_name="rebalance-corpus-{mixture}")
+@flow(name="rebalance-corpus", flow_run_name=named("rebalance-corpus-{mixture}"))
 @takes(RebalanceCorpusParameters)
 async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, Any]:
     """Draw the balanced mixture that the method needs, and report its distribution."""

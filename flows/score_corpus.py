@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import ScoreCorpusOptions
+from flows.names import named
 from flows.parameters import takes
 from storage.errors import StoreError
 from storage.layout import Layout
@@ -20,7 +21,7 @@ from tasks.mirroring import shared
 from tasks.runners import ShardRunner, all_done, open_runner
 
 
-@flow(name="score-corpus", flow_run_name="score-corpus")
+@flow(name="score-corpus", flow_run_name=named("score-corpus"))
 @takes(ScoreCorpusOptions)
 async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score every downloaded document; sources whose scores are up to date are left alone."""

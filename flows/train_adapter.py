@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Crashed
 
 from flows.forms import TrainAdapterForm, TrainAdapterParameters
+from flows.names import named
 from flows.parameters import takes
 from storage.layout import Layout
 from tasks import training
@@ -18,7 +19,7 @@ from tasks.mirroring import shared
 from tasks.policies import ChildDied
 
 
-@flow(name="train-adapter", flow_run_name="train-adapter-{run}")
+@flow(name="train-adapter", flow_run_name=named("train-adapter-{run}"))
 @takes(TrainAdapterForm)
 async def train_adapter(parameters: TrainAdapterForm) -> Any:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from storage.atomic import atomic_folder, full_disk_explained, remove, write_jso
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, aside_folder, checkpoint_folder
 from storage.training_result import RESULT
+from storage.untrusted import read_object
 
 STATE = "state.json"
 FILES = "files"
@@ -78,12 +78,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         StoreError: The folder is no whole checkpoint.
     """
     try:
-        state = json.loads((checkpoint / STATE).read_text("utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+        return read_object(checkpoint / STATE)
+    except (OSError, ValueError) as error:
         raise StoreError(f"{checkpoint} is not a whole checkpoint ({error}); resume from another one") from error
-    if not isinstance(state, dict):
-        raise StoreError(f"{checkpoint} is not a whole checkpoint ({STATE} is no object); resume from another one")
-    return state
 
 
 def set_later_aside(run: Path, step: int) -> Path | None:
@@ -104,10 +101,9 @@ def set_later_aside(run: Path, step: int) -> Path | None:
 
 def _names_one(result: Path, checkpoints: Collection[str]) -> bool:
     try:
-        content = json.loads(result.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_object(result).get("adapter") in checkpoints
+    except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("adapter") in checkpoints
 
 
 def prune_checkpoints(run: Path, keep_last: int, keep: frozenset[int] = frozenset()) -> list[int]:

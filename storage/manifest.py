@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.atomic import write_text
 from storage.errors import StoreError
 from storage.inside import InsideFile
+from storage.untrusted import one_line, read_bounded
 
 MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 256 << 20
+"""A source of 100,000 shards has a tenth of that."""
 
 
 class ShardRecord(BaseModel):
@@ -97,11 +100,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(read_bounded(path, MOST_MANIFEST_BYTES))
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise StoreError(f"{path} is not a manifest ({error}); delete it and run the stage again") from error
+    except ValueError as error:
+        fault = one_line(error) if isinstance(error, ValidationError) else error
+        raise StoreError(f"{path} is not a manifest ({fault}); delete it and run the stage again") from error
 
 
 def require_manifest(folder: Path, next_step: str) -> Manifest:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from storage.atomic import atomic_path
 from storage.errors import StoreError
+from storage.untrusted import open_file, require_file
 
 ROW_GROUP_ROWS = 1024
 
@@ -94,9 +95,10 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
     """
     names = columns or schema.names
     try:
+        require_file(path)
         with pq.ParquetFile(path) as file:  # `read_table` would import pandas, which takes seconds
             table = file.read(columns=names)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
     missing = set(names) - set(table.column_names)
     if missing:
@@ -111,17 +113,19 @@ def read_component(path: Path, field: str) -> pa.ChunkedArray:
         StoreError: The file is not a whole Parquet file or has no such component.
     """
     try:
+        require_file(path)
         with pq.ParquetFile(path) as file:
             return pc.struct_field(file.read(columns=[f"components.{field}"]).column("components"), field)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{path} cannot be read as scores ({error}); delete it and score again") from error
 
 
 def read_tags(path: Path) -> dict[str, str]:
     """Read the footer's key-value metadata; an unreadable file has no tags."""
     try:
+        require_file(path)
         metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowInvalid, OSError):
+    except (OSError, ValueError):
         return {}
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
@@ -155,5 +159,5 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as lower-case hex."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

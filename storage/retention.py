@@ -9,7 +9,6 @@ Datasets that a sealed manifest refers to (raw, scored, balanced) are never list
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import uuid
@@ -27,6 +26,7 @@ from storage.layout import SET_ASIDE, Layout, is_aside
 from storage.lock import only_writer
 from storage.manifest import MANIFEST
 from storage.training_result import RESULT
+from storage.untrusted import read_object
 
 DAY_SECONDS = 86_400.0
 EXPORT_RECORD = "export.json"
@@ -99,10 +99,8 @@ def _needed_checkpoints(run: Path, checkpoints: list[tuple[int, Path]]) -> set[s
     needed = set()
     for file in (RESULT, "export.json", "evaluate.json"):  # result, and what was last exported and evaluated
         try:
-            content = json.loads((run / file).read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            continue
-        if not isinstance(content, dict):
+            content = read_object(run / file)
+        except (OSError, ValueError):
             continue
         others = content.get("others") or {}
         needed |= {Path(str(named)).name for named in (content.get("adapter"), *others.values()) if named}

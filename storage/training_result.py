@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.errors import StoreError
 from storage.inside import checked_file
+from storage.untrusted import read_object
 
 RESULT = "result.json"
 RUN = "run.json"
@@ -34,8 +34,7 @@ def read_training_result(run: Path) -> TrainedRun:
         StoreError: The run has not finished, or its files are damaged.
     """
     try:
-        result = json.loads((run / RESULT).read_text("utf-8"))
-        record = json.loads((run / RUN).read_text("utf-8"))
+        result, record = read_object(run / RESULT), read_object(run / RUN)
         return TrainedRun(
             adapter=run / checked_file(result["adapter"]),
             model_path=result["model_path"],

@@ -12,8 +12,13 @@ from storage.errors import ParameterError, StoreError, VerdictError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.manifest import digest_of
 from storage.training_result import TrainedRun, read_training_result
+from storage.untrusted import read_object
 from tasks.evals.parameters import EvaluationParameters
+from tasks.evals.report import report_markdown
 from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger, shown_progress
+
+EVALUATION_RESULTS = "evaluation_results.json"
+MOST_RESULT_BYTES = 256 << 20
 
 
 def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Path:
@@ -82,6 +87,18 @@ def mind_the_gate(result: dict[str, Any]) -> None:
             f"the adapter did not meet {named}; read {result['report']}, then train longer or on a better mixture, or "
             "evaluate without gate"
         )
+
+
+def read_report(layout: Layout, run: str) -> str:
+    """Write the report of a run that was evaluated, in Markdown.
+
+    Raises:
+        StoreError: It was not, or its results are damaged.
+    """
+    try:
+        return report_markdown(read_object(layout.reports(run) / EVALUATION_RESULTS, MOST_RESULT_BYTES))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StoreError(f"the results in {layout.reports(run)} are damaged ({error!r}); evaluate again") from error
 
 
 @task(task_run_name="report-evaluation-{run}", **LOCAL_WORK)

@@ -42,6 +42,9 @@ STOP_GRACE_SECONDS = 20.0
 LONGEST_EVENT_BYTES = 16 << 20
 SERVER_WAIT_SECONDS = 10.0
 HEALTH_POLL_SECONDS = 2.0
+# macOS 26 ends long work on the GPU while a display is on; this gives it time (github.com/ml-explore/mlx/issues/3267).
+CHILD_SETTINGS = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"} if sys.platform == "darwin" else {}
+"""What a child process gets where the environment says nothing else."""
 
 
 async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -227,7 +230,7 @@ async def run_child(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", module, str(specification_path)),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**CHILD_SETTINGS, **os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_EVENT_BYTES,

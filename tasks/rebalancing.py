@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
@@ -16,6 +14,7 @@ from storage.atomic import remove_temporaries_of
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, find_damage, read_manifest, require_manifest
+from storage.untrusted import read_object
 from tasks.mixture.build import build_mixture
 from tasks.mixture.corpus import MapShards, on_threads
 from tasks.mixture.distribution import Distribution, format_distribution
@@ -82,9 +81,12 @@ async def build_balanced(
 
 def describe_mixture(folder: Path) -> str:
     """Write the distribution of a mixture as the guide prints it, and what limits its size."""
-    metadata: dict[str, Any] = json.loads((folder / METADATA).read_text("utf-8"))
-    sides = {side: Distribution.model_validate(value) for side, value in metadata["distribution"].items()}
-    documents, duplicates = metadata["documents"], metadata["duplicates"]
+    try:
+        metadata = read_object(folder / METADATA)
+        sides = {side: Distribution.model_validate(value) for side, value in metadata["distribution"].items()}
+        documents, duplicates = metadata["documents"], metadata["duplicates"]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"{folder / METADATA} is damaged ({error!r:.200}); delete {folder} and run again") from error
     lines = [
         f"{sides['train'].total:,} training and {sides['valid'].total:,} validation samples from "
         f"{documents['kept']:,} of {documents['read']:,} documents",
@@ -114,13 +116,18 @@ def describe_mixture(folder: Path) -> str:
 async def report_distribution(layout: Layout, name: str) -> str:
     """Show the distribution of a mixture in the UI, and return it as text."""
     text = describe_mixture(layout.balanced(name))
+    await show_distribution(name, text)
+    run_logger().info("%s", text)
+    return text
+
+
+async def show_distribution(name: str, text: str) -> None:
+    """Show the distribution of a mixture on the page of the run that calls this."""
     await acreate_markdown_artifact(
         key="mixture-distribution",
         markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```",
         description="Shares by authority band and trivium, provenance entropy, and what limits the mixture.",
     )
-    run_logger().info("%s", text)
-    return text
 
 
 @task(task_run_name="check-data-preparation", **LOCAL_WORK)

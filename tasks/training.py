@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
 from storage.training_result import RUN
+from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.curve import as_address, draw_lines
@@ -107,7 +107,7 @@ async def set_other_run_aside(layout: Layout, run: str, mixture_digest: str, rec
     async with exclusive(folder.parent):
         if not (folder / RUN).is_file() or _is_of(folder / RUN, recipe, mixture_digest):
             return
-        key = digest_of((folder / RUN).read_text("utf-8", errors="replace"))
+        key = digest_of(read_bounded(folder / RUN).decode("utf-8", errors="replace"))
         aside = move_aside(folder, layout.set_aside("runs", run, key))
     run_logger().warning("run %s had another recipe or mixture; it was moved to %s", run, aside)
 
@@ -115,7 +115,7 @@ async def set_other_run_aside(layout: Layout, run: str, mixture_digest: str, rec
 def _is_of(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
     """Tell whether a run's record is of this recipe and mixture; one that cannot be read is of another."""
     try:
-        content = json.loads(record.read_text("utf-8"))
+        content = read_object(record)
         earlier = Recipe.model_validate(content["recipe"])
         return earlier.identity() == recipe.identity() and bool(content["mixture_digest"] == mixture_digest)
     except (ValueError, KeyError, TypeError):

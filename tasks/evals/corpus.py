@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
 from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, SAMPLE_SCHEMA, TRIVIA, Band, band_of
 from storage.training_result import RUN
+from storage.untrusted import read_object, require_file
 from tasks.evals.suites import format_prompt
 
 BAND_TARGETS: dict[Band, tuple[float, float]] = {"low": (0.25, 0.30), "medium": (0.25, 0.35), "high": (0.35, 0.40)}
@@ -101,22 +101,21 @@ def describe_training_mixture(folder: Path, manifest: Manifest) -> dict[str, Any
 def read_histograms(folder: Path) -> dict[str, dict[str, list[int]]]:
     """Read the samples of every source counted by authority and by entropy; a mixture of an older form has none."""
     try:
-        described = json.loads((folder / MIXTURE_METADATA).read_text("utf-8"))
-    except (OSError, json.JSONDecodeError):
+        histograms: dict[str, dict[str, list[int]]] = read_object(folder / MIXTURE_METADATA).get("histograms", {})
+        return {source: counts for source, counts in histograms.items() if sum(counts["auth_weight"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    histograms: dict[str, dict[str, list[int]]] = described.get("histograms", {})
-    return {source: counts for source, counts in histograms.items() if sum(counts["auth_weight"])}
 
 
 def read_objective(run_folder: Path) -> dict[str, Any] | None:
     """Read what a run was trained for: the recipe's objective and the weights that it led to; none if unknown."""
     try:
-        record = json.loads((run_folder / RUN).read_text("utf-8"))
+        record = read_object(run_folder / RUN)
         recipe = record["recipe"]
         return {name: recipe.get(name) for name in OBJECTIVE_FIELDS} | {
             name: record.get(name) for name in ("Z", "effective_sample_share", "mean_empirical_distrust")
         }
-    except (OSError, json.JSONDecodeError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
 
 
@@ -137,11 +136,12 @@ def read_training_curve(run_folder: Path) -> list[dict[str, Any]]:
     """Read the losses of a run, one record a report, in nats per token; a run without metrics has none."""
     path = run_folder / "metrics.parquet"
     try:
+        require_file(path)
         names = set(pq.read_schema(path).names)
         if not {"step", "kind"} <= names:
             return []
         table = pq.read_table(path, columns=[name for name in CURVE_COLUMNS if name in names])
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (OSError, ValueError):  # what Arrow raises of a damaged file is a ValueError
         return []
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

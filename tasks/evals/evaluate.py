@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 from storage.atomic import remove_temporaries, write_json, write_text
 from storage.events import Emit
 from storage.manifest import Manifest, digest_of
+from storage.untrusted import read_bounded, read_object
 from tasks.evals import compare
 from tasks.evals.corpus import (
     HeldOut,
@@ -34,6 +34,7 @@ from tasks.evals.spec import EvaluationSpec, describe, hash_inputs, model_name
 from tasks.evals.suites import QuestionSet, load_questions
 from tasks.evals.verdicts import Verdict, all_passed
 
+MOST_REPORT_BYTES = 256 << 20
 VALIDATION_RESULTS = "validation_results.json"
 EVALUATION_RESULTS = "evaluation_results.json"
 REPORT = "report.html"
@@ -76,9 +77,9 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
 def read_finished(reports_folder: Path, digest: str) -> dict[str, Any] | None:
     """Return the results in a folder if they and their report were made from the inputs of this digest."""
     try:
-        results: dict[str, Any] = json.loads((reports_folder / EVALUATION_RESULTS).read_text("utf-8"))
-        report = (reports_folder / REPORT).read_text("utf-8")
-    except (OSError, json.JSONDecodeError):
+        results = read_object(reports_folder / EVALUATION_RESULTS)
+        report = read_bounded(reports_folder / REPORT, MOST_REPORT_BYTES).decode()
+    except (OSError, ValueError):
         return None
     return results if results.get("digest") == digest and digest in report else None
 

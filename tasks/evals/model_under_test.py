@@ -6,12 +6,14 @@ With `tasks.evals.try_model`, the only module of this room that touches MLX, and
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.errors import ParameterError, PrerequisiteError
+from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
 
 BATCH_TOKENS = 4096
 """Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here.
@@ -185,14 +187,19 @@ def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
     if Path(model_path).is_absolute() and not Path(model_path).is_dir():
         # mlx-lm would take the path for a name of the Hub and complain of its slashes.
         raise PrerequisiteError(f"no model at {model_path}; download it again or name another")
+    if os.path.lexists(Path(model_path) / CONFIG):
+        check_model_folder(Path(model_path))
     if adapter is not None and not (adapter / "adapters.safetensors").is_file():
         raise PrerequisiteError(f"{adapter} holds no adapters.safetensors; train the run first or name a checkpoint")
-    try:
-        model, tokenizer = load(model_path, adapter_path=str(adapter) if adapter else None)
-    except FileNotFoundError as error:
-        raise PrerequisiteError(f"no model at {model_path} ({error}); download it or name another") from error
-    except ValueError as error:
-        raise ParameterError(f"{model_path} with adapter {adapter} cannot be loaded: {error}") from error
+    if adapter is not None:
+        read_adapter(adapter)
+    with loading(Path(model_path)):
+        try:
+            model, tokenizer = load(model_path, adapter_path=str(adapter) if adapter else None)
+        except FileNotFoundError as error:
+            raise PrerequisiteError(f"no model at {model_path} ({error}); download it or name another") from error
+        except ValueError as error:
+            raise ParameterError(f"{model_path} with adapter {adapter} cannot be loaded: {error}") from error
     model.eval()
     return model, tokenizer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from storage.errors import PrerequisiteError
 from storage.manifest import Manifest
 from storage.parquet import file_sha256
+from storage.untrusted import read_object
 from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.suites import QuestionSet
 
@@ -107,8 +107,8 @@ def _model_identity(model_path: str) -> dict[str, Any]:
 def model_name(spec: EvaluationSpec) -> str:
     """The base model as the run calls it, else as the specification does."""
     try:
-        named = json.loads((spec.run_folder / "run.json").read_text("utf-8")).get("model")
-    except (OSError, json.JSONDecodeError, AttributeError):
+        named = read_object(spec.run_folder / "run.json").get("model")
+    except (OSError, ValueError):
         named = None
     return str(named or spec.model_path)
 

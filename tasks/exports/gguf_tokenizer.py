@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import ParameterError, StoreError
+from storage.model_folder import MOST_VOCABULARY_BYTES
+from storage.untrusted import read_object
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS_AND_SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -76,7 +78,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     """
     path = folder / "tokenizer.json"
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_object(path, MOST_VOCABULARY_BYTES)
         kind = document["model"]["type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import StoreError
 from storage.inside import InsideFile, is_own_file
 from storage.parquet import file_sha256
+from storage.untrusted import read_bounded
+from storage.untrusted import read_object as read_object_file
 
 EXPORT = "export.json"
 CARD = "README.md"
@@ -85,8 +86,8 @@ def read_export(folder: Path) -> ExportManifest | None:
         return None
     path = folder / EXPORT
     try:
-        return ExportManifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return ExportManifest.model_validate_json(read_bounded(path))
+    except (OSError, ValueError) as error:
         raise StoreError(
             f"{folder} is not an export of this pipeline ({EXPORT}: {type(error).__name__}); "
             "move it away or choose another export name"
@@ -128,11 +129,8 @@ def read_object(path: Path) -> dict[str, Any]:
         StoreError: The file exists but holds no JSON object.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        return read_object_file(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise StoreError(f"{path} is not JSON ({error}); run the stage that wrote it again") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} holds no JSON object; run the stage that wrote it again")
-    return value
+        raise StoreError(f"{path} cannot be read ({error}); run the stage that wrote it again") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from storage.atomic import write_text
 from storage.errors import PrerequisiteError
 from storage.events import Emit
+from storage.model_folder import check_model_folder
 from storage.parquet import file_sha256
 from tasks.exports.fuse import LazyModel, write_weights
 from tasks.exports.manifest import read_object
@@ -53,12 +54,13 @@ def require_base(base: Path) -> None:
     """Refuse a folder without a base model.
 
     Raises:
-        PrerequisiteError: Its configuration or its weights are missing.
+        PrerequisiteError: Its configuration or its weights are missing, or something in it is damaged.
     """
     if not any(base.glob(WEIGHTS)) or not (base / "config.json").is_file():
         raise PrerequisiteError(
             f"{base} holds no model (config.json and {WEIGHTS}); download the base model of the run first"
         )
+    check_model_folder(base)
 
 
 def digest_inputs(base: Path, adapter: Path, emit: Emit) -> dict[str, str]:

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from storage.errors import PrerequisiteError
+from storage.model_folder import read_header, text_config
 
-LONGEST_HEADER_BYTES = 64 << 20
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 GROUP_OVERHEAD_BITS = 0.5
 """A 16-bit scale and a 16-bit bias for each 64 weights."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One entry of a safetensors header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-def read_header(file: Path) -> dict[str, Tensor]:
-    """Read the names, types, shapes and places of the tensors of a safetensors file.
-
-    Raises:
-        PrerequisiteError: The file is cut off, or is no safetensors file.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as content:
-        start = content.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(LONGEST_HEADER_BYTES, size - 8):
-            raise PrerequisiteError(f"{file} is no whole safetensors file ({size} bytes); delete it and run again")
-        try:
-            entries = json.loads(content.read(length))
-            tensors = {
-                name: Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-                for name, entry in entries.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise PrerequisiteError(
-                f"{file} is no safetensors file ({error!r}); delete it and run again, or name another model"
-            ) from error
-    expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
-    if size != expected:
-        raise PrerequisiteError(
-            f"{file} has {size} bytes, its header tells of {expected}: it was cut off or altered; "
-            "delete it and run again"
-        )
-    return tensors
 
 
 @dataclass(frozen=True)
@@ -121,8 +76,7 @@ def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Ar
     Returns:
         The sizes; none if the configuration does not tell those of a transformer.
     """
-    nested = config.get("text_config")
-    text = {**config, **(nested if isinstance(nested, dict) else {})}
+    text = text_config(config)
     try:
         layers, hidden = _widest(text["num_hidden_layers"]), _widest(text["hidden_size"])
         heads, vocabulary = _widest(text["num_attention_heads"]), _widest(text["vocab_size"])

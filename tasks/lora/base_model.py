@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,10 @@ from storage.atomic import atomic_folder, full_disk_explained, remove_temporarie
 from storage.errors import DatasetBusy, PrerequisiteError
 from storage.lock import only_writer
 from storage.manifest import digest_of
+from storage.model_folder import check_model_folder, read_config
 from storage.parquet import file_sha256
-from tasks.lora.architecture import Architecture, architecture_of, read_header
+from storage.untrusted import read_object
+from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.fetch import fetch_config, fetch_model, hub_home
 from tasks.lora.presets import preset_of, repository_of
 
@@ -82,7 +83,7 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
     folder = local_folder(model)
     preset = preset_of(model)
     if folder is not None:
-        found = architecture_of(_config(checked_folder(folder)), folder)
+        found = architecture_of(read_config(checked_folder(folder)), folder)
     else:
         found = architecture_of(preset.config if preset else fetch_config(repository_of(model)))
     wanted = folder is None if quantise is None else quantise
@@ -90,25 +91,17 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
 
 
 def checked_folder(folder: Path) -> Path:
-    """Return a model folder if it is whole: a readable configuration, weight files as long as their headers say.
+    """Return a model folder if it is whole: `check_model_folder` tells what that means, and its index agrees.
 
     Raises:
         PrerequisiteError: Something is missing or cut off.
     """
-    if not (folder / "config.json").is_file():
-        raise PrerequisiteError(f"{folder} holds no config.json; name a model folder in the Hugging Face layout")
-    _config(folder)
-    files = _weight_files(folder)
-    if not files:
-        raise PrerequisiteError(
-            f"{folder} holds no model*.safetensors; only safetensors weights are read, convert it first"
-        )
-    present = {name for file in files for name in read_header(file)}
+    present = check_model_folder(folder)
     if (folder / WEIGHTS_INDEX).is_file():
         listed = _read_object(folder / WEIGHTS_INDEX).get("weight_map", {})
         if not isinstance(listed, dict):
             raise PrerequisiteError(f"{folder / WEIGHTS_INDEX} maps no weights; fetch or copy the model again")
-        if missing := sorted(set(listed) - present):
+        if missing := sorted(listed.keys() - present.keys()):
             raise PrerequisiteError(
                 f"{folder} lacks {len(missing)} of {len(listed)} tensors, the first is {missing[0]}: a weight file is "
                 "missing; fetch the model again"
@@ -123,20 +116,13 @@ def _read_object(path: Path) -> dict[str, Any]:
         PrerequisiteError: It is cut off, or something else.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_object(path)
+    except (OSError, ValueError) as error:
         raise PrerequisiteError(f"{path} is damaged ({error}); fetch or copy the model again") from error
-    if not isinstance(value, dict):
-        raise PrerequisiteError(f"{path} holds no JSON object; fetch or copy the model again")
-    return value
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return _read_object(folder / "config.json")
 
 
 def _is_quantised(folder: Path) -> bool:
-    config = _config(folder)
+    config = read_config(folder)
     return "quantization" in config or "quantization_config" in config
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.nn as nn
 
 from storage.manifest import digest_of
+from storage.model_folder import loading
 from tasks.lora.chunks import Encode
 
 SAMPLES = 64
@@ -51,8 +52,9 @@ def load_base(path: Path) -> LoadedBase:
     from mlx_lm.utils import load_model
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    model, _ = load_model(path)
+    with loading(path):
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        model, _ = load_model(path)
     return LoadedBase(
         path, base_digest(path), model, lambda texts: tokenizer(texts)["input_ids"], tokenizer.eos_token_id
     )

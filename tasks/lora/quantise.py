@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic import write_json
+from storage.model_folder import loading
 from tasks.lora.fetch import PAPERS
 
 BITS = 4
@@ -31,7 +32,8 @@ def write_quantised(source: Path, target: Path) -> None:
     from mlx.utils import tree_flatten, tree_map
     from mlx_lm.utils import get_total_parameters, load_model, quantize_model
 
-    model, config = load_model(source, lazy=True)
+    with loading(source):
+        model, config = load_model(source, lazy=True)
     _cast(model, config)
     model, config = quantize_model(model, config, GROUP, BITS)
     parameters = int(get_total_parameters(model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.checkpoint import STATE, damaged_files, list_checkpoints, read_state
-from storage.errors import ParameterError, StoreError
+from storage.errors import ParameterError, PrerequisiteError, StoreError
+from storage.model_folder import read_header
 from storage.training_result import RESULT
+from storage.untrusted import one_line, read_object
 from tasks.lora.adapter import ADAPTERS, trainable_tensors
 from tasks.lora.recipe import Recipe
 from tasks.lora.validation import Validation
@@ -44,7 +45,7 @@ class RunState(BaseModel):
     tokens: int = 0
     processes: int = 1
     """Processes that train together; another number makes other batches of the same cursor."""
-    Z: float
+    Z: float = Field(allow_inf_nan=False)
     recipe: dict[str, Any]
     recipe_digest: str
     data_digest: str
@@ -101,7 +102,9 @@ def read_run_state(checkpoint: Path) -> RunState:
     try:
         return RunState.model_validate(read_state(checkpoint))
     except ValidationError as error:
-        raise StoreError(f"{checkpoint / STATE} is not a training state ({error}); resume from another one") from error
+        raise StoreError(
+            f"{checkpoint / STATE} is not a training state ({one_line(error)}); resume from another one"
+        ) from error
 
 
 def newest_sound_checkpoint(run: Path, say: Callable[[str], None], resumed_from: str | None = None) -> Path | None:
@@ -204,8 +207,9 @@ def restore_tensors(checkpoint: Path, model: nn.Module, optimizer: optim.Optimiz
 
 def _load_tensors(file: Path) -> dict[str, mx.array]:
     try:
+        read_header(file)  # what is no file, or cut off, is not handed on
         tensors = mx.load(str(file))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, PrerequisiteError) as error:
         raise StoreError(f"{file} cannot be read ({error}); resume from another checkpoint") from error
     if not isinstance(tensors, dict):
         raise StoreError(f"{file} holds no named tensors; resume from another checkpoint")
@@ -218,8 +222,8 @@ def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, An
     One that stopped early is not finished for a recipe that would have stopped at another time.
     """
     try:
-        result: dict[str, Any] = json.loads((run / RESULT).read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        result = read_object(run / RESULT)
+    except (FileNotFoundError, ValueError):
         return None
     same = (
         result.get("recipe_digest") == recipe.digest

@@ -1,0 +1,109 @@
+"""What stands between a command line and its run: the server that it reports to, and what is said when it fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import ssl
+import tempfile
+import time
+import traceback
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from blocks.saved import within
+from flows.faults import why_not_writable
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_SECONDS = 10.0
+"""How long a Prefect server is given to answer before a run begins; one that is there answers within a tenth of it."""
+TRY_AGAIN_SECONDS = 0.5
+LONGEST_MESSAGE = 500
+TRACEBACKS = "DISTRUST_TRACEBACKS"
+"""Environment variable that lets every traceback through to the terminal."""
+
+
+def why_no_run() -> str | None:
+    """Return why Prefect could not run anything here, in a sentence; none if nothing is known to be in the way."""
+    if address := os.environ.get("PREFECT_API_URL"):
+        silent: str | None = f"gave no answer for {SERVER_SECONDS:.0f} s"
+        fault = within(SERVER_SECONDS, lambda: _fault_of_server(address), silent)
+        shown = re.sub("//[^/@]*@", "//", address)  # it may carry a password
+        return fault and (
+            f"the Prefect server at PREFECT_API_URL={shown} {fault}. Start it (`make up` prints its address), or run "
+            "without one: unset PREFECT_API_URL"
+        )
+    home = Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or ROOT / ".prefect"))
+    reason = why_not_writable(home)
+    return reason and (
+        f"Prefect keeps its database in {home}, which cannot be written ({reason}); set PREFECT_HOME to a folder that "
+        "can be"
+    )
+
+
+def _fault_of_server(address: str) -> str | None:
+    """Ask a server whether it is one; one that wants a password is, and what only a client can tell is left to it."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        try:
+            context = ssl.create_default_context(cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE") or None)
+            health = f"{address.rstrip('/')}/health"
+            with urllib.request.urlopen(health, timeout=SERVER_SECONDS, context=context) as answer:  # noqa: S310
+                json.loads(answer.read(1024))
+            return None
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                return None if error.code in (401, 403) else _not_prefect(f"status {error.code}")
+            if time.monotonic() + TRY_AGAIN_SECONDS > deadline:
+                return f"answers with status {error.code}"
+            time.sleep(TRY_AGAIN_SECONDS)
+        except urllib.error.URLError as error:
+            return None if isinstance(error.reason, ssl.SSLError) else f"cannot be reached ({error.reason})"
+        except OSError as error:
+            return None if isinstance(error, ssl.SSLError) else f"cannot be reached ({error.strerror or error})"
+        except Exception as error:  # whatever a stranger's server sends, or an address that is none
+            return _not_prefect(type(error).__name__)
+
+
+def _not_prefect(found: str) -> str:
+    return f"does not answer like one ({found}); the address ends with /api, such as http://127.0.0.1:4200/api"
+
+
+class _OnceIsEnough(logging.Filter):
+    """Keeps what a failed run says at its end from being said three times before, with tracebacks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        told_at_the_end = record.exc_info or str(record.msg).startswith("Finished in state")
+        return not (record.levelno >= logging.ERROR and told_at_the_end)
+
+
+def hush_tracebacks() -> None:
+    """Keep Prefect's account of an error off the terminal; the UI and the log of the run have it whole."""
+    if os.environ.get(TRACEBACKS):
+        return
+    for logger in (logging.getLogger(), logging.getLogger("prefect")):
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.addFilter(_OnceIsEnough())
+
+
+def describe_defect(name: str, error: BaseException) -> str:
+    """Say what went wrong that nobody foresaw: the kind, its message, and where the rest is to be read."""
+    message = " ".join(str(error).split())
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[:LONGEST_MESSAGE]} …"
+    told = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    whole = "".join(traceback.format_exception(error))
+    if os.environ.get(TRACEBACKS):
+        return f"{told}\n\n{whole}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="replace", prefix=f"distrust-{name}-", suffix=".log", delete=False
+        ) as file:
+            file.write(whole)
+    except OSError:
+        return f"{told} ({TRACEBACKS}=1 shows where)"
+    return f"{told} (the traceback is in {file.name}; {TRACEBACKS}=1 shows it here)"

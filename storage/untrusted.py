@@ -1,0 +1,114 @@
+"""Files that somebody else may have written: opened only if they are files, read only up to a bound.
+
+A named pipe in the place of a file would be waited on for ever, a device never ends, and a few bytes of JSON can nest
+deeper than any parser goes. Whoever reads here gets what was asked for, or a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+MOST_JSON_BYTES = 16 << 20
+"""No configuration, state or record of this project is near it."""
+FAULTS_TOLD = 3
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is not a regular file.
+
+    Raises:
+        FileNotFoundError: There is nothing, or a link to nothing.
+        ValueError: It is something else, and opening it could wait for ever.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "something else")
+        raise ValueError(f"{path.name} is {kind}, not a file")
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file for reading; raises what `require_file` does, and OSError."""
+    require_file(path)
+    file: BufferedReader = BufferedReader(FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged in between
+        file.close()
+        raise ValueError(f"{path.name} is not a file")
+    return file
+
+
+def read_bounded(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+    """Read a regular file of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: There is nothing, or a link to nothing.
+        ValueError: It is not a regular file, is too long, or cannot be read.
+    """
+    try:
+        with open_file(path) as file:
+            content = file.read(most_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    if len(content) > most_bytes:
+        raise ValueError(f"{path.name} is longer than {most_bytes / 2**20:.0f} MiB")
+    return content
+
+
+def read_object(path: Path, most_bytes: int = MOST_JSON_BYTES, *, finite: bool = False) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        most_bytes: Its bound.
+        finite: Refuse ``NaN`` and ``Infinity``, which are no JSON but are written by Python.
+
+    Raises:
+        FileNotFoundError: There is nothing, or a link to nothing.
+        ValueError: It holds something else, or nests too deep.
+    """
+    content = read_bounded(path, most_bytes)
+    try:
+        value = parse_json(content, finite=finite)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} does not hold a JSON object")
+    return value
+
+
+def parse_json(content: bytes, *, finite: bool = False) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is something else, or nests too deep.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse if finite else None)
+    except RecursionError:
+        raise ValueError("it nests deeper than any file of its kind") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number")
+
+
+def one_line(error: ValidationError) -> str:
+    """Say in one line what a record lacks."""
+    faults = error.errors()
+    told = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:FAULTS_TOLD]]
+    return "; ".join(told) + (f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else "")
