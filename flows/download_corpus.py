@@ -53,10 +53,11 @@ async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
         return {"catalogue": archives.list_catalogue(archives.every_source(parameters.catalogue), layout)}
     specs = archives.choose_sources(parameters.catalogue, parameters.sources, bulk=parameters.bulk)
     pace = Pace(parameters.concurrency, parameters.rate_limit)
+    if parameters.dry_run:
+        limits = {spec.name: min(spec.target, parameters.max_samples) for spec in specs}
+        return {"survey": await archives.survey(specs, limits, pace)}
     async with archives.open_archives(pace, parameters.patience_hours) as reach:
         download = Download(parameters, layout, reach)
-        if parameters.dry_run:
-            return {"survey": [await archives.survey_source(spec, download.limit(spec), reach) for spec in specs]}
         # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
         names = sorted({spec.archive for spec in specs})
         async with shared(layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):

@@ -59,20 +59,25 @@ def describe_catalogue(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def describe_survey(rows: list[dict[str, Any]]) -> list[str]:
-    """What every source offers, and what its download would take."""
-    found = [row for row in rows if not row["problem"]]
-    total = f"{sum(row['documents'] for row in found):,} documents, {sum(row['bytes'] for row in found) / 1e9:.1f} GB"
-    lines = [f"{total}; nothing was fetched. Sources of one archive take turns, archives do not wait for each other"]
+    """What every source offers, and what its download would take; only what an archive has said is added up."""
+    told = [row for row in rows if not row["problem"] and row["documents"] is not None]
+    total = f"{sum(row['documents'] for row in told):,} documents, {sum(row['bytes'] for row in told) / 1e9:.1f} GB"
+    lines = [
+        f"{total} in {len(told)} of {len(rows)} sources; nothing was fetched. "
+        "Sources of one archive take turns, archives do not wait for each other"
+    ]
     width = max(len(row["source"]) for row in rows)
     for row in rows:
         if row["problem"]:
-            lines.append(f"  {row['source']:<{width}}  {row['problem']}")
-            continue
-        offered = "of an unknown number" if row["offered"] is None else f"of {row['offered']:,} offered"
-        lines.append(
-            f"  {row['source']:<{width}}  {row['documents']:>6,} documents {offered}, about "
-            f"{row['bytes'] / 1e6:,.0f} MB and {row['hours']:.1f} h"
-        )
+            what = f"could not be reached: {row['problem']}" if row["unreachable"] else row["problem"]
+        else:
+            much = f"about {row['bytes'] / 1e6:,.0f} MB and {row['hours']:.1f} h"
+            what = (
+                f"{row['documents']:>6,} documents of {row['offered']:,} offered, {much}"
+                if row["documents"] is not None
+                else f"it does not say how many it has; the {row['wanted']:,} wanted would take {much}"
+            )
+        lines.append(f"  {row['source']:<{width}}  {what}")
     return lines
 
 

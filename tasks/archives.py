@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,25 @@ from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
-from storage.errors import DistrustError
+from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.schemas import BANDS
 from storage.shard_plan import read_plan
-from tasks.policies import LOCAL_WORK, Check, archive_turn, run_logger, try_component
+from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.estimate import estimate
 from tasks.sources.source import Archives, Connection, Pace
 from tasks.sources.web import Web
+
+SURVEY_SECONDS = 10.0
+"""How long a source is asked how much it has."""
+ARCHIVES = {
+    "internet_archive": "the Internet Archive",
+    "chronicling_america": "the Library of Congress",
+    "hugging_face": "the Hugging Face Hub",
+    "local_files": "a local folder",
+}
 
 
 def every_source(catalogue: str) -> list[SourceSpec]:
@@ -96,13 +107,61 @@ def list_catalogue(specs: Sequence[SourceSpec], layout: Layout) -> list[dict[str
 
 @task(task_run_name="survey-{spec.name}", **LOCAL_WORK)
 async def survey_source(spec: SourceSpec, limit: int, archives: Archives) -> dict[str, Any]:
-    """Ask a source how much it has, and estimate what its download would take; nothing is written."""
+    """Ask a source how much it has, and estimate what its download would take; nothing is written.
+
+    Where the archive does not say how much it has, ``documents`` is none: what is wanted was not found yet.
+    """
+    row = {"source": spec.name, "band": spec.band, "archive": spec.archive, "wanted": limit, "unreachable": False}
     try:
-        async with archive_turn(archives.host_in_turn(spec)), archives.open(spec) as source:
+        # A question per source is asked beside a download that is under way, and waits for none.
+        async with asyncio.timeout(SURVEY_SECONDS), archives.open(spec) as source:
             found = estimate(spec, await source.count(), limit, archives.connection, archives.pace)
+    except TimeoutError:
+        return row | {"unreachable": True, "problem": f"no answer within {SURVEY_SECONDS:.0f} s"}
     except DistrustError as error:
-        return {"source": spec.name, "band": spec.band, "problem": str(error)}
-    return {**vars(found), "band": spec.band, "problem": ""}
+        away = isinstance(error, ArchiveBusy | PrerequisiteError)
+        return row | {"unreachable": away, "problem": str(error.__cause__ or error) if away else str(error)}
+    return row | vars(found) | {"documents": None if found.offered is None else found.documents, "problem": ""}
+
+
+async def survey(specs: Sequence[SourceSpec], limits: Mapping[str, int], pace: Pace) -> list[dict[str, Any]]:
+    """Ask every source how much it has: all archives at once, each source with one short try.
+
+    Args:
+        specs: The sources.
+        limits: How many documents of each are wanted.
+        pace: How fast archives are asked.
+
+    Raises:
+        SourceUnavailable: Not one source could be asked; the message says which archives are out of reach.
+    """
+    connection = await connect()
+    async with Web(connection.contact, patience_seconds=0.0, silence_seconds=SURVEY_SECONDS) as web:
+        archives = Archives(connection, replace(pace, attempts=1), web)
+
+        async def ask(archive: str) -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = []
+            for spec in (spec for spec in specs if spec.archive == archive):
+                if rows and rows[-1]["unreachable"]:  # one archive is not knocked at again for each of its sources
+                    rows.append(rows[-1] | {"source": spec.name, "band": spec.band, "wanted": limits[spec.name]})
+                else:
+                    rows.append(await survey_source(spec, limits[spec.name], archives))
+            return rows
+
+        groups = await asyncio.gather(*(ask(archive) for archive in dict.fromkeys(spec.archive for spec in specs)))
+    found = {row["source"]: row for rows in groups for row in rows}
+    rows = [found[spec.name] for spec in specs]
+    if rows and all(row["problem"] for row in rows):
+        raise SourceUnavailable(_nothing_known(rows))
+    return rows
+
+
+def _nothing_known(rows: Sequence[dict[str, Any]]) -> str:
+    away = {row["archive"]: row["problem"] for row in rows if row["unreachable"]}
+    reasons = [f"{ARCHIVES[archive]} could not be reached ({problem})" for archive, problem in away.items()]
+    reasons += [row["problem"] for row in rows if not row["unreachable"]]
+    advice = "; check the network and run again" if away else ""
+    return f"nothing is known of what there is: {'; '.join(reasons)}{advice}"
 
 
 @task(task_run_name="check-catalogue", **LOCAL_WORK)

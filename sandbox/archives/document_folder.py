@@ -19,6 +19,7 @@ MAX_LINE_BYTES = 32 * 2**20
 MAX_FOLDER_BYTES = 8 * 2**30
 """Unpacked size of all files together: a bound on the disk that a hostile archive can fill."""
 MAX_SKIPPED_KEPT = 1_000
+MAX_NAMED = 5
 _CHUNK_BYTES = 2**20
 
 SOURCE_OF_FILE: dict[str, str] = {
@@ -84,7 +85,7 @@ class DocumentFolder:
         # A named pipe would be waited for, and a device never ends. Links to files are the user's own arrangement.
         self.files = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file()) if folder.is_dir() else []
         if not self.files:
-            raise ParameterError(f"{folder} holds no *{SUFFIX} files; name a folder with at least one")
+            raise ParameterError(f"{_fault_of(folder)}; name a folder with at least one *{SUFFIX} file")
         self.skipped: list[SkippedLine] = []
         self.skipped_count = 0
         self._room_bytes = MAX_FOLDER_BYTES
@@ -92,6 +93,7 @@ class DocumentFolder:
     def __iter__(self) -> Iterator[SandboxDocument]:
         self.skipped, self.skipped_count = [], 0
         self._room_bytes = MAX_FOLDER_BYTES
+        all_served = 0
         for path in self.files:
             served = 0
             for number, line in enumerate(_lines(self._chunks(path)), start=1):
@@ -104,6 +106,9 @@ class DocumentFolder:
                     served += 1
                     yield document
             self._check_known(path, served)
+            all_served += served
+        if not all_served:
+            raise ParameterError(f"{self.folder} holds no documents: {self._first_fault(self.files[0])}")
 
     def _chunks(self, path: Path) -> Iterator[bytes]:
         try:
@@ -130,12 +135,31 @@ class DocumentFolder:
         stem = path.name.removesuffix(SUFFIX)
         if served or stem in SOURCE_OF_FILE:
             return
-        first = next((str(skipped) for skipped in self.skipped if skipped.file == path.name), "the file is empty")
+        faults = [skipped for skipped in self.skipped if skipped.file == path.name]
+        first = self._first_fault(path)
+        if not faults or not all(fault.reason.startswith("source_type ") for fault in faults):
+            raise ParameterError(f"{path} holds no documents: {first}")
         raise ParameterError(
             f"{path} belongs to no source of the catalogue ({first}). Name the file after one of "
             f"{', '.join(sorted(SOURCE_OF_FILE))}, or give its lines a source_type out of "
             f"{', '.join(sorted(SOURCE_OF_TYPE))}"
         )
+
+    def _first_fault(self, path: Path) -> str:
+        first = next((str(skipped) for skipped in self.skipped if skipped.file == path.name), None)
+        return first or f"{path.name} is empty"
+
+
+def _fault_of(folder: Path) -> str:
+    if not folder.exists():
+        return f"there is no folder {folder.resolve()}"
+    if not folder.is_dir():
+        return f"{folder} is a file, not a folder"
+    names = sorted(path.name for path in folder.iterdir())
+    there = (
+        f"only {', '.join(names[:MAX_NAMED])}{' and more' if len(names) > MAX_NAMED else ''}" if names else "nothing"
+    )
+    return f"{folder} holds no *{SUFFIX} files, {there}"
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
@@ -174,6 +198,9 @@ def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
 
 
 def _fields_of(row: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise ValueError("there is no `text`" if text is None else "text: a string is wanted")
     kind = str(row.get("source_type"))
     source = SOURCE_OF_FILE.get(stem) or SOURCE_OF_TYPE.get(kind)
     if source is None:

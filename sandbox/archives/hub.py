@@ -25,6 +25,7 @@ class HubRepository:
     repo: str
     revision: str
     files: dict[str, HubFile]
+    card: dict[str, Any]
     _folders: dict[str, list[str]] = field(default_factory=dict)
 
     def entries(self, folder: str, recursive: bool) -> list[dict[str, Any]] | None:
@@ -54,6 +55,7 @@ class HubRepository:
             "gated": False,
             "disabled": False,
             "tags": [],
+            "cardData": self.card,
             "downloads": 0,
             "likes": 0,
             "createdAt": _MOMENT,
@@ -83,7 +85,7 @@ class SandboxHub:
         for source, writer in self._writers.items():
             repo = REPOSITORIES[source].repo
             files = {file.path: file for file in writer.finish()}
-            self._repositories[repo] = HubRepository(repo, revisions[source], files)
+            self._repositories[repo] = HubRepository(repo, revisions[source], files, writer.card())
 
     def application(self, traffic: Traffic) -> web.Application:
         """Build the application of the hub."""

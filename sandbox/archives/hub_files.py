@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,13 +37,14 @@ class RepositoryWriter:
         folder.mkdir(parents=True)
         self._parts: list[Path] = []
         self._group: list[Row] = []
-        self._group_characters = self._rows = self._characters = 0
+        self._group_characters = self._rows = self._characters = self._total = 0
         self._parquet: pq.ParquetWriter | None = None
         self._json: IO[bytes] | None = None
 
     def add(self, row: Row, characters: int) -> None:
         """Add a row whose text has that many characters."""
         self._group.append(row)
+        self._total += 1
         self._group_characters += characters
         if len(self._group) >= GROUP_ROWS or self._group_characters >= GROUP_CHARACTERS:
             self._write_group()
@@ -57,6 +58,11 @@ class RepositoryWriter:
         total = len(self._parts)
         files = [_describe(self._name(number, total), part) for number, part in enumerate(self._parts)]
         return [_describe("README.md", card), *files]
+
+    def card(self) -> dict[str, Any]:
+        """Return what the hub tells of the card: how many rows the split has."""
+        split = {"name": self._repository.split, "num_examples": self._total}
+        return {"dataset_info": [{"config_name": self._repository.config or "default", "splits": [split]}]}
 
     def _name(self, number: int, total: int) -> str:
         repository = self._repository

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -26,7 +26,14 @@ LARGEST_EXPANSION = 200
 """A packed file may grow to so many times its size, or to the floor; prose packs to a tenth, a bomb to a thousandth."""
 MAX_ROW_GROUP_BYTES = 2 * 2**30
 
-Row = dict[str, Any] | BadLine
+
+class FileRow(dict[str, Any]):
+    """A row, and where in its file it is."""
+
+    place = ""
+
+
+Row = FileRow | BadLine
 
 
 class _Expanding(io.RawIOBase):
@@ -87,7 +94,14 @@ def _open_binary(path: Path) -> IO[bytes]:
 
 def _json_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
     for number, line in lines_of(stream, cap):
-        yield parse_line(line, number, cap)
+        row = parse_line(line, number, cap)
+        yield row if isinstance(row, BadLine) else _placed(row, f"line {number}")
+
+
+def _placed(values: Mapping[str, Any], place: str) -> FileRow:
+    row = FileRow(values)
+    row.place = place
+    return row
 
 
 def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
@@ -123,7 +137,8 @@ def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
             yield BadLine("bad-csv", detail)
         else:
             # CSV knows no null: an empty field says nothing.
-            yield {name: value for name, value in zip(header, fields, strict=True) if value}
+            values = {name: value for name, value in zip(header, fields, strict=True) if value}
+            yield _placed(values, f"line {reader.line_num}")
 
 
 def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
@@ -142,6 +157,7 @@ def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    number = 0
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).total_byte_size
@@ -150,12 +166,14 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     f"row group {group} holds {size:,} bytes, at most {MAX_ROW_GROUP_BYTES:,} are read at once"
                 )
             for batch in file.iter_batches(batch_size=256, row_groups=[group]):
-                yield from _rows_of(batch)
+                for values in _rows_of(batch):
+                    number += 1
+                    yield _placed(values, f"row {number}")
 
 
-def _rows_of(batch: pa.RecordBatch) -> list[Row]:
+def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        return cast("list[Row]", batch.to_pylist())
+        return cast("list[dict[str, Any]]", batch.to_pylist())
     except UnicodeDecodeError:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         return [{name: _value(column[row]) for name, column in columns.items()} for row in range(batch.num_rows)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -17,11 +18,14 @@ from tasks.sources.catalogue import Columns, SourceSpec
 from tasks.sources.file_rows import ROW_SUFFIXES, TEXT_SUFFIXES, Row, read_rows
 from tasks.sources.json_lines import BadLine
 from tasks.sources.ranges import RangeReader
-from tasks.sources.rows import map_row
+from tasks.sources.rows import map_row, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
 """Scores that the user's rows may already have; they are kept beside the document."""
+
+
+MOST_KINDS = 5
 
 
 @asynccontextmanager
@@ -44,14 +48,21 @@ class LocalFiles:
         self._current_year = current_year
         self._root = Path(spec.path).expanduser()
         self._reader: RangeReader[Row] = RangeReader(self._open_at)
+        self._has_text, self._without_text = False, ""
 
     async def close(self) -> None:
         """Close what is open."""
         await self._reader.close()
 
     async def count(self) -> int | None:
-        """Nobody counts the rows before they are read."""
-        return None
+        """Count the texts of a folder of texts; nobody counts the rows of tables before they are read.
+
+        Raises:
+            ParameterError: The folder or file is not there.
+            SourceUnavailable: It holds no file that can be read.
+        """
+        files, _ = await asyncio.to_thread(self._files)
+        return len(files) if files[0].endswith(TEXT_SUFFIXES) else None
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the files into ranges of rows, enough for `limit` documents; a text file is one row.
@@ -66,6 +77,9 @@ class LocalFiles:
         bounds = [bound for bound in (wanted, self._spec.scan_rows) if bound is not None]
         files, refused = self._files()
         items = [Item(native_id=f"{file}:0", url=file, data={"refused": file}) for file in refused]
+        empty = [file for file in files if self._path(file).stat().st_size == 0]
+        items += [Item(native_id=f"{file}:empty", url=file, data={"empty": file}) for file in empty]
+        files = [file for file in files if file not in set(empty)]
         items = [item for item in items if item.native_id not in known]
         planned = 0
         seen = {str(file) for item in known.values() for file, _ in item.data.get("texts", ())}
@@ -78,9 +92,19 @@ class LocalFiles:
             if item.native_id not in known:
                 items.append(item)
                 planned += rows
-        if not planned and not known:
-            raise SourceUnavailable(f"source {self._spec.name!r}: the files in {self._root} hold no rows")
+        if not known:
+            self._check_found(planned, empty)
         return items
+
+    def _check_found(self, planned: int, empty: list[str]) -> None:
+        name = f"source {self._spec.name!r}"
+        if not planned:
+            why = f"; {empty[0]} is empty (0 bytes)" if empty else ", only blank lines"
+            raise SourceUnavailable(f"{name}: the files in {self._root} hold no rows{why}")
+        if self._without_text and not self._has_text:
+            raise SourceUnavailable(
+                f"{name}: none of the {planned} rows read in {self._root} has a text. {self._without_text}"
+            )
 
     async def _cut(self, files: list[str]) -> AsyncIterator[tuple[Item, int]]:
         """Yield the items of the files, and how many rows each holds."""
@@ -107,14 +131,17 @@ class LocalFiles:
             paths = [path.relative_to(self._root) for path in self._root.rglob("*") if path.is_file()]
             names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
         else:
-            raise ParameterError(f"source {self._spec.name!r}: path {self._spec.path!r} is neither folder nor file")
+            raise ParameterError(
+                f"source {self._spec.name!r}: path {self._spec.path!r} is neither folder nor file; "
+                f"{self._root.resolve()} {'is of another kind' if self._root.exists() else 'does not exist'}"
+            )
         found = [name for name in names if name.endswith(ROW_SUFFIXES)]
         found = found or [name for name in names if name.endswith(TEXT_SUFFIXES)]
         files = [name for name in found if self._is_inside(name)]
         if not files:
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: {self._root} holds no file that ends in "
-                f"{', '.join((*ROW_SUFFIXES, *TEXT_SUFFIXES))}"
+                f"{', '.join((*ROW_SUFFIXES, *TEXT_SUFFIXES))}; {_what_is_there(names)}"
             )
         return files, [name for name in found if name not in set(files)]
 
@@ -139,8 +166,24 @@ class LocalFiles:
         step = self._spec.rows_per_item
         ranges: list[tuple[int, int]] = []
         while rows := await self._reader.read(file, len(ranges) * step, step):
+            self._note_texts(file, rows)
             ranges.append((len(ranges) * step, len(rows)))
         return ranges
+
+    def _note_texts(self, file: str, rows: list[Row]) -> None:
+        """Remember whether any row has a text, and what is wrong with the first that has none."""
+        if self._has_text:
+            return
+        for row in rows:
+            if isinstance(row, BadLine):
+                problem = row.detail
+            elif isinstance(text := pick(row, self._spec.columns.text), str) and text.strip():
+                self._has_text = True
+                return
+            else:
+                problem = missing_text(row, self._spec.columns, row.place)
+                problem += "; name the column of the text with `columns.text` of the catalogue entry"
+            self._without_text = self._without_text or f"{file}, {problem}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one range of rows.
@@ -150,6 +193,9 @@ class LocalFiles:
         """
         if refused := item.data.get("refused"):
             yield Reject(f"{self._spec.name}:{refused}", None, "outside-folder", "a link that leads out of the folder")
+            return
+        if empty := item.data.get("empty"):
+            yield Reject(f"{self._spec.name}:{empty}", str(empty), "empty-file", f"{empty} has 0 bytes")
             return
         if texts := item.data.get("texts"):
             for file, size in texts:
@@ -186,6 +232,15 @@ class LocalFiles:
         row = {"text": path.read_bytes().decode("utf-8-sig", "replace"), "title": path.stem, "id": file}
         spec = self._spec.model_copy(update={"columns": Columns(text="text", title="title", id="id")})
         return map_row(row, 0, spec, self._current_year, origin=file)
+
+
+def _what_is_there(names: list[str]) -> str:
+    """Say what a folder holds in place of files that can be read."""
+    if not names:
+        return "it is empty"
+    kinds = Counter(Path(name).suffix or Path(name).name for name in names)
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MOST_KINDS))
+    return f"it holds {named}" + (" and others" if len(kinds) > MOST_KINDS else "")
 
 
 def _number(value: Any) -> Any:

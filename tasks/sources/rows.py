@@ -12,6 +12,7 @@ from tasks.sources.source import Document, Reject
 
 FIRST_LINE = "@first_line"
 TITLE_CHARS = 120
+MOST_COLUMNS = 20
 
 _PART = re.compile(r"\{([^{}]+)\}")
 
@@ -33,7 +34,7 @@ def map_row(
     url = _text(pick(row, columns.url)) or origin or None
     text = pick(row, columns.text)
     if not isinstance(text, str) or not text.strip():
-        return Reject(row_id, url, "missing-text", f"row {number} has no text in {columns.text!r}")
+        return Reject(row_id, url, "missing-text", missing_text(row, columns, getattr(row, "place", f"row {number}")))
     span = _years(row, columns, current_year)
     year = span.end if span else None
     if reason := spec.outside_years(year):
@@ -53,6 +54,14 @@ def map_row(
         licence=_text(pick(row, columns.licence)) or spec.licence,
         extra=_extra(row, columns) | (span.extra() if span else {}),
     )
+
+
+def missing_text(row: Mapping[str, Any], columns: Columns, place: str) -> str:
+    """Say what a row has in place of a text."""
+    needed = columns_of(Columns(text=columns.text))
+    if needed & set(row):
+        return f"{place}: the text in {columns.text!r} is empty or not text"
+    return f"{place}: there is no column {columns.text!r}, only {sorted(map(str, row))[:MOST_COLUMNS]}"
 
 
 def pick(row: Mapping[str, Any], path: Path_) -> Any:

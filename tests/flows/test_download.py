@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from flows.download_corpus import download_corpus
 from flows.summaries import summarise
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
-from tasks import acquisition
+from tasks import acquisition, archives
 from tasks.sources.source import Pace
 from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, status
 
@@ -97,6 +98,68 @@ async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
     (row,) = result["survey"]
     assert (row["source"], row["offered"], row["documents"], row["problem"]) == ("books", 70, 70, "")
     assert "books      70 documents of 70 offered, about 35 MB" in summarise("download-corpus", result)
+
+
+PAPERS = (
+    "\n[papers]\narchive = 'chronicling_america'\ndate_from = 1900-01-01\ndate_to = 1900-12-31\n"
+    "source_type = 'historical_newspaper'\ntrivium = 'rhetoric'\n"
+)
+MORE = "\n[more]\narchive = 'internet_archive'\nquery = 'x'\nsource_type = 'wiki'\ntrivium = 'logic'\n"
+
+
+async def test_a_dry_run_shows_who_answered_and_who_did_not(
+    parameters: dict[str, Any], archive: HostileArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.jsonl").write_text('{"text": "one"}\n')
+    own = f"\n[mine]\narchive = 'local_files'\npath = '{tmp_path / 'mine'}'\nsource_type = 'wiki'\ntrivium = 'logic'\n"
+    catalogue = Path(parameters["catalogue"])
+    catalogue.write_text(catalogue.read_text() + PAPERS + own)
+    monkeypatch.setenv("DISTRUST_LOC_URL", "http://127.0.0.1:9")
+    result = await download_corpus(**parameters | {"sources": ["papers", "books", "mine"]}, dry_run=True)
+    papers, books, mine = result["survey"]
+    assert papers["unreachable"] and "documents" not in papers
+    assert books["documents"] == 70
+    assert (mine["documents"], mine["wanted"]) == (None, 10_000), "what is wanted was not found"
+    told = summarise("download-corpus", result)
+    assert told.startswith("70 documents, 0.0 GB in 1 of 3 sources; nothing was fetched")
+    assert "papers  could not be reached: Cannot connect to host 127.0.0.1:9" in told
+    assert "mine    it does not say how many it has; the 10,000 wanted would take about 50 MB" in told
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_dry_run_that_reaches_nobody_says_so_at_once(
+    parameters: dict[str, Any], archive: HostileArchive, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    catalogue = Path(parameters["catalogue"])
+    catalogue.write_text(catalogue.read_text() + PAPERS + MORE)
+    asked: list[str] = []
+
+    async def say_nothing(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        await asyncio.sleep(60)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/{anything:.*}", say_nothing)
+    server = TestServer(app)
+    await server.start_server()
+    root = str(server.make_url("/")) if silent else "http://127.0.0.1:9"
+    for name in ("DISTRUST_LOC_URL", "DISTRUST_ARCHIVE_ORG_URL"):
+        monkeypatch.setenv(name, root)
+    monkeypatch.setattr(archives, "SURVEY_SECONDS", 0.5)
+    begun = time.monotonic()
+    with pytest.raises(SourceUnavailable) as caught:
+        await download_corpus(
+            **parameters | {"sources": ["books", "papers", "more"], "patience_hours": 48.0}, dry_run=True
+        )
+    assert time.monotonic() - begun < 10
+    await server.close()
+    told = str(caught.value)
+    assert told.count("the Internet Archive could not be reached") == 1
+    assert told.count("the Library of Congress could not be reached") == 1
+    assert "check the network" in told
+    assert not silent or len(asked) == 2, "an archive that does not answer is asked once, whatever its sources"
 
 
 async def test_the_catalogue_is_listed_with_what_is_on_disk(

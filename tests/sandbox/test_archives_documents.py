@@ -6,6 +6,7 @@ import json
 import os
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -115,6 +116,35 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         DocumentFolder(tmp_path / "missing")
     with pytest.raises(ParameterError, match="no documents"):
         summarise([])
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([], "holds no documents: mine.jsonl.zst is empty"),
+        ([b"", {"id": "a", "body": "b"}], "mine.jsonl.zst:2: there is no `text`"),
+        ([{"id": "a", "text": 3}], "mine.jsonl.zst:1: text: a string is wanted"),
+        ([b"{broken"], "mine.jsonl.zst:1: not JSON"),
+    ],
+)
+def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, lines: list[Any], told: str) -> None:
+    for stem in ("mine", "wikipedia"):
+        write_lines(tmp_path / f"{stem}.jsonl.zst", *lines)
+        with pytest.raises(ParameterError) as caught:
+            list(DocumentFolder(tmp_path))
+        assert told.replace("mine", stem) in str(caught.value) and "belongs to no source" not in str(caught.value)
+        (tmp_path / f"{stem}.jsonl.zst").unlink()
+
+
+def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("Dear")
+    for folder, told in [
+        (tmp_path, r"holds no \*.jsonl.zst files, only letters.txt"),
+        (tmp_path / "missing", f"there is no folder {tmp_path / 'missing'}"),
+        (tmp_path / "letters.txt", "is a file, not a folder"),
+    ]:
+        with pytest.raises(ParameterError, match=told):
+            DocumentFolder(folder)
 
 
 def test_a_file_that_is_not_zstd_is_refused(tmp_path: Path) -> None:

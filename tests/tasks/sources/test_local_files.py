@@ -164,6 +164,49 @@ async def test_nothing_to_read_says_so(tmp_path: Path) -> None:
         await read(make_spec(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "it is empty"),
+        ({"scan.pdf": b"%PDF", "old.pdf": b"%PDF", "a.docx": b"PK"}, "it holds 2 .pdf, 1 .docx"),
+        ({"a.jsonl": b""}, "hold no rows; a.jsonl is empty (0 bytes)"),
+        ({"a.txt": b""}, "hold no rows; a.txt is empty (0 bytes)"),
+        ({"a.jsonl": b"\n\n"}, "hold no rows, only blank lines"),
+        ({"a.jsonl": b'\n{"body": "b", "n": 1}\n'}, "a.jsonl, line 2: there is no column 'text', only ['body', 'n']"),
+        ({"a.jsonl": b'{"text": " "}\n{"text": 3}\n'}, "a.jsonl, line 1: the text in 'text' is empty or not text"),
+        (
+            {"a.csv": b"Text,year\none,1900\n"},
+            "a.csv, line 2: there is no column 'text', only ['Text', 'year']; name the",
+        ),
+        ({"a.jsonl": b"plain words\n"}, "a.jsonl, line 1: Expecting value"),
+    ],
+)
+async def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, files: dict[str, bytes], told: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceUnavailable) as caught:
+        await read(make_spec(tmp_path, columns={"text": "text"}))
+    assert told in str(caught.value)
+
+
+async def test_a_folder_that_is_not_there_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParameterError, match=f"'mien' is neither folder nor file; {tmp_path / 'mien'} does not exist"):
+        await read(make_spec(Path("mien")))
+
+
+async def test_one_fault_among_good_rows_is_a_reject_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "good"}, b"", {"txet": "typo"}))
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    pq.write_table(pa.table({"text": ["good", None]}), tmp_path / "c.parquet")
+    found = [one for one in await read(make_spec(tmp_path)) if isinstance(one, Reject)]
+    assert {(one.url, one.reason, one.detail) for one in found} == {
+        ("a.jsonl", "missing-text", "line 3: there is no column 'text', only ['txet']"),
+        ("b.jsonl", "empty-file", "b.jsonl has 0 bytes"),
+        ("c.parquet", "missing-text", "row 2: the text in 'text' is empty or not text"),
+    }
+
+
 async def test_scores_in_csv_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "id,text,auth_weight,prov_entropy,trivium_category\n1,one,0.05,7,logic\n2,two,high,nan,\n"
