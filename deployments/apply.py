@@ -1,6 +1,6 @@
 """Bring a server to the state that this project describes; doing it again changes nothing.
 
-In this order: pools, global limits, block types, every deployment of ``prefect.yaml``, then the automations, some of
+In this order: pools, paces of archives, block types, every deployment of ``prefect.yaml``, then the automations, some of
 which start deployments. A dry run only reads.
 """
 
@@ -57,7 +57,7 @@ async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
     limits = read_limits()
     async with get_client() as client:
         changes = [await put_pool(client, name, pool, dry_run=dry_run) for name, pool in limits["pools"].items()]
-        changes += [await put_limit(client, name, slots, dry_run=dry_run) for name, slots in limits["limits"].items()]
+        changes += [await put_pace(client, name, pace, dry_run=dry_run) for name, pace in limits["paces"].items()]
         changes += [await put_block_type(client, block, dry_run=dry_run) for block in BLOCKS]
         changes += await deploy_changed(client, dry_run=dry_run)
         changes += await put_automations(client, notify, dry_run=dry_run)
@@ -90,17 +90,17 @@ async def put_pool(client: PrefectClient, name: str, pool: Mapping[str, Any], *,
     return change
 
 
-async def put_limit(client: PrefectClient, name: str, slots: int, *, dry_run: bool) -> Change:
-    """Create or update a global concurrency limit."""
+async def put_pace(client: PrefectClient, name: str, per_second: float, *, dry_run: bool) -> Change:
+    """Create or update the rate limit of an archive; a burst is ten requests or ten seconds of its pace."""
+    wanted = {"limit": max(10, round(10 * per_second)), "slot_decay_per_second": per_second}
     try:
-        found = vars(await client.read_global_concurrency_limit_by_name(name))
-        change = compare("limit", name, found, {"limit": slots})
+        change = compare("pace", name, vars(await client.read_global_concurrency_limit_by_name(name)), wanted)
         if change.sign == "~" and not dry_run:
-            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
+            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(**wanted))
     except ObjectNotFound:
-        change = Change("+", "limit", name)
+        change = compare("pace", name, None, wanted)
         if not dry_run:
-            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, **wanted))
     return change
 
 

@@ -20,7 +20,6 @@ from uuid import UUID
 
 from prefect import task
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -37,7 +36,7 @@ from storage.addresses import LOOPBACK
 from tasks.policies import LOCAL_WORK, Check, try_component
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKED = ("prefect", "fastapi")
+LOCKED = ("prefect", "fastapi", "sqlalchemy")
 """Packages whose other versions break the server."""
 AT_WORK = (StateType.RUNNING, StateType.CANCELLING)
 HOLDS_A_SLOT = (StateType.PENDING, *AT_WORK)
@@ -56,11 +55,11 @@ class Zombie:
 
 @task(task_run_name="check-server-health", **LOCAL_WORK)
 async def examine(silent_minutes: float, *, fix: bool) -> list[Check]:
-    """Look for zombie runs, blocked pools and orphaned slots, at versions and at the database; mend what can be.
+    """Look for zombie runs and blocked pools, at versions and at the database; mend what can be.
 
     Args:
         silent_minutes: How long a run may give no sign of life.
-        fix: Mark zombies Crashed and free the slots that nobody holds; otherwise only tell.
+        fix: Mark zombies Crashed; otherwise only tell.
     """
     async with get_client() as client:
 
@@ -70,7 +69,6 @@ async def examine(silent_minutes: float, *, fix: bool) -> list[Check]:
         return [
             await try_component("zombie runs", partial(treat_zombies, client, silent_minutes, fix=fix)),
             await try_component("blocked pools", partial(find_blocked_pools, client)),
-            await try_component("global slots", partial(treat_slots, client, fix=fix)),
             await try_component("locked versions", versions),
             await try_component("database", partial(describe_database, client)),
         ]
@@ -159,24 +157,6 @@ async def find_blocked_pools(client: PrefectClient) -> str:
     if blocked:
         raise RuntimeError(f"{'; '.join(blocked)}. A run that nobody works on is a zombie: check-setup --fix frees it")
     return f"slots taken: {', '.join(told)}" if told else "there are no pools"
-
-
-async def treat_slots(client: PrefectClient, *, fix: bool) -> str:
-    """Free the slots of global limits that are taken while no run is at work, or fail with their list."""
-    limits = await client.read_global_concurrency_limits(limit=PAGE)
-    taken = [limit for limit in limits if limit.active_slots and not limit.slot_decay_per_second]
-    told = ", ".join(f"{limit.name} {limit.active_slots} of {limit.limit}" for limit in taken)
-    own = own_run()
-    at_work = [run for run in await read_runs(client, HOLDS_A_SLOT) if run.id != own]
-    if not taken or at_work:
-        return f"taken by {len(at_work)} runs at work: {told}" if taken else "all free"
-    if not fix:
-        raise RuntimeError(
-            f"taken while no run is at work: {told}; they free themselves in minutes, check-setup --fix does at once"
-        )
-    for limit in taken:
-        await client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
-    return f"freed: {told}"
 
 
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:

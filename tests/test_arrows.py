@@ -32,6 +32,7 @@ WRAPPER_FOLDER = {
     "evaluation": "evals",
     "exporting": "exports",
     "policies": None,
+    "shared_pace": None,
     "runners": None,
     "mirroring": None,
     "surroundings": None,

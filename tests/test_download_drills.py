@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import aiohttp
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
@@ -47,12 +46,6 @@ class Server:
         processes.stop("server")
         with contextlib.suppress(ChildProcessError):
             self.process.wait()
-
-    async def free_slot(self) -> None:
-        """Give back the slot of a killed process, for which Prefect waits a minute."""
-        url = f"{server.api_url(self.port)}/v2/concurrency_limits/archive-internet-archive"
-        async with aiohttp.ClientSession() as session, session.patch(url, json={"active_slots": 0}) as answer:
-            assert answer.status == 204
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +158,6 @@ async def test_a_download_that_is_killed_goes_on_where_it_was(
     await asyncio.sleep(random.Random(seed).uniform(0.0, 3.0))
     os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
-    await prefect.free_slot()
     sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
     asked = Counter(archive.requests)
     process = await start_download(tmp_path, prefect, 1000.0)
@@ -205,7 +197,6 @@ async def test_another_worker_takes_over_from_a_killed_one(
         await asyncio.sleep(0.1)
     sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
     os.killpg(killed.pid, signal.SIGKILL)
-    await prefect.free_slot()
     assert await heir.wait() == 0, log.read_text()
     check_whole(tmp_path / "store")
     assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed

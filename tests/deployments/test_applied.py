@@ -31,7 +31,6 @@ from deployments.apply import apply, switch
 from deployments.automations import read_automations
 from deployments.deploy import run_deploy
 from storage.errors import ParameterError, PrerequisiteError
-from storage.lock import only_writer
 from tasks import doctor
 from tasks.chain import Stage, sealed_event
 from tasks.mixture.synthetic import build_synthetic_mixture
@@ -132,12 +131,13 @@ async def test_a_second_time_changes_nothing_and_a_dry_run_writes_nothing() -> N
     async with get_client() as client:
         names = [automation.name for automation in await client.read_automations()]
         assert sorted(names) == sorted(set(names)), "no automation twice"
-        await client.update_global_concurrency_limit("archive-hugging-face", GlobalConcurrencyLimitUpdate(limit=7))
+        lease = GlobalConcurrencyLimitUpdate(limit=7, slot_decay_per_second=0.0)
+        await client.update_global_concurrency_limit("pace-archive.org", lease)
         told = [str(change) for change in await apply(dry_run=True) if change.sign == "~"]
-        assert told == ["~ limit      archive-hugging-face: limit 7 -> 2"]
-        assert (await client.read_global_concurrency_limit_by_name("archive-hugging-face")).limit == 7
+        assert told == ["~ pace       pace-archive.org: limit 7 -> 20, slot_decay_per_second 0.0 -> 2.0"]
+        assert (await client.read_global_concurrency_limit_by_name("pace-archive.org")).limit == 7
         await apply()
-        assert (await client.read_global_concurrency_limit_by_name("archive-hugging-face")).limit == 2
+        assert (await client.read_global_concurrency_limit_by_name("pace-archive.org")).slot_decay_per_second == 2.0
 
 
 async def test_what_a_user_chose_survives_the_next_time() -> None:
@@ -202,27 +202,6 @@ async def test_a_limit_that_the_project_gives_up_is_taken_away() -> None:
         await client.update_deployment(found.id, DeploymentUpdate(concurrency_limit=1))
         assert "limit 1 -> None" in next(c.detail for c in await apply() if c.name == "download-corpus")
         assert (await client.read_deployment(found.id)).global_concurrency_limit is None
-
-
-@pytest.mark.drill
-async def test_of_two_runs_of_a_limited_deployment_the_second_queues(tmp_path: Path) -> None:
-    build_synthetic_mixture(tmp_path)
-    scored = sorted((tmp_path / "scored").glob("*/manifest.json"))
-    for manifest in scored:
-        manifest.unlink()
-    start_worker("data")
-    async with get_client() as client:
-        with only_writer(scored[0].parent):  # it keeps the first run at work
-            first = await start(client, "score-corpus", store=str(tmp_path))
-            await in_state(client, first, "Running")
-            second = await start(client, "score-corpus", store=str(tmp_path))
-            await in_state(client, second, "AwaitingConcurrencySlot")
-            assert (await client.read_flow_run(first.id)).state_name == "Running"
-        await in_state(client, first, "Completed")
-        await in_state(client, second, "Completed")
-        await forget(client, [first, second])
-    assert all(manifest.is_file() for manifest in scored)
-    processes.stop("worker-data")
 
 
 async def test_versions_come_from_git() -> None:
@@ -340,9 +319,6 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         await client.set_flow_run_state(zombie.id, Running(), force=True)
         late: State[Any] = Late(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
         await client.set_flow_run_state(waiting.id, late, force=True)
-        await client.update_global_concurrency_limit(
-            "archive-hugging-face", GlobalConcurrencyLimitUpdate(active_slots=1, slot_decay_per_second=0.0)
-        )
         assert await doctor.find_zombies(client, 15) == [], "a run that began just now is none"
         await asyncio.sleep(0.2)
 
@@ -350,7 +326,6 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         assert {name for name, check in told.items() if not check.ok} == {"zombie runs", "blocked pools"}
         assert zombie.name in told["zombie runs"].detail and "--fix" in told["zombie runs"].detail
         assert f"mac-train: 1 late runs wait for {zombie.name}" in told["blocked pools"].detail
-        assert "archive-hugging-face 1 of 2" in told["global slots"].detail
         assert "flow_run 2" in told["database"].detail and "MB in" in told["database"].detail
         assert (await client.read_flow_run(zombie.id)).state_name == "Running", "without fix it only tells"
 
@@ -358,8 +333,6 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         assert mended["zombie runs"].ok and zombie.name in mended["zombie runs"].detail
         assert (await client.read_flow_run(zombie.id)).state_name == "Crashed"
         assert mended["blocked pools"].ok, mended["blocked pools"].detail
-        assert "freed: archive-hugging-face" in mended["global slots"].detail
-        assert (await client.read_global_concurrency_limit_by_name("archive-hugging-face")).active_slots == 0
         await forget(client, [zombie, waiting])
 
 

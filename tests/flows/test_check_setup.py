@@ -17,7 +17,7 @@ pytestmark = pytest.mark.prefect
 COMPONENTS = {
     *("versions", "catalogue", "scoring", "data preparation", "accelerator", "distrust loss", "presets"),
     *("training steps", "disk", "Prefect server", "workers"),
-    *("zombie runs", "blocked pools", "global slots", "locked versions", "database"),
+    *("zombie runs", "blocked pools", "locked versions", "database"),
 }
 
 

@@ -1,0 +1,76 @@
+"""An archive's pace over all machines of one Prefect server: a rate limit whose slots decay by themselves.
+
+On one machine a lock file keeps downloads of an archive apart. Several machines share what the server's limit
+``pace-HOST`` allows; where there is no such limit, or no server for now, each keeps the archive's own pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+
+from tasks.policies import run_logger
+
+BATCH = 10
+"""So many requests are asked for at a time: at two a second, a question to the server every five seconds."""
+ASK_SECONDS = 5.0
+TOLD_AFTER_SECONDS = 5.0
+LOCKED = 423
+
+
+class SharedPace:
+    """Hands out an archive's requests, a batch at a time.
+
+    Args:
+        logger: Where a wait of more than five seconds is named; the current run's by default.
+    """
+
+    def __init__(self, logger: Callable[[], logging.Logger | logging.LoggerAdapter[Any]] = run_logger) -> None:
+        self._left: dict[str, int] = defaultdict(int)
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._unlimited: set[str] = set()
+        self._logger = logger
+
+    async def turn(self, host: str) -> None:
+        """Wait until this machine may send a request to a host."""
+        if host in self._unlimited:
+            return
+        async with self._locks[host]:
+            if self._left[host] == 0:
+                await self._take(host)
+                self._left[host] = BATCH
+            self._left[host] -= 1
+
+    async def _take(self, host: str) -> None:
+        limit = f"pace-{host}"
+        begun, told = time.monotonic(), False
+        while (seconds := await self._ask(host, limit)) > 0:
+            if not told and time.monotonic() - begun + seconds > TOLD_AFTER_SECONDS:
+                self._logger().warning(
+                    "waiting about %.0f s: other machines use the pace that the Prefect limit %s allows", seconds, limit
+                )
+                told = True
+            await asyncio.sleep(seconds)
+
+    async def _ask(self, host: str, limit: str) -> float:
+        """Take a batch of slots; return how long to wait where none are left, in seconds."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS), get_client() as client:
+                answer = await client.increment_concurrency_slots([limit], BATCH, "rate_limit")
+            if not answer.json():
+                self._unlimited.add(host)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == LOCKED:
+                with contextlib.suppress(ValueError):
+                    return min(30.0, max(0.1, float(error.response.headers.get("Retry-After", 1.0))))
+        except Exception as error:  # the server may be away, the download goes on
+            self._logger().debug("limit %s not asked: %s", limit, error)
+        return 0.0
