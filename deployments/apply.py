@@ -1,7 +1,7 @@
 """Bring a server to the state that this project describes; doing it again changes nothing.
 
-In this order: pools, paces of archives, block types, every deployment of ``prefect.yaml``, then the automations, some of
-which start deployments. A dry run only reads.
+In this order: pools, paces of archives, block types, every deployment of ``prefect.yaml``, then the automations, some
+of which start deployments. A dry run only reads.
 """
 
 from __future__ import annotations

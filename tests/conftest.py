@@ -26,9 +26,11 @@ blas.load()  # as every child process that trains, evaluates or exports does
 def prefect_server() -> Iterator[None]:
     """One temporary Prefect server with an empty database for all tests that need one."""
     # Importing Prefect takes seconds; tests of the cores must not wait for it.
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))  # for commands, and processes of their own
         yield
 
 

@@ -39,4 +39,4 @@ async def test_a_failure_says_what_to_do_beside_what_works(
     with pytest.raises(PrerequisiteError) as stopped:
         await check_setup(store=str(tmp_path))
     text = str(stopped.value)
-    assert "1 of 16 components failed" in text and "DISTRUST_STORE" in text and "149.8" in text
+    assert "1 of 15 components failed" in text and "DISTRUST_STORE" in text and "149.8" in text
