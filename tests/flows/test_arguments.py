@@ -115,7 +115,7 @@ def test_other_commands_answer_as_quickly(module: str, arguments: list[str], sai
         (["download-corpus", "--sorces", "wikipedia"], ["--sorces: there is no such option; did you mean --sources?"]),
         (["download-corpus", "--max-sample", "3"], ["did you mean --max-samples?"]),
         (["train-adapter", "--model", "r1-distil-70b", "--plan"], ["'r1-distill-70b'?"]),
-        (["compare-recipes", "--models", "auto,./nothing"], ["--models: './nothing' does not exist"]),
+        (["compare-recipes", "--model", "./nothing"], ["--model: './nothing' does not exist"]),
         (["evaluate-adapter", "--suites", "censorshp"], ["--suites: ", "'censorship'?"]),
         (["score-corpus", "--runner", "dsk"], ["--runner: ", "'dask'?"]),
         (["download-corpus", "wikipedia"], ["wikipedia: not understood"]),

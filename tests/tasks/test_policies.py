@@ -145,3 +145,13 @@ async def test_a_limit_that_is_missing_lets_nobody_pass(prefect_server: None) ->
     with pytest.raises(ConcurrencySlotAcquisitionError):
         async with global_slot("no-such-limit"):
             raise AssertionError("Prefect alone would only warn of a limit that was forgotten or misspelt")
+
+
+def test_a_mac_gives_a_training_time_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    assert name not in policies.child_environment()
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert policies.child_environment()[name] == "1"
+    monkeypatch.setenv(name, "0")
+    assert policies.child_environment()[name] == "0", "what the user says wins"
