@@ -218,12 +218,6 @@ class CompareRecipesParameters(TrainAdapterParameters):
     )
     models: list[str] = Field([], title="Base models", description="Base models to compare; empty: the one above.")
 
-    def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of any model that is compared, and of what the trainings need."""
-        yield from super().faults(layout)
-        for model in self.models:
-            yield from faults.unknown_model(model, "models")
-
 
 class CheckSetupParameters(FlowParameters):
     """How thoroughly to check."""

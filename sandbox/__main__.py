@@ -13,7 +13,6 @@ from pathlib import Path
 
 from deployments import processes, server
 from deployments.access import HOST
-from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.errors import ParameterError, UserError
 from storage.layout import Layout
 from storage.training_result import read_training_result
@@ -75,6 +74,9 @@ def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> lis
 
 async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
     """Serve the documents, run the pipeline against them and return its exit status."""
+    # Loads Arrow and the server, which a misspelt option need not wait for.
+    from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
+
     name = chosen_name(documents)
     folder = DocumentFolder(documents or BUNDLED_DOCUMENTS)
     catalogue = layout.root / "sandbox" / f"{name}.toml"
@@ -120,6 +122,8 @@ def main() -> int:
         help=f"options for corpus-to-model, after --; they win over the sandbox's own ({', '.join(OWN)} are refused)",
     )
     arguments = parser.parse_args()
+    if arguments.documents and not arguments.documents.is_dir():
+        parser.error(f"--documents {arguments.documents} is not a folder that is there; name a folder of documents")
     started = time.monotonic()
     try:
         check_options(arguments.more)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.atomic import write_text
 from storage.errors import StoreError
 from storage.inside import InsideFile
-from storage.untrusted import one_line, read_bounded
+from storage.untrusted import file_sha256, one_line, read_bounded
 
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 256 << 20
@@ -77,7 +77,7 @@ def canonical_json(content: Any) -> str:
 
 def record_shard(folder: Path, path: Path) -> ShardRecord:
     """Describe a finished shard that lies below `folder`."""
-    from storage.parquet import count_rows, file_sha256  # loads Arrow, which whoever only reads manifests need not
+    from storage.parquet import count_rows  # loads Arrow, which whoever only reads manifests need not
 
     return ShardRecord(
         file=path.relative_to(folder).as_posix(),
@@ -133,8 +133,4 @@ def _is_damaged(path: str, shard: ShardRecord, hashes: bool) -> bool:
         return True
     if not stat.S_ISREG(status.st_mode) or status.st_size != shard.bytes:
         return True
-    if not hashes:
-        return False
-    from storage.parquet import file_sha256
-
-    return file_sha256(Path(path)) != shard.sha256
+    return hashes and file_sha256(Path(path)) != shard.sha256

@@ -14,7 +14,7 @@ from storage.atomic import write_json
 from storage.errors import StoreError
 from storage.lock import only_writer
 from storage.manifest import MANIFEST, read_manifest
-from storage.parquet import file_sha256
+from storage.untrusted import file_sha256
 
 SEALS = frozenset({MANIFEST, "state.json", "result.json", "run.json", "export.json"})
 """Files that say that others are whole: put into the bucket after them, fetched after them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.atomic import atomic_path
 from storage.errors import StoreError
-from storage.untrusted import open_file, require_file
+from storage.untrusted import require_file
 
 ROW_GROUP_ROWS = 1024
 
@@ -155,9 +154,3 @@ def iterate_rows(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as lower-case hex."""
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

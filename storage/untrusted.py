@@ -6,6 +6,7 @@ deeper than any parser goes. Whoever reads here gets what was asked for, or a re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -48,6 +49,12 @@ def open_file(path: Path) -> BufferedReader:
         file.close()
         raise ValueError(f"{path.name} is not a file")
     return file
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as lower-case hex."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bounded(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:

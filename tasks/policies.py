@@ -42,9 +42,6 @@ STOP_GRACE_SECONDS = 20.0
 LONGEST_EVENT_BYTES = 16 << 20
 SERVER_WAIT_SECONDS = 10.0
 HEALTH_POLL_SECONDS = 2.0
-# macOS 26 ends long work on the GPU while a display is on; this gives it time (github.com/ml-explore/mlx/issues/3267).
-CHILD_SETTINGS = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"} if sys.platform == "darwin" else {}
-"""What a child process gets where the environment says nothing else."""
 
 
 async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -208,6 +205,13 @@ class ChildDied(RuntimeError):
     """A child process ended without a result or an error: it was killed, or it has a defect."""
 
 
+def child_environment() -> dict[str, str]:
+    """Environment of a process that owns the accelerator."""
+    # macOS 26 ends long work on the GPU while a display is on, unless it is told to wait (mlx issue 3267).
+    patience = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"} if sys.platform == "darwin" else {}
+    return {**patience, **os.environ, "PYTHONPATH": str(ROOT)}
+
+
 async def run_child(
     module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
@@ -230,7 +234,7 @@ async def run_child(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", module, str(specification_path)),
         cwd=ROOT,
-        env={**CHILD_SETTINGS, **os.environ, "PYTHONPATH": str(ROOT)},
+        env=child_environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=LONGEST_EVENT_BYTES,

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.errors import PrerequisiteError
 from storage.manifest import Manifest
-from storage.parquet import file_sha256
-from storage.untrusted import read_object
+from storage.untrusted import file_sha256, read_object
 from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.suites import QuestionSet
 

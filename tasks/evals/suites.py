@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import ParameterError
-from storage.parquet import file_sha256
+from storage.untrusted import file_sha256
 from tasks.evals.scorers import Judgement, judge_answer
 
 FOLDER = Path(__file__).parent

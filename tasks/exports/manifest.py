@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import StoreError
 from storage.inside import InsideFile, is_own_file
-from storage.parquet import file_sha256
-from storage.untrusted import read_bounded
+from storage.untrusted import file_sha256, read_bounded
 from storage.untrusted import read_object as read_object_file
 
 EXPORT = "export.json"

@@ -9,7 +9,7 @@ from storage.atomic import write_text
 from storage.errors import PrerequisiteError
 from storage.events import Emit
 from storage.model_folder import check_model_folder
-from storage.parquet import file_sha256
+from storage.untrusted import file_sha256
 from tasks.exports.fuse import LazyModel, write_weights
 from tasks.exports.manifest import read_object
 

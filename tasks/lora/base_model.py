@@ -13,8 +13,7 @@ from storage.errors import DatasetBusy, PrerequisiteError
 from storage.lock import only_writer
 from storage.manifest import digest_of
 from storage.model_folder import check_model_folder, read_config
-from storage.parquet import file_sha256
-from storage.untrusted import read_object
+from storage.untrusted import file_sha256, read_object
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.fetch import fetch_config, fetch_model, hub_home
 from tasks.lora.presets import preset_of, repository_of

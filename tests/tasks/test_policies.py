@@ -134,3 +134,13 @@ async def test_a_server_that_refuses_is_there_and_patience_ends(monkeypatch: pyt
         for more in ({}, {PREFECT_API_SSL_CERT_FILE: "/nowhere.pem"}):
             with temporary_settings({PREFECT_API_URL: address, **more}):
                 await wait_for_server(0.2)
+
+
+def test_a_mac_gives_a_training_time_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    assert name not in policies.child_environment()
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert policies.child_environment()[name] == "1"
+    monkeypatch.setenv(name, "0")
+    assert policies.child_environment()[name] == "0", "what the user says wins"

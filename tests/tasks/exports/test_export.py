@@ -12,7 +12,7 @@ import yaml
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
 from storage.events import parse_event
-from storage.parquet import file_sha256
+from storage.untrusted import file_sha256
 from tasks.exports.export import export_model
 from tasks.exports.manifest import read_export
 from tests.tasks.exports.conftest import CHAT_TEMPLATE, Emit, write_adapter

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError
-from storage.parquet import file_sha256
+from storage.untrusted import file_sha256
 from tasks.exports.export import export_model
 from tasks.exports.fuse import fuse_lazily
 from tasks.exports.peft import peft_config, write_peft

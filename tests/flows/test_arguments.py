@@ -1,0 +1,337 @@
+"""What the command line answers before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks.saved import may_name_a_store
+from flows import __main__ as command_line
+from flows import terminal
+from flows.arguments import FLOWS, FORMS
+from storage.errors import ParameterError, StoreError
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "prefect",
+    "mlx",
+    "mlx_lm",
+    "datasets",
+    "transformers",
+    "torch",
+    "polars",
+    "aiohttp",
+    "huggingface_hub",
+    "scipy",
+)
+SECONDS = 2.0
+"""What an answer may take; the tests allow twice of it, since others run beside them."""
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "DISTRUST_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr("blocks.saved.ROOT", tmp_path)
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    status = command_line.main(list(arguments))
+    return status, capsys.readouterr().err.splitlines()
+
+
+def finished_runs(store: Path, *names: str) -> str:
+    for name in names:
+        (store / "runs" / name).mkdir(parents=True)
+        (store / "runs" / name / "result.json").write_text("{}")
+    return str(store)
+
+
+def sealed(store: Path, *names: str) -> str:
+    for name in names:
+        (store / name).mkdir(parents=True)
+        (store / name / "manifest.json").write_text("{}")
+    return str(store)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([name, "--help"] for name in FLOWS),
+        ["download-corpus", "--sources", "wikpedia"],
+        ["train-adapter", "--model", "smolm2"],
+        ["evaluate-adapter", "--run", "distrsut", "--max-new-tokenz", "8"],
+    ],
+    ids=" ".join,
+)
+def test_an_answer_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom flows.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print([name for name in sys.modules if name.split('.')[0] in {HEAVY} or name == 'pyarrow.dataset'])"
+    )
+    began = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - began < 2 * SECONDS
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("sandbox", ["--documents", "/no/such/folder"], "/no/such/folder"),
+        ("sandbox", ["--documnts", "x"], "--documnts"),
+        ("deployments", ["upp"], "upp"),
+        ("tasks.exports.serve", ["x", "--prot", "1"], "--prot"),
+        ("tasks.evals.try_model", ["--promt", "x"], "--promt"),
+    ],
+)
+def test_other_commands_answer_as_quickly(module: str, arguments: list[str], said: str) -> None:
+    began = time.monotonic()
+    answer = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 2 and said in answer.stderr and "Traceback" not in answer.stderr
+    assert time.monotonic() - began < 2 * SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["download-corpus", "--sources", "wikpedia"], ["--sources: 'wikpedia' is not", "'wikipedia'?"]),
+        (["corpus-to-model", "--sources", "us_patent"], ["'us_patents'?"]),
+        (["download-corpus", "--sorces", "wikipedia"], ["--sorces: there is no such option; did you mean --sources?"]),
+        (["download-corpus", "--max-sample", "3"], ["did you mean --max-samples?"]),
+        (["train-adapter", "--model", "r1-distil-70b", "--plan"], ["'r1-distill-70b'?"]),
+        (["compare-recipes", "--model", "./nothing"], ["--model: './nothing' does not exist"]),
+        (["evaluate-adapter", "--suites", "censorshp"], ["--suites: ", "'censorship'?"]),
+        (["score-corpus", "--runner", "dsk"], ["--runner: ", "'dask'?"]),
+        (["download-corpus", "wikipedia"], ["wikipedia: not understood"]),
+        (["download-corpus", "--sources"], ["--sources: expected one argument"]),
+        (["download-corpus", "--store", "ftp://host/x"], ["--store: ", "neither a folder nor the URI"]),
+        (["download-corpus", "--store", "~nobody-at-all/x"], ["--store: ", "cannot be a folder"]),
+        (["download-corpus", "--catalogue", "/no/such.toml"], ["--catalogue: ", "/no/such.toml"]),
+        (["download-corpus", "--store", "/dev/null"], ["--store: ", "/dev/null is not a folder"]),
+        (["score-corpus", "--store", "/proc/none"], ["--store: /proc/none cannot be written"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_bad_argument_is_one_line_with_the_way_out(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]
+) -> None:
+    status, lines = answered(capsys, *arguments, *(() if "--store" in arguments else ("--store", "/tmp")))
+    assert status == 2
+    lines = [line for line in lines if not line.startswith(("--mixture:", "--run:"))]
+    assert len(lines) == 1 and all(part in lines[0] for part in told), lines
+
+
+def test_every_fault_is_told_once_and_all_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bad = ["--max-samples", "0", "--sources", "wikpedia,wikpedia", "--alhpa", "9", "--model", "./none"]
+    status, lines = answered(capsys, "corpus-to-model", "--store", str(tmp_path), *bad)
+    assert status == 2
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        *("--alhpa", "--alpha", "--max-samples", "--model", "--sources"),
+    ]
+
+
+def test_names_in_the_store_are_held_against_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = finished_runs(sealed_store := tmp_path / "store", "distrust", "other")
+    sealed(sealed_store, "raw/wikipedia", "scored/wikipedia", "balanced/default")
+    for arguments, said in {
+        ("evaluate-adapter", "--run", "distrsut"): "did you mean 'distrust'?",
+        ("evaluate-adapter", "--others", "othr"): "--others: 'othr' is not",
+        ("export-model", "--run", "X"): "there are: distrust, other",
+        ("train-adapter", "--mixture", "defualt"): "did you mean 'default'?",
+        ("train-adapter", "--resume-from", "checkpoint-9"): "--resume-from: 'checkpoint-9'",
+        ("score-corpus", "--sources", "wikipdia"): "did you mean 'wikipedia'?",
+        ("rebalance-corpus", "--sources", "wikipdia"): "did you mean 'wikipedia'?",
+    }.items():
+        status, lines = answered(capsys, *arguments, "--store", store)
+        assert status == 2 and len(lines) == 1 and said in lines[0], (arguments, lines)
+
+
+def test_what_is_missing_without_being_named_is_no_bad_argument(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, lines = answered(capsys, "evaluate-adapter", "--store", str(tmp_path))
+    assert status == 1 and "train-adapter --run distrust" in lines[0]
+
+
+async def test_a_run_from_the_ui_is_judged_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def no_block(block: Any) -> None:
+        return None
+
+    monkeypatch.setattr("blocks.defaults.load_default", no_block)
+    store = finished_runs(tmp_path, "distrust")
+    with pytest.raises(ParameterError, match=r"run: 'distrsut' .* did you mean 'distrust'\?"):
+        await FORMS["evaluate-adapter"](run="distrsut", store=store).open_store()
+    with pytest.raises(ParameterError, match="wikipedia"):
+        await FORMS["corpus-to-model"](sources=["wikpedia"], store=store).open_store()
+    assert (await FORMS["evaluate-adapter"](store=store).open_store()).root == tmp_path.resolve()
+
+
+def test_a_look_may_be_taken_of_a_store_that_cannot_be_written() -> None:
+    for name, looking in {"download-corpus": "dry_run", "train-adapter": "plan", "score-corpus": "explain"}.items():
+        form = FORMS[name]
+        value = "a:b" if looking == "explain" else True
+        from storage.layout import Layout
+
+        assert list(form(**{looking: value}).faults(Layout(Path("/dev/null")))) == []
+
+
+@pytest.mark.prefect
+async def test_a_saved_block_keeps_the_command_line_from_judging(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    from blocks.corpus_store import CorpusStore
+
+    monkeypatch.setenv("DISTRUST_BLOCKS", "of-this-test")
+    assert may_name_a_store() is False
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    assert may_name_a_store() is False
+    await CorpusStore(root=str(tmp_path)).save("of-this-test")
+    assert may_name_a_store() is True
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    status, body = 200, b"<html>"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def listening(handler: Callable[[socket.socket], None] | type[Stranger]) -> Iterator[str]:
+    if isinstance(handler, type):
+        server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+        server.server_close()
+        return
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def accept() -> None:
+            taken, _ = door.accept()
+            handler(taken)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/api"
+
+
+def drip(taken: socket.socket) -> None:
+    try:
+        taken.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            taken.sendall(b"a")
+            time.sleep(0.05)
+    except OSError:
+        taken.close()
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [
+        (Stranger, "does not answer like one"),
+        (type("Lost", (Stranger,), {"status": 404}), "status 404"),
+        (type("Ill", (Stranger,), {"status": 503}), "status 503"),
+        (drip, "gave no answer"),
+    ],
+)
+def test_a_server_that_is_none_is_named_in_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], handler: Any, said: str
+) -> None:
+    monkeypatch.setattr(terminal, "SERVER_SECONDS", 1.0)
+    with listening(handler) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        status, (line,) = answered(capsys, "score-corpus")
+    assert status == 1 and said in line and address in line and "unset PREFECT_API_URL" in line
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/api", "nonsense", "ftp://127.0.0.1:9/x", "http://me:word@[::1/"]
+)
+def test_an_address_that_leads_nowhere_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    status, (line,) = answered(capsys, "score-corpus")
+    assert status == 1 and "PREFECT_API_URL" in line and "word" not in line
+
+
+def test_a_server_that_wants_a_password_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for status, body in ((401, b"{}"), (200, b"true")):
+        with listening(type("Door", (Stranger,), {"status": status, "body": body})) as address:
+            monkeypatch.setenv("PREFECT_API_URL", address)
+            assert terminal.why_no_run() is None
+
+
+def test_a_home_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "/proc/none")
+    status, (line,) = answered(capsys, "score-corpus")
+    assert status == 1 and "/proc/none" in line and "set PREFECT_HOME" in line
+
+
+def test_a_defect_is_one_sentence_and_its_traceback_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(name: str, parameters: dict[str, Any]) -> None:
+        raise KeyError("a key\nthat nobody foresaw")
+
+    monkeypatch.setattr(command_line, "run", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, lines = answered(capsys, "prune-store")
+    assert status == 1 and len([line for line in lines if line]) == 1
+    assert "prune-store stopped: KeyError: 'a key" in lines[-1]
+    (log,) = tmp_path.glob("distrust-prune-store-*.log")
+    assert str(log) in lines[-1] and "in broken" in log.read_text()
+    monkeypatch.setenv(terminal.TRACEBACKS, "1")
+    assert "in broken" in "\n".join(answered(capsys, "prune-store")[1])
+
+
+@pytest.mark.prefect
+def test_what_went_wrong_is_said_once(prefect_server: None, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    (tmp_path / "raw" / "letters").mkdir(parents=True)
+    (tmp_path / "raw" / "letters" / "manifest.json").write_text(json.dumps({"kind": 3}))
+    answer = subprocess.run(
+        [sys.executable, "-m", "flows", "score-corpus", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True,
+        text=True,
+    )
+    told = answer.stdout + answer.stderr
+    assert answer.returncode == 1 and told.count("is not a manifest") == 1 and "Traceback" not in told, told
+
+
+def test_a_store_error_of_a_manifest_is_one_line(tmp_path: Path) -> None:
+    from storage.manifest import read_manifest
+
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(StoreError) as refused:
+        read_manifest(tmp_path)
+    assert "\n" not in str(refused.value) and "kind: Field required" in str(refused.value)
