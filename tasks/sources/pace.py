@@ -79,6 +79,8 @@ class HostPace:
         """What the host answered last with data: asked for again, it tells whether the host is well."""
         self.refused: set[URL] = set()
         """Pages that were refused while nothing was answered yet."""
+        self.parks = True
+        """Whether failures in a row park the host; then something must tell a dead item from a dead host."""
         self.probing = asyncio.Lock()
         self._rate = requests_per_second
         self._limiter = limiter_for(requests_per_second)
@@ -172,7 +174,7 @@ class HostPace:
         self._silent_since = now if self._silent_since is None else self._silent_since
         self._failures += 1
         self._recent.append(True)
-        down = self.answers > 0 and self._failures >= DOWN_AFTER
+        down = self.parks and self.answers > 0 and self._failures >= DOWN_AFTER
         if sum(self._recent) >= OVERLOADED and not down:
             self._slow_down()
         pause = error.retry_after_seconds or 0.0

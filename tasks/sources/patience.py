@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from storage.errors import ArchiveAway, ArchiveBusy, ArchiveUnreachable, TransientError
+from storage.errors import ArchiveAway, ArchiveBusy, ArchiveUnreachable, DistrustError, TransientError
 from tasks.sources.pace import HostPace
 
 LONGEST_BACKOFF_SECONDS = 60.0
@@ -74,6 +74,21 @@ class Patience:
                 if tries >= self.attempts or self.pace.is_unreachable:
                     raise self._final(error) from error
                 await self.pace.clock.sleep(self._delay(error, tries))
+
+    async def ask(self, work: Callable[[], Awaitable[Got]]) -> Got:
+        """Persist with work that knows nothing of turns: the requests of a library."""
+
+        async def once() -> Got:
+            await self.pace.turn()
+            try:
+                got = await work()
+            except DistrustError as error:
+                self.pace.hear(error)
+                raise
+            self.pace.hear(None)
+            return got
+
+        return await self.persist(once)
 
     def _is_host_wide(self, error: TransientError, answers: int) -> bool:
         # An answer that is corrupt came from a host that answers: it counts, or it would be asked for without end.

@@ -15,7 +15,7 @@ from storage.addresses import checked_address
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.http import Tally
+from tasks.sources.patience import Tally
 from tasks.sources.web import Web
 
 ARCHIVE_ORG = "https://archive.org"
@@ -239,7 +239,7 @@ class Archives:
             case "hugging_face":
                 from tasks.sources.hugging_face import open_hugging_face
 
-                return open_hugging_face(spec, self.connection, year, workspace)
+                return open_hugging_face(spec, self.connection, self.pace, self.web, year, workspace)
             case "local_files":
                 from tasks.sources.local_files import open_local_files
 
