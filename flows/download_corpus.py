@@ -114,7 +114,8 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
     share the work, and both end when all of it is done.
     """
     outcomes: dict[str, SourceOutcome] = {}
-    waits = acquisition.waits(download.parameters.patience_hours)
+    folders = [download.layout.raw(spec.name) for spec in specs]
+    rounds = acquisition.Rounds(folders, 3600 * download.parameters.patience_hours)
     pending, told = list(specs), False
     while pending:
         found = [(spec, await download_source(download, spec)) for spec in pending]
@@ -126,7 +127,7 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
             await asyncio.sleep(BUSY_POLL_SECONDS)
             continue
         pending = [spec for spec in specs if outcomes[spec.name].passing]
-        wait = next(waits, None) if pending else None
+        wait = rounds.next_wait() if pending else None
         if wait is None:
             break
         run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)

@@ -3,7 +3,7 @@
 ::
 
     DistrustError
-    ├── TransientError              trying again may help; the retry policy matches on this class alone
+    ├── TransientError              trying again may help; only this class is ever tried again
     │   ├── ArchiveBusy             the archive said "later" (429, 5xx, a dropped connection)
     │   │   ├── ArchiveBlocked      the archive blocks this client (a challenge, or page after page refused)
     │   │   ├── ArchiveUnreachable  nothing came from the archive: no network, a wrong address, a dropped connection

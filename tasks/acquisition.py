@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -33,7 +34,7 @@ from storage.shard_plan import (
     set_aside_unplanned,
     write_plan,
 )
-from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
+from tasks.policies import LOCAL_WORK, Progress, exclusive, global_slot, run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
@@ -44,8 +45,7 @@ from tasks.sources.source import Archives, Document, Reject, Source
 from tasks.sources.stored import read_outcome
 
 SHARDS_AT_ONCE = 2
-FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
-LONGEST_WAIT_SECONDS = 3600.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
 
 
 @dataclass
@@ -108,14 +108,30 @@ def _record_shards(folder: Path, outcomes: Sequence[ShardOutcome]) -> list[Shard
     return [record_shard(folder, folder / outcome.file) for outcome in outcomes]
 
 
-def waits(patience_hours: float) -> Iterator[float]:
-    """Yield how long to wait before each new round over sources that could not be read for now, in seconds."""
-    left = 3600 * patience_hours
-    for wait in (*FIRST_WAITS_SECONDS, *[LONGEST_WAIT_SECONDS] * int(left / LONGEST_WAIT_SECONDS)):
-        if wait > left:
-            return
-        left -= wait
-        yield wait
+@dataclass
+class Rounds:
+    """When sources that could not be read for now come round again: after longer pauses, while nothing comes of it.
+
+    Args:
+        folders: Where the sources lie; another file there is headway, and patience begins anew.
+        patience_seconds: How long to go on without headway.
+    """
+
+    folders: Sequence[Path]
+    patience_seconds: float
+
+    def __post_init__(self) -> None:
+        self._files, self._since, self._wait = self._count(), time.monotonic(), FIRST_WAIT_SECONDS
+
+    def _count(self) -> int:
+        return sum(1 for folder in self.folders for _ in folder.glob("*.parquet"))
+
+    def next_wait(self) -> float | None:
+        """Return the seconds to wait before the next round; none if patience is over."""
+        if (files := self._count()) > self._files:
+            self._files, self._since, self._wait = files, time.monotonic(), FIRST_WAIT_SECONDS
+        wait, self._wait = self._wait, min(LONGEST_WAIT_SECONDS, 2 * self._wait)
+        return wait if time.monotonic() + wait - self._since <= self.patience_seconds else None
 
 
 @task(task_run_name="plan-{session.spec.name}", **LOCAL_WORK)
@@ -167,7 +183,7 @@ def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
     return outcome
 
 
-@task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **ARCHIVE_WORK)
+@task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **LOCAL_WORK)
 async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
     """Fetch the items of one shard into Parquet; the file appears only when whole."""
     with session.watched() as watch:

@@ -107,7 +107,8 @@ class Patience:
         return min(LONGEST_BACKOFF_SECONDS, self.first_delay_seconds * (2.0 ** (pauses - 1) + jitter))
 
     def _final(self, error: TransientError) -> TransientError:
-        # One name for "nobody there", so that a wrong address or a missing network is told of at once.
-        if isinstance(error, ArchiveUnreachable) and self.pace.reached:
+        if not isinstance(error, ArchiveUnreachable):
+            return error
+        if self.pace.reached:
             return ArchiveBusy(str(error))
-        return error
+        return ArchiveUnreachable(f"{error}; check the network and the address")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from storage.errors import DistrustError, StoreError, TransientError
+from storage.errors import ArchiveUnreachable, DistrustError, StoreError, TransientError
 from storage.layout import Layout
 from storage.lock import only_writer
 from storage.manifest import MANIFEST, find_damage, read_manifest, require_manifest, write_manifest
-from storage.shard_plan import PLAN
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.outcome import SourceOutcome
 from tasks.sources.shards import request_key
@@ -57,9 +56,11 @@ def failed_download(spec: SourceSpec, layout: Layout, limit: int, error: Distrus
 
     Where a refresh failed, what was sealed before it is still whole, and later stages go on with that.
     """
-    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / PLAN).is_file()
+    # An address that nothing ever came from is wrong, or there is no network: that is told at once.
+    begun = any(layout.raw(spec.name).glob("shard-*.parquet"))
+    passing = isinstance(error, TransientError) and (begun or not isinstance(error, ArchiveUnreachable))
     try:
         sealed = finished_download(spec, layout, limit)
     except StoreError:  # it is damaged, or busy
         sealed = None
-    return dataclasses.replace(sealed or SourceOutcome(spec.name, spec.band), problem=str(error), passing=begun)
+    return dataclasses.replace(sealed or SourceOutcome(spec.name, spec.band), problem=str(error), passing=passing)

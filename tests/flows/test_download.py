@@ -21,7 +21,7 @@ from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
 from tasks import acquisition
 from tasks.sources.source import Pace
-from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, status
+from tests.tasks.sources.hostile import HostileArchive, HostileItem, Misdeed, corrupt, drop, status
 
 pytestmark = pytest.mark.prefect
 
@@ -48,7 +48,6 @@ async def archive(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileArchi
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between tries."""
     monkeypatch.setattr("flows.download_corpus.Pace", partial(Pace, first_delay_seconds=0.0))
-    monkeypatch.setattr(acquisition.fetch_one_shard, "retry_delay_seconds", [0.0] * 3)
 
 
 @pytest.fixture
@@ -208,10 +207,10 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
 async def test_a_refresh_that_comes_round_again_asks_for_no_more(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
     wanted = parameters | {"patience_hours": 1.0, "max_samples": 20}
     await download_corpus(**wanted)
-    for number in range(35, 55):  # the first that are new: all of one round's tries fail
+    for number in range(35, 55):  # the first that are new: all of four rounds' tries fail
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     archive.requests.clear()
     (source,) = (await download_corpus(**wanted, refresh=True))["sources"]
@@ -221,11 +220,12 @@ async def test_a_refresh_that_comes_round_again_asks_for_no_more(
 
 
 async def test_what_a_failed_try_brought_is_not_counted_twice(
-    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(30, 50):
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5
-    assert (await download_corpus(**parameters))["sources"][0]["documents"] == 70
+    assert (await download_corpus(**parameters | {"patience_hours": 1.0}))["sources"][0]["documents"] == 70
     told = await progress()
     assert told.startswith("books: 70 of 70 documents") and "rejected" not in told
 
@@ -264,12 +264,53 @@ async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str,
 async def test_a_source_that_failed_for_now_comes_round_again(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
-    for number in range(20):  # so many in a row that it must be the archive, in the first try and its three retries
+    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    for number in range(20):  # so many in a row that it must be the archive, in each of four rounds
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     result = await download_corpus(**parameters | {"patience_hours": 1.0})
     assert result["sources"][0]["documents"] == 70
     assert stored(parameters) == {name: text(name) for name in archive.items}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([status(429)], id="one too many"),
+        pytest.param([status(429, 1)], id="a pause"),
+        pytest.param([status(503)] * 12, id="two rounds without an answer"),
+        pytest.param([drop, status(500)] * 6, id="a line that breaks"),
+    ],
+)
+async def test_a_search_that_fails_for_now_gives_no_source_up(
+    parameters: dict[str, Any],
+    archive: HostileArchive,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Misdeed],
+) -> None:
+    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    archive.about_search = faults
+    result = await download_corpus(**parameters | {"patience_hours": 1.0, "max_samples": 5})
+    assert (result["sources"][0]["documents"], archive.about_search) == (5, [])
+
+
+def test_rounds_grow_apart_and_begin_anew_with_headway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(acquisition.time, "monotonic", lambda: now[0])
+    rounds = acquisition.Rounds([tmp_path, tmp_path / "absent"], 1000.0)
+
+    def waits() -> list[float]:
+        found = []
+        while (wait := rounds.next_wait()) is not None:
+            found.append(wait)
+            now[0] += wait
+        return found
+
+    assert waits() == [30.0, 60.0, 120.0, 240.0, 480.0]
+    now[0] += 10_000
+    assert waits() == []
+    (tmp_path / "shard-00000.parquet").touch()
+    assert waits() == [30.0, 60.0, 120.0, 240.0, 480.0]
 
 
 async def test_cancelled_half_way_it_leaves_sealed_shards_only(

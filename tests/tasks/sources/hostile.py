@@ -42,7 +42,7 @@ class HostileArchive:
         self.requests: Counter[str] = Counter()
         self.times: list[float] = []
         self.down_until = 0.0
-        self.root = ""
+        self.about_search: list[Misdeed] = []
 
     def routes(self) -> dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
         """What to serve."""
@@ -61,6 +61,10 @@ class HostileArchive:
 
     async def scrape(self, request: web.Request) -> web.StreamResponse:
         await self._heard(request, "scrape")
+        misdeed = _next(self.about_search, for_ever=False)
+        answer = await misdeed(self, request, b"{}") if misdeed else None
+        if answer is not None:
+            return answer
         names = list(self.items)
         start, size = int(request.query.get("cursor", 0)), int(request.query.get("count", 100))
         page = {"items": [{"identifier": name} for name in names[start : start + size]], "total": len(names)}
