@@ -145,7 +145,9 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
         async with (
             acquisition.only_downloader(spec, layout),
             shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,
-            acquisition.open_session(spec, layout, limit, download.reach, progress) as session,
+            acquisition.open_session(
+                spec, layout, limit, download.reach, progress, retry_failed=parameters.retry_failed
+            ) as session,
         ):
             return await fetch_missing(download, session)
     except DatasetBusy:

@@ -41,7 +41,7 @@ from tasks.sources.outcome import ShardOutcome, SourceOutcome
 from tasks.sources.sealed import failed_download as failed_download
 from tasks.sources.sealed import finished_download as finished_download
 from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, request_key, retry_shard
-from tasks.sources.source import Archives, Document, Reject, Source
+from tasks.sources.source import MENDABLE, PASSING, Archives, Document, Reject, Source
 from tasks.sources.stored import read_outcome
 
 SHARDS_AT_ONCE = 2
@@ -61,6 +61,8 @@ class Session:
     meter: Meter
     progress: Progress
     turns: asyncio.Semaphore
+    retried: frozenset[str] = PASSING
+    """For what a finished shard's items must have been rejected to be fetched again."""
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[Document | Reject], None]]:
@@ -89,7 +91,7 @@ def only_downloader(spec: SourceSpec, layout: Layout) -> AbstractAsyncContextMan
 
 @asynccontextmanager
 async def open_session(
-    spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress
+    spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress, *, retry_failed: bool = False
 ) -> AsyncIterator[Session]:
     """Open a source for downloading at most `limit` documents; nobody else asks its archive meanwhile.
 
@@ -101,7 +103,8 @@ async def open_session(
         await asyncio.to_thread(remove_temporaries, folder)
         concurrency = archives.pace.concurrency
         turns = asyncio.Semaphore(concurrency)
-        yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns)
+        retried = MENDABLE if retry_failed else PASSING
+        yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns, retried)
 
 
 def _record_shards(folder: Path, outcomes: Sequence[ShardOutcome]) -> list[ShardRecord]:
@@ -246,8 +249,8 @@ def count_documents(session: Session, plan: ShardPlan) -> int:
 
 def shards_to_mend(session: Session, shards: Iterable[ShardSpec]) -> list[ShardSpec]:
     """Return the finished shards that lack documents: failed items that may pass, or a request that wanted no more."""
-    folder = session.folder
-    return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(session.spec, shard, folder)]
+    spec, folder, reasons = session.spec, session.folder, session.retried
+    return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(spec, shard, folder, reasons)]
 
 
 @task(task_run_name="mend-{session.spec.name}-{shard.index:05d}", **LOCAL_WORK)
@@ -262,9 +265,11 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
     try:
         with session.watched() as watch:
             if shard.is_whole(folder) or room <= 0:
-                return await retry_shard(session.source, spec, shard, folder, concurrency, watch)
+                return await retry_shard(
+                    session.source, spec, shard, folder, concurrency, watch, reasons=session.retried
+                )
             if spec.item_is_document:  # what the shard has, an archive may have withdrawn meanwhile
-                return await retry_shard(session.source, spec, shard, folder, concurrency, watch, room)
+                return await retry_shard(session.source, spec, shard, folder, concurrency, watch, room, session.retried)
             return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
     except TransientError as error:
         run_logger().warning("%s of %s stays as it is: %s", shard.file, spec.name, error)

@@ -77,9 +77,9 @@ async def fetch_shard(
     return read_outcome(folder, shard)
 
 
-def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path) -> list[Item]:
+def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path, reasons: frozenset[str] = PASSING) -> list[Item]:
     """Return the items of a finished shard that were rejected for a reason that may have passed."""
-    rejected = {reject.id for reject in read_rejects(folder, shard) if reject.reason in PASSING}
+    rejected = {reject.id for reject in read_rejects(folder, shard) if reject.reason in reasons}
     return [item for item in shard.items if stored_id(spec, item) in rejected]
 
 
@@ -96,6 +96,7 @@ async def retry_shard(
     concurrency: int,
     watch: Watch = lambda outcome: None,
     room: int | None = None,
+    reasons: frozenset[str] = PASSING,
 ) -> ShardOutcome:
     """Fetch those items of a finished shard again that could not be had; what comes is added to the shard.
 
@@ -111,9 +112,10 @@ async def retry_shard(
         watch: Called for every outcome.
         room: Fetch the items as well that the request had no room for, and add at most so many documents. None: only
             those that failed, however many documents come of them.
+        reasons: For what an item was rejected that is fetched again.
     """
     before = read_rejects(folder, shard)
-    waiting = {reject.id: reject for reject in before if reject.reason in PASSING}
+    waiting = {reject.id: reject for reject in before if reject.reason in reasons}
     kept = [reject for reject in before if reject.id not in waiting]
     tags = read_tags(folder / shard.file)
     wanted = set(waiting)

@@ -26,6 +26,8 @@ ARCHIVE_BUSY, CORRUPT_ANSWER = "archive-busy", "corrupt-answer"
 NOTHING: Mapping[str, Item] = MappingProxyType({})
 PASSING = frozenset({ARCHIVE_BUSY, CORRUPT_ANSWER})
 """Reasons that may pass: items that were rejected for them are worth another try later."""
+MENDABLE = PASSING | {"foreign-redirect"}
+"""Reasons that may be gone when a person asks for another try: the host of a redirect may be trusted by now."""
 
 
 @dataclass(frozen=True)

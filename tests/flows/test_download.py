@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -140,6 +141,22 @@ async def test_failed_items_are_kept_and_can_be_fetched_alone(
     assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (69, 1)
     assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
     assert stored(parameters) == {name: text(name) for name in archive.items if name != "book-08"}
+
+
+async def test_what_a_host_kept_from_us_is_fetched_once_the_host_is_trusted(
+    parameters: dict[str, Any], archive: HostileArchive, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    monkeypatch.setenv("DISTRUST_ALLOWED_HOSTS", "mirror.example")
+    mirror = os.environ["DISTRUST_ARCHIVE_ORG_URL"].rstrip("/").replace("127.0.0.1", "localhost")
+    archive.abroad = {"book-07": mirror, "book-60": mirror}
+    result = await download_corpus(**parameters)
+    assert (result["sources"][0]["documents"], result["sources"][0]["rejects"]) == (68, 2)
+    monkeypatch.setenv("DISTRUST_ALLOWED_HOSTS", "mirror.example, localhost")
+    archive.requests.clear()
+    mended = await download_corpus(**parameters, retry_failed=True)
+    assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (70, 0)
+    assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
+    assert stored(parameters) == {name: text(name) for name in archive.items}
 
 
 async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], archive: HostileArchive) -> None:

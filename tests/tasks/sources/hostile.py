@@ -43,6 +43,8 @@ class HostileArchive:
         self.times: list[float] = []
         self.down_until = 0.0
         self.about_search: list[Misdeed] = []
+        self.abroad: dict[str, str] = {}
+        """Roots of the files that do not lie on the archive's own host."""
 
     def routes(self) -> dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
         """What to serve."""
@@ -95,7 +97,7 @@ class HostileArchive:
     async def download(self, request: web.Request) -> web.StreamResponse:
         identifier, name = request.match_info["identifier"], request.match_info["name"]
         await self._heard(request, f"download/{identifier}")
-        raise web.HTTPFound(f"/store/{quote(identifier)}/{quote(name)}")
+        raise web.HTTPFound(f"{self.abroad.get(identifier, '')}/store/{quote(identifier)}/{quote(name)}")
 
     async def store(self, request: web.Request) -> web.StreamResponse:
         identifier, name = request.match_info["identifier"], request.match_info["name"]
