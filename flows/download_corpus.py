@@ -165,7 +165,7 @@ async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
     plan = await acquisition.plan_source(session, refresh=refresh)
     download.refreshed.add(session.spec.name)
     limit = max(session.limit, plan.wanted)
-    done = await acquisition.fetch_shards(session, plan, limit)
+    plan, done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
         for shard in acquisition.shards_to_mend(session, islice(plan.shards, len(done))):
             room = limit - sum(outcome.documents for outcome in done)
