@@ -202,7 +202,7 @@ def measure_flows(server: Mapping[str, str]) -> None:
             "pace_with_faults",
             share_of_pace=useful / PACE,
             busiest_second=busiest_second(times),
-            target="useful >= 0.9",
+            target="useful >= 0.95",
         )
     with archive(0.0) as root:
         plain, flow = (run_many(root, mode, server, 1000.0, MANY) for mode in ("plain", "flow"))

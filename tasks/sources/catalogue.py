@@ -189,6 +189,11 @@ class SourceSpec(_Strict):
         """Tell whether each planned item becomes one document, or a reject; else it holds many rows or pages."""
         return self.archive == "internet_archive" or (self.archive == "chronicling_america" and not self.bulk)
 
+    @property
+    def is_rows(self) -> bool:
+        """Tell whether each planned item is a range of rows, of which few may be kept."""
+        return self.archive in ("hugging_face", "local_files")
+
     def outside_years(self, year: int | None) -> str | None:
         """Return the reason for which a document of this year is not kept, if there is one."""
         if self.year_filter is None:
