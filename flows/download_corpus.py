@@ -115,7 +115,8 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
     share the work, and both end when all of it is done.
     """
     outcomes: dict[str, SourceOutcome] = {}
-    waits = acquisition.waits(download.parameters.patience_hours)
+    folders = [download.layout.raw(spec.name) for spec in specs]
+    rounds = acquisition.Rounds(folders, 3600 * download.parameters.patience_hours)
     pending, told = list(specs), False
     while pending:
         found = [(spec, await download_source(download, spec)) for spec in pending]
@@ -127,7 +128,7 @@ async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> l
             await asyncio.sleep(BUSY_POLL_SECONDS)
             continue
         pending = [spec for spec in specs if outcomes[spec.name].passing]
-        wait = next(waits, None) if pending else None
+        wait = rounds.next_wait() if pending else None
         if wait is None:
             break
         run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
@@ -145,7 +146,9 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
         async with (
             acquisition.only_downloader(spec, layout),
             shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,
-            acquisition.open_session(spec, layout, limit, download.reach, progress) as session,
+            acquisition.open_session(
+                spec, layout, limit, download.reach, progress, retry_failed=parameters.retry_failed
+            ) as session,
         ):
             return await fetch_missing(download, session)
     except DatasetBusy:
@@ -163,7 +166,7 @@ async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
     plan = await acquisition.plan_source(session, refresh=refresh)
     download.refreshed.add(session.spec.name)
     limit = max(session.limit, plan.wanted)
-    done = await acquisition.fetch_shards(session, plan, limit)
+    plan, done = await acquisition.fetch_shards(session, plan, limit)
     if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
         for shard in acquisition.shards_to_mend(session, islice(plan.shards, len(done))):
             room = limit - sum(outcome.documents for outcome in done)

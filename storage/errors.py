@@ -3,9 +3,10 @@
 ::
 
     DistrustError
-    ├── TransientError              trying again may help; the retry policy matches on this class alone
+    ├── TransientError              trying again may help; only this class is ever tried again
     │   ├── ArchiveBusy             the archive said "later" (429, 5xx, a dropped connection)
-    │   │   ├── ArchiveBlocked      the archive blocks this client (challenge page, HTML instead of data)
+    │   │   ├── ArchiveBlocked      the archive blocks this client (a challenge, or page after page refused)
+    │   │   ├── ArchiveUnreachable  nothing came from the archive: no network, a wrong address, a dropped connection
     │   │   └── ArchiveAway         the archive stayed away for longer than there is patience
     │   └── CorruptAnswer           the bytes do not match their size, checksum or expected shape
     ├── TerminalError               trying again cannot help
@@ -47,7 +48,11 @@ class ArchiveBusy(TransientError):
 
 
 class ArchiveBlocked(ArchiveBusy):
-    """The archive blocks this client for a time: a challenge page or HTML where data belongs."""
+    """The archive blocks this client for a time: a challenge, or page after page refused."""
+
+
+class ArchiveUnreachable(ArchiveBusy):
+    """Nothing came from the archive: there is no network, the address is wrong, or it dropped the connection."""
 
 
 class ArchiveAway(ArchiveBusy):

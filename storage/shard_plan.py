@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -110,11 +110,36 @@ class ShardPlan:
     """What the listing was like; it goes into the manifest."""
 
 
-def make_plan(source: str, request: str, items: Sequence[Item], shard_items: int, first: int = 0) -> ShardPlan:
-    """Cut a listing into shards of `shard_items` items, numbered from `first` on."""
-    starts = range(0, len(items), shard_items)
-    shards = [ShardSpec.of(first + i, items[start : start + shard_items]) for i, start in enumerate(starts)]
+def make_plan(
+    source: str,
+    request: str,
+    items: Sequence[Item],
+    shard_items: int,
+    first: int = 0,
+    before: Sequence[ShardSpec] = (),
+) -> ShardPlan:
+    """Cut a listing into shards of `shard_items` items, numbered from `first` on.
+
+    As far as the listing begins like that of an earlier plan, whose shards are `before`, it is cut in the same places.
+    """
+    shards: list[ShardSpec] = []
+    start = 0
+    for old in before:
+        shard = ShardSpec.of(first + len(shards), items[start : start + old.size])
+        if shard.listing != old.listing:
+            break
+        shards.append(shard)
+        start += old.size
+    for at in range(start, len(items), shard_items):
+        shards.append(ShardSpec.of(first + len(shards), items[at : at + shard_items]))
     return ShardPlan(source, request, shards, len(items))
+
+
+def join_shards(plan: ShardPlan, index: int, count: int) -> ShardPlan:
+    """Make one shard of `count` neighbours from `index` on; those behind them move up, so none may be finished."""
+    before, parts, behind = plan.shards[:index], plan.shards[index : index + count], plan.shards[index + count :]
+    joined = ShardSpec.of(index, [item for part in parts for item in part.items])
+    return replace(plan, shards=[*before, joined, *(replace(shard, index=shard.index - count + 1) for shard in behind)])
 
 
 def extend_plan(plan: ShardPlan, items: Sequence[Item], shard_items: int, wanted: int) -> ShardPlan:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,35 +15,30 @@ from storage.atomic import remove_temporaries
 from storage.errors import SourceUnavailable, TransientError
 from storage.layout import Layout
 from storage.lock import in_turn
-from storage.manifest import (
-    MANIFEST,
-    Manifest,
-    ShardRecord,
-    record_shard,
-    write_manifest,
-)
+from storage.manifest import MANIFEST
 from storage.shard_plan import (
     ShardPlan,
     ShardSpec,
     extend_plan,
+    join_shards,
     make_plan,
     read_plan,
     set_aside_unplanned,
     write_plan,
 )
-from tasks.policies import ARCHIVE_WORK, LOCAL_WORK, Progress, exclusive, global_slot, run_logger
+from tasks.policies import LOCAL_WORK, Progress, exclusive, global_slot, run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.meter import Meter
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
+from tasks.sources.rounds import Rounds as Rounds
 from tasks.sources.sealed import failed_download as failed_download
 from tasks.sources.sealed import finished_download as finished_download
+from tasks.sources.sealed import seal
 from tasks.sources.shards import fetch_shard, items_per_shard, items_to_retry, request_key, retry_shard
-from tasks.sources.source import Archives, Document, Reject, Source
+from tasks.sources.source import MENDABLE, PASSING, Archives, Document, Reject, Source
 from tasks.sources.stored import read_outcome
 
 SHARDS_AT_ONCE = 2
-FIRST_WAITS_SECONDS = (60.0, 300.0, 900.0, 1800.0)
-LONGEST_WAIT_SECONDS = 3600.0
 
 
 @dataclass
@@ -61,7 +54,8 @@ class Session:
     meter: Meter
     progress: Progress
     turns: asyncio.Semaphore
-    remark: str = ""
+    retried: frozenset[str] = PASSING
+    """For what a finished shard's items must have been rejected to be fetched again."""
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[Document | Reject], None]]:
@@ -90,7 +84,7 @@ def only_downloader(spec: SourceSpec, layout: Layout) -> AbstractAsyncContextMan
 
 @asynccontextmanager
 async def open_session(
-    spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress
+    spec: SourceSpec, layout: Layout, limit: int, archives: Archives, progress: Progress, *, retry_failed: bool = False
 ) -> AsyncIterator[Session]:
     """Open a source for downloading at most `limit` documents; nobody else asks its archive meanwhile.
 
@@ -102,21 +96,8 @@ async def open_session(
         await asyncio.to_thread(remove_temporaries, folder)
         concurrency = archives.pace.concurrency
         turns = asyncio.Semaphore(concurrency)
-        yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns)
-
-
-def _record_shards(folder: Path, outcomes: Sequence[ShardOutcome]) -> list[ShardRecord]:
-    return [record_shard(folder, folder / outcome.file) for outcome in outcomes]
-
-
-def waits(patience_hours: float) -> Iterator[float]:
-    """Yield how long to wait before each new round over sources that could not be read for now, in seconds."""
-    left = 3600 * patience_hours
-    for wait in (*FIRST_WAITS_SECONDS, *[LONGEST_WAIT_SECONDS] * int(left / LONGEST_WAIT_SECONDS)):
-        if wait > left:
-            return
-        left -= wait
-        yield wait
+        retried = MENDABLE if retry_failed else PASSING
+        yield Session(spec, limit, folder, layout, concurrency, source, Meter(limit), progress, turns, retried)
 
 
 @task(task_run_name="plan-{session.spec.name}", **LOCAL_WORK)
@@ -140,7 +121,8 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         items = await session.source.plan(session.limit)
         if not items:
             raise SourceUnavailable(f"{spec.name}: the archive finds nothing for this entry; change its query or dates")
-        plan = make_plan(spec.name, request, items, items_per_shard(spec))
+        before = plan_before.shards if plan_before else ()
+        plan = make_plan(spec.name, request, items, items_per_shard(spec), before=before)
         aside = session.layout.set_aside("raw", spec.name, plan_before.request if plan_before else request)
         moved = await asyncio.to_thread(set_aside_unplanned, folder, plan, aside)
         if moved:
@@ -153,7 +135,6 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         wanted = session.limit + await asyncio.to_thread(count_documents, session, plan)
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
         plan = await asyncio.to_thread(write_plan, folder, _remarked(session, plan))
-    session.remark = plan.remark
     wanted = max(session.limit, plan.wanted)
     session.meter.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
     return plan
@@ -176,29 +157,63 @@ def finished_shard(session: Session, shard: ShardSpec) -> ShardOutcome | None:
     return outcome
 
 
-@task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **ARCHIVE_WORK)
-async def fetch_one_shard(session: Session, shard: ShardSpec, room: int) -> ShardOutcome:
+@task(task_run_name="fetch-{session.spec.name}-{shard.index:05d}", **LOCAL_WORK)
+async def fetch_one_shard(
+    session: Session,
+    shard: ShardSpec,
+    room: int,
+    behind: Sequence[ShardSpec] = (),
+    join: Callable[[int], ShardSpec] | None = None,
+) -> ShardOutcome:
     """Fetch the items of one shard into Parquet; the file appears only when whole."""
+    source, spec, folder, concurrency = session.source, session.spec, session.folder, session.concurrency
     with session.watched() as watch:
-        outcome = await fetch_shard(
-            session.source, session.spec, shard, session.folder, session.concurrency, room, watch, session.turns
-        )
+        outcome = await fetch_shard(source, spec, shard, folder, concurrency, room, watch, session.turns, behind, join)
     run_logger().info("%s: %d documents; rejected: %s", outcome.file, outcome.documents, outcome.describe_rejects())
     push = partial(asyncio.to_thread, session.layout.push, f"raw/{session.spec.name}")
     await in_turn(push, run_logger().warning)
     return outcome
 
 
-async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> list[ShardOutcome]:
+async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> tuple[ShardPlan, list[ShardOutcome]]:
     """Fetch the shards of a plan that are not there, in order, until there are `limit` documents.
 
-    Where every item is a document, the next shard begins while the last items of one are tried again: the archive's
-    pace is used up. What one shard may still bring is then counted as brought, so that the limit holds.
+    Returns:
+        The plan, whose shards of rows may have been joined, and the outcomes of its first shards.
+    """
+    if session.spec.item_is_document:
+        return plan, await _fetch_overlapping(session, plan, limit)
+    return await _fetch_in_turn(session, plan, limit)
+
+
+async def _fetch_in_turn(session: Session, plan: ShardPlan, limit: int) -> tuple[ShardPlan, list[ShardOutcome]]:
+    """Fetch one shard after the other; one of whose rows few were kept takes in those behind it."""
+    folder, done = session.folder, list[ShardOutcome]()
+    while (index := len(done)) < len(plan.shards):
+        if (room := limit - sum(outcome.documents for outcome in done)) <= 0:
+            break
+        if (outcome := finished_shard(session, shard := plan.shards[index])) is None:
+            behind = plan.shards[index + 1 :] if session.spec.is_rows else []
+            if any(later.is_finished(folder) for later in behind):  # this one was lost; they keep their places
+                behind = []
+            outcome = await fetch_one_shard(session, shard, room, behind, partial(_join, folder, plan, index))
+            plan = read_plan(folder) or plan
+        done.append(outcome)
+    return plan, done
+
+
+def _join(folder: Path, plan: ShardPlan, index: int, count: int) -> ShardSpec:
+    return write_plan(folder, join_shards(plan, index, count)).shards[index]
+
+
+async def _fetch_overlapping(session: Session, plan: ShardPlan, limit: int) -> list[ShardOutcome]:
+    """Begin the next shard while the last items of one are tried again: the archive's pace is used up.
+
+    What one shard may still bring is counted as brought, so that the limit holds.
     """
     done: dict[int, ShardOutcome] = {}
     running: dict[int, asyncio.Task[ShardOutcome]] = {}
     expected: dict[int, int] = {}
-    at_once = SHARDS_AT_ONCE if session.spec.item_is_document else 1
 
     def room() -> int:
         return limit - sum(outcome.documents for outcome in done.values()) - sum(expected.values())
@@ -210,7 +225,7 @@ async def fetch_shards(session: Session, plan: ShardPlan, limit: int) -> list[Sh
 
     try:
         for shard in plan.shards:
-            while running and (len(running) >= at_once or room() < shard.size):
+            while running and (len(running) >= SHARDS_AT_ONCE or room() < shard.size):
                 await finish_oldest()
             if room() <= 0:
                 break
@@ -239,8 +254,8 @@ def count_documents(session: Session, plan: ShardPlan) -> int:
 
 def shards_to_mend(session: Session, shards: Iterable[ShardSpec]) -> list[ShardSpec]:
     """Return the finished shards that lack documents: failed items that may pass, or a request that wanted no more."""
-    folder = session.folder
-    return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(session.spec, shard, folder)]
+    spec, folder, reasons = session.spec, session.folder, session.retried
+    return [shard for shard in shards if not shard.is_whole(folder) or items_to_retry(spec, shard, folder, reasons)]
 
 
 @task(task_run_name="mend-{session.spec.name}-{shard.index:05d}", **LOCAL_WORK)
@@ -255,9 +270,11 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
     try:
         with session.watched() as watch:
             if shard.is_whole(folder) or room <= 0:
-                return await retry_shard(session.source, spec, shard, folder, concurrency, watch)
+                return await retry_shard(
+                    session.source, spec, shard, folder, concurrency, watch, reasons=session.retried
+                )
             if spec.item_is_document:  # what the shard has, an archive may have withdrawn meanwhile
-                return await retry_shard(session.source, spec, shard, folder, concurrency, watch, room)
+                return await retry_shard(session.source, spec, shard, folder, concurrency, watch, room, session.retried)
             return await fetch_shard(session.source, spec, shard, folder, concurrency, room + there.documents)
     except TransientError as error:
         run_logger().warning("%s of %s stays as it is: %s", shard.file, spec.name, error)
@@ -267,28 +284,4 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
 @task(task_run_name="seal-{session.spec.name}", **LOCAL_WORK)
 async def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
     """Write the manifest of a finished source."""
-    reasons: Counter[str] = Counter()
-    for outcome in outcomes:
-        reasons.update(outcome.reasons)
-    manifest = Manifest(
-        kind="raw",
-        name=session.spec.name,
-        parameters={"request": request_key(session.spec, session.limit), "limit": session.limit},
-        shards=await asyncio.to_thread(_record_shards, session.folder, outcomes),
-        counts={"documents": sum(outcome.documents for outcome in outcomes), "rejects": reasons.total()},
-        notes={
-            "rejects_by_reason": dict(sorted(reasons.items())),
-            "licence": session.spec.licence,
-            "trivium": session.spec.trivium,
-            **({"listing": session.remark} if session.remark else {}),
-        },
-    )
-    await asyncio.to_thread(write_manifest, session.folder, manifest)
-    shutil.rmtree(session.layout.unfinished(session.spec.name), ignore_errors=True)
-    return SourceOutcome(
-        session.spec.name,
-        session.spec.band,
-        documents=manifest.rows,
-        rejects=reasons.total(),
-        manifest=str(session.folder / MANIFEST),
-    )
+    return await asyncio.to_thread(seal, session.spec, session.layout, session.limit, outcomes)

@@ -1,4 +1,4 @@
-"""How every task behaves: what is retried, how a child process is watched, how progress is shown.
+"""How every task behaves: what Prefect keeps, how a child process is watched, how progress is shown.
 
 Nothing here decides correctness: the files in the store do. Prefect only sees what happens.
 """
@@ -25,15 +25,13 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import MissingContextError, ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
-from prefect.tasks import Task, exponential_backoff
 
 from storage import errors
 from storage.atomic import write_json
-from storage.errors import DistrustError, TransientError
+from storage.errors import DistrustError
 from storage.events import parse_event
 from storage.lock import in_turn, only_writer
 
@@ -48,23 +46,9 @@ SERVER_WAIT_SECONDS = 10.0
 HEALTH_POLL_SECONDS = 2.0
 
 
-async def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Retry only what was marked as transient where it was raised.
-
-    Prefect awaits this for sync and async tasks alike; a plain function would silently switch retries off.
-    """
-    return isinstance(await state.aresult(raise_on_failure=False), TransientError)
-
-
-# The store decides what is left to do, so no task result is ever cached by Prefect.
+# The store decides what is left to do, so no task result is ever cached by Prefect, and no task is tried again by it:
+# an archive's client asks with patience, and the rounds of a download run again what failed.
 LOCAL_WORK: Mapping[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
-ARCHIVE_WORK: Mapping[str, Any] = {
-    **LOCAL_WORK,
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_transient,
-}
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:

@@ -24,10 +24,26 @@ GONE = {
     410: "not-found",
     451: "access-restricted",
 }
+REFUSALS = frozenset({200, 401, 403})
+"""With a web page where data belongs, these refuse one page or shut out the client: the status alone does not tell."""
+
+_CHALLENGE_HEADERS = {"cf-mitigated": ("challenge",), "x-amzn-waf-action": ("challenge", "captcha")}
+_CHALLENGE = re.compile(
+    rb"just a moment\.\.\.|attention required! \| cloudflare|cf[-_]chl|/cdn-cgi/challenge-platform|captcha"
+    rb"|(?:you are|you're|are you) (?:not )?(?:a )?(?:human|robot|bot)\b|unusual traffic"
+    rb"|automated (?:requests|queries|access|traffic)",
+    re.IGNORECASE,
+)
 
 
 def error_of(
-    status: int, headers: Mapping[str, str], url: str, *, wants_json: bool, block_seconds: float | None = None
+    status: int,
+    headers: Mapping[str, str],
+    url: str,
+    page: bytes = b"",
+    *,
+    wants_json: bool,
+    block_seconds: float | None = None,
 ) -> DistrustError | None:
     """Return the error that a status and its headers stand for; none if the body may be read.
 
@@ -35,18 +51,15 @@ def error_of(
         status: HTTP status.
         headers: Headers, case-insensitive.
         url: For the message.
-        wants_json: Whether an HTML page in place of data means that this client is locked out.
+        page: The beginning of the body, if that is a web page.
+        wants_json: Whether a web page is not what was asked for.
         block_seconds: How long the archive shuts out a client that was too fast, where it is known to; assumed
             for a block and for a 429 that names no pause.
     """
-    challenge = headers.get("cf-mitigated", "").lower() == "challenge"
-    if challenge or (wants_json and status in (200, 401, 403) and is_html(headers)):
-        return ArchiveBlocked(
-            f"{url} answered with a web page in place of data (status {status}): the archive blocks this client. "
-            "Lower the rate limit, set DISTRUST_CONTACT, or try from another network; do not restart at once",
-            retry_after(headers.get("Retry-After")) or block_seconds,
-            overloaded=True,
-        )
+    if is_challenge(headers, page):
+        return blocked(url, retry_after(headers.get("Retry-After")) or block_seconds)
+    if wants_json and status == 200 and is_html(headers):
+        return CorruptAnswer(f"{url} answered with a web page in place of data")
     if status in LATER:
         pause = retry_after(headers.get("Retry-After"))
         overloaded = status == 429 or (status == 503 and pause is not None)
@@ -56,6 +69,22 @@ def error_of(
     if status != 200:
         return ItemUnavailable(GONE.get(status, f"http-{status}"), f"{url} answered {status}")
     return None
+
+
+def is_challenge(headers: Mapping[str, str], page: bytes) -> bool:
+    """Tell whether an answer asks this client to prove that it is a person."""
+    named = any(headers.get(name, "").strip().lower() in values for name, values in _CHALLENGE_HEADERS.items())
+    return named or _CHALLENGE.search(page) is not None
+
+
+def blocked(url: str, seconds: float | None) -> ArchiveBlocked:
+    """Return the error of a client that is shut out, for so many seconds if that is known."""
+    return ArchiveBlocked(
+        f"{url} was refused: the archive blocks this client. Lower the rate limit, set DISTRUST_CONTACT, or try from "
+        "another network; do not restart at once",
+        seconds,
+        overloaded=True,
+    )
 
 
 def is_html(headers: Mapping[str, str]) -> bool:

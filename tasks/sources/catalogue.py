@@ -190,6 +190,11 @@ class SourceSpec(_Strict):
         return self.archive == "internet_archive" or (self.archive == "chronicling_america" and not self.bulk)
 
     @property
+    def is_rows(self) -> bool:
+        """Tell whether each planned item is a range of rows, of which few may be kept."""
+        return self.archive in ("hugging_face", "local_files")
+
+    @property
     def limit_name(self) -> str:
         """Name of the global concurrency limit that all workers share for the archive; files need none."""
         return "" if self.archive == "local_files" else f"archive-{self.archive.replace('_', '-')}"

@@ -132,7 +132,22 @@ class ChroniclingAmerica:
             self.remark = f"the search of {span.start} to {span.end} counts {total} pages and lists {listed}"
         return len(pages) - before
 
-    async def _search(self, span: Slice, number: int) -> dict[str, Any]:
+    async def _search(self, span: Slice, number: int, size: int = PAGE_SIZE) -> dict[str, Any]:
+        try:
+            return await self._search_page(span, number, size)
+        except ItemUnavailable as error:
+            if error.reason != "too-large" or size == 1:
+                raise
+        parts = 2 if size % 2 == 0 else 5  # 100, 50, 25, 5, 1
+        first, end = (number - 1) * parts + 1, number * parts
+        answers = [await self._search(span, first, size // parts)]
+        for part in range(first + 1, min(end, _pages(answers[0])) + 1):
+            answers.append(await self._search(span, part, size // parts))
+        hits = [hit for answer in answers for hit in answer["results"]]
+        pages = -(-_pages(answers[0]) // parts)
+        return {"results": hits, "pagination": {**answers[-1]["pagination"], "total": pages}}
+
+    async def _search_page(self, span: Slice, number: int, size: int) -> dict[str, Any]:
         params: dict[str, str | int] = {
             "dl": "page",
             "fo": "json",
@@ -142,7 +157,7 @@ class ChroniclingAmerica:
             "qs": "",
             "start_date": span.start.isoformat(),
             "end_date": span.end.isoformat(),
-            "c": PAGE_SIZE,
+            "c": size,
             "sp": number,
         }
         if self._spec.facets:

@@ -5,43 +5,57 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
-import tenacity
 from yarl import URL
 
 from storage.atomic import sync_file
-from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, TransientError
-from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
+from storage.errors import (
+    ArchiveBlocked,
+    ArchiveBusy,
+    ArchiveUnreachable,
+    CorruptAnswer,
+    DistrustError,
+    ItemUnavailable,
+    TransientError,
+)
+from tasks.sources.answers import REFUSALS, blocked, check_object, error_of, is_html, parse_json, redirect_target
 from tasks.sources.partial import PartialFile
+from tasks.sources.patience import Patience
+from tasks.sources.patience import Tally as Tally
 from tasks.sources.web import Web
 
 JSON_CAP_BYTES = 64 * 2**20
-LONGEST_BACKOFF_SECONDS = 60.0
-HEADWAY_BYTES = 2**16
-"""A try that brought at least so many bytes of a file was not in vain and is not counted."""
+BAN_AFTER = 3
+"""So many different pages refused, and none answered, mean that the client is shut out."""
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 2**18
+_PAGE_BYTES = 2**16
+"""So much of a web page is searched for the signs of a challenge."""
 
 Got = TypeVar("Got")
 
 
-@dataclass
-class Tally:
-    """How often one item was asked for: the most tries that any of its requests took."""
+class _Refused(Exception):
+    """A web page came where data belongs: either this page is closed to everybody, or this client is shut out."""
 
-    attempts: int = 0
+    def __init__(self, own: DistrustError) -> None:
+        super().__init__(str(own))
+        self.own = own
 
-    def count(self, attempt: int) -> None:
-        """Note that a request is at its `attempt`-th try."""
-        self.attempts = max(self.attempts, attempt)
+
+class _InDoubt(ArchiveBusy):
+    """A page was refused by a host that answered nothing else yet, so that nobody can tell why."""
+
+    def __init__(self, own: DistrustError) -> None:
+        super().__init__(f"{own}; the archive has answered nothing else so far")
+        self.own = own
 
 
 class ArchiveClient:
@@ -75,13 +89,8 @@ class ArchiveClient:
         self.pace = web.pace_of(base_url, requests_per_second, service)
         self._web = web
         self._hosts = (self.base.host or "", *allowed_hosts)
-        self._attempts = attempts
-        self._backoff = tenacity.wait_exponential_jitter(
-            multiplier=first_delay_seconds, jitter=first_delay_seconds, max=LONGEST_BACKOFF_SECONDS
-        )
+        self._patience = Patience(self.pace, attempts, first_delay_seconds)
         self._block_seconds = block_seconds
-        self._known_good: URL | None = None
-        self._probing = asyncio.Lock()
 
     def url(self, *segments: str, keep_slashes: bool = False) -> URL:
         """Build a URL below the root; every segment is untrusted and quoted."""
@@ -165,7 +174,7 @@ class ArchiveClient:
                 raise CorruptAnswer(f"{url} has no bytes past {past}; starting over")
             part.accept(response.status, response.headers)
             if response.status != 206:
-                self._check(response, url, wants_data=False)
+                await self._check(response, url, wants_data=False)
             with part.open() as file:
                 async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                     file.write(chunk)
@@ -174,91 +183,96 @@ class ArchiveClient:
     async def _persist(
         self, ask: Callable[[], Awaitable[Got]], tally: Tally | None, headway: Callable[[], int] = lambda: 0
     ) -> Got:
-        tally = tally or Tally()
-        tries, reached, answers = 0, headway(), self.pace.answers
-
-        def host_is_down(state: tenacity.RetryCallState) -> bool:
-            # An answer that is corrupt came from a host that answers: it counts, or it would be asked for without end.
-            return self.pace.is_down and isinstance(_error_in(state), ArchiveBusy)
-
-        def give_up(state: tenacity.RetryCallState) -> bool:
-            nonlocal tries, reached, answers
-            host_wide = host_is_down(state) or (_asked_pause(state) and 0 < self.pace.answers == answers)
-            if host_wide:
-                return False  # it says nothing about this request; `HostPace.turn` knows when patience ends
-            if (now := headway()) >= reached + HEADWAY_BYTES:
-                tries, reached = 0, now
-            tries, answers = tries + 1, self.pace.answers
-            return tries >= self._attempts
-
-        def delay(state: tenacity.RetryCallState) -> float:
-            # A pause that the archive asked for holds back all requests to it, in `HostPace.turn`.
-            return 0.0 if host_is_down(state) or _asked_pause(state) else self._backoff(state)
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            stop=give_up,
-            wait=delay,
-            sleep=self._web.clock.sleep,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            tally.count(tries + 1)
-            with attempt:
-                return await ask()
-        raise AssertionError("a retry loop ended without a result")  # pragma: no cover
+        try:
+            return await self._patience.persist(ask, tally, headway)
+        except _InDoubt as doubt:
+            raise doubt.own from doubt
 
     async def _ask(self, url: URL, cap: int) -> tuple[bytes, Mapping[str, str]]:
         async def get() -> tuple[bytes, Mapping[str, str]]:
             async with self._follow(url, {}) as response:
-                self._check(response, url, wants_data=True)
+                await self._check(response, url, wants_data=True)
                 body = await _read(response, cap)
-            self._known_good = url
+            self.pace.known_good = url
             return body, response.headers
 
         return await self._turn(get, url)
 
-    def _check(self, response: aiohttp.ClientResponse, url: URL, *, wants_data: bool) -> None:
+    async def _check(self, response: aiohttp.ClientResponse, url: URL, *, wants_data: bool) -> None:
+        """Raise what the status and the headers stand for; a web page is looked into."""
+        may_be_shut = response.status in REFUSALS and (response.status != 200 or wants_data)
+        doubtful = may_be_shut and is_html(response.headers)
+        page = await response.content.read(_PAGE_BYTES) if doubtful else b""
         error = error_of(
-            response.status, response.headers, str(url), wants_json=wants_data, block_seconds=self._block_seconds
+            response.status, response.headers, str(url), page, wants_json=wants_data, block_seconds=self._block_seconds
         )
         if error is not None:
-            raise error
+            raise _Refused(error) if doubtful and not isinstance(error, ArchiveBlocked) else error
 
     async def _turn(self, request: Callable[[], Awaitable[Got]], url: URL) -> Got:
         """Wait until the host may be asked; while it is down, make sure first that it is back."""
         await self.pace.turn()
-        if self.pace.is_down and self._known_good is not None:
-            known = self._known_good
-            async with self._probing:
+        if self.pace.is_down and self.pace.known_good is not None:
+            async with self.pace.probing:
                 if self.pace.is_down:
-                    with suppress(ItemUnavailable):  # the host answers, and that was the question
-                        await self._heard(lambda: self._probe(known), known)
+                    trouble = await self._probe(self.pace.known_good)
+                    self.pace.hear(trouble)
+                    if trouble is not None:
+                        raise trouble
                     await self.pace.turn()
-        return await self._heard(request, url)
-
-    async def _probe(self, url: URL) -> None:
-        async with self._follow(url, {}) as response:
-            self._check(response, url, wants_data=True)
-            await _read(response, JSON_CAP_BYTES)
-
-    async def _heard(self, request: Callable[[], Awaitable[Got]], url: URL) -> Got:
-        """Send a request, say what its failure means, and tell the host's pace of it."""
+        blocks = self.pace.blocks
         try:
-            got = await request()
+            got = await self._send(request, url)
+        except DistrustError as error:
+            self.pace.hear(error)
+            raise
+        except _Refused as refusal:
+            async with self.pace.probing:
+                verdict = await self._judge(refusal.own, url, blocks)
+                self.pace.hear(verdict)
+            raise verdict from refusal
+        self.pace.hear(None)
+        return got
+
+    async def _probe(self, known: URL) -> DistrustError | None:
+        """Ask for what was answered before; return what keeps the host from answering, none if it answers."""
+
+        async def get() -> None:
+            async with self._follow(known, {}) as response:
+                await self._check(response, known, wants_data=True)
+                await _read(response, JSON_CAP_BYTES)
+
+        try:
+            await self._send(get, known)
+        except _Refused:
+            return blocked(str(known), self._block_seconds)
+        except TransientError as error:
+            return error
+        except ItemUnavailable:
+            pass  # the host answers, and that was the question
+        return None
+
+    async def _judge(self, own: DistrustError, url: URL, blocks: int) -> DistrustError:
+        """Return what a refused page stands for: itself, or a client that is shut out and is refused others too."""
+        pace = self.pace
+        if pace.blocks > blocks or pace.pause_left:
+            return ArchiveBusy(f"{own}; the archive was closed to all then", pace.pause_left or None)
+        if pace.known_good is not None and pace.known_good != url:
+            await pace.turn()
+            return await self._probe(pace.known_good) or own
+        pace.refused.add(url)
+        return blocked(str(url), self._block_seconds) if len(pace.refused) >= BAN_AFTER else _InDoubt(own)
+
+    async def _send(self, request: Callable[[], Awaitable[Got]], url: URL) -> Got:
+        """Send a request and say what its failure means."""
+        try:
+            return await request()
         except aiohttp.ClientPayloadError as error:
             raise CorruptAnswer(f"{url} broke off in the middle ({error})") from error
         except aiohttp.InvalidURL as error:
             raise ItemUnavailable("bad-url", f"{url!s} cannot be asked for") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            busy = ArchiveBusy(f"{url} could not be read ({type(error).__name__}: {error})")
-            self.pace.hear(busy)
-            raise busy from error
-        except DistrustError as error:
-            self.pace.hear(error)
-            raise
-        self.pace.hear(None)
-        return got
+            raise ArchiveUnreachable(f"{url} could not be read ({type(error).__name__}: {error})") from error
 
     @asynccontextmanager
     async def _follow(self, url: URL, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -271,19 +285,6 @@ class ArchiveClient:
                     return
                 url = redirect_target(url, location, self._hosts)
         raise ItemUnavailable("redirect-loop", f"{start} was redirected more than {_MAX_REDIRECTS} times")
-
-
-def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, TransientError) and not isinstance(error, ArchiveAway)
-
-
-def _error_in(state: tenacity.RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _asked_pause(state: tenacity.RetryCallState) -> bool:
-    error = _error_in(state)
-    return isinstance(error, ArchiveBusy) and bool(error.retry_after_seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
+from storage.errors import ArchiveBusy, ArchiveUnreachable, DistrustError, PrerequisiteError, SourceUnavailable
 from tasks.sources.answers import retry_after
 from tasks.sources.catalogue import SourceSpec
 
@@ -63,7 +63,7 @@ def hub_error(error: BaseException, spec: SourceSpec, *, first_contact: bool = F
         type(link).__module__.startswith(_TRANSPORTS) for link in chain if _status(link) is None
     )
     if unreachable:
-        return ArchiveBusy(f"{about} could not be read ({type(error).__name__}: {said})")
+        return ArchiveUnreachable(f"{about} could not be read ({type(error).__name__}: {said})")
     return SourceUnavailable(f"{about} cannot be read ({type(error).__name__}: {said})")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +19,33 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.hub_errors import hub_error
 from tasks.sources.hub_stream import HubRow, HubStream
 from tasks.sources.hub_table import refuse_folder
+from tasks.sources.patience import Patience
 from tasks.sources.ranges import RangeReader
 from tasks.sources.rows import map_row
-from tasks.sources.source import NOTHING, Connection, Document, Reject, reserve
+from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, reserve
+from tasks.sources.web import Web
 
+HUB = "https://huggingface.co"
 DEFAULT_SCAN_ROWS = 1_000_000
 LOOK_UP_SECONDS = 10.0
 UNGATED = ("README.md", ".gitattributes")
 """Files that the Hub gives to everybody, even of a dataset whose terms were not accepted."""
+REQUESTS_PER_SECOND = 1000.0
+"""One turn reads many rows, so that the Hub's own limits, which its library keeps to, are met long before."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @asynccontextmanager
 async def open_hugging_face(
-    spec: SourceSpec, connection: Connection, current_year: int, workspace: Path | None = None
+    spec: SourceSpec, connection: Connection, pace: Pace, web: Web, current_year: int, workspace: Path | None = None
 ) -> AsyncIterator[HuggingFaceDataset]:
     """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
     check_hub()
-    source = HuggingFaceDataset(spec, connection.hf_token, current_year, workspace)
+    host = web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
+    host.parks = False  # nothing tells a dead file of the Hub from a dead Hub, so the source itself comes round again
+    patience = Patience(host, pace.attempts, pace.first_delay_seconds)
+    source = HuggingFaceDataset(spec, connection.hf_token, patience, current_year, workspace)
     try:
         yield source
     finally:
@@ -47,15 +57,17 @@ class HuggingFaceDataset:
 
     remark = ""
 
-    def __init__(self, spec: SourceSpec, token: str | None, current_year: int, workspace: Path | None = None) -> None:
+    def __init__(
+        self, spec: SourceSpec, token: str | None, patience: Patience, current_year: int, workspace: Path | None = None
+    ) -> None:
         self._spec = spec
         self._token = token
+        self._patience = patience
         self._current_year = current_year
         self._workspace = workspace
         self._looked_up = False
         self._looking_up = asyncio.Lock()
-        stream = HubStream(spec, token, workspace)
-        self._reader: RangeReader[HubRow] = RangeReader(stream.read_from, stream.interrupt)
+        self._reader: RangeReader[HubRow] = RangeReader(HubStream(spec, token, workspace).read_from)
 
     async def close(self) -> None:
         """Close the open stream."""
@@ -88,7 +100,7 @@ class HuggingFaceDataset:
         # Rows that are added to a plan come from the commit that it was frozen at.
         revision = next((str(item.data["revision"]) for item in known.values()), self._spec.revision)
         if not _COMMIT.fullmatch(revision):
-            revision = await asyncio.to_thread(self._resolve, revision)
+            revision = await self._patience.ask(partial(asyncio.to_thread, self._resolve, revision))
             self._looked_up = True
         rows = reserve(limit) * 2
         if self._spec.year_filter is not None:
@@ -116,13 +128,14 @@ class HuggingFaceDataset:
 
         Raises:
             SourceUnavailable: The dataset cannot be read, or lacks a column.
-            PrerequisiteError: There is no network, and nothing was read before.
+            PrerequisiteError: There is no network.
             ArchiveBusy: The Hub cannot be reached now.
         """
         refuse_folder(self._spec)
         await self._meet(str(item.data["revision"]))
         start = int(item.data["start"])
-        rows = await self._reader.read(str(item.data["revision"]), start, int(item.data["rows"]))
+        read = partial(self._reader.read, str(item.data["revision"]), start, int(item.data["rows"]))
+        rows = await self._patience.ask(read)
         for number, row in enumerate(rows, start):
             if isinstance(row, Reject):
                 yield dataclasses.replace(row, url=item.url)
@@ -184,4 +197,4 @@ def _rows_told(card: Any, spec: SourceSpec) -> int | None:
 
 def dataset_page(repo: str, revision: str) -> str:
     """Return the address of a dataset at a commit."""
-    return f"https://huggingface.co/datasets/{repo}/tree/{revision}"
+    return f"{HUB}/datasets/{repo}/tree/{revision}"

@@ -67,6 +67,7 @@ class InternetArchive:
         self._client = client
         self._current_year = current_year
         self._workspace = workspace
+        self._most_on_a_page = MAX_PAGE
 
     async def count(self) -> int | None:
         """Ask the search for its total."""
@@ -121,12 +122,18 @@ class InternetArchive:
         if self._spec.sorts:
             params["sorts"] = self._spec.sorts
         if wanted is not None:
-            params["count"] = min(MAX_PAGE, max(MIN_PAGE, wanted))
+            params["count"] = count = min(self._most_on_a_page, max(MIN_PAGE, wanted))
         if cursor:
             params["cursor"] = cursor
-        page = await self._client.get_json(
-            self._client.url("services", "search", "v1", "scrape"), params, expect=("items",)
-        )
+        try:
+            page = await self._client.get_json(
+                self._client.url("services", "search", "v1", "scrape"), params, expect=("items",)
+            )
+        except ItemUnavailable as error:
+            if error.reason != "too-large" or wanted is None or count == MIN_PAGE:
+                raise
+            self._most_on_a_page = max(MIN_PAGE, count // 2)
+            return await self._page(cursor, wanted)
         if not isinstance(page["items"], list):
             raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are no list")
         return page

@@ -8,19 +8,20 @@ from collections import deque
 from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
+from yarl import URL
 
-from storage.errors import ArchiveAway, ArchiveBusy, TransientError
+from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, ArchiveUnreachable, TransientError
 
-LONGEST_FIRST_WAIT_SECONDS = 120.0
-"""How long a host may keep us waiting that has never answered; a wrong address would be waited for in vain."""
 DOWN_AFTER = 5
 """So many failures in a row, over all requests, mean that the host is down and not one of its items."""
 FIRST_PARK_SECONDS, LONGEST_PARK_SECONDS = 5.0, 300.0
 RECENT = 20
 """How many answers tell whether a host is overloaded."""
 OVERLOADED = 5
-"""So many of them saying "later" halve the pace; a fault now and then does not."""
+"""So many of them saying "later" halve the pace; one now and then, whatever its status, does not."""
 SLOWEST = 32
+RECOVERY_SECONDS = 15.0
+"""After so long, or after `RECENT` answers that were mostly good, a pace that was halved doubles."""
 
 
 class Clock:
@@ -45,14 +46,14 @@ class HostPace:
     """The turns of all requests of this process to one host, whatever source they are for.
 
     Three things hold a request back. The *pace*: a limiter, made slower while the host is overloaded (every
-    request then takes twice, four times, ... as many permits) and quicker again, step by step, while it answers
-    well. A *pause* that the host asked for. And the *circuit breaker*: a host that answered before and now fails
-    again and again is parked, for longer each time, until it answers or patience ends; other hosts go on.
+    request then takes twice, four times, ... as many permits) and quicker again, step by step. A *pause* that the
+    host asked for. And *parking*: a host that answered before and now fails again and again is asked again after
+    pauses that grow, until it answers or patience ends; other hosts go on.
 
     Args:
         host: Its name, for messages.
         requests_per_second: Most requests a second.
-        patience_seconds: How long a host that has answered before is waited for.
+        patience_seconds: How long the host is waited for.
         notify: Called with a sentence for a person when the host is parked and when it answers again.
         clock: Time and sleep.
     """
@@ -67,14 +68,26 @@ class HostPace:
         clock: Clock,
     ) -> None:
         self.host = host
+        self.clock = clock
         self.answers = 0
         """How many requests were answered well."""
+        self.blocks = 0
+        """How often the host shut out this client."""
+        self.reached = False
+        """Whether anything came from the host, be it "later"."""
+        self.known_good: URL | None = None
+        """What the host answered last with data: asked for again, it tells whether the host is well."""
+        self.refused: set[URL] = set()
+        """Pages that were refused while nothing was answered yet."""
+        self.parks = True
+        """Whether failures in a row park the host; then something must tell a dead item from a dead host."""
+        self.probing = asyncio.Lock()
         self._rate = requests_per_second
         self._limiter = limiter_for(requests_per_second)
         self._patience = patience_seconds
         self._notify = notify
-        self._clock = clock
         self._slowness = 1
+        self._slowed_at = 0.0
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._shut_until = 0.0
         self._failures = 0
@@ -85,13 +98,24 @@ class HostPace:
 
     @property
     def is_down(self) -> bool:
-        """Tell whether the circuit is open: the host is waited for, and a failure says nothing about one item."""
+        """Tell whether the host is parked: it is waited for, and a failure says nothing about one item."""
         return self._parked > 0
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Tell whether nothing ever came from the host, however often it was asked."""
+        return not self.reached and self._failures >= DOWN_AFTER
+
+    @property
+    def pause_left(self) -> float:
+        """How many seconds the host must not be asked for."""
+        return max(0.0, self._shut_until - self.clock.time())
 
     @property
     def slowness(self) -> int:
         """By how much the pace is divided now."""
-        return self._slowness
+        steps = int((self.clock.time() - self._slowed_at) / RECOVERY_SECONDS)
+        return max(1, self._slowness >> min(steps, SLOWEST))
 
     def limit_to(self, requests_per_second: float) -> None:
         """Change the pace; sources of one host take turns, and each may have its own ceiling."""
@@ -106,28 +130,31 @@ class HostPace:
         """
         while True:
             await self._wait_while_shut()
-            for _ in range(self._slowness):
+            permits = 0
+            while permits < self.slowness:  # which may fall meanwhile
                 await self._limiter.acquire()
-            if self._shut_until <= self._clock.time():  # it may have been shut while this request waited in line
+                permits += 1
+            if not self.pause_left:  # it may have been shut while this request waited in line
                 return
 
     async def _wait_while_shut(self) -> None:
-        while (left := self._shut_until - self._clock.time()) > 0:
-            waited = 0.0 if self._silent_since is None else self._clock.time() - self._silent_since
-            allowed = self._patience if self.answers else min(self._patience, LONGEST_FIRST_WAIT_SECONDS)
-            if waited + left > allowed:
+        while left := self.pause_left:
+            waited = 0.0 if self._silent_since is None else self.clock.time() - self._silent_since
+            if waited + left > self._patience:
                 raise ArchiveAway(
                     f"{self.host} keeps us waiting for {left:.0f} s more, after {waited:.0f} s; patience ends after "
-                    f"{allowed:.0f} s: {self._why}. Run again later",
+                    f"{self._patience:.0f} s: {self._why}. Run again later",
                     left,
                 )
-            await self._clock.sleep(left)
+            await self.clock.sleep(left)
 
     def hear(self, error: Exception | None) -> None:
-        """Note what came of a request: none or an error that is no transient one means that the host is well."""
+        """Note what came of a request: none or an error that is not transient means that the host is well."""
+        self.reached = self.reached or not isinstance(error, ArchiveUnreachable)
         if not isinstance(error, TransientError):
             self._well()
         elif isinstance(error, ArchiveBusy):
+            self.blocks += isinstance(error, ArchiveBlocked)
             self._busy(error)
 
     def _well(self) -> None:
@@ -136,18 +163,19 @@ class HostPace:
             self._told = False
         self.answers += 1
         self._failures, self._parked, self._silent_since = 0, 0, None
+        self.refused.clear()
         self._recent.append(False)
-        if self._slowness > 1 and len(self._recent) == RECENT and not any(self._recent):
-            self._slowness //= 2
+        if len(self._recent) == RECENT and self.slowness > 1:
+            self._slowed_at -= RECOVERY_SECONDS
             self._recent.clear()
 
     def _busy(self, error: ArchiveBusy) -> None:
-        now = self._clock.time()
+        now = self.clock.time()
         self._silent_since = now if self._silent_since is None else self._silent_since
         self._failures += 1
         self._recent.append(True)
-        down = self.answers > 0 and self._failures >= DOWN_AFTER
-        if error.overloaded or (sum(self._recent) >= OVERLOADED and not down):
+        down = self.parks and self.answers > 0 and self._failures >= DOWN_AFTER
+        if sum(self._recent) >= OVERLOADED and not down:
             self._slow_down()
         pause = error.retry_after_seconds or 0.0
         if down and self._shut_until <= now:
@@ -159,13 +187,12 @@ class HostPace:
     def _slow_down(self) -> None:
         # What the requests already under way will say is about the old pace.
         self._recent.clear()
-        if self._slowness < SLOWEST:
-            self._slowness *= 2
+        self._slowness, self._slowed_at = min(SLOWEST, 2 * self.slowness), self.clock.time()
 
     def _shut(self, until: float, why: str) -> None:
         if until <= self._shut_until:
             return
         self._shut_until, self._why = until, why
-        if (seconds := until - self._clock.time()) >= FIRST_PARK_SECONDS:
+        if (seconds := until - self.clock.time()) >= FIRST_PARK_SECONDS:
             self._told = True
             self._notify(f"{self.host} is parked for {seconds:.0f} s ({why}); other archives go on")

@@ -18,14 +18,10 @@ class RangeReader(Generic[Row]):
 
     Args:
         open_at: Opens a stream at a row; blocking.
-        interrupt: Cuts short what `open_at` and its stream wait for; called when a reader is cancelled.
     """
 
-    def __init__(
-        self, open_at: Callable[[str, int], Iterator[Row]], interrupt: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, open_at: Callable[[str, int], Iterator[Row]]) -> None:
         self._open_at = open_at
-        self._interrupt = interrupt
         self._lock = asyncio.Lock()
         self._iterator: Iterator[Row] | None = None
         self._stream = ""
@@ -40,7 +36,6 @@ class RangeReader(Generic[Row]):
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
                 # The thread cannot be stopped, and nobody else may touch the iterator until it is done.
-                self._interrupt()
                 await asyncio.wait([work])
                 if not work.cancelled():
                     work.exception()  # nobody is left to hear of it

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from storage.errors import DistrustError, StoreError, TransientError
+from storage.errors import ArchiveUnreachable, DistrustError, StoreError, TransientError
 from storage.layout import Layout
 from storage.lock import only_writer
-from storage.manifest import MANIFEST, find_damage, read_manifest, require_manifest, write_manifest
-from storage.shard_plan import PLAN
+from storage.manifest import (
+    MANIFEST,
+    Manifest,
+    find_damage,
+    read_manifest,
+    record_shard,
+    require_manifest,
+    write_manifest,
+)
+from storage.shard_plan import read_plan
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.outcome import SourceOutcome
+from tasks.sources.outcome import ShardOutcome, SourceOutcome
 from tasks.sources.shards import request_key
 
 MOST_NAMED = 5
@@ -35,12 +46,41 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
         raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
     if manifest.notes.get("trivium") != spec.trivium:
         _correct_trivium(folder, spec)
+    return _described(spec, manifest, folder, reused=True)
+
+
+def seal(spec: SourceSpec, layout: Layout, limit: int, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
+    """Write the manifest of a finished source; it names the shards that hold documents."""
+    folder = layout.raw(spec.name)
+    reasons: Counter[str] = Counter()
+    for outcome in outcomes:
+        reasons.update(outcome.reasons)
+    plan = read_plan(folder)
+    manifest = Manifest(
+        kind="raw",
+        name=spec.name,
+        parameters={"request": request_key(spec, limit), "limit": limit},
+        shards=[record_shard(folder, folder / outcome.file) for outcome in outcomes if outcome.documents],
+        counts={"documents": sum(outcome.documents for outcome in outcomes), "rejects": reasons.total()},
+        notes={
+            "rejects_by_reason": dict(sorted(reasons.items())),
+            "licence": spec.licence,
+            "trivium": spec.trivium,
+            **({"listing": plan.remark} if plan and plan.remark else {}),
+        },
+    )
+    write_manifest(folder, manifest)
+    shutil.rmtree(layout.unfinished(spec.name), ignore_errors=True)
+    return _described(spec, manifest, folder)
+
+
+def _described(spec: SourceSpec, manifest: Manifest, folder: Path, *, reused: bool = False) -> SourceOutcome:
     return SourceOutcome(
         spec.name,
         spec.band,
         documents=manifest.rows,
         rejects=manifest.counts.get("rejects", 0),
-        reused=True,
+        reused=reused,
         manifest=str(folder / MANIFEST),
     )
 
@@ -57,9 +97,11 @@ def failed_download(spec: SourceSpec, layout: Layout, limit: int, error: Distrus
 
     Where a refresh failed, what was sealed before it is still whole, and later stages go on with that.
     """
-    begun = isinstance(error, TransientError) and (layout.raw(spec.name) / PLAN).is_file()
+    # An address that nothing ever came from is wrong, or there is no network: that is told at once.
+    begun = any(layout.raw(spec.name).glob("shard-*.parquet"))
+    passing = isinstance(error, TransientError) and (begun or not isinstance(error, ArchiveUnreachable))
     try:
         sealed = finished_download(spec, layout, limit)
     except StoreError:  # it is damaged, or busy
         sealed = None
-    return dataclasses.replace(sealed or SourceOutcome(spec.name, spec.band), problem=str(error), passing=begun)
+    return dataclasses.replace(sealed or SourceOutcome(spec.name, spec.band), problem=str(error), passing=passing)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 from storage.errors import ArchiveBusy
@@ -24,6 +26,11 @@ UNANSWERED_IN_A_ROW = 20
 """So many items in a row that could not be had for now mean that it is the archive, not the items."""
 LOOK_AHEAD = 4
 """How many times `concurrency` items may be under way or waiting for an earlier, slower one."""
+
+ENOUGH_DOCUMENTS = 1000
+"""A shard of rows with fewer documents takes in the next one, so that a query that keeps little leaves few shards."""
+MOST_ROWS = 100_000
+"""With so many rows read, kept or not, a shard ends: they would have to be read again after an interruption."""
 
 Watch = Callable[["Document | Reject"], None]
 """Called for every outcome of a shard as it comes in; must not block."""
@@ -58,28 +65,63 @@ async def fetch_shard(
     room: int,
     watch: Watch = lambda outcome: None,
     turns: asyncio.Semaphore | None = None,
+    behind: Iterable[ShardSpec] = (),
+    join: Callable[[int], ShardSpec] | None = None,
 ) -> ShardOutcome:
     """Fetch a shard's items, `concurrency` at a time, and write at most `room` documents in the items' order.
 
     The shard's file appears last and carries the shard's key, so that it exists means that the shard is finished.
     Shards that are fetched at the same time share `turns`, so that together they keep to the concurrency.
 
+    Args:
+        source: The archive.
+        spec: The catalogue entry.
+        shard: What to fetch.
+        folder: Where the file appears.
+        concurrency: Items asked for at a time.
+        room: Most documents.
+        watch: Called for every outcome.
+        turns: One for each item that may be under way.
+        behind: The shards that follow, which this one takes in while few of its rows were kept.
+        join: Makes one shard in the plan of so many, before its file appears.
+
     Raises:
         ArchiveBusy: The archive is away, or many items in a row cannot be had for now.
         SourceUnavailable: The whole source cannot be read.
         StoreError: The disk is full.
     """
-    items = shard.items if room > 0 else []
-    with open_shard(folder / shard.file, RAW_SCHEMA) as file:
-        rejects, cut_short = await _keep(_outcomes(source, items, concurrency, turns), file, spec, set(), room, watch)
+    rejects: list[Reject] = []
+    seen: set[str] = set()
+    async with _opened(folder / shard.file) as file:
+        for taken, part in enumerate(chain([shard], behind), 1):  # noqa: B007
+            outcomes = _outcomes(source, part.items if room > 0 else [], concurrency, turns)
+            more, cut_short = await _keep(outcomes, file, spec, seen, room, watch)
+            rejects += more
+            if cut_short or len(seen) >= ENOUGH_DOCUMENTS or len(seen) + len(rejects) >= MOST_ROWS:
+                break
+        if taken > 1 and join is not None:
+            shard = await asyncio.to_thread(join, taken)
         file.tag(_tags(shard, cut_short))
         await asyncio.to_thread(write_rejects, folder, shard, rejects)
-    return read_outcome(folder, shard)
+    return await asyncio.to_thread(read_outcome, folder, shard)
 
 
-def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path) -> list[Item]:
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[ShardWriter]:
+    """Open a shard whose last step, which waits for the disk, holds up no request of another."""
+    shard = open_shard(path, RAW_SCHEMA)
+    file = shard.__enter__()
+    try:
+        yield file
+    except BaseException:
+        shard.__exit__(*sys.exc_info())
+        raise
+    await asyncio.to_thread(shard.__exit__, None, None, None)
+
+
+def items_to_retry(spec: SourceSpec, shard: ShardSpec, folder: Path, reasons: frozenset[str] = PASSING) -> list[Item]:
     """Return the items of a finished shard that were rejected for a reason that may have passed."""
-    rejected = {reject.id for reject in read_rejects(folder, shard) if reject.reason in PASSING}
+    rejected = {reject.id for reject in read_rejects(folder, shard) if reject.reason in reasons}
     return [item for item in shard.items if stored_id(spec, item) in rejected]
 
 
@@ -96,6 +138,7 @@ async def retry_shard(
     concurrency: int,
     watch: Watch = lambda outcome: None,
     room: int | None = None,
+    reasons: frozenset[str] = PASSING,
 ) -> ShardOutcome:
     """Fetch those items of a finished shard again that could not be had; what comes is added to the shard.
 
@@ -111,15 +154,16 @@ async def retry_shard(
         watch: Called for every outcome.
         room: Fetch the items as well that the request had no room for, and add at most so many documents. None: only
             those that failed, however many documents come of them.
+        reasons: For what an item was rejected that is fetched again.
     """
     before = read_rejects(folder, shard)
-    waiting = {reject.id: reject for reject in before if reject.reason in PASSING}
+    waiting = {reject.id: reject for reject in before if reject.reason in reasons}
     kept = [reject for reject in before if reject.id not in waiting]
     tags = read_tags(folder / shard.file)
     wanted = set(waiting)
     if room is not None:
         wanted |= {stored_id(spec, item) for item in shard.items} - {reject.id for reject in kept}
-    with open_shard(folder / shard.file, RAW_SCHEMA) as file:
+    async with _opened(folder / shard.file) as file:
         seen: set[str] = set()
         for batch in iterate_rows(folder / shard.file, RAW_SCHEMA):
             seen.update(batch.column("id").to_pylist())
@@ -131,7 +175,7 @@ async def retry_shard(
     answered = seen | {one_line(reject.id) for reject in rejects}
     still_waiting = [reject for reject in waiting.values() if reject.id not in answered]
     await asyncio.to_thread(write_rejects, folder, shard, [*kept, *rejects, *still_waiting])
-    return read_outcome(folder, shard)
+    return await asyncio.to_thread(read_outcome, folder, shard)
 
 
 def _tags(shard: ShardSpec, cut_short: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ from storage.addresses import checked_address
 from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable, ParameterError
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.http import Tally
+from tasks.sources.patience import Tally
 from tasks.sources.web import Web
 
 ARCHIVE_ORG = "https://archive.org"
@@ -26,6 +26,8 @@ ARCHIVE_BUSY, CORRUPT_ANSWER = "archive-busy", "corrupt-answer"
 NOTHING: Mapping[str, Item] = MappingProxyType({})
 PASSING = frozenset({ARCHIVE_BUSY, CORRUPT_ANSWER})
 """Reasons that may pass: items that were rejected for them are worth another try later."""
+MENDABLE = PASSING | {"foreign-redirect"}
+"""Reasons that may be gone when a person asks for another try: the host of a redirect may be trusted by now."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class Archives:
             case "hugging_face":
                 from tasks.sources.hugging_face import open_hugging_face
 
-                return open_hugging_face(spec, self.connection, year, workspace)
+                return open_hugging_face(spec, self.connection, self.pace, self.web, year, workspace)
             case "local_files":
                 from tasks.sources.local_files import open_local_files
 

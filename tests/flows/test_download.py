@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -20,9 +21,10 @@ from flows.download_corpus import download_corpus
 from flows.summaries import summarise
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
-from tasks import acquisition, archives
+from tasks import archives
+from tasks.sources import rounds
 from tasks.sources.source import Pace
-from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, status
+from tests.tasks.sources.hostile import HostileArchive, HostileItem, Misdeed, corrupt, drop, status
 
 pytestmark = pytest.mark.prefect
 
@@ -49,7 +51,6 @@ async def archive(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileArchi
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between tries."""
     monkeypatch.setattr("flows.download_corpus.Pace", partial(Pace, first_delay_seconds=0.0))
-    monkeypatch.setattr(acquisition.fetch_one_shard, "retry_delay_seconds", [0.0] * 3)
 
 
 @pytest.fixture
@@ -217,6 +218,22 @@ async def test_failed_items_are_kept_and_can_be_fetched_alone(
     assert stored(parameters) == {name: text(name) for name in archive.items if name != "book-08"}
 
 
+async def test_what_a_host_kept_from_us_is_fetched_once_the_host_is_trusted(
+    parameters: dict[str, Any], archive: HostileArchive, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    monkeypatch.setenv("DISTRUST_ALLOWED_HOSTS", "mirror.example")
+    mirror = os.environ["DISTRUST_ARCHIVE_ORG_URL"].rstrip("/").replace("127.0.0.1", "localhost")
+    archive.abroad = {"book-07": mirror, "book-60": mirror}
+    result = await download_corpus(**parameters)
+    assert (result["sources"][0]["documents"], result["sources"][0]["rejects"]) == (68, 2)
+    monkeypatch.setenv("DISTRUST_ALLOWED_HOSTS", "mirror.example, localhost")
+    archive.requests.clear()
+    mended = await download_corpus(**parameters, retry_failed=True)
+    assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (70, 0)
+    assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
+    assert stored(parameters) == {name: text(name) for name in archive.items}
+
+
 async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], archive: HostileArchive) -> None:
     await download_corpus(**parameters, max_samples=60)
     before = stored(parameters)
@@ -282,10 +299,10 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
 async def test_a_refresh_that_comes_round_again_asks_for_no_more(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
     wanted = parameters | {"patience_hours": 1.0, "max_samples": 20}
     await download_corpus(**wanted)
-    for number in range(35, 55):  # the first that are new: all of one round's tries fail
+    for number in range(35, 55):  # the first that are new: all of four rounds' tries fail
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     archive.requests.clear()
     (source,) = (await download_corpus(**wanted, refresh=True))["sources"]
@@ -295,11 +312,12 @@ async def test_a_refresh_that_comes_round_again_asks_for_no_more(
 
 
 async def test_what_a_failed_try_brought_is_not_counted_twice(
-    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(30, 50):
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5
-    assert (await download_corpus(**parameters))["sources"][0]["documents"] == 70
+    assert (await download_corpus(**parameters | {"patience_hours": 1.0}))["sources"][0]["documents"] == 70
     told = await progress()
     assert told.startswith("books: 70 of 70 documents") and "rejected" not in told
 
@@ -338,12 +356,34 @@ async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str,
 async def test_a_source_that_failed_for_now_comes_round_again(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAITS_SECONDS", (0.01,))
-    for number in range(20):  # so many in a row that it must be the archive, in the first try and its three retries
+    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    for number in range(20):  # so many in a row that it must be the archive, in each of four rounds
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     result = await download_corpus(**parameters | {"patience_hours": 1.0})
     assert result["sources"][0]["documents"] == 70
     assert stored(parameters) == {name: text(name) for name in archive.items}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([status(429)], id="one too many"),
+        pytest.param([status(429, 1)], id="a pause"),
+        pytest.param([status(503)] * 12, id="two rounds without an answer"),
+        pytest.param([drop, status(500)] * 6, id="a line that breaks"),
+    ],
+)
+async def test_a_search_that_fails_for_now_gives_no_source_up(
+    parameters: dict[str, Any],
+    archive: HostileArchive,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Misdeed],
+) -> None:
+    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    archive.about_search = faults
+    result = await download_corpus(**parameters | {"patience_hours": 1.0, "max_samples": 5})
+    assert (result["sources"][0]["documents"], archive.about_search) == (5, [])
 
 
 async def test_cancelled_half_way_it_leaves_sealed_shards_only(

@@ -123,6 +123,7 @@ async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(
 ) -> None:
     store = parameters["store"]
     monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
+    monkeypatch.setattr("tasks.sources.shards.ENOUGH_DOCUMENTS", 1)
     await download_corpus(**parameters)
     first = await score_corpus(store=store)
     folder = Path(store) / "scored" / "press"
@@ -143,6 +144,7 @@ async def test_a_damaged_shard_of_scores_is_made_again_alone(
 ) -> None:
     store = parameters["store"]
     monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
+    monkeypatch.setattr("tasks.sources.shards.ENOUGH_DOCUMENTS", 1)
     await download_corpus(**parameters)
     first = await score_corpus(store=store)
     folder = Path(store) / "scored" / "press"

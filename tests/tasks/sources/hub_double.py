@@ -27,15 +27,25 @@ time.sleep = slept.append
 from pathlib import Path
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.source import Archives, Connection, Pace, Reject
+from tasks.sources.pace import Clock
 from tasks.sources.web import Web
 from storage.errors import DistrustError
+
+class Written(Clock):
+    now = 0.0
+    def time(self):
+        return self.now
+    async def sleep(self, seconds):
+        slept.append(seconds)
+        self.now += seconds
 
 async def read(command):
     spec = SourceSpec.model_validate(command["fields"])
     workspace = Path(command["workspace"]) if "workspace" in command else None
     found = {"ids": [], "texts": [], "reasons": {}, "details": [], "items": []}
     for begin, end in command.get("parts", [[0, None]]):
-        archives = Archives(Connection.from_environment(), Pace(), Web())
+        web = Web(clock=Written(), patience_seconds=command.get("patience", 3600.0))
+        archives = Archives(Connection.from_environment(), Pace(), web)
         source = await archives.open(spec, workspace).__aenter__()
         if command.get("count"):
             found["count"] = await source.count()
@@ -80,7 +90,8 @@ class Hub:
 
     Attributes:
         fetched: Bytes sent of each file, as ``name/path``.
-        faults: For a file, what goes wrong at its next requests: a status, a status with headers, or "cut".
+        faults: For a file, or "info" for the look-up, what goes wrong at its next requests: a status, a status with
+            headers, or "cut".
         gated: Datasets that want their terms accepted first, and the status that says so.
         refused: Datasets of which nothing is shown to this client, and the status and headers that say so.
     """
@@ -123,6 +134,8 @@ class Hub:
         if not folder.is_dir():
             return await self.absent(request)
         name = request.match_info["name"]
+        if self.faults.get(f"{name}/info"):
+            return await self._fail(request, self.faults[f"{name}/info"].pop(0), b"{}")
         files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         return web.json_response(
             {

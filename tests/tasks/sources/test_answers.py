@@ -10,7 +10,10 @@ from tasks.sources.answers import check_object, error_of, parse_json, retry_afte
 
 JSON = CIMultiDict({"Content-Type": "application/json; charset=utf-8"})
 HTML = CIMultiDict({"Content-Type": "text/html"})
-CHALLENGE = CIMultiDict({"Content-Type": "text/html", "CF-Mitigated": "challenge"})
+CHALLENGES = [
+    CIMultiDict({"Content-Type": "text/html", "CF-Mitigated": "challenge"}),
+    CIMultiDict({"Content-Type": "text/html", "X-Amzn-Waf-Action": "captcha"}),
+]
 
 
 @pytest.mark.parametrize(
@@ -30,14 +33,38 @@ def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | N
     assert retry_after(value, datetime(2026, 10, 5, 12, tzinfo=UTC)) == seconds
 
 
+def test_a_web_page_in_place_of_data_is_never_data() -> None:
+    assert isinstance(error_of(200, HTML, "u", wants_json=True), CorruptAnswer)
+    assert error_of(200, HTML, "u", wants_json=False) is None
+
+
 @pytest.mark.parametrize("status", [200, 401, 403])
-def test_a_web_page_in_place_of_data_means_blocked(status: int) -> None:
-    assert isinstance(error_of(status, HTML, "u", wants_json=True), ArchiveBlocked)
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<title>Just a moment...</title>",
+        b"<title>Attention Required! | Cloudflare</title>",
+        b'<script src="/cdn-cgi/challenge-platform/h/b/orchestrate/chl_page/v1"></script>',
+        b'<div class="g-recaptcha" data-sitekey="x"></div>',
+        b"<p>Please confirm that you are not a robot.</p>",
+        b"Our systems have detected unusual traffic from your network.",
+    ],
+)
+def test_a_challenge_is_told_by_its_words(status: int, page: bytes) -> None:
+    error = error_of(status, HTML, "u", page, wants_json=True)
+    assert isinstance(error, ArchiveBlocked) and "do not restart at once" in str(error)
 
 
-@pytest.mark.parametrize("status", [200, 403, 429, 503])
-def test_a_challenge_means_blocked_whatever_was_asked(status: int) -> None:
-    assert isinstance(error_of(status, CHALLENGE, "u", wants_json=False), ArchiveBlocked)
+@pytest.mark.parametrize("page", [b"<h1>403 Forbidden</h1>", b"<p>This human interest story is not on the web.</p>"])
+def test_a_plain_refusal_is_no_challenge(page: bytes) -> None:
+    error = error_of(403, HTML, "u", page, wants_json=True)
+    assert isinstance(error, ItemUnavailable) and error.reason == "access-restricted"
+
+
+@pytest.mark.parametrize("status", [200, 202, 403, 405, 429, 503])
+@pytest.mark.parametrize("headers", CHALLENGES)
+def test_a_challenge_means_blocked_whatever_was_asked(status: int, headers: CIMultiDict[str]) -> None:
+    assert isinstance(error_of(status, headers, "u", wants_json=False), ArchiveBlocked)
 
 
 @pytest.mark.parametrize(

@@ -148,13 +148,15 @@ async def plan(library: Library, serve: Serve, clock: FakeClock, limit: int, **f
         return await source.plan(limit)
 
 
-async def fetch(library: Library, serve: Serve, clock: FakeClock, page: dict[str, Any]) -> Document | Reject:
+async def fetch(
+    library: Library, serve: Serve, clock: FakeClock, page: dict[str, Any], patience_seconds: float = 600.0
+) -> Document | Reject:
     item = plan_page(page)
     assert item is not None
     connection = await library.open(serve)
     pace = Pace(requests_per_second=1000, attempts=2)
     async with (
-        Web(clock=clock) as web,
+        Web(clock=clock, patience_seconds=patience_seconds) as web,
         open_chronicling_america(make_spec(licence="pd"), connection, pace, web, 2026) as source,
     ):
         async for outcome in source.fetch(item):
@@ -331,7 +333,9 @@ async def test_the_public_archive_has_limits_of_its_own(clock: FakeClock) -> Non
             assert source._texts.pace._limiter.time_period == pytest.approx(1.0)
 
 
-async def test_a_429_with_a_pause_reaches_the_caller(library: Library, serve: Serve, clock: FakeClock) -> None:
+async def test_a_429_with_a_pause_beyond_patience_reaches_the_caller(
+    library: Library, serve: Serve, clock: FakeClock
+) -> None:
     library.text = web.Response(status=429, headers={"Retry-After": "3600"})
     with pytest.raises(ArchiveBusy) as caught:
         await fetch(library, serve, clock, hit("1900-01-05"))

@@ -5,7 +5,14 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
+from storage.errors import (
+    ArchiveAway,
+    ArchiveBlocked,
+    ArchiveBusy,
+    ArchiveUnreachable,
+    CorruptAnswer,
+    ItemUnavailable,
+)
 from tasks.sources.answers import redirect_target
 from tasks.sources.http import ArchiveClient, Tally
 from tasks.sources.pace import DOWN_AFTER, limiter_for
@@ -41,7 +48,7 @@ async def test_a_pause_holds_back_the_whole_client(serve: Serve, clock: FakeCloc
     root = await serve(
         {"/a": scripted(web.Response(status=429, headers={"Retry-After": "300"})), "/b": scripted(good())}
     )
-    async with client_to(root, clock) as client:
+    async with client_to(root, clock, patience_seconds=200) as client:
         for path in ("a", "b"):
             with pytest.raises(ArchiveAway, match="keeps us waiting for 300 s"):
                 await client.get_json(client.url(path))
@@ -57,9 +64,17 @@ async def test_without_a_named_pause_the_backoff_doubles(serve: Serve, clock: Fa
         with pytest.raises(ArchiveBusy, match="503"):
             await client.get_json(client.url("a"), tally=tally)
     assert tally.attempts == 4
+    assert clock.slept[0] == 0  # one fault mostly passes at once
     assert len(clock.slept) == 3
-    for n, slept in enumerate(clock.slept):
+    for n, slept in enumerate(clock.slept[1:]):
         assert 2 * 2**n <= slept <= 2 * 2**n + 2
+
+
+async def test_too_many_is_never_answered_by_asking_at_once(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/a": scripted(web.Response(status=429), good())})
+    async with client_to(root, clock, first_delay_seconds=2) as client:
+        await client.get_json(client.url("a"))
+    assert 2 <= sum(clock.slept) <= 4
 
 
 async def test_permanent_refusals_are_not_tried_again(serve: Serve, clock: FakeClock) -> None:
@@ -101,10 +116,29 @@ async def test_a_connection_that_breaks_off_is_transient(serve: Serve, clock: Fa
             await client.get_body(client.url("a"))
 
 
-async def test_nobody_at_home_is_transient(clock: FakeClock) -> None:
-    async with client_to("http://127.0.0.1:9", clock, attempts=2) as client:
-        with pytest.raises(ArchiveBusy, match="could not be read"):
+async def test_nobody_at_home_is_told_of_soon(clock: FakeClock) -> None:
+    async with client_to("http://127.0.0.1:9", clock) as client:
+        with pytest.raises(ArchiveUnreachable, match="could not be read"):
             await client.get_json(client.url("a"))
+        assert 0 < sum(clock.slept) < 12
+        clock.slept.clear()
+        with pytest.raises(ArchiveUnreachable):
+            await client.get_json(client.url("b"))
+    assert clock.slept == []  # it was found out already
+
+
+async def test_a_line_that_breaks_later_is_no_wrong_address(serve: Serve, clock: FakeClock) -> None:
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    root = await serve({"/a": scripted(web.Response(status=500)), "/b": hang_up})
+    async with client_to(root, clock, attempts=2) as client:
+        for path in ("a", "b"):
+            with pytest.raises(ArchiveBusy) as caught:
+                await client.get_json(client.url(path))
+            assert type(caught.value) is ArchiveBusy
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -300,3 +334,84 @@ async def test_a_probe_that_finds_its_page_gone_rejects_no_other(serve: Serve, c
             client.pace.hear(ArchiveBusy("503"))
         assert client.pace.is_down
         assert await client.get_json(client.url("wanted")) == {"items": [1]}
+
+
+REFUSED = web.Response(status=403, text="<h1>403 Forbidden</h1>", content_type="text/html")
+
+
+async def test_a_page_that_is_closed_to_everybody_concerns_no_other(serve: Serve, clock: FakeClock) -> None:
+    asked: list[str] = []
+
+    async def closed(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=403, text="<h1>403 Forbidden</h1>", content_type="text/html")
+
+    root = await serve({"/open": scripted(good()), "/closed/{n}": closed})
+    sentences: list[str] = []
+    async with client_to(root, clock, block_seconds=3600, notify=sentences.append) as client:
+        await client.get_json(client.url("open"))
+        for number in range(30):  # however many there are
+            tally = Tally()
+            with pytest.raises(ItemUnavailable) as caught:
+                await client.get_json(client.url("closed", str(number)), tally=tally)
+            assert (caught.value.reason, tally.attempts) == ("access-restricted", 1)
+    assert len(asked) == 30
+    assert (sentences, sum(clock.slept)) == ([], 0)
+
+
+async def test_a_first_page_that_is_closed_is_found_out_by_the_others(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/closed": scripted(REFUSED), "/open": scripted(good())})
+    async with client_to(root, clock, block_seconds=3600) as client:
+        closed, answer = await asyncio.gather(
+            client.get_json(client.url("closed")), client.get_json(client.url("open")), return_exceptions=True
+        )
+        assert isinstance(closed, ItemUnavailable) and isinstance(answer, dict)
+    async with client_to(root, clock, block_seconds=3600) as client:  # there is no other
+        with pytest.raises(ItemUnavailable, match="access-restricted"):
+            await client.get_json(client.url("closed"))
+    assert sum(clock.slept) < 30
+
+
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_client_that_is_shut_out_waits_and_loses_nothing(serve: Serve, clock: FakeClock, status: int) -> None:
+    shut = {"until": 0.0}
+    asked = 0
+
+    async def page(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if clock.now < shut["until"]:
+            return web.Response(status=status, text="<h1>Forbidden</h1>", content_type="text/html")
+        return good()
+
+    root = await serve({"/{n}": page})
+    sentences: list[str] = []
+    async with client_to(root, clock, block_seconds=3600, notify=sentences.append) as client:
+        await client.get_json(client.url("known"))
+        shut["until"] = clock.now + 3000
+        answers = await asyncio.gather(*(client.get_json(client.url(str(number))) for number in range(10)))
+    assert answers == [{"items": [1]}] * 10
+    assert clock.now >= 1000 + 3600
+    assert asked <= 1 + 10 + 1 + 10
+    assert "parked for 3600 s" in sentences[0] and "blocks this client" in sentences[0]
+
+
+async def test_a_client_that_was_shut_out_before_it_began_is_told_so(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/{n}": scripted(REFUSED)})
+    async with client_to(root, clock, block_seconds=3600, patience_seconds=1000) as client:
+        outcomes = await asyncio.gather(
+            *(client.get_json(client.url(str(number))) for number in range(10)), return_exceptions=True
+        )
+    assert [type(outcome) for outcome in outcomes] == [ArchiveAway] * 10
+    assert "blocks this client" in str(outcomes[0])
+
+
+async def test_a_dead_search_of_a_second_source_is_not_a_dead_host(serve: Serve, clock: FakeClock) -> None:
+    root = await serve({"/a": scripted(good()), "/dead": scripted(web.Response(status=500))})
+    async with Web(clock=clock) as web_:
+        first = ArchiveClient(web_, root, requests_per_second=1000)
+        await first.get_json(first.url("a"))
+        second = ArchiveClient(web_, root, requests_per_second=1000)
+        with pytest.raises(ArchiveBusy, match="500"):
+            await second.get_json(second.url("dead"))
+    assert clock.now - 1000 < 60

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.errors import ArchiveBusy, SourceUnavailable
+from storage.errors import SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hub_stream import HubStream
 from tasks.sources.hugging_face import open_hugging_face
-from tasks.sources.source import Connection
+from tasks.sources.source import Connection, Pace
+from tasks.sources.web import Web
 from tests.tasks.sources.conftest import Serve
 from tests.tasks.sources.hub_double import COMMIT, CONVERTED, Hub, make_fields, run_reader
 
@@ -165,7 +165,7 @@ async def test_a_saved_position_of_anything_else_is_refused(tmp_path: Path, serv
 async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Serve) -> None:
     root = tmp_path / "hub"
     hub = Hub(root)
-    commands = []
+    commands: list[dict[str, Any]] = []
     window = (429, {"RateLimit": '"api";r=0;t=9'})
     for suffix in (".parquet", ".jsonl.gz"):
         # The library tries six times by itself, in pauses of seconds, before it gives a status up.
@@ -174,13 +174,15 @@ async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Se
             "cut": ["cut"] * 3,
             "forbidden-pace": [window] * 7,
             "down": [503] * 100,
-            "long-pause": [(429, {"RateLimit": '"api";r=0;t=250'})] * 100,
+            "long-pause": [(429, {"RateLimit": '"api";r=0;t=250'})] * 20,
+            "too-long-pause": [(429, {"RateLimit": '"api";r=0;t=250'})] * 100,
         }.items():
             name = f"{label}{suffix.replace('.', '-')}"
             make_dataset(root / name, suffix, files=3, rows=40)
             hub.faults[f"{name}/data/train-00001-of-00003{suffix}"] = list(faults)
             fields = make_fields(name, repo=f"org/{name}", columns=COLUMNS, rows_per_item=10)
-            commands.append({"fields": fields, "limit": 60})
+            patience = {"patience": 200.0} if label == "too-long-pause" else {}
+            commands.append({"fields": fields, "limit": 60, **patience})
     found = await run_reader(await serve(hub.routes()), tmp_path, commands)
     for command, result in zip(commands, found, strict=True):
         name = command["fields"]["name"]
@@ -188,11 +190,31 @@ async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Se
             assert (result.get("error"), result["pause"]) == ("ArchiveBusy", None), result
             assert "answered 503" in result["message"]
             assert 60 < sum(result["slept"]) < 300
-        elif name.startswith("long-pause"):
-            assert (result.get("error"), result["pause"]) == ("ArchiveBusy", 250), result
+        elif name.startswith("too-long-pause"):
+            assert (result.get("error"), result["pause"]) == ("ArchiveAway", 250), result
         else:
             assert result.get("ids") == [str(n) for n in range(120)], (name, result)
             assert not hub.faults[f"{name}/data/train-00001-of-00003{'.parquet' if 'parquet' in name else '.jsonl.gz'}"]
+
+
+async def test_a_look_up_that_fails_for_now_is_tried_again(tmp_path: Path, serve: Serve) -> None:
+    root = tmp_path / "hub"
+    hub = Hub(root)
+    commands = []
+    for label, faults in {
+        "once": [429],
+        "named": [(429, {"RateLimit": '"api";r=0;t=77'})],
+        "often": [503, 500, "cut", 502],
+        "dead": [503] * 50,
+    }.items():
+        make_dataset(root / label, ".jsonl", files=1, rows=20)
+        hub.faults[f"{label}/info"] = list(faults)
+        commands.append({"fields": make_fields(label, repo=f"org/{label}", columns=COLUMNS), "limit": 20})
+    *passed, dead = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    for result in passed:
+        assert result.get("ids") == [str(n) for n in range(20)], result
+    assert 77 in passed[1]["slept"]
+    assert (dead["error"], sum(dead["slept"]) < 60) == ("ArchiveBusy", True)
 
 
 async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, serve: Serve) -> None:
@@ -305,7 +327,7 @@ async def test_without_a_network_it_says_so_at_once(
         assert (result["error"], result["slept"]) == ("PrerequisiteError", []), result
         assert words in result["message"]
     # What has begun waits, as for any archive that is away; a switch is for the user alone to turn.
-    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveBusy")
+    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveUnreachable")
 
 
 async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, serve: Serve) -> None:
@@ -376,7 +398,7 @@ async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, serve: Serv
 
 async def test_a_pinned_dataset_is_planned_without_asking() -> None:
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT, rows_per_item=100, first_row=30))
-    async with open_hugging_face(spec, Connection(), 2026) as source:
+    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
         items = await source.plan(100)
     assert [(item.data["start"], item.data["rows"]) for item in items] == [(30, 100), (130, 100), (230, 70)]
     assert items[0].url == f"https://huggingface.co/datasets/org/ds/tree/{COMMIT}"
@@ -385,7 +407,7 @@ async def test_a_pinned_dataset_is_planned_without_asking() -> None:
 async def test_rows_are_added_where_the_known_ones_end() -> None:
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT, rows_per_item=100, first_row=30))
     known: dict[str, Item] = {}
-    async with open_hugging_face(spec, Connection(), 2026) as source:
+    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
         for limit in (100, 40, 1):  # 270 rows, 120, 22: no plan ends at a multiple of a hundred
             items = await source.plan(limit, known)
             assert known.keys().isdisjoint(item.native_id for item in items)
@@ -394,22 +416,13 @@ async def test_rows_are_added_where_the_known_ones_end() -> None:
     assert list(itertools.chain(*ranges)) == list(range(30, 30 + 270 + 120 + 22))
 
 
-def test_a_pause_ends_when_reading_is_given_up() -> None:
-    stream = HubStream(SourceSpec.model_validate(make_fields()), None, None)
-    rows = stream.read_from("main", 0)
-    stream.interrupt()
-    with pytest.raises(ArchiveBusy, match="stopped while it waited"):
-        stream._pause(3600)
-    rows.close()  # type: ignore[attr-defined]
-
-
 async def test_a_folder_of_the_same_name_is_not_mistaken_for_the_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "org" / "ds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT))
-    async with open_hugging_face(spec, Connection(), 2026) as source:
+    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
         item = (await source.plan(1))[0]
         with pytest.raises(SourceUnavailable, match="hides the dataset"):
             [outcome async for outcome in source.fetch(item)]

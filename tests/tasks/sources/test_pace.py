@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
-from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable
-from tasks.sources.pace import DOWN_AFTER, RECENT, SLOWEST, HostPace
+from storage.errors import ArchiveAway, ArchiveBusy, ArchiveUnreachable, CorruptAnswer, ItemUnavailable
+from tasks.sources.pace import DOWN_AFTER, OVERLOADED, RECENT, RECOVERY_SECONDS, SLOWEST, HostPace
 from tests.tasks.sources.conftest import FakeClock
 
 
@@ -77,16 +78,15 @@ async def test_patience_ends(clock: FakeClock) -> None:
     assert clock.now - 1000 <= 100
 
 
-async def test_a_host_that_never_answered_is_not_waited_for_as_long(clock: FakeClock) -> None:
-    pace, _ = make_pace(clock, patience_seconds=100_000)
+async def test_a_host_that_named_a_pause_is_there_though_it_answered_nothing_yet(clock: FakeClock) -> None:
+    pace, _ = make_pace(clock)
     for _ in range(DOWN_AFTER * 2):
-        pace.hear(busy())
-    assert not pace.is_down
-    pace.hear(busy(119))
+        pace.hear(ArchiveUnreachable("no route"))
+    assert pace.is_unreachable and not pace.is_down and pace.pause_left == 0
+    pace.hear(busy(3000))
+    assert not pace.is_unreachable
     await pace.turn()
-    pace.hear(busy(119))
-    with pytest.raises(ArchiveAway, match="patience ends after 120 s"):
-        await pace.turn()
+    assert clock.now == pytest.approx(4000)
 
 
 def test_what_concerns_an_item_is_an_answer(clock: FakeClock) -> None:
@@ -97,21 +97,56 @@ def test_what_concerns_an_item_is_an_answer(clock: FakeClock) -> None:
     assert pace.answers == 1
 
 
-def test_an_overloaded_host_is_asked_less_and_slowly_more_again(clock: FakeClock) -> None:
+def overload(pace: HostPace, times: int = 1) -> None:
+    """Let a host say "later" to half of what it is asked until its pace was halved so often."""
+    for _ in range(times * OVERLOADED):
+        pace.hear(None)
+        pace.hear(busy(overloaded=True))
+
+
+def test_an_overloaded_host_is_asked_less_and_soon_more_again(clock: FakeClock) -> None:
     pace, _ = make_pace(clock)
-    pace.hear(None)
-    pace.hear(busy(1, overloaded=True))
-    pace.hear(busy(1, overloaded=True))
+    overload(pace, 2)
     assert pace.slowness == 4
-    for _ in range(RECENT):
-        pace.hear(None)
-    assert pace.slowness == 2
-    for _ in range(RECENT):
-        pace.hear(None)
-    assert pace.slowness == 1
-    for _ in range(20):
-        pace.hear(busy(1, overloaded=True))
+    for expected in (2, 1):
+        for _ in range(RECENT):
+            pace.hear(None)
+        assert pace.slowness == expected
+    overload(pace, 20)
     assert pace.slowness == SLOWEST
+    clock.now += RECOVERY_SECONDS  # a slow pace has few answers to go by
+    assert pace.slowness == SLOWEST // 2
+    clock.now += 120 - RECOVERY_SECONDS
+    assert pace.slowness == 1
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.0, 20.0])
+async def test_a_host_that_says_too_many_now_and_then_is_asked_at_its_pace(clock: FakeClock, rate: float) -> None:
+    noise = random.Random(1)
+    pace, _ = make_pace(clock)
+    overload(pace, 20)
+    clock.now += 120
+    before, asked = clock.now, 0
+    while clock.now < before + 1200:
+        clock.now += pace.slowness / rate
+        asked += 1
+        pace.hear(busy(overloaded=True) if noise.random() < 0.04 else None)
+    assert asked >= 0.9 * 1200 * rate
+
+
+@pytest.mark.parametrize("rate", [2.0, 20.0])
+def test_a_host_that_takes_half_as_much_is_found_out(clock: FakeClock, rate: float) -> None:
+    pace, _ = make_pace(clock)
+    asked = refused = 0
+    allowance, refilled = 1.0, clock.now
+    while clock.now < 1000 + 1200:
+        clock.now += pace.slowness / rate
+        allowance, refilled = min(1.0, allowance + (clock.now - refilled) * rate / 2), clock.now
+        good = allowance >= 1 - 1e-6
+        allowance -= good
+        asked, refused = asked + 1, refused + (not good)
+        pace.hear(None if good else busy(overloaded=True))
+    assert refused / asked < 0.3 and asked - refused > 0.4 * 1200 * rate
 
 
 def test_a_fault_now_and_then_slows_nothing(clock: FakeClock) -> None:
@@ -127,7 +162,7 @@ def test_a_fault_now_and_then_slows_nothing(clock: FakeClock) -> None:
 async def test_slowness_takes_permits(clock: FakeClock) -> None:
     rate, turns = 50.0, 10
     pace = HostPace("h", rate, patience_seconds=10, notify=lambda sentence: None, clock=clock)
-    pace.hear(busy(overloaded=True))
+    overload(pace)
     loop = asyncio.get_running_loop()
     start = loop.time()
     for _ in range(turns):

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from storage.errors import CorruptAnswer, ItemUnavailable
-from tasks.sources.http import HEADWAY_BYTES, Tally
+from tasks.sources.http import Tally
+from tasks.sources.patience import HEADWAY_BYTES
 from tests.tasks.sources.conftest import FakeClock, Serve, client_to
 
 BODY = bytes(range(256)) * 2048

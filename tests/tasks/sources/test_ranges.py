@@ -75,22 +75,6 @@ async def test_a_cancelled_reader_leaves_the_stream_whole() -> None:
         await first
 
 
-async def test_cancelling_cuts_a_wait_short() -> None:
-    interrupted, entered = threading.Event(), threading.Event()
-
-    def waiting(stream: str, start: int) -> Iterator[int]:
-        entered.set()
-        assert interrupted.wait(10)
-        raise OSError("interrupted")
-        yield 0
-
-    reading = asyncio.create_task(RangeReader(waiting, interrupted.set).read("s", 0, 2))
-    await asyncio.to_thread(entered.wait, 10)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-
-
 async def test_an_error_after_cancelling_is_not_left_behind() -> None:
     going, entered = threading.Event(), threading.Event()
 
