@@ -119,8 +119,15 @@ async def survey_source(spec: SourceSpec, limit: int, archives: Archives) -> dic
         return row | {"unreachable": True, "problem": f"no answer within {SURVEY_SECONDS:.0f} s"}
     except DistrustError as error:
         away = isinstance(error, ArchiveBusy | PrerequisiteError)
-        return row | {"unreachable": away, "problem": str(error.__cause__ or error) if away else str(error)}
+        return row | {"unreachable": away, "problem": str(_below(error)) if away else str(error)}
     return row | vars(found) | {"documents": None if found.offered is None else found.documents, "problem": ""}
+
+
+def _below(error: BaseException) -> BaseException:
+    """Return what the network said, below what this project made of it."""
+    while isinstance(error, DistrustError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 async def survey(specs: Sequence[SourceSpec], limits: Mapping[str, int], pace: Pace) -> list[dict[str, Any]]:
