@@ -54,7 +54,6 @@ class Session:
     meter: Meter
     progress: Progress
     turns: asyncio.Semaphore
-    remark: str = ""
     retried: frozenset[str] = PASSING
     """For what a finished shard's items must have been rejected to be fetched again."""
 
@@ -134,7 +133,6 @@ async def plan_source(session: Session, *, refresh: bool = False) -> ShardPlan:
         wanted = session.limit + await asyncio.to_thread(count_documents, session, plan)
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
         plan = await asyncio.to_thread(write_plan, folder, _remarked(session, plan))
-    session.remark = plan.remark
     wanted = max(session.limit, plan.wanted)
     session.meter.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
     return plan
@@ -284,4 +282,4 @@ async def mend_one_shard(session: Session, shard: ShardSpec, room: int) -> Shard
 @task(task_run_name="seal-{session.spec.name}", **LOCAL_WORK)
 async def seal_source(session: Session, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
     """Write the manifest of a finished source."""
-    return await asyncio.to_thread(seal, session.spec, session.layout, session.limit, outcomes, session.remark)
+    return await asyncio.to_thread(seal, session.spec, session.layout, session.limit, outcomes)

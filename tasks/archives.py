@@ -21,6 +21,7 @@ from storage.manifest import read_manifest
 from storage.schemas import BANDS
 from storage.shard_plan import read_plan
 from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
+from tasks.shared_pace import SharedPace
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.estimate import estimate
 from tasks.sources.source import Archives, Connection, Pace
@@ -76,8 +77,10 @@ async def open_archives(pace: Pace, patience_hours: float) -> AsyncIterator[Arch
         patience_hours: How long an archive that answered before is waited for.
     """
     connection = await connect()
-    log = run_logger()
-    async with Web(connection.contact, patience_seconds=3600 * patience_hours, notify=log.warning) as web:
+    log, patience_seconds = run_logger(), 3600 * patience_hours
+    async with Web(
+        connection.contact, patience_seconds=patience_seconds, notify=log.warning, share=SharedPace().turn
+    ) as web:
         yield Archives(connection, pace, web)
 
 
@@ -120,8 +123,15 @@ async def survey_source(spec: SourceSpec, limit: int, archives: Archives) -> dic
         return row | {"unreachable": True, "problem": f"no answer within {SURVEY_SECONDS:.0f} s"}
     except DistrustError as error:
         away = isinstance(error, ArchiveBusy | PrerequisiteError)
-        return row | {"unreachable": away, "problem": str(error.__cause__ or error) if away else str(error)}
+        return row | {"unreachable": away, "problem": str(_below(error)) if away else str(error)}
     return row | vars(found) | {"documents": None if found.offered is None else found.documents, "problem": ""}
+
+
+def _below(error: BaseException) -> BaseException:
+    """Return what the network said, below what this project made of it."""
+    while isinstance(error, DistrustError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 async def survey(specs: Sequence[SourceSpec], limits: Mapping[str, int], pace: Pace) -> list[dict[str, Any]]:

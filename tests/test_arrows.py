@@ -84,7 +84,9 @@ def forbidden(path: Path, name: str) -> bool:
     if room == "tasks" and rest != ["__init__"]:
         own = WRAPPER_FOLDER[rest[0]]
         folders = [f"tasks.{folder}" for folder in FOLDERS if folder != own]
-        wrappers = [f"tasks.{wrapper}" for wrapper in WRAPPER_FOLDER if wrapper not in ("policies", rest[0])]
+        wrappers = [
+            f"tasks.{wrapper}" for wrapper in WRAPPER_FOLDER if wrapper not in ("policies", "shared_pace", rest[0])
+        ]
         return is_below(name, "flows", "deployments", "sandbox", *folders, *wrappers, *ACCELERATOR)
     if room == "flows":
         inside = is_below(name, *(f"tasks.{folder}" for folder in FOLDERS)) and not is_below(name, *PARAMETER_MODELS)

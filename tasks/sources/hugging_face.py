@@ -128,7 +128,7 @@ class HuggingFaceDataset:
 
         Raises:
             SourceUnavailable: The dataset cannot be read, or lacks a column.
-            PrerequisiteError: There is no network, and nothing was read before.
+            PrerequisiteError: There is no network.
             ArchiveBusy: The Hub cannot be reached now.
         """
         refuse_folder(self._spec)

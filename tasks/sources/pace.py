@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiolimiter import AsyncLimiter
 from yarl import URL
@@ -42,6 +42,10 @@ def limiter_for(requests_per_second: float) -> AsyncLimiter:
     return AsyncLimiter(at_once, at_once / requests_per_second)
 
 
+async def alone(host: str) -> None:
+    """Ask a host as if no other machine did."""
+
+
 class HostPace:
     """The turns of all requests of this process to one host, whatever source they are for.
 
@@ -56,6 +60,7 @@ class HostPace:
         patience_seconds: How long the host is waited for.
         notify: Called with a sentence for a person when the host is parked and when it answers again.
         clock: Time and sleep.
+        share: Waits for this machine's turn, where several ask the host.
     """
 
     def __init__(
@@ -66,8 +71,10 @@ class HostPace:
         patience_seconds: float,
         notify: Callable[[str], None],
         clock: Clock,
+        share: Callable[[str], Awaitable[None]] = alone,
     ) -> None:
         self.host = host
+        self._share = share
         self.clock = clock
         self.answers = 0
         """How many requests were answered well."""
@@ -134,6 +141,7 @@ class HostPace:
             while permits < self.slowness:  # which may fall meanwhile
                 await self._limiter.acquire()
                 permits += 1
+            await self._share(self.host)
             if not self.pause_left:  # it may have been shut while this request waited in line
                 return
 

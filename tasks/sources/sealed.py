@@ -20,6 +20,7 @@ from storage.manifest import (
     require_manifest,
     write_manifest,
 )
+from storage.shard_plan import read_plan
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
 from tasks.sources.shards import request_key
@@ -48,22 +49,13 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
     return _described(spec, manifest, folder, reused=True)
 
 
-def seal(
-    spec: SourceSpec, layout: Layout, limit: int, outcomes: Sequence[ShardOutcome], remark: str = ""
-) -> SourceOutcome:
-    """Write the manifest of a finished source; it names the shards that hold documents.
-
-    Args:
-        spec: The source.
-        layout: The store.
-        limit: How many documents were wanted.
-        outcomes: What became of each shard.
-        remark: What was remarkable about the archive's listing.
-    """
+def seal(spec: SourceSpec, layout: Layout, limit: int, outcomes: Sequence[ShardOutcome]) -> SourceOutcome:
+    """Write the manifest of a finished source; it names the shards that hold documents."""
     folder = layout.raw(spec.name)
     reasons: Counter[str] = Counter()
     for outcome in outcomes:
         reasons.update(outcome.reasons)
+    plan = read_plan(folder)
     manifest = Manifest(
         kind="raw",
         name=spec.name,
@@ -74,7 +66,7 @@ def seal(
             "rejects_by_reason": dict(sorted(reasons.items())),
             "licence": spec.licence,
             "trivium": spec.trivium,
-            **({"listing": remark} if remark else {}),
+            **({"listing": plan.remark} if plan and plan.remark else {}),
         },
     )
     write_manifest(folder, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from storage.addresses import LOOPBACK
-from tasks.sources.pace import Clock, HostPace
+from tasks.sources.pace import Clock, HostPace, alone
 
 PRODUCT = "empirical-distrust/0.1"
 LONGEST_ASK_SECONDS = 1800.0
@@ -55,6 +55,7 @@ class Web:
         silence_seconds: Limit for connecting and for each silence while reading.
         notify: Called with a sentence for a person when a host is parked and when it answers again.
         clock: Time and sleep.
+        share: Waits for this machine's turn at a host, where several machines ask it.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Web:
         silence_seconds: float = SILENCE_SECONDS,
         notify: Callable[[str], None] = lambda sentence: None,
         clock: Clock | None = None,
+        share: Callable[[str], Awaitable[None]] = alone,
     ) -> None:
         self.clock = clock or Clock()
+        self._share = share
         self._headers = {"User-Agent": user_agent(contact)}
         self._patience = patience_seconds
         self._notify = notify
@@ -113,7 +116,12 @@ class Web:
         key = (host, service)
         if key not in self._paces:
             self._paces[key] = HostPace(
-                host, requests_per_second, patience_seconds=self._patience, notify=self._notify, clock=self.clock
+                host,
+                requests_per_second,
+                patience_seconds=self._patience,
+                notify=self._notify,
+                clock=self.clock,
+                share=self._share,
             )
         self._paces[key].limit_to(requests_per_second)
         return self._paces[key]

@@ -42,7 +42,6 @@ class HostileArchive:
         self.requests: Counter[str] = Counter()
         self.times: list[float] = []
         self.down_until = 0.0
-        self.root = ""
         self.uncounted = 0
         self.about_search: list[Misdeed] = []
         self.abroad: dict[str, str] = {}

@@ -327,7 +327,7 @@ async def test_without_a_network_it_says_so_at_once(
         assert (result["error"], result["slept"]) == ("PrerequisiteError", []), result
         assert words in result["message"]
     # What has begun waits, as for any archive that is away; a switch is for the user alone to turn.
-    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveBusy")
+    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveUnreachable")
 
 
 async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, serve: Serve) -> None:
