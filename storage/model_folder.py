@@ -22,6 +22,8 @@ LONGEST_HEADER_BYTES = 64 << 20
 MOST_VOCABULARY_BYTES = 128 << 20
 """Four times the longest vocabulary of a model that is known."""
 LARGEST_SIZE = 2**31 - 1
+SURE_LAYERS = 1000
+"""More than any model has, and few enough to be built and then found to be wrong."""
 LARGEST_ADAPTER = 65_536
 """Far beyond the ranks and the layers of any adapter."""
 ADAPTERS = "adapters.safetensors"
@@ -152,7 +154,7 @@ def _check_sizes(folder: Path, config: Mapping[str, Any], tensors: int) -> None:
                     "copy the model again"
                 )
     layers = text.get("num_hidden_layers")
-    if isinstance(layers, int) and layers > tensors:
+    if isinstance(layers, int) and layers > max(tensors, SURE_LAYERS):
         raise PrerequisiteError(
             f"{folder / CONFIG} says num_hidden_layers {layers}, but the weights hold {tensors} tensors in all; fetch "
             "or copy the model again"
