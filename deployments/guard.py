@@ -44,6 +44,8 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        if _is_visit(scope, dict(headers)):
+            headers = [(name, value) for name, value in headers if name == "host"]
         refusal = self.own.refusal(scope.get("method", "GET"), headers)
         if refusal:
             return await _refuse(scope, send, refusal)
@@ -59,6 +61,18 @@ class Guard:
             await _answer(send, 400, {"detail": "challenge needs 16 to 128 hexadecimal digits in lower case"})
         else:
             await _answer(send, 200, {"proof": proof(self.token, asked), "pid": os.getpid()})
+
+
+def _is_visit(scope: Message, headers: dict[str, str]) -> bool:
+    """Whether somebody followed a link to a page of the UI, say from a notification: the other site sees none of it."""
+    how = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    api = ("/api", IDENTITY)
+    return (
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and how == ("navigate", "document")
+        and not any(scope["path"].startswith(path) for path in api)
+    )
 
 
 async def _refuse(scope: Message, send: Send, why: str) -> None:

@@ -115,6 +115,20 @@ def test_other_sites_read_nothing(prefect: Prefect, path: str, header: tuple[str
     assert json.loads(text)["detail"].endswith(".")
 
 
+def test_a_link_of_a_notification_leads_to_the_page_and_to_nothing_else(prefect: Prefect) -> None:
+    came = {"Referer": "http://chat.example/", "Sec-Fetch-Site": "cross-site"}
+    click = came | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert prefect.raw("GET", "/runs", click | {"Accept": "text/html"})[0] == 200
+    for refused in (
+        prefect.raw("GET", "/api/version", click),
+        prefect.raw("POST", "/runs", click | {"Content-Type": "application/json"}, "{}"),
+        prefect.raw("GET", "/runs", click | {"Sec-Fetch-Dest": "iframe"}),
+        prefect.raw("GET", "/runs", click | {"Host": f"rebound.example:{prefect.port}"}),
+        prefect.raw("GET", "/runs", came),
+    ):
+        assert refused[0] == 403
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_what_a_page_sends_without_asking_changes_nothing(prefect: Prefect, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
