@@ -45,7 +45,7 @@ def up(wanted: Access, notify: str = "") -> None:
     remember(processes.home(), dataclasses.replace(server.access_to(port), token=""))
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    mark_dead_runs()
+    tell_dead_runs(asyncio.run(server.mark_dead_runs()))
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
@@ -61,16 +61,15 @@ def up(wanted: Access, notify: str = "") -> None:
     print(
         f"\nThe UI is at {server.api_url(port).removesuffix('/api')}. Start a flow there, or in a shell:\n"
         "  .venv/bin/python -m flows score-corpus\n"
+        f"Prefect's own commands need its address: export PREFECT_API_URL={server.api_url(port)}\n"
         "`make down` stops all of it; logs are in .prefect/."
     )
 
 
-def mark_dead_runs(**words: str) -> None:
-    """Mark the runs whose process has died, on the server that the environment names; say which."""
-    from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
-
-    for run in asyncio.run(mark(**words)):
-        print(f"run        {run} had no process any more: marked Crashed")
+def tell_dead_runs(names: list[str]) -> None:
+    """Say which runs were marked."""
+    for name in names:
+        print(f"run        {name} had no process any more: marked Crashed")
 
 
 def name_local_server() -> None:
@@ -102,7 +101,8 @@ def down() -> None:
         print(f"{name}: {'stopped' if processes.stop(name) else 'was not running'}")
     if port is not None:
         os.environ.update(server.client_environment(port))
-        mark_dead_runs(message="Stopped by `make down`. Start it again: it goes on where it stopped.")
+        words = "Stopped by `make down`. Start it again: it goes on where it stopped."
+        tell_dead_runs(asyncio.run(server.mark_dead_runs(words)))
     if server.is_used():
         print("server: a command uses it, and it ends with that command")
         return

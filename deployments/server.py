@@ -196,6 +196,13 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
+async def mark_dead_runs(message: str = "") -> list[str]:
+    """Mark the runs of this machine whose process has died, on the server that the environment names."""
+    from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
+
+    return await (mark(message) if message else mark())
+
+
 def keep() -> None:
     """Let the server stay when no command uses it any more."""
     (home() / KEPT).touch()

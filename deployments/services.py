@@ -12,6 +12,8 @@ Its flow waits 20 seconds for it (`tasks.policies`); one whose flow is gone has 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import os
 import plistlib
@@ -33,6 +35,7 @@ PREFIX = "empirical-distrust"
 STOP_SECONDS = 120
 """More than a training gives itself when its flow is gone, so that the system never ends it first."""
 RESTART_SECONDS = 30
+MARK_SECONDS = 20.0
 HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", NAMES, "HF_HOME", "HF_ENDPOINT")
 """Variables of the installing shell that the service keeps; none of them is a secret."""
 
@@ -227,7 +230,11 @@ def run_worker(pool: str) -> None:
     """Become the worker of a pool."""
     access = known_access()
     name = f"{pool}-{os.uname().nodename.partition('.')[0]}"
-    _become(server.worker_command(name, pool), server.worker_environment(access.port))
+    environment = server.worker_environment(access.port)
+    os.environ.update(environment)
+    with contextlib.suppress(Exception):  # a server that starts later than its workers hears of them from the next one
+        asyncio.run(asyncio.wait_for(server.mark_dead_runs(), MARK_SECONDS))
+    _become(server.worker_command(name, pool), environment)
 
 
 def run_server() -> None:
