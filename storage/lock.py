@@ -24,7 +24,7 @@ LONGEST_NAME = 200
 Result = TypeVar("Result")
 
 
-HOLDER = ["a process"]
+HOLDER = ["another process"]
 """What this process calls itself in the locks that it holds; a command or a run puts its own name here."""
 
 

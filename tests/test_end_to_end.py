@@ -71,7 +71,7 @@ def stop_server(home: Path) -> None:
     """A kill leaves the Prefect server of the run behind, as it would leave a user's."""
     for file in (home / "prefect").glob("*.pid"):
         try:
-            os.killpg(int(file.read_text()), signal.SIGKILL)
+            os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
         except ProcessLookupError:
             continue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -326,7 +327,7 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         assert {name for name, check in told.items() if not check.ok} == {"zombie runs", "blocked pools"}
         assert zombie.name in told["zombie runs"].detail and "--fix" in told["zombie runs"].detail
         assert f"mac-train: 1 late runs wait for {zombie.name}" in told["blocked pools"].detail
-        assert "flow_run 2" in told["database"].detail and "MB in" in told["database"].detail
+        assert re.search(r"flow_run \d+", told["database"].detail) and "MB in" in told["database"].detail
         assert (await client.read_flow_run(zombie.id)).state_name == "Running", "without fix it only tells"
 
         mended = {check.component: check for check in await doctor.examine.fn(0.001, fix=True)}
@@ -340,8 +341,11 @@ def test_versions_that_differ_from_the_lock_are_told(tmp_path: Path) -> None:
     lock = tmp_path / "uv.lock"
     lock.write_text(
         '[[package]]\nname = "prefect"\nversion = "3.0.0"\n[[package]]\nname = "fastapi"\nversion = "0.1"\n'
+        '[[package]]\nname = "sqlalchemy"\nversion = "0.2"\n'
     )
-    with pytest.raises(RuntimeError, match=r"fastapi .* is installed, 0\.1 is locked; the server runs Prefect 2\.0"):
+    with pytest.raises(
+        RuntimeError, match=r"fastapi .* is installed, 0\.1 is locked; .*; the server runs Prefect 2\.0"
+    ):
         doctor.compare_versions("2.0", lock)
 
 

@@ -230,13 +230,17 @@ def listening(handler: Callable[[socket.socket], None] | type[Stranger]) -> Iter
         server.server_close()
         return
     with socket.create_server(("127.0.0.1", 0)) as door:
+        taken: list[socket.socket] = []
 
         def accept() -> None:
-            taken, _ = door.accept()
-            handler(taken)
+            taken.append(door.accept()[0])
+            handler(taken[0])
 
-        threading.Thread(target=accept, daemon=True).start()
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
         yield f"http://127.0.0.1:{door.getsockname()[1]}/api"
+        taken[0].shutdown(socket.SHUT_RDWR)  # whoever is still reading hears the end as well
+        thread.join()
 
 
 def drip(taken: socket.socket) -> None:
