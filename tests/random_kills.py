@@ -39,7 +39,7 @@ from storage.manifest import find_damage, read_manifest
 
 PATIENCE_SECONDS = 240.0
 """How long an undisturbed run may take from wherever it was; a run that waits for a dead one waits for ever."""
-SMALL = {"max-steps": "40", "save-every": "10", "eval-limit": "2", "perplexity-samples": "2", "max-new-tokens": "4"}
+SMALL = {"max-steps": "40", "save-every": "10", "eval-limit": "4", "perplexity-samples": "4", "max-new-tokens": "8"}
 SOURCES = "internet_archive_books,historical_newspapers,us_patents,wikipedia,scientific_papers,medical_guidelines"
 FLAGS = ["--accept-imbalance", "--sources", SOURCES]
 STAGES = {"exports": "export", "runs": "train or evaluate", "balanced": "rebalance", "scored": "score"}
@@ -52,7 +52,11 @@ def made(store: Path) -> dict[str, str]:
         for folder in sorted(path for path in (store / stage).iterdir() if path.is_dir()):
             manifest = read_manifest(folder)
             assert manifest is not None and find_damage(folder, manifest, hashes=True) == [], folder
-            rows = [row for shard in manifest.shards for row in pq.read_table(folder / shard.file, columns).to_pylist()]
+            rows = [
+                row
+                for shard in manifest.shards
+                for row in pq.read_table(folder / shard.file, columns=columns).to_pylist()
+            ]
             keys = [row["id"] for row in rows]
             assert len(keys) == len(set(keys)), f"{folder}: a document twice"
             text = json.dumps(rows, sort_keys=True, default=str)
@@ -158,7 +162,9 @@ def survive(victim: Command | Deployment, dice: random.Random, kills: int, store
         while not (end := victim.ended()) and time.monotonic() < deadline:
             time.sleep(0.2)
         if end:
-            assert end == "COMPLETED", f"a run that was left alone ended as {end}"
+            log = processes.home() / "commands.log"
+            told = log.read_text("utf-8", errors="replace")[-2000:] if log.is_file() else ""
+            assert end == "COMPLETED", f"a run that was left alone ended as {end}: {told}"
             return kills
         assert kills, f"a run that was left alone has not ended after {PATIENCE_SECONDS:.0f} s"
         at[stage_of(store)] += 1

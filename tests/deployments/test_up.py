@@ -205,6 +205,7 @@ def test_commands_that_begin_together_share_a_server_which_ends_with_the_last(ho
     until(lambda: not processes.is_running("server"), 30)
 
 
+@pytest.mark.drill
 def test_a_killed_command_leaves_no_server_and_up_takes_one_over(home: Path) -> None:
     with server.in_use():
         port = server.join_or_start(Access(port=server.free_port(0)), while_used=True)
@@ -262,8 +263,8 @@ def test_a_number_that_belongs_to_another_program_by_now_is_not_ours(home: Path)
         process.wait()
 
 
-@pytest.mark.parametrize("known", [Access(url="https://office.example:4200/api", auth="me:secret"), Access(port=4299)])
-def test_a_server_for_one_run_leaves_the_record_of_the_other_as_it_was(home: Path, known: Access) -> None:
+def test_a_server_for_one_run_leaves_the_record_of_the_other_as_it_was(home: Path) -> None:
+    known = Access(url="https://office.example:4200/api", auth="me:secret")
     remember(home, known)
     with pytest.raises(KeyboardInterrupt), server.local_server(server.free_port(0)) as port:
         assert server.api_url(port) == f"http://127.0.0.1:{port}/api"
