@@ -50,3 +50,35 @@ def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sandbox, "run", run)
     assert start(monkeypatch, "--", "--max-steps", "10") == 3
     assert given == [["--max-steps", "10"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen", "store"),
+    [
+        ((), None, "data-sandbox"),
+        (("--documents", "mine"), None, "data-documents"),
+        ((), "elsewhere", "elsewhere"),
+    ],
+)
+def test_a_demonstration_keeps_to_a_store_of_its_own(
+    arguments: tuple[str, ...],
+    chosen: str | None,
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Path] = []
+
+    async def run(documents: Path | None, layout: Any, more: list[str]) -> int:
+        given.append(layout.root)
+        return 3
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters.jsonl.zst").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISTRUST_STORE", raising=False)
+    if chosen:
+        monkeypatch.setenv("DISTRUST_STORE", chosen)
+    monkeypatch.setattr(sandbox, "run", run)
+    assert start(monkeypatch, *arguments) == 3
+    assert given == [tmp_path / store]
