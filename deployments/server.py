@@ -24,11 +24,12 @@ from http.client import HTTPException
 from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
 from deployments.guard import IDENTITY, IDENTITY_KEY, proof
 from deployments.processes import ROOT, detach, home, spawn, stop
-from storage.errors import PrerequisiteError
+from storage.errors import DatasetBusy, PrerequisiteError
 from storage.lock import only_writer
 
 DEFAULT_PORT = 4200
 START_TIMEOUT_SECONDS = 120.0
+TOLD_AFTER_SECONDS = 5.0
 USERS, KEPT = "users.lock", "kept"
 """Held by every command that uses the server; there while the server stays without one."""
 
@@ -165,7 +166,7 @@ def join_or_start(wanted: Access, *, while_used: bool) -> int:
     Raises:
         PrerequisiteError: It did not come up.
     """
-    with only_writer(home() / "server", 2 * START_TIMEOUT_SECONDS):
+    with _only_starter():
         if (running := running_port()) is not None:
             return running
         if while_used:
@@ -179,6 +180,20 @@ def join_or_start(wanted: Access, *, while_used: bool) -> int:
             process = start_server(port, wanted, while_used=while_used)
         detach(process)
         return port
+
+
+@contextmanager
+def _only_starter() -> Iterator[None]:
+    """Start servers here alone; whoever waits for another for more than some seconds says so."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(home() / "server", TOLD_AFTER_SECONDS))
+        except DatasetBusy as error:
+            print(
+                f"{str(error).partition(' is writing')[0]} starts the Prefect server; waiting for it", file=sys.stderr
+            )
+            stack.enter_context(only_writer(home() / "server", 2 * START_TIMEOUT_SECONDS))
+        yield
 
 
 def start_worker(name: str, pool: str, port: int) -> None:

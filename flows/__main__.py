@@ -23,6 +23,7 @@ from flows.faults import nearest
 from flows.terminal import describe_defect, hush_tracebacks, why_no_run
 from storage.errors import DistrustError
 from storage.events import end_with_parent
+from storage.lock import introduce
 
 __all__ = ["BY_HAND", "FLOWS", "load_flow", "main", "parse", "usage"]
 
@@ -67,6 +68,7 @@ def main(arguments: list[str]) -> int:
     if reason := why_no_run():
         print(f"{name} was not started: {reason}", file=sys.stderr)
         return 1
+    introduce(f"the command {name}")
     tell_story(sys.stderr if as_json else sys.stdout)
     try:
         with local_server():  # before Prefect is loaded, which reads the server's address then
