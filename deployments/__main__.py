@@ -45,7 +45,7 @@ def up(wanted: Access, notify: str = "") -> None:
     remember(processes.home(), dataclasses.replace(server.access_to(port), token=""))
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    tell_dead_runs(asyncio.run(server.mark_dead_runs()))
+    tell_dead_runs(asyncio.run(server.mark_dead_runs(ended_workers())))
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
@@ -64,6 +64,11 @@ def up(wanted: Access, notify: str = "") -> None:
         f"Prefect's own commands need its address: export PREFECT_API_URL={server.api_url(port)}\n"
         "`make down` stops all of it; logs are in .prefect/."
     )
+
+
+def ended_workers() -> dict[str, str]:
+    """Workers of `make up` that are not running, and their pools."""
+    return {name: pool for name, pool in WORKERS.items() if not processes.is_running(f"worker-{name}")}
 
 
 def tell_dead_runs(names: list[str]) -> None:
@@ -102,7 +107,7 @@ def down() -> None:
     if port is not None:
         os.environ.update(server.client_environment(port))
         words = "Stopped by `make down`. Start it again: it goes on where it stopped."
-        tell_dead_runs(asyncio.run(server.mark_dead_runs(words)))
+        tell_dead_runs(asyncio.run(server.mark_dead_runs(ended_workers(), message=words)))
     if server.is_used():
         print("server: a command uses it, and it ends with that command")
         return

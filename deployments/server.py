@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 
@@ -211,11 +211,16 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
-async def mark_dead_runs(message: str = "") -> list[str]:
-    """Mark the runs of this machine whose process has died, on the server that the environment names."""
+async def mark_dead_runs(workers: Mapping[str, str], **words: str) -> list[str]:
+    """Mark the runs of this machine whose process has died, on the server that the environment names.
+
+    Args:
+        workers: Workers of this machine that have ended, and their pools.
+        words: What the state of those runs is to say, as ``message``.
+    """
     from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
 
-    return await (mark(message) if message else mark())
+    return await mark(workers=workers, **words)
 
 
 def keep() -> None:

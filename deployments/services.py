@@ -233,7 +233,7 @@ def run_worker(pool: str) -> None:
     environment = server.worker_environment(access.port)
     os.environ.update(environment)
     with contextlib.suppress(Exception):  # a server that starts later than its workers hears of them from the next one
-        asyncio.run(asyncio.wait_for(server.mark_dead_runs(), MARK_SECONDS))
+        asyncio.run(asyncio.wait_for(server.mark_dead_runs({name: pool}), MARK_SECONDS))
     _become(server.worker_command(name, pool), environment)
 
 

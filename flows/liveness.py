@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,15 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Crashed
@@ -32,6 +37,7 @@ from storage.lock import only_writer
 
 FORGET_AFTER_SECONDS = 30 * 24 * 3600.0
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+NOBODY: Mapping[str, str] = MappingProxyType({})
 GO_ON = "Start it again: it goes on where it stopped."
 
 
@@ -56,22 +62,36 @@ def known_to_live(run: UUID) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def dead_runs() -> list[UUID]:
-    """Return the runs of this machine whose process has died."""
-    folder, found = _registry(), []
+def read_registry() -> tuple[list[UUID], list[UUID]]:
+    """Return the runs of this machine whose process lives, and those whose process has died."""
+    folder = _registry()
+    living: list[UUID] = []
+    dead: list[UUID] = []
     with only_writer(folder):
         for path in folder.iterdir():
-            with contextlib.suppress(ValueError, BlockingIOError, FileNotFoundError), open(path) as file:
+            with contextlib.suppress(ValueError, FileNotFoundError), open(path) as file:
                 run = UUID(path.name)
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found.append(run)
-    return found
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    dead.append(run)
+                except BlockingIOError:
+                    living.append(run)
+    return living, dead
 
 
-async def mark_dead_runs(message: str = f"Its process ended without a word. {GO_ON}") -> list[str]:
-    """Mark the runs of this machine whose process has died, with all that they were doing; return their names."""
+async def mark_dead_runs(
+    message: str = f"Its process ended without a word. {GO_ON}", workers: Mapping[str, str] = NOBODY
+) -> list[str]:
+    """Mark the runs of this machine whose process has died, with all that they were doing; return their names.
+
+    Args:
+        message: What their state is to say.
+        workers: Workers of this machine that have ended, and their pools. A run that a worker took and that had no
+            process yet, or none that had begun to work, has no lock file: it died with the last worker of its pool.
+    """
+    living, dead = read_registry()
     names: list[str] = []
-    if not (dead := dead_runs()):
+    if not dead and not workers:
         return names
     async with get_client() as client:
         for run_id in dead:
@@ -82,12 +102,38 @@ async def mark_dead_runs(message: str = f"Its process ended without a word. {GO_
                 if time.time() - path.stat().st_mtime > FORGET_AFTER_SECONDS:
                     path.unlink(missing_ok=True)
                 continue
-            if run.state is not None and run.state.type in AT_WORK:
-                ended: State[Any] = (Cancelled if run.state.is_cancelling() else Crashed)(message=message)
-                await client.set_flow_run_state(run_id, ended, force=True)
-                names.append(run.name)
-            await _mark_tasks(client, run_id, message)
+            names += await _mark(client, run, message)
             path.unlink(missing_ok=True)
+        for run in await _left_by(client, workers):
+            if run.id not in living:
+                names += await _mark(client, run, message)
+    return names
+
+
+async def _left_by(client: PrefectClient, ended: Mapping[str, str]) -> list[FlowRun]:
+    """Return the runs at work in pools of which no worker is left, here or on another machine."""
+    left: list[FlowRun] = []
+    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(AT_WORK))))
+    for pool in set(ended.values()):
+        with contextlib.suppress(ObjectNotFound):  # a server to which nothing was applied yet
+            others = [
+                worker
+                for worker in await client.read_workers_for_work_pool(pool)
+                if worker.name not in ended and str(getattr(worker.status, "value", worker.status)) == "ONLINE"
+            ]
+            if not others:
+                named = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+                left += await client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=named)
+    return left
+
+
+async def _mark(client: PrefectClient, run: FlowRun, message: str) -> list[str]:
+    names = []
+    if run.state is not None and run.state.type in AT_WORK:
+        ended: State[Any] = (Cancelled if run.state.is_cancelling() else Crashed)(message=message)
+        await client.set_flow_run_state(run.id, ended, force=True)
+        names.append(run.name)
+    await _mark_tasks(client, run.id, message)
     return names
 
 

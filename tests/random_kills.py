@@ -42,7 +42,15 @@ PATIENCE_SECONDS = 240.0
 SMALL = {"max-steps": "40", "save-every": "10", "eval-limit": "4", "perplexity-samples": "4", "max-new-tokens": "8"}
 SOURCES = "internet_archive_books,historical_newspapers,us_patents,wikipedia,scientific_papers,medical_guidelines"
 FLAGS = ["--accept-imbalance", "--sources", SOURCES]
-STAGES = {"exports": "export", "runs": "train or evaluate", "balanced": "rebalance", "scored": "score"}
+SEALED = {
+    "exports/kills/manifest.json": "export",
+    "runs/kills/reports/report.html": "export",
+    "runs/kills/result.json": "evaluate",
+    "balanced/kills/manifest.json": "train",
+    "scored/*/manifest.json": "score or rebalance",
+    "raw/*/manifest.json": "download or score",
+}
+"""What is sealed, and the stage that is under way then."""
 
 
 def made(store: Path) -> dict[str, str]:
@@ -74,7 +82,7 @@ def made(store: Path) -> dict[str, str]:
 
 def stage_of(store: Path) -> str:
     """Name the stage that a killed run was at, by what is in its store."""
-    return next((name for folder, name in STAGES.items() if (store / folder).is_dir()), "download")
+    return next((stage for pattern, stage in SEALED.items() if list(store.glob(pattern))), "download")
 
 
 class Command:

@@ -116,7 +116,10 @@ def test_a_schedule_starts_runs_that_a_worker_finishes(site: Site) -> None:
     deployment = site.deployment("prune-store")
     every = {"schedule": {"interval": 10.0}, "active": True, "parameters": {"dry_run": True}}
     (schedule,) = site.ask("POST", f"deployments/{deployment}/schedules", [every])
+    assert "schedule" in call("switch", "weekly-newspapers").stdout
     until(lambda: site.states("prune-store").count("COMPLETED") >= 2, 150)
+    until(lambda: "SCHEDULED" in site.states("download-corpus"), 90)
+    call("switch", "weekly-newspapers", "--off")
     site.ask("DELETE", f"deployments/{deployment}/schedules/{schedule['id']}")
 
 
