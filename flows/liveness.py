@@ -115,7 +115,8 @@ async def _left_by(client: PrefectClient, ended: Mapping[str, str]) -> list[Flow
     left: list[FlowRun] = []
     at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(AT_WORK))))
     for pool in set(ended.values()):
-        with contextlib.suppress(ObjectNotFound):  # a server to which nothing was applied yet
+        with contextlib.suppress(ObjectNotFound):  # on a server to which nothing was applied yet
+            await client.read_work_pool(pool)
             others = [
                 worker
                 for worker in await client.read_workers_for_work_pool(pool)
