@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,8 @@ from tasks.approval import is_waiting_for_approval
 from tasks.policies import run_logger
 
 POLL_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+INTERRUPTED = 130
 RUNNER_GRACE_SECONDS = 6.0
 """How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
 SILENT = "No sign of life"
@@ -94,6 +97,12 @@ class Life:
             run_logger().info("%s", ending.message)
             self.work.cancel()
 
+    def interrupt(self) -> None:
+        """Stop at Ctrl-C; a second one waits for nothing, and what comes next marks the run."""
+        if self.ending is not None:
+            os._exit(INTERRUPTED)
+        self.end(Ending(f"Stopped by Ctrl-C. {GO_ON}"))
+
 
 _LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
 
@@ -112,12 +121,15 @@ async def live(work: Coroutine[Any, Any, Any]) -> Any:
     if context is None or context.flow_run is None:
         return await work
     life = Life(context.flow_run, _LIFE.get())
-    _LIFE.set(life)
     introduce(f"run {life.run.name!r}")
-    with known_to_live(life.run.id):
-        life.work = asyncio.create_task(work)
-        async with _watched(life):
-            return await _outcome(life)
+    token = _LIFE.set(life)
+    try:
+        with known_to_live(life.run.id):
+            life.work = asyncio.create_task(work)
+            async with _watched(life):
+                return await _outcome(life)
+    finally:
+        _LIFE.reset(token)  # the next part of a pipeline is no part of this one
 
 
 async def _outcome(life: Life) -> Any:
@@ -156,13 +168,18 @@ async def _watched(life: Life) -> AsyncIterator[None]:
     watcher = asyncio.create_task(_watch(life))
     loop, signals = asyncio.get_running_loop(), []
     if life.parent is None and not _has_runner():
-        for sign, ending in (
-            (signal.SIGINT, Ending(f"Stopped by Ctrl-C. {GO_ON}")),
-            (signal.SIGTERM, Ending(f"Stopped by SIGTERM. {GO_ON}", crash=True)),
+        terminated = Ending(f"Stopped by SIGTERM. {GO_ON}", crash=True)
+        hung_up = Ending(f"Stopped: its terminal was closed. {GO_ON}", crash=True)
+        for sign, stop in (
+            (signal.SIGINT, life.interrupt),
+            (signal.SIGTERM, partial(life.end, terminated)),
+            (signal.SIGHUP, partial(life.end, hung_up)),
         ):
+            before = signal.getsignal(sign)
+            if before is signal.SIG_IGN:
+                continue  # nohup, or a script that started this in the background
             with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
-                before = signal.getsignal(sign)
-                loop.add_signal_handler(sign, life.end, ending)
+                loop.add_signal_handler(sign, stop)
                 signals.append((sign, before))
     try:
         yield
@@ -182,31 +199,32 @@ def _has_runner() -> bool:
 async def _watch(life: Life) -> None:
     """Look at the run's state again and again; a server that is away changes nothing."""
     cancelling_since: float | None = None
-    async with get_client() as client:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            try:
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            # Asked anew each time: the client's own tries would still pause for minutes when a server is back.
+            async with asyncio.timeout(ANSWER_SECONDS), get_client() as client:
                 state = (await client.read_flow_run(life.run.id)).state
-            except ObjectNotFound:
-                life.end(Ending("The run was deleted; its work is stopped.", Cancelled()))
-                return
-            except Exception as error:  # the watch may fail, the work may not
-                run_logger().debug("state not read: %s", error)
-                continue
-            if state is None or state.type in (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED):
-                cancelling_since = None
-            elif state.is_cancelling():
-                cancelling_since = cancelling_since or time.monotonic()
-                if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
-                    life.end(Ending(f"Cancelled. {GO_ON}"))
-            elif state.is_crashed() and (state.message or "").startswith(SILENT):
-                await _take_back(client, life.run.id)
-            elif not is_waiting_for_approval(state):
-                life.end(Ending(f"The run was set to {state.name}; its work is stopped. {GO_ON}", state))
+                if state is not None and state.is_crashed() and (state.message or "").startswith(SILENT):
+                    await _take_back(client, life.run.id)
+                    continue
+        except ObjectNotFound:
+            life.end(Ending("The run was deleted; its work is stopped.", Cancelled()))
+            return
+        except Exception as error:  # the watch may fail, the work may not
+            run_logger().debug("state not read: %s", error)
+            continue
+        if state is None or state.type in (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED):
+            cancelling_since = None
+        elif state.is_cancelling():
+            cancelling_since = cancelling_since or time.monotonic()
+            if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
+                life.end(Ending(f"Cancelled. {GO_ON}"))
+        elif not is_waiting_for_approval(state):
+            life.end(Ending(f"The run was set to {state.name}; its work is stopped. {GO_ON}", state))
 
 
 async def _take_back(client: PrefectClient, run: UUID) -> None:
     """Say that a run lives which was taken for dead: a server that was away hears nothing of the runs at work."""
     state: State[Any] = State(type=StateType.RUNNING, message="It was taken for dead, and lives.")
-    with contextlib.suppress(Exception):
-        await client.set_flow_run_state(run, state, force=True)
+    await client.set_flow_run_state(run, state, force=True)
