@@ -141,8 +141,11 @@ class Deployment:
         )
         self.run = made_run["id"]
 
+    def state(self) -> Any:
+        return self.ask("GET", f"flow_runs/{self.run}")["state"]
+
     def ended(self) -> str:
-        state = self.ask("GET", f"flow_runs/{self.run}")["state"]
+        state = self.state()
         if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return "COMPLETED" if state["type"] == "COMPLETED" else f"{state['type']}: {state['message']}"
         return ""
@@ -150,6 +153,8 @@ class Deployment:
     def kill(self, dice: random.Random) -> None:
         worker = processes.living_process("worker-mac")
         assert worker is not None
+        while self.state()["type"] == "SCHEDULED":  # nobody has taken it yet, so there is nothing to kill
+            time.sleep(0.2)
         whole = dice.random() < 0.5
         for pid in ([worker] if whole else []) + processes.descendants(worker):
             with contextlib.suppress(ProcessLookupError):
@@ -158,7 +163,7 @@ class Deployment:
             self.up()
         deadline = time.monotonic() + 60
         while not self.ended():
-            assert time.monotonic() < deadline, "a killed run is shown at work after a minute"
+            assert time.monotonic() < deadline, f"a killed run is shown at work after a minute: {self.state()}, {whole}"
             time.sleep(0.5)
 
 
