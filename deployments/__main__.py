@@ -40,12 +40,12 @@ def up(wanted: Access, notify: str = "") -> None:
         running = server.running_access()
         if running is not None and _contradicts(wanted, running):
             raise ParameterError("the server runs with another host, password or database: `make down` first")
-        port = server.join_or_start(wanted, while_used=False)
+        port = server.join_or_start(wanted)
         server.keep()
     remember(processes.home(), dataclasses.replace(server.access_to(port), token=""))
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    tell_dead_runs(asyncio.run(server.mark_dead_runs(ended_workers())))
+    mark_dead_runs()
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
@@ -71,10 +71,14 @@ def ended_workers() -> dict[str, str]:
     return {name: pool for name, pool in WORKERS.items() if not processes.is_running(f"worker-{name}")}
 
 
-def tell_dead_runs(names: list[str]) -> None:
-    """Say which runs were marked."""
-    for name in names:
-        print(f"run        {name} had no process any more: marked Crashed")
+def mark_dead_runs(**words: str) -> None:
+    """Mark the runs whose process no longer exists, and say which."""
+    try:
+        marking = server.mark_dead_runs(ended_workers(), **words)
+        for told in asyncio.run(asyncio.wait_for(marking, services.MARK_SECONDS)):
+            print(f"run        {told}: its process no longer exists")
+    except Exception as error:
+        print(f"Runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
 
 
 def name_local_server() -> None:
@@ -103,16 +107,18 @@ def down() -> None:
     names = processes.started_processes()
     port = server.running_port()
     for name in filter(lambda name: name != "server", names):
-        print(f"{name}: {'stopped' if processes.stop(name) else 'was not running'}")
+        print(f"{name}: stopping; its runs have {processes.SAVE_TIMEOUT_SECONDS:.0f} s to save", flush=True)
+        print(f"{name}: {'stopped' if processes.stop(name) else 'had already stopped'}")
     if port is not None:
         os.environ.update(server.client_environment(port))
-        words = "Stopped by `make down`. Start it again: it goes on where it stopped."
-        tell_dead_runs(asyncio.run(server.mark_dead_runs(ended_workers(), message=words)))
-    if server.is_used():
-        print("server: a command uses it, and it ends with that command")
-        return
-    if "server" in names:
-        print(f"server: {'stopped' if processes.stop('server') else 'was not running'}")
+        words = "Stopped by `make down`. Start it again: it continues where it stopped."
+        mark_dead_runs(message=words)
+    with server.unused() as free:
+        if not free:
+            print("server: still used by a command; it stops when that command ends")
+            return
+        if "server" in names:
+            print(f"server: {'stopped' if processes.stop('server') else 'had already stopped'}")
     if (port := server.running_port()) is not None:
         raise PrerequisiteError(
             f"the server at {server.api_url(port)} runs on, since `make up` did not start it: if it is a service, stop "
@@ -185,9 +191,12 @@ def main() -> int:
             else:
                 changes = asyncio.run(switch(arguments.names, on=not arguments.off))
             print("\n".join(map(str, changes)))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; run it again to finish.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -92,13 +92,19 @@ def _ps(*options: str) -> str:
 
 def _start_of(pid: int) -> str:
     """When a process began, as the system writes it; empty if there is none, or if it has ended."""
-    state, _, start = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
+    with contextlib.suppress(OSError, IndexError):  # Linux: counted from the start of the machine, whatever its clock
+        state, *more = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
+        return "" if state in "ZX" else more[18]
+    state, _, start = _ps("-o", "stat=", "-o", "lstart=", "-p", str(pid)).strip().partition(" ")
     return "" if state.startswith("Z") else start.strip()
 
 
 def descendants(pid: int) -> list[int]:
     """Ids of all processes that a process has started, and of those that they have started."""
-    rows = [(int(child), int(parent)) for child, parent in map(str.split, _ps("-axo", "pid=,ppid=").splitlines())]
+    rows = [
+        (int(child), int(parent))
+        for child, parent in map(str.split, _ps("-ax", "-o", "pid=", "-o", "ppid=").splitlines())
+    ]
     found = [pid]
     for member in found:
         found += [child for child, parent in rows if parent == member and child not in found]
@@ -113,9 +119,11 @@ def stop(name: str) -> bool:
     """
     pid = living_process(name)
     if pid is not None:
-        if family := [(child, _start_of(child)) for child in descendants(pid)]:
-            _send(pid, signal.SIGSTOP)
-            end_family(family)
+        _send(pid, signal.SIGSTOP)
+        try:
+            end_family([(child, _start_of(child)) for child in descendants(pid)])
+        finally:
+            _send(pid, signal.SIGINT)
             _send(pid, signal.SIGCONT)
         for sign, patience_seconds in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
             _send(pid, sign)

@@ -23,7 +23,7 @@ from http.client import HTTPException
 
 from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
 from deployments.guard import IDENTITY, IDENTITY_KEY, proof
-from deployments.processes import ROOT, detach, home, spawn, stop
+from deployments.processes import ROOT, detach, home, is_running, spawn, stop
 from storage.errors import DatasetBusy, PrerequisiteError
 from storage.lock import only_writer
 
@@ -91,6 +91,7 @@ def client_environment(port: int) -> dict[str, str]:
         "PREFECT_HOME": str(home()),
         **access_to(port).client_environment(),
         "PYTHONPATH": str(ROOT),
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
     }
     for secret in (AUTH, DATABASE, IDENTITY_KEY):  # a client needs none of them; a run's environment is easily printed
         environment.pop(secret, None)
@@ -137,8 +138,9 @@ def is_ours(access: Access) -> bool:
     """Tell whether the server that we started answers: another program on its port does not know the token."""
     challenge = secrets.token_hex(16)
     address = f"{access.api_url.removesuffix('/api')}{IDENTITY}?challenge={challenge}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - checked by Access
+        with direct.open(address, timeout=5) as answer:
             given = json.loads(answer.read(1000))["proof"]
         return bool(access.token) and hmac.compare_digest(str(given), proof(access.token, challenge))
     except (OSError, ValueError, LookupError, TypeError, HTTPException):
@@ -157,7 +159,7 @@ def running_port() -> int | None:
     return known.port if known is not None else None
 
 
-def join_or_start(wanted: Access, *, while_used: bool) -> int:
+def join_or_start(wanted: Access) -> int:
     """Use the server that is up, else start one; returns its port.
 
     Of several commands that begin together, one starts it and the others wait. A port that another program takes
@@ -167,17 +169,19 @@ def join_or_start(wanted: Access, *, while_used: bool) -> int:
         PrerequisiteError: It did not come up.
     """
     with _only_starter():
-        if (running := running_port()) is not None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while (running := running_port()) is None and is_running("server") and time.monotonic() < deadline:
+            time.sleep(0.5)  # it is busy; a second one would share its database
+        if running is not None:
             return running
-        if while_used:
-            (home() / KEPT).unlink(missing_ok=True)  # of a server that the machine's end stopped
+        let_go()  # of a server that the machine's end stopped
         port = free_port(wanted.port)
         try:
-            process = start_server(port, wanted, while_used=while_used)
+            process = start_server(port, wanted, while_used=True)
         except PrerequisiteError:
             if port == (port := free_port(wanted.port)):
                 raise  # nobody has taken it: something else is wrong
-            process = start_server(port, wanted, while_used=while_used)
+            process = start_server(port, wanted, while_used=True)
         detach(process)
         return port
 
@@ -241,18 +245,20 @@ def in_use() -> Iterator[None]:
         yield
 
 
-def is_used() -> bool:
-    """Tell whether a command uses the server."""
+@contextmanager
+def unused() -> Iterator[bool]:
+    """Tell whether no command uses the server; one that begins waits until the block is left."""
     with open(home() / USERS, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
         except BlockingIOError:
-            return True
-    return False
+            free = False
+        yield free
 
 
 @contextmanager
 def local_server(port: int = DEFAULT_PORT) -> Iterator[int]:
     """Use the server that is up, else run one, for as long as it is used; yields its port."""
     with in_use():
-        yield join_or_start(from_environment(port), while_used=True)
+        yield join_or_start(from_environment(port))

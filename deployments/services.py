@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,6 +243,8 @@ def run_server() -> None:
     access = known_access()
     if access.url:
         raise ParameterError(f"this folder works for the server {access.url}; `make up` would start one here")
+    while server.running_access() is not None:  # a command has started one, which ends with it
+        time.sleep(2)
     access = dataclasses.replace(access, token=secrets.token_hex(32))
     remember(processes.home(), access, RUNNING)
     server.keep()

@@ -89,8 +89,9 @@ def run(name: str, parameters: dict[str, Any]) -> Any:
     hush_tracebacks()
 
     async def work() -> Any:
-        for dead in await mark_dead_runs():
-            print(f"Run {dead} had no process any more: marked Crashed.", file=sys.stderr)
+        with contextlib.suppress(Exception):  # somebody else's run must not keep this one from its work
+            for dead in await mark_dead_runs():
+                print(f"Run {dead}: its process no longer exists.", file=sys.stderr)
         return await flow(**parameters)
 
     return asyncio.run(work())
@@ -99,7 +100,7 @@ def run(name: str, parameters: dict[str, Any]) -> Any:
 def exit_status(name: str, error: BaseException) -> int:
     """Say why a run went no further, and return the exit status: 130 where it was told to end, else 1."""
     kind = type(error).__name__
-    if kind in ("CancelledRun", "Pause", "Abort", "KeyboardInterrupt"):
+    if kind in ("CancelledRun", "Pause", "Abort", "TerminationSignal", "KeyboardInterrupt"):
         print(f"\n{error if str(error) else 'Interrupted.'}", file=sys.stderr)
         return 130
     told = isinstance(error, DistrustError) or kind == "CrashedRun"

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause
+from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause, TerminationSignal
 from prefect.states import Cancelled, Crashed
 
-from flows.liveness import GO_ON, known_to_live
+from flows.liveness import GO_ON, SILENT, known_to_live
 from storage.lock import introduce
 from tasks.approval import is_waiting_for_approval
 from tasks.policies import run_logger
@@ -37,8 +37,6 @@ ANSWER_SECONDS = 5.0
 INTERRUPTED = 130
 RUNNER_GRACE_SECONDS = 6.0
 """How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
-SILENT = "No sign of life"
-"""How the states begin that are set because nothing was heard of a run; a run that lives takes them back."""
 
 
 @dataclass
@@ -57,20 +55,18 @@ class Ending:
             Pause: The run was paused or suspended.
             Abort: The run was ended, or deleted.
         """
-        if self.state is not None and self.state.is_paused():
-            if run.deployment_id is None and run.parent_task_run_id is None:
-                self.message = f"Suspended, and no worker can resume what a command started. {GO_ON}"
-                self.state = Cancelled(message=self.message)
-                async with get_client() as client:
-                    await client.set_flow_run_state(run.id, self.state, force=True)
-            else:
-                raise Pause(self.message, state=self.state)
-        if self.state is None and self.crash:
-            return Crashed(message=self.message)
-        if self.state is not None and self.state.is_final():
-            run.state = self.state
-            raise Abort(self.message)
-        return Cancelled(message=self.message)
+        state = self.state
+        if state is None:
+            return (Crashed if self.crash else Cancelled)(message=self.message)
+        if state.is_paused() and run.deployment_id is not None:
+            raise Pause(self.message, state=state)
+        if state.is_paused():
+            self.message = f"Cancelled instead of suspended: only a run of a deployment can be resumed. {GO_ON}"
+            state = Cancelled(message=self.message)
+            async with get_client() as client:
+                await client.set_flow_run_state(run.id, state, force=True)
+        run.state = state
+        raise Abort(self.message)
 
 
 def _hush_terminal() -> None:
@@ -87,6 +83,7 @@ class Life:
     parent: Life | None
     ending: Ending | None = None
     work: asyncio.Task[Any] | None = None
+    interrupts: int = 0
 
     def end(self, ending: Ending) -> None:
         """Stop the work; the first reason counts."""
@@ -98,9 +95,12 @@ class Life:
             self.work.cancel()
 
     def interrupt(self) -> None:
-        """Stop at Ctrl-C; a second one waits for nothing, and what comes next marks the run."""
-        if self.ending is not None:
+        """Stop at Ctrl-C; a second one waits for nothing, and the next command marks the run."""
+        self.interrupts += 1
+        if self.interrupts > 1:
+            os.write(2, f"\nEnded at once. {GO_ON}\n".encode())
             os._exit(INTERRUPTED)
+        os.write(2, b"\nStopping; a training saves a checkpoint first. Ctrl-C again ends it at once.\n")
         self.end(Ending(f"Stopped by Ctrl-C. {GO_ON}"))
 
 
@@ -124,7 +124,7 @@ async def live(work: Coroutine[Any, Any, Any]) -> Any:
     introduce(f"run {life.run.name!r}")
     token = _LIFE.set(life)
     try:
-        with known_to_live(life.run.id):
+        async with known_to_live(life.run.id):
             life.work = asyncio.create_task(work)
             async with _watched(life):
                 return await _outcome(life)
@@ -143,9 +143,9 @@ async def _outcome(life: Life) -> Any:
         if above is not None:
             return Cancelled(message=above.message)
         if isinstance(error, CancelledRun):
-            return Cancelled(message=f"A part of this run was cancelled. {GO_ON}")
+            return Cancelled(message=f"Stopped because a part of it was cancelled. {GO_ON}")
         if isinstance(error, Pause | Abort) and life.parent is None and not _is_own(error, life):
-            return Cancelled(message=f"A part of this run was suspended or ended. {GO_ON}")
+            return Cancelled(message=f"Stopped because a part of it was suspended or ended. {GO_ON}")
         raise
 
 
@@ -157,7 +157,9 @@ def _ending_above(life: Life) -> Ending | None:
 
 
 def _is_own(error: BaseException, life: Life) -> bool:
-    """Whether a pause is this run's own, as that of a run which waits for an approval."""
+    """Whether a pause is this run's own, as that of a run which waits for an approval; an end of its own is known."""
+    if isinstance(error, Abort):
+        return False
     state = getattr(error, "state", None)
     return state is None or state.state_details.flow_run_id in (None, life.run.id)
 
@@ -166,29 +168,39 @@ def _is_own(error: BaseException, life: Life) -> bool:
 async def _watched(life: Life) -> AsyncIterator[None]:
     """End a run's work when its state says so, or, for a run that a person started here, when a signal does."""
     watcher = asyncio.create_task(_watch(life))
-    loop, signals = asyncio.get_running_loop(), []
-    if life.parent is None and not _has_runner():
-        terminated = Ending(f"Stopped by SIGTERM. {GO_ON}", crash=True)
-        hung_up = Ending(f"Stopped: its terminal was closed. {GO_ON}", crash=True)
-        for sign, stop in (
-            (signal.SIGINT, life.interrupt),
-            (signal.SIGTERM, partial(life.end, terminated)),
-            (signal.SIGHUP, partial(life.end, hung_up)),
-        ):
-            before = signal.getsignal(sign)
-            if before is signal.SIG_IGN:
-                continue  # nohup, or a script that started this in the background
-            with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
-                loop.add_signal_handler(sign, stop)
-                signals.append((sign, before))
+    before = _take_signals(life) if not _has_runner() else {}
     try:
         yield
     finally:
-        for sign, before in signals:
-            loop.remove_signal_handler(sign)
-            signal.signal(sign, before)
+        for sign, handler in before.items():
+            asyncio.get_running_loop().remove_signal_handler(sign)
+            signal.signal(sign, handler)
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
+
+
+def _take_signals(life: Life) -> dict[signal.Signals, Any]:
+    """Let signals end the whole run; return the handlers to put back when it is over, none for a part of it.
+
+    A part takes SIGTERM once more: Prefect has put its own handler in the place of ours when the part began, and puts
+    ours back when the part ends.
+    """
+    root = life
+    while root.parent is not None:
+        root = root.parent
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: partial(root.end, Ending(f"Stopped by SIGTERM. {GO_ON}", crash=True)),
+        signal.SIGINT: root.interrupt,
+        signal.SIGHUP: partial(root.end, Ending(f"Stopped because its terminal was closed. {GO_ON}", crash=True)),
+    }
+    before: dict[signal.Signals, Any] = {}
+    for sign, handler in handlers.items():
+        if signal.getsignal(sign) is signal.SIG_IGN or (root is not life and sign is not signal.SIGTERM):
+            continue  # ignored: nohup, or a script that started this in the background
+        with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
+            before[sign] = signal.getsignal(sign)
+            asyncio.get_running_loop().add_signal_handler(sign, handler)
+    return before if root is life else {}
 
 
 def _has_runner() -> bool:
@@ -209,22 +221,28 @@ async def _watch(life: Life) -> None:
                     await _take_back(client, life.run.id)
                     continue
         except ObjectNotFound:
-            life.end(Ending("The run was deleted; its work is stopped.", Cancelled()))
+            life.end(Ending("Stopped because the run was deleted.", Cancelled()))
             return
+        except TerminationSignal:  # it may arrive anywhere, and must end the work and not the watch
+            assert life.work is not None
+            life.work.cancel()
+            raise
         except Exception as error:  # the watch may fail, the work may not
             run_logger().debug("state not read: %s", error)
             continue
-        if state is None or state.type in (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED):
+        if state is None or state.is_running():
             cancelling_since = None
         elif state.is_cancelling():
             cancelling_since = cancelling_since or time.monotonic()
             if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
                 life.end(Ending(f"Cancelled. {GO_ON}"))
+        elif state.is_pending() or state.is_scheduled():
+            life.end(Ending("This process stops: the run was started again and has another one.", state))
         elif not is_waiting_for_approval(state):
-            life.end(Ending(f"The run was set to {state.name}; its work is stopped. {GO_ON}", state))
+            life.end(Ending(f"Stopped because the run's state was changed to {state.name}. {GO_ON}", state))
 
 
 async def _take_back(client: PrefectClient, run: UUID) -> None:
     """Say that a run lives which was taken for dead: a server that was away hears nothing of the runs at work."""
-    state: State[Any] = State(type=StateType.RUNNING, message="It was taken for dead, and lives.")
+    state: State[Any] = State(type=StateType.RUNNING, message="Marked Crashed by mistake: the run is still working.")
     await client.set_flow_run_state(run, state, force=True)

@@ -6,11 +6,12 @@ next on this machine finds the lock files that nobody holds, and marks their run
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,7 +39,10 @@ from storage.lock import only_writer
 FORGET_AFTER_SECONDS = 30 * 24 * 3600.0
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 NOBODY: Mapping[str, str] = MappingProxyType({})
-GO_ON = "Start it again: it goes on where it stopped."
+GO_ON = "Start it again: it continues where it stopped."
+SILENT = "No sign of life"
+"""How the states begin that are set because nothing was heard of a run; a run that lives takes them back."""
+POLL_SECONDS = 0.5
 
 
 def _registry() -> Path:
@@ -47,19 +51,39 @@ def _registry() -> Path:
     return folder
 
 
-@contextmanager
-def known_to_live(run: UUID) -> Iterator[None]:
-    """Hold the lock file of a run for the duration of the block."""
+@asynccontextmanager
+async def known_to_live(run: UUID) -> AsyncIterator[None]:
+    """Hold the lock file of a run for the duration of the block; an earlier process of the run is waited for."""
     folder = _registry()
     path = folder / str(run)
-    with open(path, "a") as file:
-        with only_writer(folder):  # nobody looks while the file is there and its lock is not
-            path.touch()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
+    while True:
+        with only_writer(folder):  # files come and go under this lock alone, and nobody waits for another one under it
+            file = open(path, "a")  # noqa: SIM115 - held for the whole block
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.close()
+        await asyncio.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        with only_writer(folder):
             path.unlink(missing_ok=True)
+        file.close()
+
+
+@contextmanager
+def held_by_nobody(path: Path) -> Iterator[bool]:
+    """Tell whether a lock file is there and nobody holds it; nobody can take it for the duration of the block."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except (FileNotFoundError, BlockingIOError):
+            free = False
+        yield free
 
 
 def read_registry() -> tuple[list[UUID], list[UUID]]:
@@ -80,9 +104,9 @@ def read_registry() -> tuple[list[UUID], list[UUID]]:
 
 
 async def mark_dead_runs(
-    message: str = f"Its process ended without a word. {GO_ON}", workers: Mapping[str, str] = NOBODY
+    message: str = f"The run's process was killed, or it crashed. {GO_ON}", workers: Mapping[str, str] = NOBODY
 ) -> list[str]:
-    """Mark the runs of this machine whose process has died, with all that they were doing; return their names.
+    """Mark the runs of this machine whose process has died, with all that they were doing; say what became of each.
 
     Args:
         message: What their state is to say.
@@ -96,17 +120,16 @@ async def mark_dead_runs(
     async with get_client() as client:
         for run_id in dead:
             path = _registry() / str(run_id)
-            try:
-                run = await client.read_flow_run(run_id)
-            except ObjectNotFound:  # deleted, or the run of another server
-                if time.time() - path.stat().st_mtime > FORGET_AFTER_SECONDS:
-                    path.unlink(missing_ok=True)
-                continue
-            names += await _mark(client, run, message)
-            path.unlink(missing_ok=True)
+            with held_by_nobody(path) as free, contextlib.suppress(ObjectNotFound, FileNotFoundError):
+                if free and time.time() - path.stat().st_mtime > FORGET_AFTER_SECONDS:
+                    path.unlink()  # the run of another server
+                if free:
+                    names += await _mark(client, await client.read_flow_run(run_id), message)
+                    path.unlink()
         for run in await _left_by(client, workers):
             if run.id not in living:
-                names += await _mark(client, run, message)
+                with contextlib.suppress(ObjectNotFound):
+                    names += await _mark(client, run, f"{SILENT}: its worker is gone. {GO_ON}")
     return names
 
 
@@ -130,10 +153,12 @@ async def _left_by(client: PrefectClient, ended: Mapping[str, str]) -> list[Flow
 
 async def _mark(client: PrefectClient, run: FlowRun, message: str) -> list[str]:
     names = []
-    if run.state is not None and run.state.type in AT_WORK:
+    # A run that waits in its process for an answer is paused; one that is suspended has no process, and is resumed.
+    waits = run.state is not None and run.state.is_paused() and not run.state.state_details.pause_reschedule
+    if run.state is not None and (run.state.type in AT_WORK or waits):
         ended: State[Any] = (Cancelled if run.state.is_cancelling() else Crashed)(message=message)
         await client.set_flow_run_state(run.id, ended, force=True)
-        names.append(run.name)
+        names.append(f"{run.name} is marked {ended.name}")
     await _mark_tasks(client, run.id, message)
     return names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import math
 import os
@@ -91,10 +92,15 @@ def lock_of_machine(name: str) -> Path:
     Raises:
         StoreError: The folder of these locks belongs to somebody else.
     """
-    folder = Path(tempfile.gettempdir()) / f"empirical-distrust-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise StoreError(f"{folder} belongs to another user; remove it, or set TMPDIR to a folder of your own")
+    try:  # not where systems remove what is some days old
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "empirical-distrust" / "locks"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        folder = Path(tempfile.gettempdir()) / f"empirical-distrust-{os.getuid()}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
+        raise StoreError(f"{folder} is not a folder of yours; set XDG_CACHE_HOME to one that you can write to")
     return folder / f"{re.sub('[^A-Za-z0-9.-]', '-', name)}.lock"
 
 

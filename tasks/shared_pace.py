@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tasks.policies import run_logger
 BATCH = 10
 """So many requests are asked for at a time: at two a second, a question to the server every five seconds."""
 ASK_SECONDS = 5.0
+AWAY_SECONDS = 60.0
 TOLD_AFTER_SECONDS = 5.0
 LOCKED = 423
 
@@ -36,12 +38,12 @@ class SharedPace:
     def __init__(self, logger: Callable[[], logging.Logger | logging.LoggerAdapter[Any]] = run_logger) -> None:
         self._left: dict[str, int] = defaultdict(int)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._unlimited: set[str] = set()
+        self._free_until: dict[str, float] = {}
         self._logger = logger
 
     async def turn(self, host: str) -> None:
         """Wait until this machine may send a request to a host."""
-        if host in self._unlimited:
+        if time.monotonic() < self._free_until.get(host, 0.0):
             return
         async with self._locks[host]:
             if self._left[host] == 0:
@@ -65,12 +67,15 @@ class SharedPace:
         try:
             async with asyncio.timeout(ASK_SECONDS), get_client() as client:
                 answer = await client.increment_concurrency_slots([limit], BATCH, "rate_limit")
-            if not answer.json():
-                self._unlimited.add(host)
+            if not answer.json():  # there is no such limit
+                self._free_until[host] = math.inf
         except PrefectHTTPStatusError as error:
             if error.response.status_code == LOCKED:
                 with contextlib.suppress(ValueError):
                     return min(30.0, max(0.1, float(error.response.headers.get("Retry-After", 1.0))))
+            self._logger().warning("the Prefect limit %s is not kept: %s", limit, error)
+            self._free_until[host] = math.inf
         except Exception as error:  # the server may be away, the download goes on
+            self._free_until[host] = time.monotonic() + AWAY_SECONDS
             self._logger().debug("limit %s not asked: %s", limit, error)
         return 0.0

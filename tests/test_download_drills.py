@@ -171,7 +171,7 @@ async def test_a_download_that_is_killed_goes_on_where_it_was(
     asked = Counter(archive.requests)
     process = await start_download(tmp_path, prefect, 1000.0)
     assert await asyncio.wait_for(process.wait(), 90) == 0, log.read_text()
-    assert "had no process any more: marked Crashed" in log.read_text()
+    assert "is marked Crashed: its process no longer exists" in log.read_text()
     check_whole(tmp_path / "store")
     assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed
     assert archive.requests["scrape"] == 1  # the plan was frozen

@@ -171,7 +171,7 @@ def test_runs_whose_worker_was_killed_are_marked_by_make_up(site: Site) -> None:
                 os.kill(process, signal.SIGKILL)
         assert site.state(run)[0] == "RUNNING", "nobody was left to say so"
         answer = call("up")
-    assert answer.returncode == 0 and "marked Crashed" in answer.stdout, answer.stdout + answer.stderr
+    assert answer.returncode == 0 and "is marked Crashed" in answer.stdout, answer.stdout + answer.stderr
     assert site.state(run)[0] == "CRASHED"
 
 
@@ -179,7 +179,7 @@ def test_down_ends_the_runs_and_says_so_before_the_server_goes(site: Site) -> No
     with run_at_work(site) as (run, family):
         begun = time.monotonic()
         answer = call("down")
-        assert answer.returncode == 0 and answer.stdout.count("stopped") == 3, answer.stdout + answer.stderr
+        assert answer.returncode == 0 and answer.stdout.count(": stopped") == 3, answer.stdout + answer.stderr
         assert time.monotonic() - begun < 45
         assert not any(map(processes.is_alive, family))
     with contextlib.closing(sqlite3.connect(processes.home() / "prefect.db")) as database:
@@ -208,18 +208,23 @@ def test_commands_that_begin_together_share_a_server_which_ends_with_the_last(ho
     until(lambda: not processes.is_running("server"), 30)
 
 
+def used() -> bool:
+    with server.unused() as free:
+        return not free
+
+
 @pytest.mark.drill
 def test_a_killed_command_leaves_no_server_and_up_takes_one_over(home: Path) -> None:
     with server.in_use():
-        port = server.join_or_start(Access(port=server.free_port(0)), while_used=True)
+        port = server.join_or_start(Access(port=server.free_port(0)))
         answer = call("down")
-        assert "ends with that command" in answer.stdout and server.running_port() == port
+        assert "stops when that command ends" in answer.stdout and server.running_port() == port
         server.keep()  # as `make up` does
     time.sleep(6)
     assert server.running_port() == port, "it stays, though no command uses it"
     holder = "from deployments import server; import time; use = server.in_use(); use.__enter__(); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", holder], cwd=ROOT)
-    until(server.is_used)
+    until(used)
     server.let_go()
     time.sleep(4)
     assert server.running_port() == port

@@ -140,17 +140,43 @@ async def test_what_ends_a_run_ends_its_child(end: Any, shown: str | None, tmp_p
             assert (await client.read_flow_run(run.id)).state_type.value == shown
 
 
-@pytest.mark.parametrize("which", ["whole", "sleeper"])
-async def test_a_pipeline_and_its_part_end_together(which: str, tmp_path: Path) -> None:
+TOGETHER: dict[str, tuple[str, Any, str, str]] = {
+    "the whole is cancelled": ("whole", to(StateType.CANCELLING), "CANCELLED", "CANCELLED"),
+    "the part is cancelled": ("sleeper", to(StateType.CANCELLING), "CANCELLED", "CANCELLED"),
+    "the part is suspended": ("sleeper", suspend, "CANCELLED", "CANCELLED"),
+    "the part is set to failed": ("sleeper", to(StateType.FAILED), "CANCELLED", "FAILED"),
+    "Ctrl-C": ("whole", sent(signal.SIGINT), "CANCELLED", "CANCELLED"),
+    "SIGTERM": ("whole", sent(signal.SIGTERM), "CRASHED", "CANCELLED"),
+}
+
+
+@pytest.mark.parametrize(("which", "end", "shown", "part"), TOGETHER.values(), ids=TOGETHER)
+async def test_a_pipeline_and_its_part_end_together(
+    which: str, end: Any, shown: str, part: str, tmp_path: Path
+) -> None:
     work = asyncio.ensure_future(whole(folder=str(tmp_path)))
     child = await sleeping(tmp_path)
     async with get_client() as client:
-        await to(StateType.CANCELLING)(client, await newest(client, which))
+        await end(client, await newest(client, which))
         await until(lambda: not is_alive(child), HEARD_SECONDS)
-        with pytest.raises(CancelledRun):
+        with pytest.raises(ENDED):
             await asyncio.wait_for(work, HEARD_SECONDS)
+        assert (tmp_path / "saved").exists(), "the child had time to save"
         states = [(await newest(client, name)).state_type.value for name in ("whole", "sleeper")]
-    assert states == ["CANCELLED", "CANCELLED"]
+    assert states == [shown, part]
+
+
+async def test_a_run_that_was_started_again_elsewhere_stops_here(tmp_path: Path) -> None:
+    work = asyncio.ensure_future(sleeper(folder=str(tmp_path)))
+    child = await sleeping(tmp_path)
+    async with get_client() as client:
+        run = await newest(client, "sleeper")
+        again: State[Any] = State(type=StateType.SCHEDULED, name="Resuming")
+        await client.set_flow_run_state(run.id, again, force=True)
+        await until(lambda: not is_alive(child), HEARD_SECONDS)
+        with pytest.raises(ENDED):
+            await asyncio.wait_for(work, HEARD_SECONDS)
+        assert (await client.read_flow_run(run.id)).state_type == StateType.SCHEDULED, "it is the other's by now"
 
 
 async def test_a_run_that_was_taken_for_dead_goes_on_and_says_so(tmp_path: Path) -> None:
@@ -176,7 +202,7 @@ async def test_a_run_whose_process_was_killed_is_marked_by_the_next_command(tmp_
     marked = await mark_dead_runs()
     async with get_client() as client:
         found = [await newest(client, name) for name in ("whole", "sleeper")]
-    assert sorted(marked) == sorted(run.name for run in found)
+    assert sorted(marked) == sorted(f"{run.name} is marked Crashed" for run in found)
     assert {run.state_type.value for run in found} == {"CRASHED"}
     assert await mark_dead_runs() == []
 
