@@ -103,17 +103,17 @@ def down() -> None:
     Raises:
         PrerequisiteError: The server answers still. Whoever stops it means to exchange its database or its code.
     """
-    server.let_go()
     names = processes.started_processes()
-    port = server.running_port()
-    for name in filter(lambda name: name != "server", names):
-        print(f"{name}: stopping; its runs have {processes.SAVE_TIMEOUT_SECONDS:.0f} s to save", flush=True)
-        print(f"{name}: {'stopped' if processes.stop(name) else 'had already stopped'}")
-    if port is not None:
-        os.environ.update(server.client_environment(port))
-        words = "Stopped by `make down`. Start it again: it continues where it stopped."
-        mark_dead_runs(message=words)
+    with server.in_use():  # until the ends of the runs are told
+        port = server.running_port()
+        for name in filter(lambda name: name != "server", names):
+            print(f"{name}: stopping; its runs have {processes.SAVE_TIMEOUT_SECONDS:.0f} s to save", flush=True)
+            print(f"{name}: {'stopped' if processes.stop(name) else 'had already stopped'}")
+        if port is not None:
+            os.environ.update(server.client_environment(port))
+            mark_dead_runs(message="Stopped by `make down`. Start it again: it continues where it stopped.")
     with server.unused() as free:
+        server.let_go()
         if not free:
             print("server: still used by a command; it stops when that command ends")
             return
