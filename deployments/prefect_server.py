@@ -87,6 +87,8 @@ def main() -> int:
     except ParameterError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # uvicorn has shut down and hands the signal on
+        return 0
     return 0
 
 

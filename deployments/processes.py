@@ -125,10 +125,9 @@ def stop(name: str) -> bool:
         finally:
             _send(pid, signal.SIGINT)
             _send(pid, signal.SIGCONT)
-        for sign, patience_seconds in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
-            _send(pid, sign)
-            if wait_for_end([pid], patience_seconds):
-                break
+        if not wait_for_end([pid], STOP_TIMEOUT_SECONDS):
+            _send(pid, signal.SIGKILL)
+            wait_for_end([pid], 5.0)
     (home() / f"{name}.pid").unlink(missing_ok=True)
     return pid is not None
 
