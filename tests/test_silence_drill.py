@@ -60,6 +60,6 @@ def test_a_silent_run_is_marked_crashed_and_frees_its_pool(
     waiting = station.start_run(stage.flow, parameters | stage.quick)
     assert station.state(silent) == "RUNNING", "nobody was left to say that it ended"
     assert station.ended(silent, 2.0 * (HEARTBEAT_SECONDS + SILENCE_SECONDS)) == "CRASHED"
-    assert "No heartbeat" in station.message(silent)
+    assert "No sign of life" in station.message(silent)
     assert station.ended(waiting) == "COMPLETED"
     assert stage.made(store)
