@@ -116,9 +116,14 @@ def local_server() -> Iterator[None]:
         return
     from deployments import server
 
+    before = dict(os.environ)
     with server.local_server() as port:
         os.environ.update(server.client_environment(port))
-        yield
+        try:
+            yield
+        finally:  # another command of this process looks for a server anew
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def profile_names_a_server() -> bool:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +305,7 @@ def test_a_defect_is_one_sentence_and_its_traceback_a_file(
         raise KeyError("a key\nthat nobody foresaw")
 
     monkeypatch.setattr(command_line, "run", broken)
+    monkeypatch.setattr(command_line, "local_server", nullcontext)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     status, lines = answered(capsys, "prune-store")
     assert status == 1 and len([line for line in lines if line]) == 1
