@@ -89,9 +89,11 @@ def run(name: str, parameters: dict[str, Any]) -> Any:
     hush_tracebacks()
 
     async def work() -> Any:
-        with contextlib.suppress(Exception):  # somebody else's run must not keep this one from its work
+        try:
             for dead in await mark_dead_runs():
                 print(f"Run {dead}: its process no longer exists.", file=sys.stderr)
+        except Exception as error:  # an earlier run must not keep this one from its work
+            print(f"Earlier runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
         return await flow(**parameters)
 
     return asyncio.run(work())
