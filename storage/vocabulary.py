@@ -32,6 +32,13 @@ SOURCE_TYPES: tuple[SourceType, ...] = get_args(SourceType)
 LOW_BELOW = 0.3
 HIGH_ABOVE = 0.7
 
+BAND_TARGETS: dict[Band, tuple[float, float]] = {"low": (0.25, 0.30), "medium": (0.25, 0.35), "high": (0.35, 0.40)}
+"""The guide's share of each authority band in a mixture, from and to."""
+TRIVIUM_TARGET = (0.20, 0.40)
+"""The guide's share of each trivium category, from and to."""
+ENTROPY_MEAN_TARGET_BITS = (3.5, 6.0)
+"""The guide's mean provenance entropy of a mixture, from and to."""
+
 
 def band_of(auth_weight: float) -> Band:
     """Return the authority band of the guide: low below 0.3, high above 0.7, medium between."""
