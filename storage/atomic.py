@@ -22,7 +22,8 @@ from storage.errors import StoreError
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def _temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """Return a new temporary path in the folder of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}"
 
@@ -49,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: The disk is full.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         with full_disk_explained(path):
             yield temporary
@@ -67,7 +68,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced, and so is a link, but not what it leads to; should the process die
     between the two renames, the new folder is lost and the old one survives under a temporary name.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -78,7 +79,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 sync_folder(entry)
         sync_folder(temporary)
         if path.exists() or path.is_symlink():
-            old = _temporary_beside(path)
+            old = temporary_beside(path)
             os.replace(path, old)
             try:
                 os.replace(temporary, path)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.atomic import write_text
 from storage.errors import StoreError
-from storage.inside import InsideFile
+from storage.safe_paths import InsideFile
 from storage.untrusted import file_sha256, one_line, read_bounded
 
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from storage import errors
 from storage.atomic import write_json
 from storage.errors import DistrustError
 from storage.events import parse_event
-from storage.lock import in_turn, lock_of_machine, only_holder, only_writer
+from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
@@ -112,7 +112,8 @@ async def archive_turn(host: str) -> AsyncIterator[None]:
     if not host:
         yield
         return
-    async with held(partial(only_holder, lock_of_machine(host), f"is asking {host}"), math.inf):
+    lock = partial(only_holder, lock_of_machine(host), f"is asking {host}")
+    async with held_in_turn(lock, run_logger().warning):
         yield
 
 
@@ -134,32 +135,16 @@ async def wait_for_server(patience_seconds: float) -> None:
         await asyncio.sleep(HEALTH_POLL_SECONDS)
 
 
-@asynccontextmanager
-async def exclusive(folder: Path, patience_seconds: float = math.inf) -> AsyncIterator[None]:
-    """Hold the lock of a dataset; waiting for it takes no thread, which the one who holds it may need.
+def exclusive(folder: Path, patience_seconds: float = math.inf) -> AbstractAsyncContextManager[None]:
+    """Hold the lock of a dataset; waiting for it takes no thread, which its holder may need.
 
-    Whoever waits finds the work done afterwards and has little left to do, so by default there is no end to it but
-    that of the other process, or cancelling this run.
+    A run that waits finds the work done afterwards and has little left to do, so by default it waits until the other
+    process ends, or until it is cancelled itself.
 
     Raises:
-        DatasetBusy: Another process still holds it after `patience_seconds`.
+        DatasetBusy: Another process still holds the lock after `patience_seconds`.
     """
-    async with held(partial(only_writer, folder, 0.0), patience_seconds):
-        yield
-
-
-@asynccontextmanager
-async def held(
-    lock: Callable[[], contextlib.AbstractContextManager[None]], patience_seconds: float
-) -> AsyncIterator[None]:
-    """Hold a lock that raises `DatasetBusy` while another process has it; what is waited for is named once."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def enter() -> None:
-            stack.enter_context(lock())
-
-        await in_turn(enter, run_logger().warning, patience_seconds)
-        yield
+    return held_in_turn(partial(only_writer, folder, 0.0), run_logger().warning, patience_seconds)
 
 
 @dataclass(frozen=True)

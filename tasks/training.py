@@ -13,10 +13,10 @@ from prefect.artifacts import acreate_image_artifact
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.training_host import TrainingHost
-from storage.aside import move_aside
 from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
 from storage.manifest import digest_of, require_manifest
+from storage.superseded import move_aside
 from storage.training_result import RUN
 from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.aside import free_place, move_aside, move_entries_aside
 from storage.checkpoint import list_checkpoints, prune_checkpoints, set_later_aside, write_checkpoint
 from storage.layout import Layout
 from storage.retention import DAY_SECONDS, RetentionParameters, plan_removals, remove
 from storage.shard_plan import Item, make_plan, set_aside_unplanned, write_plan
+from storage.superseded import free_place, move_aside, move_entries_aside
 
 KEEP = RetentionParameters(keep_checkpoints=1)
 

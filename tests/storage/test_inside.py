@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from storage.errors import ParameterError, StoreError
-from storage.inside import checked_file
 from storage.layout import Layout, checked_name
 from storage.manifest import MANIFEST, ShardRecord, read_manifest
+from storage.safe_paths import checked_file
 from storage.training_result import RESULT, RUN, read_training_result
 
 HOSTILE = [

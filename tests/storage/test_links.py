@@ -13,12 +13,12 @@ from pyarrow.fs import S3FileSystem
 from storage.atomic import atomic_folder, remove_temporaries, write_text
 from storage.checkpoint import damaged_files, list_checkpoints, prune_checkpoints, write_checkpoint
 from storage.errors import StoreError
-from storage.inside import is_own_file
 from storage.layout import Layout
 from storage.lock import only_writer
 from storage.manifest import MANIFEST, Manifest, find_damage, record_shard, write_manifest
 from storage.parquet import write_shard
 from storage.retention import RetentionParameters, plan_removals, remove
+from storage.safe_paths import is_own_file
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
 
@@ -76,7 +76,7 @@ def test_what_a_kill_left_goes_without_what_it_leads_to(outside: Path, tmp_path:
 
 def test_a_lock_is_not_taken_through_a_link(outside: Path, tmp_path: Path) -> None:
     (tmp_path / ".data.lock").symlink_to(outside / "created")
-    with pytest.raises(StoreError, match=r"\.data\.lock is a link.*take the link away"), only_writer(tmp_path / "data"):
+    with pytest.raises(StoreError, match=r"\.data\.lock is a link.*remove the link"), only_writer(tmp_path / "data"):
         pass
 
 

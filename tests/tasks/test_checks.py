@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
-from tasks.doctor import count_rows, knows_run
+from tasks.checks import count_rows, knows_run
 
 
 def test_a_file_of_another_server_is_not_taken_for_the_servers(tmp_path: Path) -> None:
