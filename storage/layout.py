@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storage.errors import ParameterError
 
 if TYPE_CHECKING:
-    from storage.remote import Remote
+    from storage.bucket import Bucket
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -37,11 +37,11 @@ class Layout:
 
     Attributes:
         root: Where they lie on this machine.
-        remote: The bucket that `root` mirrors; none if the store is a folder.
+        bucket: The bucket that `root` mirrors; none if the store is a folder.
     """
 
     root: Path
-    remote: Remote | None = None
+    bucket: Bucket | None = None
 
     @classmethod
     def of(cls, store: str | None = None) -> Layout:
@@ -59,27 +59,27 @@ class Layout:
                 return cls(Path(named).expanduser().resolve())
             except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, of a user who is not there
                 raise ParameterError(f"store {named!r} cannot be a folder ({error}); name another path") from error
-        from storage.remote import open_remote  # loads Arrow, which a store in a folder need not wait for
+        from storage.bucket import open_bucket  # loads Arrow, which a store in a folder need not wait for
 
-        remote = open_remote(named)
+        bucket = open_bucket(named)
         mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
         # The digest tells s3://a/b-c from s3://a-b/c.
-        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", remote.uri).strip("-.")
-        return cls(mirrors / f"{readable}-{sha256(remote.uri.encode()).hexdigest()[:8]}", remote)
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", bucket.uri).strip("-.")
+        return cls(mirrors / f"{readable}-{sha256(bucket.uri.encode()).hexdigest()[:8]}", bucket)
 
     def pull(self, *below: str) -> None:
-        """Bring what changed in the bucket; nothing to do for a folder. `Remote.pull` tells the rest."""
-        if self.remote:
-            self.remote.pull(self.root, below)
+        """Bring what changed in the bucket; nothing to do for a folder. `Bucket.pull` tells the rest."""
+        if self.bucket:
+            self.bucket.pull(self.root, below)
 
     def push(self, *below: str) -> None:
-        """Take what changed here to the bucket; nothing to do for a folder. `Remote.push` tells the rest.
+        """Take what changed here to the bucket; nothing to do for a folder. `Bucket.push` tells the rest.
 
         What was set aside goes there first: where it lay before, it is taken away from the bucket.
         """
-        if self.remote:
-            self.remote.push(self.root, [SET_ASIDE])
-            self.remote.push(self.root, below)
+        if self.bucket:
+            self.bucket.push(self.root, [SET_ASIDE])
+            self.bucket.push(self.root, below)
 
     def raw(self, source: str) -> Path:
         """Downloaded documents of a source."""

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -26,12 +26,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel
 
-from storage import errors
 from storage.atomic import write_json
-from storage.errors import DistrustError
-from storage.events import parse_event
+from storage.events import ErrorEvent, Event, LogEvent, ResultEvent, parse_event
 from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
+
+Outcome = TypeVar("Outcome", bound=BaseModel)
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
@@ -164,12 +165,6 @@ async def try_component(component: str, work: Callable[[], Awaitable[str]]) -> C
         return Check(component, False, f"{type(error).__name__}: {error}")
 
 
-def _error_of(event: Mapping[str, Any]) -> DistrustError:
-    kind = getattr(errors, str(event.get("kind")), DistrustError)
-    wanted = kind if isinstance(kind, type) and issubclass(kind, DistrustError) else DistrustError
-    return wanted(str(event.get("message")))
-
-
 class ChildDied(RuntimeError):
     """A child process ended without a result or an error: it was killed, or it has a defect."""
 
@@ -181,9 +176,25 @@ def child_environment() -> dict[str, str]:
     return {**patience, **os.environ, "PYTHONPATH": str(ROOT)}
 
 
+@overload
 async def run_child(
     module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+) -> dict[str, Any]: ...
+@overload
+async def run_child(
+    module: str,
+    specification: BaseModel,
+    specification_path: Path,
+    on_event: Callable[[Event], None],
+    result: type[Outcome],
+) -> Outcome: ...
+async def run_child(
+    module: str,
+    specification: BaseModel | dict[str, Any],
+    specification_path: Path,
+    on_event: Callable[[Any], None],
+    result: type[BaseModel] | None = None,
+) -> Any:
     """Run a room that owns the accelerator as a child process and return its result.
 
     The child's memory goes back to the machine when it ends, a crash stays contained, and it can be run by
@@ -193,13 +204,15 @@ async def run_child(
         module: The room's module, for example ``tasks.lora``.
         specification: What to do; written to `specification_path` first.
         specification_path: Where the child reads it.
-        on_event: Called for every event but the last; must not block.
+        on_event: Receives every event but the last; must not block.
+        result: The model of the result; without one, specification, events and result are plain dictionaries.
 
     Raises:
         DistrustError: The error that the child reported, of the same class.
-        ChildDied: The child died without a word; the message carries its last lines.
+        ChildDied: The child ended without a result; the message carries its last lines.
     """
-    write_json(specification_path, specification)
+    plain = specification.model_dump(mode="json") if isinstance(specification, BaseModel) else specification
+    write_json(specification_path, plain)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", module, str(specification_path)),
         cwd=ROOT,
@@ -211,32 +224,25 @@ async def run_child(
         # Ctrl-C means that its checkpoint is not waited for.
         start_new_session=True,
     )
-    result: dict[str, Any] | None = None
-    failure: DistrustError | None = None
-    last_lines: list[str] = []
+    last: Event | None = None
+    lines: list[str] = []
     try:
-        async for event in _events(process):
-            if event["event"] == "result":
-                result = {key: value for key, value in event.items() if key != "event"}
-            elif event["event"] == "error":
-                failure = _error_of(event)
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            event = Event.read(line := raw.decode("utf-8", errors="replace"))
+            if isinstance(event, ResultEvent | ErrorEvent):
+                last = event
             else:
-                last_lines = [*last_lines[-20:], str(event.get("message", event))]
-                on_event(event)
+                lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
+                on_event(event if result else parse_event(line))
         status = await process.wait()
     finally:
         await _stop(process)
-    if failure:
-        raise failure
-    if status != 0 or result is None:
-        raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
-    return result
-
-
-async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
-    assert process.stdout is not None
-    async for raw in process.stdout:
-        yield parse_event(raw.decode("utf-8", errors="replace"))
+    if isinstance(last, ErrorEvent):
+        raise last.to_error()
+    if status != 0 or last is None:
+        raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(lines))
+    return result.model_validate(last.model_extra) if result else dict(last.model_extra or {})
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

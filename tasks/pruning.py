@@ -21,9 +21,9 @@ async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> 
     Raises:
         ParameterError: The store is a bucket.
     """
-    if layout.remote is not None:
+    if layout.bucket is not None:
         raise ParameterError(
-            f"{layout.remote.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "
+            f"{layout.bucket.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "
             "as a whole while no run is at work, what is needed is fetched again"
         )
     entries = []

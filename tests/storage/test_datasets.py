@@ -21,7 +21,7 @@ from storage.manifest import (
     write_manifest,
 )
 from storage.parquet import ROW_GROUP_ROWS, iterate_rows, read_shard, read_tags, write_shard
-from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA, band_of
+from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import (
     CUT_SHORT,
     PLAN,
@@ -34,6 +34,7 @@ from storage.shard_plan import (
     set_aside_unplanned,
     write_plan,
 )
+from storage.vocabulary import band_of
 
 
 def rows(count: int, **changes: Any) -> pa.Table:

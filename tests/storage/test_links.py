@@ -163,7 +163,7 @@ class TestMirror:
     ) -> None:
         link = layout.root / place
         link.symlink_to(outside / "precious" if link.suffix else outside)
-        with pytest.raises(StoreError, match=r"is a link.*take it away"):
+        with pytest.raises(StoreError, match=r"is a link.*remove it"):
             layout.push("raw", "scored")
         assert bucket.get_file_info(f"{BUCKET}/corpus/{place}/precious").type.name == "NotFound"
         assert bucket.get_file_info(f"{BUCKET}/corpus/{place}").type.name == "NotFound"
@@ -173,7 +173,7 @@ class TestMirror:
     def test_nothing_is_written_through_a_folder(self, layout: Layout, outside: Path, place: str) -> None:
         (layout.root / place).rename(layout.root / "moved")
         (layout.root / place).symlink_to(outside)
-        with pytest.raises(StoreError, match=r"is a link.*take it away"):
+        with pytest.raises(StoreError, match=r"is a link.*remove it"):
             layout.pull("raw")
 
     def test_a_link_in_place_of_a_file_is_replaced(self, layout: Layout, outside: Path) -> None:

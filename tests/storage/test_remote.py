@@ -66,8 +66,8 @@ def test_what_one_machine_seals_another_reads(
     assert read_manifest(there.raw("books")) == manifest
     assert find_damage(there.raw("books"), manifest, hashes=True) == []
     assert there.sealed("raw") == ["books"]
-    assert there.remote is not None and there.remote.pull(there.root, ["raw"]) == [], "nothing is fetched twice"
-    assert there.remote.push(there.root, ["raw"]) == []
+    assert there.bucket is not None and there.bucket.pull(there.root, ["raw"]) == [], "nothing is fetched twice"
+    assert there.bucket.push(there.root, ["raw"]) == []
 
 
 def test_another_version_is_unsealed_before_its_first_shard_and_sealed_after_its_last(
@@ -80,11 +80,11 @@ def test_another_version_is_unsealed_before_its_first_shard_and_sealed_after_its
     (here.raw("books") / "shard-00002.parquet").unlink()
     second = seal(here, "books", [6, 7], start=100)
 
-    assert here.remote is not None
+    assert here.bucket is not None
     moves: list[str] = []
-    upload, delete = type(here.remote)._upload, type(here.remote)._delete
-    monkeypatch.setattr(type(here.remote), "_upload", lambda s, m, p: moves.append(f"+{p[10:]}") or upload(s, m, p))
-    monkeypatch.setattr(type(here.remote), "_delete", lambda s, p: moves.append(f"-{p[10:]}") or delete(s, p))
+    upload, delete = type(here.bucket)._upload, type(here.bucket)._delete
+    monkeypatch.setattr(type(here.bucket), "_upload", lambda s, m, p: moves.append(f"+{p[10:]}") or upload(s, m, p))
+    monkeypatch.setattr(type(here.bucket), "_delete", lambda s, p: moves.append(f"-{p[10:]}") or delete(s, p))
     here.push("raw/books")
     assert moves[0] == "-manifest.json" and moves[-2:] == ["-shard-00002.parquet", "+manifest.json"]
     assert sorted(moves[1:-2]) == ["+shard-00000.parquet", "+shard-00001.parquet"]
@@ -103,8 +103,8 @@ def test_a_mirror_that_lost_or_damaged_a_file_fetches_it_again(
     folder = there.raw("books")
     (folder / "shard-00000.parquet").unlink()
     (folder / "shard-00001.parquet").write_bytes(b"cut")
-    assert there.remote is not None
-    assert there.remote.pull(there.root, ["raw"]) == [f"raw/books/shard-0000{n}.parquet" for n in (0, 1)]
+    assert there.bucket is not None
+    assert there.bucket.pull(there.root, ["raw"]) == [f"raw/books/shard-0000{n}.parquet" for n in (0, 1)]
     assert find_damage(folder, manifest, hashes=True) == []
 
 
@@ -234,7 +234,7 @@ def test_a_name_in_the_bucket_never_leads_out_of_the_mirror(
     address = f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}/corpus/{name}".replace("..", "%2E%2E").replace("\\", "%5C")
     assert httpx.put(address, content=b"evil").is_success
     layout = open_at(tmp_path / "here", monkeypatch)
-    with pytest.raises(StoreError, match="no file of a store"):
+    with pytest.raises(StoreError, match="not a file of a store"):
         layout.pull("raw")
     assert not list(tmp_path.rglob("evil*"))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.bucket import INDEX
 from storage.layout import Layout
 from storage.lock import only_writer
-from storage.mirror import INDEX
 from tasks import mirroring
 from tasks.mirroring import shared
 from tests.bucket import BUCKET
@@ -26,8 +26,8 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 def objects(layout: Layout) -> set[str]:
-    assert layout.remote is not None
-    return set(layout.remote._list("runs"))
+    assert layout.bucket is not None
+    return set(layout.bucket._list("runs"))
 
 
 async def until(found: Callable[[], bool]) -> None:
@@ -79,13 +79,13 @@ async def test_whoever_is_cancelled_while_it_waits_ends(
 async def test_what_a_stage_sets_aside_is_in_the_bucket_before_it_is_gone_from_its_place(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote = type(layout.remote)
+    remote = type(layout.bucket)
     delete = remote._delete
 
     def only_with_a_copy(self: object, path: str) -> None:
         if path.startswith("runs/"):
-            assert layout.remote is not None
-            assert set(layout.remote._list("set-aside")) == {"set-aside/runs/mine-0123/result.json"}
+            assert layout.bucket is not None
+            assert set(layout.bucket._list("set-aside")) == {"set-aside/runs/mine-0123/result.json"}
         delete(self, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(remote, "_delete", only_with_a_copy)
