@@ -65,8 +65,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced, and so is a link, but not what it leads to; should the process die
-    between the two renames, the new folder is lost and the old one survives under a temporary name.
+    An existing folder at `path` is replaced, and so is a link, but not its target. If the process dies between the two
+    renames, the new folder is lost and the old one survives under a temporary name.
     """
     temporary = temporary_beside(path)
     temporary.mkdir()
@@ -95,7 +95,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(entry: Path) -> None:
-    """Delete a file, a folder with all that is in it, or a link, but not what it leads to."""
+    """Delete a file, a folder with everything in it, or a link, but not its target."""
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
     else:
@@ -104,10 +104,10 @@ def remove(entry: Path) -> None:
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk into one that says what to do; files of `atomic_path` have it already.
+    """Turn the system's error for a full disk into one that says what to do; `atomic_path` includes this.
 
     Raises:
-        StoreError: There is no room left for `path`, or a quota or a file size limit is reached.
+        StoreError: The disk is full, or a quota or a file size limit is reached.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def full_disk_explained(path: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else:
-            full = "Unable to write" in str(error)  # MLX's word for it
+            full = "Unable to write" in str(error)  # what MLX raises
         if not full:
             raise
         free = shutil.disk_usage(path if path.is_dir() else path.parent).free
@@ -152,7 +152,7 @@ def remove_temporaries(folder: Path) -> int:
 
 
 def remove_temporaries_of(path: Path) -> None:
-    """Delete what a killed process left beside `path` that was to become it; only who holds its lock may do so."""
+    """Delete what a killed process left beside `path` that was to become it; needs the lock of `path`."""
     for entry in path.parent.glob(f"{TEMPORARY_PREFIX}????????-{glob.escape(path.name)}"):
         with suppress(OSError):
             remove(entry)

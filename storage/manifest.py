@@ -24,7 +24,7 @@ MOST_MANIFEST_BYTES = 256 << 20
 
 
 class ShardRecord(BaseModel):
-    """One finished shard: where it lies below its dataset's folder, and what it holds."""
+    """One finished shard: its path below the dataset's folder, and what it holds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,8 +76,8 @@ def canonical_json(content: Any) -> str:
 
 
 def record_shard(folder: Path, path: Path) -> ShardRecord:
-    """Describe a finished shard that lies below `folder`."""
-    from storage.parquet import count_rows  # loads Arrow, which whoever only reads manifests need not
+    """Describe a finished shard below `folder`."""
+    from storage.parquet import count_rows  # loads Arrow, which reading a manifest does not need
 
     return ShardRecord(
         file=path.relative_to(folder).as_posix(),
@@ -88,12 +88,12 @@ def record_shard(folder: Path, path: Path) -> ShardRecord:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Seal a dataset: write its manifest, atomically and last."""
+    """Complete a dataset: write its manifest, atomically and last."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read a dataset's manifest; none if the dataset is not sealed.
+    """Read a dataset's manifest; None if the dataset is not complete.
 
     Raises:
         StoreError: The manifest exists but cannot be understood.
@@ -109,10 +109,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def require_manifest(folder: Path, next_step: str) -> Manifest:
-    """Read a dataset's manifest or say what makes it.
+    """Read a dataset's manifest; `next_step` tells the user how to make it.
 
     Raises:
-        StoreError: The dataset is not there or not sealed.
+        StoreError: The dataset does not exist or is not complete.
     """
     manifest = read_manifest(folder)
     if manifest is None:

@@ -31,7 +31,7 @@ def sealed(store: Path, *stages: str) -> dict[str, bytes]:
 
 def test_an_earlier_store_is_whole_and_its_shards_are_readable() -> None:
     layout = Layout(GOLDEN)
-    assert layout.sealed("raw") == layout.sealed("scored") == SOURCES
+    assert layout.completed("raw") == layout.completed("scored") == SOURCES
     for source in SOURCES:
         plan = read_plan(layout.raw(source))
         assert plan is not None and all(shard.is_whole(layout.raw(source)) for shard in plan.shards)

@@ -112,11 +112,11 @@ async def test_a_cluster_that_runs_already_is_used(tmp_path: Path, prefect_serve
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("10.0.0.5:8786", "no scheduler"),
-        ("tls://10.0.0.5", "no scheduler"),
+        ("10.0.0.5:8786", "not a scheduler"),
+        ("tls://10.0.0.5", "not a scheduler"),
         ("tcp://10.0.0.5:8786", "not encrypted"),
-        ("http://127.0.0.1:8786", "no scheduler"),
-        ("tcp://127.0.0.1:99999", "no scheduler"),
+        ("http://127.0.0.1:8786", "not a scheduler"),
+        ("tcp://127.0.0.1:99999", "not a scheduler"),
     ],
 )
 def test_an_unsafe_or_wrong_scheduler_is_refused(address: str, complaint: str) -> None:

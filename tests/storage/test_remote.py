@@ -65,7 +65,7 @@ def test_what_one_machine_seals_another_reads(
     there.pull("raw")
     assert read_manifest(there.raw("books")) == manifest
     assert find_damage(there.raw("books"), manifest, hashes=True) == []
-    assert there.sealed("raw") == ["books"]
+    assert there.completed("raw") == ["books"]
     assert there.bucket is not None and there.bucket.pull(there.root, ["raw"]) == [], "nothing is fetched twice"
     assert there.bucket.push(there.root, ["raw"]) == []
 
