@@ -29,18 +29,12 @@ def temporary_beside(path: Path) -> Path:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's bytes to disk."""
+    """Force a file's bytes, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to disk, where the platform allows it."""
-    if os.name == "posix":
-        sync_file(path)
 
 
 @contextmanager
@@ -56,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             sync_file(temporary)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            sync_file(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,13 +66,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_file():
+        for entry in (*temporary.rglob("*"), temporary):
+            if entry.is_file() or entry.is_dir():
                 sync_file(entry)
-            elif entry.is_dir():
-                sync_folder(entry)
-        sync_folder(temporary)
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             old = temporary_beside(path)
             os.replace(path, old)
             try:
@@ -89,7 +80,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             remove(old)
         else:
             os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync_file(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -141,18 +132,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
-def remove_temporaries(folder: Path) -> int:
+def remove_temporaries(folder: Path, pattern: str = "*") -> int:
     """Delete what a killed process left half-written directly in `folder`; return how many entries."""
     count = 0
-    for entry in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
+    for entry in folder.glob(f"{TEMPORARY_PREFIX}{pattern}"):
         with suppress(OSError):
             remove(entry)
             count += 1
     return count
 
 
-def remove_temporaries_of(path: Path) -> None:
+def remove_temporaries_of(path: Path) -> int:
     """Delete what a killed process left beside `path` that was to become it; needs the lock of `path`."""
-    for entry in path.parent.glob(f"{TEMPORARY_PREFIX}????????-{glob.escape(path.name)}"):
-        with suppress(OSError):
-            remove(entry)
+    return remove_temporaries(path.parent, f"????????-{glob.escape(path.name)}")

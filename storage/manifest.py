@@ -9,7 +9,7 @@ import stat
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,8 @@ from storage.atomic import write_text
 from storage.errors import StoreError
 from storage.safe_paths import InsideFile
 from storage.untrusted import file_sha256, one_line, read_bounded
+
+Notes = TypeVar("Notes", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 256 << 20
@@ -32,6 +34,19 @@ class ShardRecord(BaseModel):
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str
+
+
+class SourceNotes(BaseModel):
+    """What later stages read in the notes of a downloaded source."""
+
+    trivium: str = ""
+
+
+class MixtureNotes(BaseModel):
+    """What later stages read in the notes of a mixture."""
+
+    verdict: dict[str, str] = {}
+    """For each side, how well it keeps to the targets: ``good``, ``acceptable`` or ``poor``."""
 
 
 class Manifest(BaseModel):
@@ -59,6 +74,20 @@ class Manifest(BaseModel):
         """SHA-256 over what the dataset is: kind, name, inputs, parameters and the shards' own hashes."""
         content = self.model_dump(mode="json", include={"kind", "name", "inputs", "parameters", "shards"})
         return digest_of(content)
+
+    def notes_as(self, model: type[Notes]) -> Notes:
+        """Read the notes as a model.
+
+        Raises:
+            StoreError: They do not fit it.
+        """
+        try:
+            return model.model_validate(self.notes)
+        except ValidationError as error:
+            raise StoreError(
+                f"the manifest of {self.kind}/{self.name} is damaged ({one_line(error)}); "
+                "delete it and run the stage again"
+            ) from error
 
     def made_from(self, inputs: dict[str, str], parameters: dict[str, Any]) -> bool:
         """Tell whether this dataset was made from exactly these inputs and parameters."""

@@ -58,14 +58,17 @@ class RetentionParameters(BaseModel):
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that may be removed."""
+    """Something that may be removed; `owner` is the dataset whose lock guards it."""
 
     path: Path
     kind: str
-    bytes: int
     reason: str
     owner: Path
-    """The dataset whose lock guards it."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file, or of everything below the folder; links are not followed."""
+        return sum(status.st_size for status in _statuses(self.path) if not stat.S_ISDIR(status.st_mode))
 
 
 class Pruned(BaseModel):
@@ -125,7 +128,7 @@ def old_checkpoints(layout: Layout, keep: RetentionParameters) -> Iterator[Remov
                 reason = (
                     f"step {step} of run {run.name} is neither its best nor among its newest {keep.keep_checkpoints}"
                 )
-                yield Removal(folder, "checkpoint", measure(folder), reason, run)
+                yield Removal(folder, "checkpoint", reason, run)
 
 
 def _needed_checkpoints(run: Path, checkpoints: list[tuple[int, Path]]) -> set[str]:
@@ -147,7 +150,7 @@ def finished_workspaces(layout: Layout) -> Iterator[Removal]:
     for folder in _folders(layout.root / "unfinished"):
         if (layout.raw(folder.name) / MANIFEST).is_file():
             reason = f"source {folder.name} is complete, nothing goes on from this"
-            yield Removal(folder, "unfinished", measure(folder), reason, layout.raw(folder.name))
+            yield Removal(folder, "unfinished", reason, layout.raw(folder.name))
 
 
 def old_set_aside(layout: Layout, keep: RetentionParameters, now: float) -> Iterator[Removal]:
@@ -159,7 +162,7 @@ def old_set_aside(layout: Layout, keep: RetentionParameters, now: float) -> Iter
         age_days = (now - newest_change(folder)) / DAY_SECONDS
         if age_days >= keep.keep_days:
             reason = f"set aside, unchanged for {age_days:.0f} days"
-            yield Removal(folder, f"set-aside {kind}", measure(folder), reason, owner)
+            yield Removal(folder, f"set-aside {kind}", reason, owner)
 
 
 def old_exports(layout: Layout, keep: RetentionParameters, now: float) -> Iterator[Removal]:
@@ -170,7 +173,7 @@ def old_exports(layout: Layout, keep: RetentionParameters, now: float) -> Iterat
         age_days = (now - newest_change(folder)) / DAY_SECONDS
         if age_days >= keep.keep_days:
             reason = f"{age_days:.0f} days old and not among the newest {keep.keep_exports}"
-            yield Removal(folder, "export", measure(folder), reason, folder)
+            yield Removal(folder, "export", reason, folder)
 
 
 def old_leftovers(layout: Layout, keep: RetentionParameters, now: float) -> Iterator[Removal]:
@@ -182,7 +185,7 @@ def old_leftovers(layout: Layout, keep: RetentionParameters, now: float) -> Iter
         age_hours = (now - newest_change(path)) / 3600.0
         if age_hours >= keep.leftover_hours:
             reason = f"half-written {age_hours:.0f} hours ago by a process that was killed"
-            yield Removal(path, "leftover", measure(path), reason, _owner_of_leftover(layout, path))
+            yield Removal(path, "leftover", reason, _owner_of_leftover(layout, path))
 
 
 def _owner_of_leftover(layout: Layout, path: Path) -> Path:
@@ -204,11 +207,6 @@ def remove(layout: Layout, removal: Removal, keep: RetentionParameters, now: flo
         atomic.remove(going)
         return True
     return False
-
-
-def measure(path: Path) -> int:
-    """Bytes of a file or of everything below a folder; links are not followed."""
-    return sum(status.st_size for status in _statuses(path) if not stat.S_ISDIR(status.st_mode))
 
 
 def newest_change(path: Path) -> float:

@@ -56,7 +56,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
 
 
 class Progress:
-    """The latest share done, published beside the work: a server that is away never stops a run."""
+    """How much of the work is done, published beside it: a server that is away never stops a run."""
 
     def __init__(self, key: str, description: str) -> None:
         self.key = key
@@ -104,35 +104,27 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
             await asyncio.wait_for(progress.send(), LAST_WORD_SECONDS)
 
 
-@asynccontextmanager
-async def archive_turn(host: str) -> AsyncIterator[None]:
-    """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn.
-
-    The lock is the operating system's: nothing that a killed download leaves behind makes the next one wait.
-    """
+def archive_turn(host: str) -> AbstractAsyncContextManager[None]:
+    """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn."""
     if not host:
-        yield
-        return
-    lock = partial(only_holder, lock_of_machine(host), f"is asking {host}")
-    async with held_in_turn(lock, run_logger().warning):
-        yield
+        return contextlib.nullcontext()
+    return held_in_turn(partial(only_holder, lock_of_machine(host), f"is asking {host}"), run_logger().warning)
 
 
 async def wait_for_server(patience_seconds: float) -> None:
     """Wait until the Prefect server answers, so that work done while it was away still reaches the UI."""
-    deadline = time.monotonic() + patience_seconds
-    told = False
+    deadline, is_away = time.monotonic() + patience_seconds, False
     while PREFECT_API_URL.value() and time.monotonic() < deadline:
         # Asked with the certificates and password of every other call; Prefect's own tries, whose pauses grow to
-        # minutes, are cut short. A client that cannot even be opened is one more way of being away; a refusal is none.
+        # minutes, are cut short. A server whose client cannot even be opened is away; one that refuses is not.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(SERVER_WAIT_SECONDS), get_client() as client:
                 problem = await client.api_healthcheck()
             if problem is None or getattr(getattr(problem, "response", None), "status_code", 0) in (401, 403):
                 return
-        if not told:
+        if not is_away:
             run_logger().warning("the Prefect server is away; the result is on disk and is reported when it is back")
-        told = True
+        is_away = True
         await asyncio.sleep(HEALTH_POLL_SECONDS)
 
 
@@ -171,7 +163,7 @@ class ChildDied(RuntimeError):
 
 def child_environment() -> dict[str, str]:
     """Environment of a process that owns the accelerator."""
-    # macOS 26 ends long work on the GPU while a display is on, unless it is told to wait (mlx issue 3267).
+    # Without it macOS 26 ends long work on the GPU while a display is on (mlx issue 3267).
     patience = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"} if sys.platform == "darwin" else {}
     return {**patience, **os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -28,13 +28,13 @@ async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> 
         )
     entries = []
     for removal in await asyncio.to_thread(plan_removals, layout, keep):
-        outcome = "would go"
+        size, outcome = removal.bytes, "would go"
         if not dry_run:
             gone = await asyncio.to_thread(remove, layout, removal, keep)
             outcome = "removed" if gone else "kept: in use, or needed by now"
             run_logger().info("%s: %s (%s)", outcome, removal.path, removal.reason)
         what = str(removal.path.relative_to(layout.root))
-        entries.append(Pruned(what=what, kind=removal.kind, bytes=removal.bytes, why=removal.reason, outcome=outcome))
+        entries.append(Pruned(what=what, kind=removal.kind, bytes=size, why=removal.reason, outcome=outcome))
     return Pruning(store=str(layout.root), dry_run=dry_run, entries=tuple(entries))
 
 
