@@ -60,7 +60,7 @@ async def test_a_stage_that_ends_while_another_moves_files_waits_for_its_turn(
 
 
 @pytest.mark.parametrize("at", ["the beginning", "the end"])
-async def test_whoever_is_cancelled_while_it_waits_ends(
+async def test_a_run_that_is_cancelled_while_it_waits_ends(
     layout: Layout, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mirroring, "CANCELLED_PATIENCE_SECONDS", 0.5)
@@ -74,29 +74,3 @@ async def test_whoever_is_cancelled_while_it_waits_ends(
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(training, 10)
     assert ("the bucket gets runs/mine later" in caplog.text) == (at == "the end")
-
-
-async def test_what_a_stage_sets_aside_is_in_the_bucket_before_it_is_gone_from_its_place(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = type(layout.bucket)
-    delete = remote._delete
-
-    def only_with_a_copy(self: object, path: str) -> None:
-        if path.startswith("runs/"):
-            assert layout.bucket is not None
-            assert set(layout.bucket._list("set-aside")) == {"set-aside/runs/mine-0123/result.json"}
-        delete(self, path)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(remote, "_delete", only_with_a_copy)
-    for _ in range(2):
-        async with shared(layout, reads=[], writes=["runs/mine"]):
-            run = layout.run("mine")
-            if run.exists():
-                aside = layout.set_aside("runs", "mine", "0123")
-                aside.parent.mkdir(parents=True)
-                run.rename(aside)
-            else:
-                run.mkdir(parents=True)
-                (run / "result.json").write_text("{}")
-    assert objects(layout) == set()
