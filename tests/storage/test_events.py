@@ -55,7 +55,9 @@ async def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
         await run_child(module, Order(number=1, fault="exit"), path, lambda event: None, Outcome)
 
 
-@pytest.mark.parametrize("line", ["plain\n", '{"step": 1}', '{"event": 7}', "[" * 100_000, '{"event": "error"}'])
+@pytest.mark.parametrize(
+    "line", ["plain\n", '{"step": 1}', '{"event": 7}', "[" * 10_000, '{"event": "error"}'], ids=range(5)
+)
 def test_a_line_that_is_not_an_event_is_a_log_line(line: str) -> None:
     assert parse_event(line) == {"event": "log", "message": line.rstrip("\n")}
 
