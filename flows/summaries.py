@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storage.schemas import BANDS, TRIVIA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.policies import run_logger
 
 STORY = logging.getLogger("distrust.story")

@@ -7,16 +7,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from storage.vocabulary import BANDS as BANDS
-from storage.vocabulary import HIGH_ABOVE as HIGH_ABOVE
-from storage.vocabulary import LOW_BELOW as LOW_BELOW
-from storage.vocabulary import SOURCE_TYPES as SOURCE_TYPES
-from storage.vocabulary import TRIVIA as TRIVIA
-from storage.vocabulary import Band as Band
-from storage.vocabulary import SourceType as SourceType
-from storage.vocabulary import Trivium as Trivium
-from storage.vocabulary import band_of as band_of
-
 SCORING_VERSION = "v1"
 
 
