@@ -11,7 +11,6 @@ import sqlite3
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -60,14 +59,6 @@ class SetupReport(BaseModel):
         return [f"  {check.component:<22} {'ok' if check.ok else 'FAILED':<7} {check.detail}" for check in self.checks]
 
 
-@dataclass(frozen=True)
-class Zombie:
-    """A run that the server believes to be at work although it gives no sign of life."""
-
-    run: FlowRun
-    reason: str
-
-
 @task(task_run_name="check-environment", **LOCAL_WORK)
 async def check_environment(layout: Layout, silent_minutes: float, *, fix: bool) -> list[Check]:
     """Look at everything that a run depends on, and mend what can be mended.
@@ -78,13 +69,17 @@ async def check_environment(layout: Layout, silent_minutes: float, *, fix: bool)
         fix: Mark zombies Crashed; otherwise only list them.
     """
     async with get_client() as client:
+
+        async def versions() -> str:
+            return compare_versions(await client.api_version())
+
         checks: dict[str, Callable[[], Awaitable[str]]] = {
             "disk": partial(measure_disk, layout),
             "Prefect server": partial(reach_server, client),
             "workers": partial(count_workers, client),
             "zombie runs": partial(mark_zombies, client, silent_minutes, fix=fix),
             "blocked pools": partial(find_blocked_pools, client),
-            "locked versions": partial(compare_with_server, client),
+            "locked versions": versions,
             "database": partial(describe_database, client),
         }
         return [await try_component(component, check) for component, check in checks.items()]
@@ -132,17 +127,17 @@ async def mark_zombies(client: PrefectClient, silent_minutes: float, *, fix: boo
     zombies = await find_zombies(client, silent_minutes)
     if not zombies:
         return "every run that is at work shows signs of life"
-    names = "; ".join(f"{zombie.run.name} ({zombie.reason})" for zombie in zombies)
+    names = "; ".join(f"{run.name} ({reason})" for run, reason in zombies)
     if not fix:
         raise RuntimeError(f"{len(zombies)} found: {names}; check-setup --fix marks them Crashed")
-    for zombie in zombies:
-        message = f"No sign of life: marked by the doctor, {zombie.reason}."
-        await client.set_flow_run_state(zombie.run.id, Crashed(message=message), force=True)
+    for run, reason in zombies:
+        message = f"No sign of life: marked by the doctor, {reason}."
+        await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
     return f"marked Crashed: {names}"
 
 
-async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[Zombie]:
-    """Find runs that the server believes to be at work and whose heartbeat has been silent for too long.
+async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[tuple[FlowRun, str]]:
+    """Find runs that the server believes to be at work and that were silent for too long; say for how long.
 
     A worker keeps no record of the machine on which a run's process lives, so the heartbeat is the only sign of life.
     """
@@ -153,7 +148,7 @@ async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[Zom
         last_sign = max(run.state.timestamp, await last_heartbeat(client, run) or run.state.timestamp)
         silence = datetime.now(UTC) - last_sign
         if silence > timedelta(minutes=silent_minutes):
-            found.append(Zombie(run, f"no sign of life for {silence.total_seconds() / 60:.0f} minutes"))
+            found.append((run, f"no sign of life for {silence.total_seconds() / 60:.0f} minutes"))
     return found
 
 
@@ -211,11 +206,6 @@ async def find_blocked_pools(client: PrefectClient) -> str:
     return f"slots taken: {', '.join(slots)}" if slots else "there are no pools"
 
 
-async def compare_with_server(client: PrefectClient) -> str:
-    """Compare the versions here and on the server with the lock file; see `compare_versions`."""
-    return compare_versions(await client.api_version())
-
-
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:
     """Compare what is installed, and what the server runs, with the lock file.
 
@@ -242,10 +232,11 @@ async def describe_database(client: PrefectClient) -> str:
     answer = await client.request("POST", "/task_runs/count", json={})
     total = f"{runs:,} flow runs, {int(answer.json()):,} task runs"
     file = database_file()
-    if file is None or not knows_run(file, own_run()):
+    counts = count_rows(file, own_run()) if file is not None else None
+    if file is None or counts is None:
         return f"{total}; its size is not visible from here"
     size = sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
-    rows = ", ".join(f"{table} {count:,}" for table, count in count_rows(file).items())
+    rows = ", ".join(f"{table} {count:,}" for table, count in counts.items())
     if size > LARGE_DATABASE_BYTES:
         raise RuntimeError(
             f"{file} has {size / 1e9:.1f} GB ({rows}); let the server forget old runs "
@@ -263,19 +254,14 @@ def database_file() -> Path | None:
     return file if is_here and file.is_file() else None
 
 
-def _reading(file: Path) -> closing[sqlite3.Connection]:
-    return closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10))
+def count_rows(file: Path, run: UUID | None) -> dict[str, int] | None:
+    """Count the rows of the tables that grow.
 
-
-def knows_run(file: Path, run: UUID | None) -> bool:
-    """Tell whether a file is the server's, and not what was left when it went over to PostgreSQL."""
-    with _reading(file) as database:
-        return run is None or bool(database.execute("SELECT 1 FROM flow_run WHERE id = ?", [str(run)]).fetchone())
-
-
-def count_rows(file: Path) -> dict[str, int]:
-    """Count the rows of the tables that grow."""
-    with _reading(file) as database:
+    None if the file does not know the run: it is not the server's, which went over to PostgreSQL.
+    """
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
+        if run and not database.execute("SELECT 1 FROM flow_run WHERE id = ?", [str(run)]).fetchone():
+            return None
         present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return {
             table: int(database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608  (names of our own)

@@ -323,7 +323,7 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         await client.set_flow_run_state(zombie.id, Running(), force=True)
         late: State[Any] = Late(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
         await client.set_flow_run_state(waiting.id, late, force=True)
-        assert await checks.find_zombies(client, 15) == [], "a run that began just now is none"
+        assert await checks.find_zombies(client, 15) == [], "a run that began just now is not a zombie"
         await asyncio.sleep(0.2)
 
         told = {check.component: check for check in await look(fix=False)}
