@@ -31,7 +31,8 @@ import pyarrow as pa
 from benchmarks.memory import children_peak_bytes, peak_bytes
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import write_shard
-from storage.schemas import COMPONENTS, RAW_SCHEMA, SCORED_SCHEMA, band_of
+from storage.schemas import COMPONENTS, RAW_SCHEMA, SCORED_SCHEMA
+from storage.vocabulary import band_of
 
 ROWS = 1_000_000
 SHARD_ROWS = 20_000

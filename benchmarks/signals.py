@@ -30,7 +30,8 @@ import pyarrow as pa
 
 from benchmarks.memory import peak_bytes
 from storage.parquet import read_shard, write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, band_of
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
+from storage.vocabulary import band_of
 from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
 from tasks.signals.priors import PRIORS

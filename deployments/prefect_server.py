@@ -6,8 +6,6 @@ It is what ``prefect server start`` runs, in one process: Prefect reads the same
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import os
 import signal
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from deployments.guard import IDENTITY_KEY, App, Guard
 from deployments.server import KEPT
 from storage.errors import ParameterError
+from storage.lock import if_free
 from storage.own_origin import OwnOrigin, further_names
 
 UI_API = "PREFECT_UI_API_URL"
@@ -61,16 +60,14 @@ def run(host: str, port: int) -> None:
 
 def end_when_unused(users: Path) -> None:
     """End this process once nobody holds the lock of its users, unless it is to be kept."""
-    with open(users, "a") as file:
-        while True:
-            time.sleep(POLL_SECONDS)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not (users.parent / KEPT).exists():
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(STOP_SECONDS)  # the lock is held until the process has ended: whoever comes now waits
-                    os._exit(1)
-                fcntl.flock(file, fcntl.LOCK_UN)
+    users.touch()
+    while True:
+        time.sleep(POLL_SECONDS)
+        with if_free(users) as unused:
+            if unused and not (users.parent / KEPT).exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(STOP_SECONDS)  # the lock is held until the process has ended: a new command waits for that
+                os._exit(1)
 
 
 def main() -> int:

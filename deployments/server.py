@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hmac
 import json
 import os
@@ -18,18 +17,18 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from http.client import HTTPException
 
 from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
 from deployments.guard import IDENTITY, IDENTITY_KEY, proof
 from deployments.processes import ROOT, detach, home, is_running, spawn, stop
-from storage.errors import DatasetBusy, PrerequisiteError
-from storage.lock import only_writer
+from storage.errors import PrerequisiteError
+from storage.lock import if_free, only_holder, shared_holder
 
 DEFAULT_PORT = 4200
 START_TIMEOUT_SECONDS = 120.0
-TOLD_AFTER_SECONDS = 5.0
 USERS, KEPT = "users.lock", "kept"
 """Held by every command that uses the server; there while the server stays without one."""
 
@@ -186,18 +185,10 @@ def join_or_start(wanted: Access) -> int:
         return port
 
 
-@contextmanager
-def _only_starter() -> Iterator[None]:
-    """Start servers here alone; whoever waits for another for more than some seconds says so."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_writer(home() / "server", TOLD_AFTER_SECONDS))
-        except DatasetBusy as error:
-            print(
-                f"{str(error).partition(' is writing')[0]} starts the Prefect server; waiting for it", file=sys.stderr
-            )
-            stack.enter_context(only_writer(home() / "server", 2 * START_TIMEOUT_SECONDS))
-        yield
+def _only_starter() -> AbstractContextManager[None]:
+    """Start servers here alone; another process that starts one is waited for."""
+    doing, patience_seconds = "is starting the Prefect server", 2 * START_TIMEOUT_SECONDS
+    return only_holder(home() / ".server.lock", doing, patience_seconds, partial(print, file=sys.stderr))
 
 
 def start_worker(name: str, pool: str, port: int) -> None:
@@ -237,24 +228,15 @@ def let_go() -> None:
     (home() / KEPT).unlink(missing_ok=True)
 
 
-@contextmanager
-def in_use() -> Iterator[None]:
+def in_use() -> AbstractContextManager[None]:
     """Keep a server that ends by itself alive for the duration of the block, or for as long as this process lives."""
-    with open(home() / USERS, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)  # waits for a server that is just ending
-        yield
+    return shared_holder(home() / USERS)  # waits for a server that is just ending
 
 
-@contextmanager
-def unused() -> Iterator[bool]:
+def unused() -> AbstractContextManager[bool]:
     """Tell whether no command uses the server; one that begins waits until the block is left."""
-    with open(home() / USERS, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
+    (home() / USERS).touch()
+    return if_free(home() / USERS)
 
 
 @contextmanager

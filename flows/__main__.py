@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import BaseModel
+
 from flows.arguments import FLOWS, BadArguments, parse, read
 from flows.faults import nearest
 from flows.terminal import describe_defect, hush_tracebacks, why_no_run
@@ -77,7 +79,8 @@ def main(arguments: list[str]) -> int:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
         return exit_status(name, error)
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    record = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+    print(json.dumps(record, ensure_ascii=False, default=str) if as_json else summary(name, result))
     return 0
 
 
@@ -147,7 +150,7 @@ def tell_story(stream: TextIO) -> None:
     story.propagate = False
 
 
-def summary(name: str, result: dict[str, Any]) -> str:
+def summary(name: str, result: Any) -> str:
     """Write what a flow did, for a person."""
     from flows.summaries import summarise
 

@@ -119,7 +119,7 @@ def visible_store(store: str) -> Layout | None:
         ParameterError: It is neither a folder nor the address of a bucket.
     """
     if "://" in (named := store or os.environ.get("DISTRUST_STORE") or ""):
-        from storage.remote import check_address  # loads Arrow
+        from storage.bucket import check_address  # loads Arrow
 
         check_address(named)
         return None

@@ -90,7 +90,7 @@ def unsealed_sources(layout: Layout | None, stage: str, names: Iterable[str], ma
     """Sources that an earlier flow has not finished."""
     if layout is None:
         return
-    there = layout.sealed(stage)
+    there = layout.completed(stage)
     for name in names:
         if name not in there:
             hint = suggestion(name, there) if there else "there are none yet"
@@ -99,7 +99,7 @@ def unsealed_sources(layout: Layout | None, stage: str, names: Iterable[str], ma
 
 def missing_mixture(layout: Layout | None, name: str) -> Iterator[Fault]:
     """A mixture that is not there."""
-    if layout is None or name in (there := layout.sealed("balanced")):
+    if layout is None or name in (there := layout.completed("balanced")):
         return
     hint = f"{suggestion(name, there)} Or" if there else "there are none yet;"
     yield "mixture", f"{name!r} is not in {layout.root / 'balanced'}; {hint} {build_mixture(name)}"

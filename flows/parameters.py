@@ -50,7 +50,7 @@ class FlowParameters(BaseModel):
         if saved:
             os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is no parameter
         layout = Layout.of(saved.root if saved else self.store)
-        await asyncio.to_thread(lambda: refuse(self.faults(None if layout.remote else layout)))
+        await asyncio.to_thread(lambda: refuse(self.faults(None if layout.bucket else layout)))
         return layout
 
     def pick(self, model: type[Model]) -> Model:

@@ -23,7 +23,7 @@ async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, A
     """Draw the balanced mixture that the method needs, and report its distribution."""
     layout = await parameters.open_store()
     async with shared(layout, reads=["raw", "scored"], writes=[f"balanced/{parameters.mixture}"]):
-        sources = parameters.sources or layout.sealed("scored")
+        sources = parameters.sources or layout.completed("scored")
         if not sources:
             raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")
         with open_runner(parameters) as runner:

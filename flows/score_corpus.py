@@ -38,7 +38,7 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
     """Score what a store holds, or explain one of its scores."""
     if parameters.explain:
         return {"explanation": await asyncio.to_thread(scoring.explain, layout, parameters.explain)}
-    sources = parameters.sources or layout.sealed("raw")
+    sources = parameters.sources or layout.completed("raw")
     if not sources:
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)

@@ -6,16 +6,16 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storage.schemas import BANDS, TRIVIA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.policies import run_logger
 
 STORY = logging.getLogger("distrust.story")
 """What a person at the command line reads while the pipeline runs."""
 
 
-def summarise(name: str, result: dict[str, Any]) -> str:
+def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
-    return "\n".join(SUMMARIES[name](result))
+    return "\n".join(result.summary() if hasattr(result, "summary") else SUMMARIES[name](result))
 
 
 def describe_download(result: dict[str, Any]) -> list[str]:
@@ -171,24 +171,6 @@ def describe_export(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def describe_check(result: dict[str, Any]) -> list[str]:
-    """One line per component."""
-    return [
-        f"  {check['component']:<22} {'ok' if check['ok'] else 'FAILED':<7} {check['detail']}"
-        for check in result["checks"]
-    ]
-
-
-def describe_pruning(result: dict[str, Any]) -> list[str]:
-    """What went or would go, with its size and the reason."""
-    rows, dry = result["entries"], result["dry_run"]
-    total = sum(row["bytes"] for row in rows if not row["outcome"].startswith("kept"))
-    verb = "would free" if dry else "freed"
-    lines = [f"{len(rows)} entries in {result['store']}, {verb} {total / 1e6:,.1f} MB"]
-    lines += [f"  {row['bytes'] / 1e6:>10,.1f} MB  {row['what']}: {row['why']} ({row['outcome']})" for row in rows]
-    return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
-
-
 STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
@@ -223,6 +205,4 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "export-model": describe_export,
     "corpus-to-model": describe_pipeline,
     "compare-recipes": describe_comparison,
-    "check-setup": describe_check,
-    "prune-store": describe_pruning,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from storage.errors import ParameterError
 
@@ -13,8 +13,18 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def is_safe(scheme: str, host: str | None) -> bool:
-    """Tell whether nobody on the way can read or change what is sent."""
+    """Tell whether what is sent stays secret and unchanged on its way."""
     return bool(host) and (scheme == "https" or (scheme == "http" and host in LOOPBACK))
+
+
+def split_address(url: str) -> SplitResult | None:
+    """Take an absolute URL apart; None if it names no host, a port that cannot be, or holds blanks."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        return None
+    return parts if parts.hostname and not any(map(str.isspace, url)) else None
 
 
 def checked_address(url: str, what: str = "address") -> str:
@@ -23,17 +33,12 @@ def checked_address(url: str, what: str = "address") -> str:
     Raises:
         ParameterError: It is neither.
     """
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or any(character.isspace() for character in url):
+    parts = split_address(url)
+    if parts is None or parts.scheme not in ("http", "https"):
         raise ParameterError(f"{what} {url!r} is not an absolute URL; write it like https://archive.example")
-    if not is_safe(parts.scheme, host):
+    if not is_safe(parts.scheme, parts.hostname):
         raise ParameterError(
-            f"{what} {url!r} is not encrypted: on the way anybody could read tokens and change documents. Use https; "
+            f"{what} {url!r} is not encrypted: anyone on the way could read tokens and change documents. Use https; "
             "http is for servers on this machine only (127.0.0.1)"
         )
     return url
@@ -43,7 +48,7 @@ def check_hub(environment: Mapping[str, str] | None = None) -> None:
     """Check the address of the Hugging Face Hub before its libraries send a token there.
 
     Raises:
-        ParameterError: ``HF_ENDPOINT`` is no https URL and not on this machine.
+        ParameterError: ``HF_ENDPOINT`` is neither an https URL nor on this machine.
     """
     if endpoint := (os.environ if environment is None else environment).get("HF_ENDPOINT"):
         checked_address(endpoint, "HF_ENDPOINT")

@@ -22,24 +22,19 @@ from storage.errors import StoreError
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def _temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """Return a new temporary path in the folder of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}"
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's bytes to disk."""
+    """Force a file's bytes, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to disk, where the platform allows it."""
-    if os.name == "posix":
-        sync_file(path)
 
 
 @contextmanager
@@ -49,13 +44,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: The disk is full.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         with full_disk_explained(path):
             yield temporary
             sync_file(temporary)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            sync_file(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,21 +59,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced, and so is a link, but not what it leads to; should the process die
-    between the two renames, the new folder is lost and the old one survives under a temporary name.
+    An existing folder at `path` is replaced, and so is a link, but not its target. If the process dies between the two
+    renames, the new folder is lost and the old one survives under a temporary name.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_file():
+        for entry in (*temporary.rglob("*"), temporary):
+            if entry.is_file() or entry.is_dir():
                 sync_file(entry)
-            elif entry.is_dir():
-                sync_folder(entry)
-        sync_folder(temporary)
-        if path.exists() or path.is_symlink():
-            old = _temporary_beside(path)
+        if os.path.lexists(path):
+            old = temporary_beside(path)
             os.replace(path, old)
             try:
                 os.replace(temporary, path)
@@ -88,13 +80,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             remove(old)
         else:
             os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync_file(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove(entry: Path) -> None:
-    """Delete a file, a folder with all that is in it, or a link, but not what it leads to."""
+    """Delete a file, a folder with everything in it, or a link, but not its target."""
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
     else:
@@ -103,10 +95,10 @@ def remove(entry: Path) -> None:
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk into one that says what to do; files of `atomic_path` have it already.
+    """Turn the system's error for a full disk into one that says what to do; `atomic_path` includes this.
 
     Raises:
-        StoreError: There is no room left for `path`, or a quota or a file size limit is reached.
+        StoreError: The disk is full, or a quota or a file size limit is reached.
     """
     try:
         yield
@@ -114,7 +106,7 @@ def full_disk_explained(path: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else:
-            full = "Unable to write" in str(error)  # MLX's word for it
+            full = "Unable to write" in str(error)  # what MLX raises
         if not full:
             raise
         free = shutil.disk_usage(path if path.is_dir() else path.parent).free
@@ -140,18 +132,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
-def remove_temporaries(folder: Path) -> int:
+def remove_temporaries(folder: Path, pattern: str = "*") -> int:
     """Delete what a killed process left half-written directly in `folder`; return how many entries."""
     count = 0
-    for entry in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
+    for entry in folder.glob(f"{TEMPORARY_PREFIX}{pattern}"):
         with suppress(OSError):
             remove(entry)
             count += 1
     return count
 
 
-def remove_temporaries_of(path: Path) -> None:
-    """Delete what a killed process left beside `path` that was to become it; only who holds its lock may do so."""
-    for entry in path.parent.glob(f"{TEMPORARY_PREFIX}????????-{glob.escape(path.name)}"):
-        with suppress(OSError):
-            remove(entry)
+def remove_temporaries_of(path: Path) -> int:
+    """Delete what a killed process left beside `path` that was to become it; needs the lock of `path`."""
+    return remove_temporaries(path.parent, f"????????-{glob.escape(path.name)}")

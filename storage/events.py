@@ -1,8 +1,7 @@
 """How a child process that owns the accelerator talks to its parent: one JSON object a line on stdout.
 
-The parent writes a specification file and starts ``python -m tasks.<room> SPEC``; the child prints events, the
-last of which is ``{"event": "result", ...}`` or ``{"event": "error", "kind": ..., "message": ...}``. Lines
-that are no JSON object are plain log lines.
+The parent writes a specification file and starts ``python -m tasks.<room> SPEC``; the child prints events, the last of
+which is a `ResultEvent` or an `ErrorEvent`. Any other line is a line of its log.
 """
 
 from __future__ import annotations
@@ -15,37 +14,101 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
-from storage import blas
+from pydantic import BaseModel, ConfigDict
+
+from storage import blas, errors
 from storage.errors import DistrustError
 
 Emit = Callable[..., None]
+"""Takes an `Event`, or the name of one and its fields."""
+Specification = TypeVar("Specification", bound=BaseModel)
 
 ORPHAN_GRACE_SECONDS = 100.0
 """What a process has to save after its parent died; a service that is stopped grants its processes 120 in all."""
 
 
-def emit(event: str, **fields: Any) -> None:
+class Event(BaseModel):
+    """One line: ``{"event": NAME, ...}``. Fields beyond those declared belong to the room that prints it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    event: str
+
+    def line(self) -> str:
+        """Write the event as one line."""
+        return json.dumps(self.model_dump(), ensure_ascii=False, default=str)
+
+    @staticmethod
+    def read(line: str) -> Event:
+        """Read one line; a line that is not an event becomes a `LogEvent`."""
+        try:
+            fields = json.loads(line)
+            return EVENTS.get(fields["event"], Event).model_validate(fields)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return LogEvent(message=line.rstrip("\n"))
+
+
+class LogEvent(Event):
+    """A sentence for the log."""
+
+    event: Literal["log"] = "log"
+    message: str
+
+
+class ProgressEvent(Event):
+    """How much of a stage is done."""
+
+    event: Literal["progress"] = "progress"
+    stage: str = ""
+    done: float = 0.0
+    total: float = 1.0
+    message: str = ""
+
+
+class ResultEvent(Event):
+    """What came out; its fields are those of the room's result."""
+
+    event: Literal["result"] = "result"
+
+
+class ErrorEvent(Event):
+    """A deliberate error, which ends the child."""
+
+    event: Literal["error"] = "error"
+    kind: str
+    """Name of the error's class in `storage.errors`."""
+    message: str
+
+    def to_error(self) -> DistrustError:
+        """Return the error as the child raised it; of an unknown class it becomes a plain `DistrustError`."""
+        kind = getattr(errors, self.kind, None)
+        return (kind if isinstance(kind, type) and issubclass(kind, DistrustError) else DistrustError)(self.message)
+
+
+EVENTS: dict[str, type[Event]] = {
+    "log": LogEvent,
+    "progress": ProgressEvent,
+    "result": ResultEvent,
+    "error": ErrorEvent,
+}
+
+
+def emit(event: Event | str, **fields: Any) -> None:
     """Print one event."""
-    print(json.dumps({"event": event, **fields}, ensure_ascii=False, default=str), flush=True)
+    print((Event(event=event, **fields) if isinstance(event, str) else event).line(), flush=True)
 
 
 def parse_event(line: str) -> dict[str, Any]:
-    """Read one line of a child; a line that is no event becomes ``{"event": "log", "message": line}``."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        value = None
-    if isinstance(value, dict) and isinstance(value.get("event"), str):
-        return value
-    return {"event": "log", "message": line.rstrip("\n")}
+    """Read one line of a child as a plain dictionary; see `Event.read`."""
+    return {"event": (event := Event.read(line)).event, **event.model_dump(exclude_unset=True)}
 
 
 def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> None:
-    """End this process soon after its parent dies, so that a killed run leaves nobody writing behind it.
+    """End this process soon after its parent dies, so that nothing goes on writing behind a killed run.
 
-    The process first gets a SIGTERM, on which a trainer writes a checkpoint; after `grace_seconds` it is over.
+    The process first gets a SIGTERM, on which a trainer writes a checkpoint; after `grace_seconds` it ends.
     """
     parent = os.getppid()
 
@@ -59,22 +122,30 @@ def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = ORPHAN_GRA
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> int:
+@overload
+def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> int: ...
+@overload
+def serve_specification(work: Callable[[Specification, Emit], BaseModel], model: type[Specification]) -> int: ...
+def serve_specification(work: Callable[[Any, Emit], Any], model: type[BaseModel] | None = None) -> int:
     """Run `work` on the specification file named on the command line; return the exit status.
 
-    A deliberate error becomes an ``error`` event that carries its class name, so that the parent can raise
-    the same class; anything else is a defect and keeps its traceback.
+    A deliberate error becomes an `ErrorEvent`, so that the parent can raise the same class; any other error is a defect
+    and keeps its traceback.
+
+    Args:
+        work: What to do with the specification; returns the fields of the result, or a model of them.
+        model: The model that reads the specification; a plain dictionary without one.
     """
     if len(sys.argv) != 2:
         print("usage: python -m tasks.<room> SPECIFICATION.json", file=sys.stderr)
         return 2
     end_with_parent()
     blas.load()
-    specification = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    text = Path(sys.argv[1]).read_text("utf-8")
     try:
-        result = work(specification, emit)
+        result = work(model.model_validate_json(text) if model else json.loads(text), emit)
     except DistrustError as error:
-        emit("error", kind=type(error).__name__, message=str(error))
+        emit(ErrorEvent(kind=type(error).__name__, message=str(error)))
         return 1
-    emit("result", **result)
+    emit("result", **(result.model_dump(mode="json") if isinstance(result, BaseModel) else result))
     return 0

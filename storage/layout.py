@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storage.errors import ParameterError
 
 if TYPE_CHECKING:
-    from storage.remote import Remote
+    from storage.bucket import Bucket
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -36,57 +36,57 @@ class Layout:
     """The folders of one corpus store.
 
     Attributes:
-        root: Where they lie on this machine.
-        remote: The bucket that `root` mirrors; none if the store is a folder.
+        root: Their folder on this machine.
+        bucket: The bucket that `root` mirrors; None if the store is a folder.
     """
 
     root: Path
-    remote: Remote | None = None
+    bucket: Bucket | None = None
 
     @classmethod
     def of(cls, store: str | None = None) -> Layout:
-        """Open the store that was named, else ``DISTRUST_STORE``, else ``./data``.
+        """Open the named store, else ``DISTRUST_STORE``, else ``./data``.
 
         The URI of a bucket is worked on through a mirror below ``DISTRUST_MIRROR`` (``~/.cache/distrust``).
 
         Raises:
-            ParameterError: The store is a URI of no kind that is known, or a path that cannot be.
+            ParameterError: The store is a URI of an unknown scheme, or a path that cannot exist.
             StoreError: The bucket cannot be reached.
         """
         named = store or os.environ.get("DISTRUST_STORE") or "data"
         if "://" not in named:
             try:
                 return cls(Path(named).expanduser().resolve())
-            except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, of a user who is not there
+            except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, of an unknown user
                 raise ParameterError(f"store {named!r} cannot be a folder ({error}); name another path") from error
-        from storage.remote import open_remote  # loads Arrow, which a store in a folder need not wait for
+        from storage.bucket import open_bucket  # loads Arrow, which a store in a folder need not wait for
 
-        remote = open_remote(named)
+        bucket = open_bucket(named)
         mirrors = Path(os.environ.get("DISTRUST_MIRROR") or "~/.cache/distrust").expanduser().resolve()
         # The digest tells s3://a/b-c from s3://a-b/c.
-        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", remote.uri).strip("-.")
-        return cls(mirrors / f"{readable}-{sha256(remote.uri.encode()).hexdigest()[:8]}", remote)
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", bucket.uri).strip("-.")
+        return cls(mirrors / f"{readable}-{sha256(bucket.uri.encode()).hexdigest()[:8]}", bucket)
 
     def pull(self, *below: str) -> None:
-        """Bring what changed in the bucket; nothing to do for a folder. `Remote.pull` tells the rest."""
-        if self.remote:
-            self.remote.pull(self.root, below)
+        """Fetch what changed in the bucket, see `Bucket.pull`; a store in a folder needs nothing."""
+        if self.bucket:
+            self.bucket.pull(self.root, below)
 
     def push(self, *below: str) -> None:
-        """Take what changed here to the bucket; nothing to do for a folder. `Remote.push` tells the rest.
+        """Upload what changed here, see `Bucket.push`; a store in a folder needs nothing.
 
-        What was set aside goes there first: where it lay before, it is taken away from the bucket.
+        What was set aside is uploaded first: its former place in the bucket is emptied afterwards.
         """
-        if self.remote:
-            self.remote.push(self.root, [SET_ASIDE])
-            self.remote.push(self.root, below)
+        if self.bucket:
+            self.bucket.push(self.root, [SET_ASIDE])
+            self.bucket.push(self.root, below)
 
     def raw(self, source: str) -> Path:
         """Downloaded documents of a source."""
         return self.root / "raw" / checked_name(source, "source")
 
     def unfinished(self, source: str) -> Path:
-        """What an interrupted download of a source goes on from; empty of meaning once the source is sealed."""
+        """What an interrupted download of a source goes on from; not needed once the source is complete."""
         return self.root / "unfinished" / checked_name(source, "source")
 
     def scored(self, source: str) -> Path:
@@ -117,13 +117,10 @@ class Layout:
         """Where a dataset goes that a new request would otherwise overwrite."""
         return self.root / SET_ASIDE / stage / f"{checked_name(name, 'name')}-{key[:12]}"
 
-    def sealed(self, stage: str) -> list[str]:
+    def completed(self, stage: str) -> list[str]:
         """Names of the finished datasets of a stage (``raw``, ``scored`` or ``balanced``), sorted."""
-        return sorted(
-            path.parent.name
-            for path in (self.root / stage).glob("*/manifest.json")
-            if not path.parent.name.startswith(".")
-        )
+        folders = (path.parent.name for path in (self.root / stage).glob("*/manifest.json"))
+        return sorted(name for name in folders if not name.startswith("."))
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -132,10 +129,10 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def aside_folder(run: Path) -> Path:
-    """Where the checkpoints of a run go that another course of it would mix with; ``aside-2`` the next time."""
+    """Where checkpoints go that another course of the run would mix with; ``aside-2`` the next time."""
     return run / ASIDE
 
 
 def is_aside(folder: Path) -> bool:
-    """Tell whether a folder of a run is one to which checkpoints went."""
+    """Tell whether a folder of a run holds checkpoints that were set aside."""
     return folder.name == ASIDE or folder.name.startswith(f"{ASIDE}-")

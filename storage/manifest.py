@@ -9,14 +9,16 @@ import stat
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.atomic import write_text
 from storage.errors import StoreError
-from storage.inside import InsideFile
+from storage.safe_paths import InsideFile
 from storage.untrusted import file_sha256, one_line, read_bounded
+
+Notes = TypeVar("Notes", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 256 << 20
@@ -24,7 +26,7 @@ MOST_MANIFEST_BYTES = 256 << 20
 
 
 class ShardRecord(BaseModel):
-    """One finished shard: where it lies below its dataset's folder, and what it holds."""
+    """One finished shard: its path below the dataset's folder, and what it holds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +34,19 @@ class ShardRecord(BaseModel):
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str
+
+
+class SourceNotes(BaseModel):
+    """What later stages read in the notes of a downloaded source."""
+
+    trivium: str = ""
+
+
+class MixtureNotes(BaseModel):
+    """What later stages read in the notes of a mixture."""
+
+    verdict: dict[str, str] = {}
+    """For each side, how well it keeps to the targets: ``good``, ``acceptable`` or ``poor``."""
 
 
 class Manifest(BaseModel):
@@ -60,6 +75,20 @@ class Manifest(BaseModel):
         content = self.model_dump(mode="json", include={"kind", "name", "inputs", "parameters", "shards"})
         return digest_of(content)
 
+    def notes_as(self, model: type[Notes]) -> Notes:
+        """Read the notes as a model.
+
+        Raises:
+            StoreError: They do not fit it.
+        """
+        try:
+            return model.model_validate(self.notes)
+        except ValidationError as error:
+            raise StoreError(
+                f"the manifest of {self.kind}/{self.name} is damaged ({one_line(error)}); "
+                "delete it and run the stage again"
+            ) from error
+
     def made_from(self, inputs: dict[str, str], parameters: dict[str, Any]) -> bool:
         """Tell whether this dataset was made from exactly these inputs and parameters."""
         return self.inputs == inputs and digest_of(self.parameters) == digest_of(parameters)
@@ -76,8 +105,8 @@ def canonical_json(content: Any) -> str:
 
 
 def record_shard(folder: Path, path: Path) -> ShardRecord:
-    """Describe a finished shard that lies below `folder`."""
-    from storage.parquet import count_rows  # loads Arrow, which whoever only reads manifests need not
+    """Describe a finished shard below `folder`."""
+    from storage.parquet import count_rows  # loads Arrow, which reading a manifest does not need
 
     return ShardRecord(
         file=path.relative_to(folder).as_posix(),
@@ -88,12 +117,12 @@ def record_shard(folder: Path, path: Path) -> ShardRecord:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Seal a dataset: write its manifest, atomically and last."""
+    """Complete a dataset: write its manifest, atomically and last."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read a dataset's manifest; none if the dataset is not sealed.
+    """Read a dataset's manifest; None if the dataset is not complete.
 
     Raises:
         StoreError: The manifest exists but cannot be understood.
@@ -109,10 +138,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def require_manifest(folder: Path, next_step: str) -> Manifest:
-    """Read a dataset's manifest or say what makes it.
+    """Read a dataset's manifest; `next_step` tells the user how to make it.
 
     Raises:
-        StoreError: The dataset is not there or not sealed.
+        StoreError: The dataset does not exist or is not complete.
     """
     manifest = read_manifest(folder)
     if manifest is None:

@@ -54,7 +54,7 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """A shard that is being written, piece by piece; see `open_shard`."""
+    """A shard that is being written in parts; see `open_shard`."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer = writer
@@ -93,12 +93,7 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
         StoreError: The file is not a whole Parquet file or lacks a column.
     """
     names = columns or schema.names
-    try:
-        require_file(path)
-        with pq.ParquetFile(path) as file:  # `read_table` would import pandas, which takes seconds
-            table = file.read(columns=names)
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
+    table = _read_columns(path, names)
     missing = set(names) - set(table.column_names)
     if missing:
         raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
@@ -111,12 +106,19 @@ def read_component(path: Path, field: str) -> pa.ChunkedArray:
     Raises:
         StoreError: The file is not a whole Parquet file or has no such component.
     """
+    table = _read_columns(path, [f"components.{field}"])
+    if "components" not in table.column_names:
+        raise StoreError(f"{path} holds no scores with {field}; delete it and score again")
+    return pc.struct_field(table.column("components"), field)
+
+
+def _read_columns(path: Path, names: list[str]) -> pa.Table:
     try:
         require_file(path)
-        with pq.ParquetFile(path) as file:
-            return pc.struct_field(file.read(columns=[f"components.{field}"]).column("components"), field)
+        with pq.ParquetFile(path) as file:  # `read_table` would import pandas, which takes seconds
+            return file.read(columns=names)
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} cannot be read as scores ({error}); delete it and score again") from error
+        raise StoreError(f"{path} cannot be read as a shard ({error}); delete it and run the stage again") from error
 
 
 def read_tags(path: Path) -> dict[str, str]:
@@ -140,17 +142,8 @@ def iterate_rows(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     Raises:
         StoreError: The shard cannot be read.
     """
-    batches = _batches(path, schema)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
-        if batch is None:
-            return
-        yield batch
-
-
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it and run the stage again") from error

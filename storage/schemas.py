@@ -1,4 +1,4 @@
-"""The Arrow schemas of every dataset in the store, and the vocabulary of their columns.
+"""The Arrow schemas of every dataset in the store.
 
 Units: ``auth_weight`` is a fraction in [0, 0.99]; ``prov_entropy`` is in bits, [0, 10].
 """
@@ -7,46 +7,40 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from storage.vocabulary import BANDS as BANDS
-from storage.vocabulary import HIGH_ABOVE as HIGH_ABOVE
-from storage.vocabulary import LOW_BELOW as LOW_BELOW
-from storage.vocabulary import SOURCE_TYPES as SOURCE_TYPES
-from storage.vocabulary import TRIVIA as TRIVIA
-from storage.vocabulary import Band as Band
-from storage.vocabulary import SourceType as SourceType
-from storage.vocabulary import Trivium as Trivium
-from storage.vocabulary import band_of as band_of
-
 SCORING_VERSION = "v1"
+
+
+def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind) for name in names]
+
+
+def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name in names]
+
+
+TEXT, INTEGER, REAL, SMALL_REAL = pa.string(), pa.int32(), pa.float64(), pa.float32()
 
 RAW_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("source_type", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-        pa.field("title", pa.string()),
-        pa.field("author", pa.string()),
-        pa.field("year", pa.int32()),
-        pa.field("year_evidence", pa.string(), nullable=False),
-        pa.field("date", pa.string()),
-        pa.field("language", pa.string()),
-        pa.field("licence", pa.string()),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("fetched_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("extra", pa.string(), nullable=False),
+        *_required(TEXT, "id", "source", "source_type"),
+        *_fields(TEXT, "url", "title", "author"),
+        *_fields(INTEGER, "year"),
+        *_required(TEXT, "year_evidence"),
+        *_fields(TEXT, "date", "language", "licence"),
+        *_required(TEXT, "text", "sha256"),
+        *_required(pa.timestamp("us", tz="UTC"), "fetched_at"),
+        *_required(TEXT, "extra"),
     ]
 )
 """One downloaded document a row. ``extra`` is a JSON object; its key ``part_of`` names the parent work."""
 
 REJECT_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
+        *_required(TEXT, "id"),
+        *_fields(TEXT, "url"),
+        *_required(TEXT, "reason"),
+        *_fields(TEXT, "detail"),
+        *_required(INTEGER, "attempts"),
     ]
 )
 """One item that could not be had a row, with the reason."""
@@ -69,29 +63,17 @@ TIERS = ("A", "B", "C", "D", "W")
 
 COMPONENTS = pa.struct(
     [
-        pa.field("text_auth", pa.float64()),
-        pa.field("text_bits", pa.float64()),
-        pa.field("weight_text", pa.float64()),
-        pa.field("source_type", pa.string()),
-        pa.field("conflict", pa.bool_()),
-        pa.field("year", pa.int32()),
-        pa.field("year_evidence", pa.string()),
-        pa.field("age_auth", pa.float64()),
-        pa.field("age_bits", pa.float64()),
-        pa.field("gate", pa.float64()),
-        pa.field("citation", pa.float64()),
-        pa.field("institution", pa.float64()),
-        pa.field("consensus", pa.float64()),
-        pa.field("primary", pa.float64()),
-        pa.field("primary_share", pa.float64()),
-        pa.field("types_bits", pa.float64()),
-        pa.field("primary_bits", pa.float64()),
-        pa.field("n_citations", pa.int32()),
-        pa.field("n_consensus", pa.int32()),
-        pa.field("n_primary", pa.int32()),
-        pa.field("tiers", pa.struct([pa.field(tier, pa.int32()) for tier in TIERS])),
-        pa.field("types", pa.struct([pa.field(kind, pa.int32()) for kind in EVIDENCE_TYPES])),
-        pa.field("overrides", pa.string()),
+        *_fields(REAL, "text_auth", "text_bits", "weight_text"),
+        *_fields(TEXT, "source_type"),
+        *_fields(pa.bool_(), "conflict"),
+        *_fields(INTEGER, "year"),
+        *_fields(TEXT, "year_evidence"),
+        *_fields(REAL, "age_auth", "age_bits", "gate", "citation", "institution", "consensus"),
+        *_fields(REAL, "primary", "primary_share", "types_bits", "primary_bits"),
+        *_fields(INTEGER, "n_citations", "n_consensus", "n_primary"),
+        *_fields(pa.struct(_fields(INTEGER, *TIERS)), "tiers"),
+        *_fields(pa.struct(_fields(INTEGER, *EVIDENCE_TYPES)), "types"),
+        *_fields(TEXT, "overrides"),
     ]
 )
 """Why a document got its score: every term of scoring v1 (``_bits`` fields in bits, the rest fractions or counts).
@@ -106,29 +88,19 @@ SCORED_LAYOUT = 2
 
 SCORED_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("auth_weight", pa.float32(), nullable=False),
-        pa.field("prov_entropy", pa.float32(), nullable=False),
-        pa.field("trivium_category", pa.string(), nullable=False),
-        pa.field("band", pa.string(), nullable=False),
-        pa.field("scoring_version", pa.string(), nullable=False),
-        pa.field("components", COMPONENTS, nullable=False),
+        *_required(TEXT, "id"),
+        *_required(SMALL_REAL, "auth_weight", "prov_entropy"),
+        *_required(TEXT, "trivium_category", "band", "scoring_version"),
+        *_required(COMPONENTS, "components"),
     ]
 )
 """The scores of a raw shard, same shard name and row order."""
 
 SAMPLE_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("group_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("source_type", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("auth_weight", pa.float32(), nullable=False),
-        pa.field("prov_entropy", pa.float32(), nullable=False),
-        pa.field("trivium_category", pa.string(), nullable=False),
-        pa.field("metadata", pa.string(), nullable=False),
+        *_required(TEXT, "id", "doc_id", "group_id", "source", "source_type", "text"),
+        *_required(SMALL_REAL, "auth_weight", "prov_entropy"),
+        *_required(TEXT, "trivium_category", "metadata"),
     ]
 )
 """One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle

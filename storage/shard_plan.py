@@ -1,11 +1,11 @@
 """A frozen plan: which items make up which shard of a source.
 
-The plan is computed once from the archive's listing and kept beside the shards, so that a resumed download
-fetches the same items into the same shards. Each shard carries the key of its items in its Parquet footer:
-a shard is finished if and only if its file exists and carries the key that the plan expects.
+The plan is computed once from the archive's listing and kept beside the shards, so that a resumed download fetches the
+same items into the same shards. Each shard carries the key of its items in its Parquet footer: a shard is finished if
+and only if its file exists and carries the key that the plan expects.
 
-On disk a plan is a Parquet file with one row per shard. It is read a row group at a time, so a plan of 100,000
-shards and millions of items costs the memory of a few hundred of them.
+On disk a plan is a Parquet file with one row per shard. It is read a row group at a time, so a plan of 100,000 shards
+and millions of items costs the memory of a few hundred of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.aside import move_entries_aside
 from storage.errors import StoreError
 from storage.manifest import MANIFEST, canonical_json
 from storage.parquet import ROW_GROUP_ROWS, open_shard, read_tags
+from storage.superseded import move_entries_aside
 
 PLAN = "plan.parquet"
 SHARD_KEY = "shard_key"
@@ -105,7 +105,7 @@ class ShardPlan:
     items: int
     """Items of all shards together."""
     wanted: int = 0
-    """Documents that refreshes asked for, where those are more than the request."""
+    """Documents that refreshes asked for, if that is more than the request."""
     remark: str = ""
     """What the listing was like; it goes into the manifest."""
 
@@ -136,20 +136,21 @@ def make_plan(
 
 
 def join_shards(plan: ShardPlan, index: int, count: int) -> ShardPlan:
-    """Make one shard of `count` neighbours from `index` on; those behind them move up, so none may be finished."""
-    before, parts, behind = plan.shards[:index], plan.shards[index : index + count], plan.shards[index + count :]
+    """Make one shard of `count` neighbours from `index` on; later ones move up, so none of them may be finished."""
+    parts, later = plan.shards[index : index + count], plan.shards[index + count :]
     joined = ShardSpec.of(index, [item for part in parts for item in part.items])
-    return replace(plan, shards=[*before, joined, *(replace(shard, index=shard.index - count + 1) for shard in behind)])
+    moved = [replace(shard, index=shard.index - count + 1) for shard in later]
+    return replace(plan, shards=[*plan.shards[:index], joined, *moved])
 
 
 def extend_plan(plan: ShardPlan, items: Sequence[Item], shard_items: int, wanted: int) -> ShardPlan:
-    """Add shards of new items to a plan, for so many documents in all; the shards that it has stay as they are."""
+    """Add shards of new items to a plan, which then wants `wanted` documents; its present shards stay as they are."""
     more = make_plan(plan.source, plan.request, items, shard_items, first=len(plan.shards))
-    return ShardPlan(plan.source, plan.request, [*plan.shards, *more.shards], plan.items + more.items, wanted)
+    return replace(more, shards=[*plan.shards, *more.shards], items=plan.items + more.items, wanted=wanted)
 
 
 def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
-    """Freeze a plan; returns it as it lies on disk, which takes no memory."""
+    """Freeze a plan; returns it as it is read from disk, which takes no memory."""
     with open_shard(folder / PLAN, PLAN_SCHEMA) as file:
         shards = iter(plan.shards)
         while rows := [{"listing": s.listing, "items": s.size} for s in islice(shards, ROW_GROUP_ROWS)]:
@@ -159,7 +160,7 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
 
 
 def read_plan(folder: Path) -> ShardPlan | None:
-    """Read a frozen plan; none if there is none.
+    """Read a frozen plan; None if there is none.
 
     Raises:
         StoreError: The plan exists but cannot be understood.
@@ -172,9 +173,8 @@ def _open_plan(path: Path) -> ShardPlan:
         with pq.ParquetFile(path) as file:
             sizes = file.read(columns=["items"]).column("items").to_pylist()
         tags = read_tags(path)
-        wanted = int(tags.get("wanted", "0"))
-        shards, remark = _StoredShards(path, sizes), tags.get("remark", "")
-        return ShardPlan(tags["source"], tags["request"], shards, sum(sizes), wanted, remark)
+        wanted, remark = int(tags.get("wanted", "0")), tags.get("remark", "")
+        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes), wanted, remark)
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
 
@@ -185,7 +185,8 @@ class _StoredShards(Sequence[ShardSpec]):
     def __init__(self, path: Path, sizes: Sequence[int]) -> None:
         self._path = path
         self._sizes = sizes
-        self._group: tuple[int, list[str]] = (-1, [])
+        self._group = -1
+        self._listings: list[str] = []
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -200,23 +201,20 @@ class _StoredShards(Sequence[ShardSpec]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         group, row = divmod(index, ROW_GROUP_ROWS)
-        return ShardSpec(index, self._listings(group)[row], self._sizes[index])
-
-    def _listings(self, group: int) -> list[str]:
-        if self._group[0] != group:
+        if self._group != group:
             try:
                 with pq.ParquetFile(self._path) as file:
-                    self._group = (group, file.read_row_group(group, columns=["listing"]).column(0).to_pylist())
+                    self._listings = file.read_row_group(group, columns=["listing"]).column(0).to_pylist()
             except (pa.ArrowInvalid, OSError) as error:
                 raise StoreError(f"{self._path} cannot be read ({error}); delete it to plan again") from error
-        return self._group[1]
+            self._group = group
+        return ShardSpec(index, self._listings[row], self._sizes[index])
 
 
 def set_aside_unplanned(folder: Path, plan: ShardPlan, aside: Path) -> int:
-    """Move out of the way what an earlier, different request left; shards that the plan shares with it stay.
+    """Move what an earlier, different request left to `aside`; shards that the plan shares with it stay.
 
-    Nothing is deleted: the files go to `aside`, in a folder of its own for each time. Returns how many shard files
-    went there.
+    Nothing is deleted. Returns how many shard files were moved.
     """
     kept = {file for shard in plan.shards if shard.is_whole(folder) for file in (shard.file, shard.rejects_file)}
     old = [path for path in folder.glob("*.parquet") if path.name not in {PLAN, *kept}]

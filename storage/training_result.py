@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from storage.errors import StoreError
-from storage.inside import checked_file
+from storage.safe_paths import checked_file
 from storage.untrusted import read_object
 
 RESULT = "result.json"

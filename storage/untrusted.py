@@ -1,7 +1,7 @@
-"""Files that somebody else may have written: opened only if they are files, read only up to a bound.
+"""Files that anyone may have written: opened only if they are regular files, read only up to a bound.
 
 A named pipe in the place of a file would be waited on for ever, a device never ends, and a few bytes of JSON can nest
-deeper than any parser goes. Whoever reads here gets what was asked for, or a reason.
+deeper than any parser goes. These functions return the content or raise with a reason.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 MOST_JSON_BYTES = 16 << 20
-"""No configuration, state or record of this project is near it."""
-FAULTS_TOLD = 3
+"""Far more than any configuration, state or record of this project has."""
+MOST_FAULTS = 3
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -32,8 +32,8 @@ def require_file(path: Path) -> None:
     """Refuse what is not a regular file.
 
     Raises:
-        FileNotFoundError: There is nothing, or a link to nothing.
-        ValueError: It is something else, and opening it could wait for ever.
+        FileNotFoundError: The file does not exist.
+        ValueError: It is something else; opening it could wait for ever.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -61,7 +61,7 @@ def read_bounded(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
     """Read a regular file of at most so many bytes.
 
     Raises:
-        FileNotFoundError: There is nothing, or a link to nothing.
+        FileNotFoundError: The file does not exist.
         ValueError: It is not a regular file, is too long, or cannot be read.
     """
     try:
@@ -82,10 +82,10 @@ def read_object(path: Path, most_bytes: int = MOST_JSON_BYTES, *, finite: bool =
     Args:
         path: The file.
         most_bytes: Its bound.
-        finite: Refuse ``NaN`` and ``Infinity``, which are no JSON but are written by Python.
+        finite: Refuse ``NaN`` and ``Infinity``, which Python writes although they are not JSON.
 
     Raises:
-        FileNotFoundError: There is nothing, or a link to nothing.
+        FileNotFoundError: The file does not exist.
         ValueError: It holds something else, or nests too deep.
     """
     content = read_bounded(path, most_bytes)
@@ -115,7 +115,7 @@ def _refuse(constant: str) -> Any:
 
 
 def one_line(error: ValidationError) -> str:
-    """Say in one line what a record lacks."""
+    """Say in one line what is wrong with a record."""
     faults = error.errors()
-    told = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:FAULTS_TOLD]]
-    return "; ".join(told) + (f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else "")
+    shown = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:MOST_FAULTS]]
+    return "; ".join(shown) + (f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else "")

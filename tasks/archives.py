@@ -19,8 +19,8 @@ from blocks.library_of_congress import LibraryOfCongress
 from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
 from storage.layout import Layout
 from storage.manifest import read_manifest
-from storage.schemas import BANDS
 from storage.shard_plan import read_plan
+from storage.vocabulary import BANDS
 from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.shared_pace import SharedPace
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources

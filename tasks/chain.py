@@ -1,4 +1,4 @@
-"""The chain of stages: each tells by an event that what it made is sealed, so that the next may begin.
+"""The chain of stages: each emits an event when its dataset is complete, so that the next may begin.
 
 An event may be lost and may come twice. Nothing depends on it: every flow finds in the manifests what is left to do.
 """
@@ -19,19 +19,18 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
     A flow that is part of another emits nothing: its parent starts the next stage, and must not be overtaken.
 
     Args:
-        stage: What is sealed now.
+        stage: What is complete now.
         name: Name of the dataset, mixture, run or export.
-        store: Store as the flow's parameters name it, which is what the next flow gets.
-        details: More that the next flow's parameters may be filled with.
+        store: Store as the flow's parameters name it; the next flow gets the same.
+        details: Further parameters of the next flow.
     """
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is not None:
-        return
-    emit_event(**sealed_event(stage, name, store, **details))
+    if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
+        emit_event(**sealed_event(stage, name, store, **details))
 
 
 def sealed_event(stage: Stage, name: str, store: str, **details: Any) -> dict[str, Any]:
-    """Return the event that the chain's automations listen to; its payload fills the next flow's parameters."""
+    """Return the event that starts the next stage; its payload fills the parameters of that flow."""
     return {
         "event": f"distrust.{stage}.ready",
         "resource": {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},

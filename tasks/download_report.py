@@ -9,7 +9,7 @@ from prefect import task
 from prefect.artifacts import acreate_table_artifact
 
 from storage.errors import SourceUnavailable
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.policies import LOCAL_WORK
 from tasks.sources.outcome import ShardOutcome, SourceOutcome
 

@@ -1,4 +1,4 @@
-"""A store in a bucket as the flows see it: brought here before a stage, taken back after it."""
+"""A store in a bucket as the flows see it: fetched before a stage, uploaded after it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ CANCELLED_PATIENCE_SECONDS = 10.0
 
 @asynccontextmanager
 async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) -> AsyncIterator[None]:
-    """Bring what a stage reads, and take what it wrote to the bucket, also when it fails; a folder needs neither.
+    """Fetch what a stage reads, and upload what it wrote, also when it fails; a store in a folder needs neither.
 
-    Runs of one machine share its mirror and move files one after another: each waits for its turn, however long the
-    others take.
+    Runs of one machine share its mirror and move files one after another: each waits for its turn.
 
     Args:
         layout: The store.
         reads: What the stage reads, for example ``raw`` or ``raw/patents``.
-        writes: What it writes; brought first as well, since a stage goes on where another machine stopped.
+        writes: What it writes; fetched first as well, since a stage goes on where another machine stopped.
 
     Raises:
         StoreError: The bucket cannot be reached.
     """
     await _move(layout.pull, [*reads, *writes])
+    patience_seconds = math.inf
     try:
         yield
     except asyncio.CancelledError:
+        patience_seconds = CANCELLED_PATIENCE_SECONDS
+        raise
+    finally:
         try:
-            await _move(layout.push, writes, CANCELLED_PATIENCE_SECONDS)
+            await _move(layout.push, writes, patience_seconds)
         except DatasetBusy:
             run_logger().warning("cancelled while another run moves files: the bucket gets %s later", ", ".join(writes))
-        raise
-    except BaseException:
-        await _move(layout.push, writes)
-        raise
-    await _move(layout.push, writes)
 
 
 async def _move(transfer: Callable[..., None], below: Sequence[str], patience_seconds: float = math.inf) -> None:

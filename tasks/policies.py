@@ -13,11 +13,11 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -26,12 +26,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel
 
-from storage import errors
 from storage.atomic import write_json
-from storage.errors import DistrustError
-from storage.events import parse_event
-from storage.lock import in_turn, lock_of_machine, only_holder, only_writer
+from storage.events import ErrorEvent, Event, LogEvent, ResultEvent, parse_event
+from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
+
+Outcome = TypeVar("Outcome", bound=BaseModel)
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISH_EVERY_SECONDS = 3.0
@@ -55,7 +56,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
 
 
 class Progress:
-    """The latest share done, published beside the work: a server that is away never stops a run."""
+    """How much of the work is done, published beside it: a server that is away never stops a run."""
 
     def __init__(self, key: str, description: str) -> None:
         self.key = key
@@ -103,63 +104,40 @@ async def shown_progress(key: str, description: str) -> AsyncIterator[Progress]:
             await asyncio.wait_for(progress.send(), LAST_WORD_SECONDS)
 
 
-@asynccontextmanager
-async def archive_turn(host: str) -> AsyncIterator[None]:
-    """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn.
-
-    The lock is the operating system's: nothing that a killed download leaves behind makes the next one wait.
-    """
+def archive_turn(host: str) -> AbstractAsyncContextManager[None]:
+    """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn."""
     if not host:
-        yield
-        return
-    async with held(partial(only_holder, lock_of_machine(host), f"is asking {host}"), math.inf):
-        yield
+        return contextlib.nullcontext()
+    return held_in_turn(partial(only_holder, lock_of_machine(host), f"is asking {host}"), run_logger().warning)
 
 
 async def wait_for_server(patience_seconds: float) -> None:
     """Wait until the Prefect server answers, so that work done while it was away still reaches the UI."""
-    deadline = time.monotonic() + patience_seconds
-    told = False
+    deadline, is_away = time.monotonic() + patience_seconds, False
     while PREFECT_API_URL.value() and time.monotonic() < deadline:
         # Asked with the certificates and password of every other call; Prefect's own tries, whose pauses grow to
-        # minutes, are cut short. A client that cannot even be opened is one more way of being away; a refusal is none.
+        # minutes, are cut short. A server whose client cannot even be opened is away; one that refuses is not.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(SERVER_WAIT_SECONDS), get_client() as client:
                 problem = await client.api_healthcheck()
             if problem is None or getattr(getattr(problem, "response", None), "status_code", 0) in (401, 403):
                 return
-        if not told:
+        if not is_away:
             run_logger().warning("the Prefect server is away; the result is on disk and is reported when it is back")
-        told = True
+        is_away = True
         await asyncio.sleep(HEALTH_POLL_SECONDS)
 
 
-@asynccontextmanager
-async def exclusive(folder: Path, patience_seconds: float = math.inf) -> AsyncIterator[None]:
-    """Hold the lock of a dataset; waiting for it takes no thread, which the one who holds it may need.
+def exclusive(folder: Path, patience_seconds: float = math.inf) -> AbstractAsyncContextManager[None]:
+    """Hold the lock of a dataset; waiting for it takes no thread, which its holder may need.
 
-    Whoever waits finds the work done afterwards and has little left to do, so by default there is no end to it but
-    that of the other process, or cancelling this run.
+    A run that waits finds the work done afterwards and has little left to do, so by default it waits until the other
+    process ends, or until it is cancelled itself.
 
     Raises:
-        DatasetBusy: Another process still holds it after `patience_seconds`.
+        DatasetBusy: Another process still holds the lock after `patience_seconds`.
     """
-    async with held(partial(only_writer, folder, 0.0), patience_seconds):
-        yield
-
-
-@asynccontextmanager
-async def held(
-    lock: Callable[[], contextlib.AbstractContextManager[None]], patience_seconds: float
-) -> AsyncIterator[None]:
-    """Hold a lock that raises `DatasetBusy` while another process has it; what is waited for is named once."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def enter() -> None:
-            stack.enter_context(lock())
-
-        await in_turn(enter, run_logger().warning, patience_seconds)
-        yield
+    return held_in_turn(partial(only_writer, folder, 0.0), run_logger().warning, patience_seconds)
 
 
 @dataclass(frozen=True)
@@ -179,26 +157,36 @@ async def try_component(component: str, work: Callable[[], Awaitable[str]]) -> C
         return Check(component, False, f"{type(error).__name__}: {error}")
 
 
-def _error_of(event: Mapping[str, Any]) -> DistrustError:
-    kind = getattr(errors, str(event.get("kind")), DistrustError)
-    wanted = kind if isinstance(kind, type) and issubclass(kind, DistrustError) else DistrustError
-    return wanted(str(event.get("message")))
-
-
 class ChildDied(RuntimeError):
     """A child process ended without a result or an error: it was killed, or it has a defect."""
 
 
 def child_environment() -> dict[str, str]:
     """Environment of a process that owns the accelerator."""
-    # macOS 26 ends long work on the GPU while a display is on, unless it is told to wait (mlx issue 3267).
+    # Without it macOS 26 ends long work on the GPU while a display is on (mlx issue 3267).
     patience = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"} if sys.platform == "darwin" else {}
     return {**patience, **os.environ, "PYTHONPATH": str(ROOT)}
 
 
+@overload
 async def run_child(
     module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+) -> dict[str, Any]: ...
+@overload
+async def run_child(
+    module: str,
+    specification: BaseModel,
+    specification_path: Path,
+    on_event: Callable[[Event], None],
+    result: type[Outcome],
+) -> Outcome: ...
+async def run_child(
+    module: str,
+    specification: BaseModel | dict[str, Any],
+    specification_path: Path,
+    on_event: Callable[[Any], None],
+    result: type[BaseModel] | None = None,
+) -> Any:
     """Run a room that owns the accelerator as a child process and return its result.
 
     The child's memory goes back to the machine when it ends, a crash stays contained, and it can be run by
@@ -208,13 +196,15 @@ async def run_child(
         module: The room's module, for example ``tasks.lora``.
         specification: What to do; written to `specification_path` first.
         specification_path: Where the child reads it.
-        on_event: Called for every event but the last; must not block.
+        on_event: Receives every event but the last; must not block.
+        result: The model of the result; without one, specification, events and result are plain dictionaries.
 
     Raises:
         DistrustError: The error that the child reported, of the same class.
-        ChildDied: The child died without a word; the message carries its last lines.
+        ChildDied: The child ended without a result; the message carries its last lines.
     """
-    write_json(specification_path, specification)
+    plain = specification.model_dump(mode="json") if isinstance(specification, BaseModel) else specification
+    write_json(specification_path, plain)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", module, str(specification_path)),
         cwd=ROOT,
@@ -226,32 +216,25 @@ async def run_child(
         # Ctrl-C means that its checkpoint is not waited for.
         start_new_session=True,
     )
-    result: dict[str, Any] | None = None
-    failure: DistrustError | None = None
-    last_lines: list[str] = []
+    last: Event | None = None
+    lines: list[str] = []
     try:
-        async for event in _events(process):
-            if event["event"] == "result":
-                result = {key: value for key, value in event.items() if key != "event"}
-            elif event["event"] == "error":
-                failure = _error_of(event)
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            event = Event.read(line := raw.decode("utf-8", errors="replace"))
+            if isinstance(event, ResultEvent | ErrorEvent):
+                last = event
             else:
-                last_lines = [*last_lines[-20:], str(event.get("message", event))]
-                on_event(event)
+                lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
+                on_event(event if result else parse_event(line))
         status = await process.wait()
     finally:
         await _stop(process)
-    if failure:
-        raise failure
-    if status != 0 or result is None:
-        raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(last_lines))
-    return result
-
-
-async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
-    assert process.stdout is not None
-    async for raw in process.stdout:
-        yield parse_event(raw.decode("utf-8", errors="replace"))
+    if isinstance(last, ErrorEvent):
+        raise last.to_error()
+    if status != 0 or last is None:
+        raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(lines))
+    return result.model_validate(last.model_extra) if result else dict(last.model_extra or {})
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -13,7 +13,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from storage.atomic import remove_temporaries_of
 from storage.errors import StoreError
 from storage.layout import Layout
-from storage.manifest import Manifest, find_damage, read_manifest, require_manifest
+from storage.manifest import Manifest, MixtureNotes, find_damage, read_manifest, require_manifest
 from storage.untrusted import read_object
 from tasks.mixture.build import build_mixture
 from tasks.mixture.corpus import MapShards, on_threads
@@ -137,8 +137,8 @@ async def check_data_preparation() -> Check:
     async def work() -> str:
         with tempfile.TemporaryDirectory() as folder:
             manifest = await asyncio.to_thread(build_synthetic_mixture, Path(folder))
-            if manifest.notes["verdict"] != {"train": "good", "valid": "good"}:
-                raise ValueError(f"the synthetic documents gave a mixture that is {manifest.notes['verdict']}")
+            if (verdict := manifest.notes_as(MixtureNotes).verdict) != {"train": "good", "valid": "good"}:
+                raise ValueError(f"the synthetic documents gave a mixture that is {verdict}")
             counts = manifest.counts
             return f"{counts['train']} training and {counts['valid']} validation samples of synthetic documents"
 

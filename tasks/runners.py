@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from prefect import task
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from prefect.tasks import Task
 
-from storage.addresses import LOOPBACK
+from storage.addresses import LOOPBACK, split_address
 from storage.errors import ParameterError, PrerequisiteError
 from storage.runner_parameters import RunnerParameters
 from tasks.policies import LOCAL_WORK, run_logger
@@ -43,8 +42,8 @@ class ShardRunner:
         self._workers = workers
         self._gate = asyncio.Semaphore(TASKS_AT_ONCE)
         self._lock = threading.Lock()
-        self._pools_left = POOLS
-        self._runner = self._next_runner() if open_runner else None
+        self._pools_left = POOLS - 1
+        self._runner = open_runner().__enter__() if open_runner else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel with the context of a run as one that works where it arrives: a pool stays in its process."""
@@ -56,26 +55,25 @@ class ShardRunner:
             async with self._gate:
                 return await work(**parameters)
         # Two steps, so that all tasks are handed over before the first result is waited for in one of few threads.
-        started = await asyncio.to_thread(self._started, work, parameters)
-        return await asyncio.to_thread(self._finished, work, parameters, started)
+        result = await asyncio.to_thread(self._submit, work, parameters)
+        return await asyncio.to_thread(result)
 
     def map(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """Call a function with each of the argument lists on the runner, some of them in a task; results in order."""
         calls = list(calls)
         size = max(1, math.ceil(len(calls) / (TASKS_PER_WORKER * self._workers)))
-        shares = [calls[start : start + size] for start in range(0, len(calls), size)]
+        batches = [calls[start : start + size] for start in range(0, len(calls), size)]
         name = work.__name__.strip("_").replace("_", "-")
-        tasks = [
-            {"name": f"{name}-{number}-of-{len(shares)}", "work": work, "calls": share}
-            for number, share in enumerate(shares, 1)
+        results = [
+            self._submit(call_all, {"name": f"{name}-{number}-of-{len(batches)}", "work": work, "calls": batch})
+            for number, batch in enumerate(batches, 1)
         ]
-        futures = [self._started(call_all, parameters) for parameters in tasks]
-        for parameters, started in zip(tasks, futures, strict=True):
-            yield from self._finished(call_all, parameters, started)
+        for result in results:
+            yield from result()
 
     @property
     def map_shards(self) -> Callable[..., Iterator[Any]] | None:
-        """`map`, or none where the work is done beside the flow, which has threads of its own."""
+        """`map`, or None where the work is done beside the flow, which has threads of its own."""
         return self.map if self._runner is not None else None
 
     def close(self) -> None:
@@ -83,38 +81,36 @@ class ShardRunner:
         if self._runner is not None:
             self._runner.__exit__(None, None, None)
 
-    def _started(self, work: Task[..., Any], parameters: dict[str, Any]) -> tuple[TaskRunner[Any], Any]:
-        assert self._runner is not None
+    def _submit(self, work: Task[..., Any], parameters: dict[str, Any]) -> Callable[[], Any]:
+        """Hand over a task; the returned function waits for its result."""
         with self._lock:
-            return self._runner, self._runner.submit(work, parameters)
+            assert self._runner is not None
+            runner = self._runner
+            future = runner.submit(work, parameters)
 
-    def _finished(self, work: Task[..., Any], parameters: dict[str, Any], started: tuple[TaskRunner[Any], Any]) -> Any:
-        while True:
-            runner, future = started
+        def result() -> Any:
             try:
                 return future.result()
             except BrokenProcessPool:
                 self._replace(runner)
-                started = self._started(work, parameters)
+                return self._submit(work, parameters)()
+
+        return result
 
     def _replace(self, broken: TaskRunner[Any]) -> None:
         """Open another pool in place of a broken one, unless that was done already."""
         with self._lock:
             if self._runner is not broken:
                 return
-            if not self._pools_left:
+            if not self._pools_left or self._open_runner is None:
                 raise PrerequisiteError(
                     f"{POOLS} pools of processes lost one to a kill, the last time just now; most often the memory ran "
                     "out: use fewer --workers, or --runner local"
                 )
-            run_logger().warning("a process of the pool was killed; what it was at is done again")
+            run_logger().warning("a process of the pool was killed; its work is done again")
             broken.__exit__(None, None, None)
-            self._runner = self._next_runner()
-
-    def _next_runner(self) -> TaskRunner[Any]:
-        assert self._open_runner is not None
-        self._pools_left -= 1
-        return self._open_runner().__enter__()
+            self._pools_left -= 1
+            self._runner = self._open_runner().__enter__()
 
 
 async def all_done(work: Iterable[Awaitable[Result]]) -> list[Result]:
@@ -145,8 +141,8 @@ def open_runner(chosen: RunnerParameters) -> Iterator[ShardRunner]:
     """Open the runner that was chosen, and close it with the block.
 
     Raises:
-        ParameterError: The address of the scheduler is not safe, or names nothing.
-        PrerequisiteError: The extra is not installed, or nobody answers at the address.
+        ParameterError: The address of the scheduler is not safe, or is not an address.
+        PrerequisiteError: The extra is not installed, or no scheduler answers at the address.
     """
     opened = {"local": None, "processes": lambda: ProcessPoolTaskRunner(chosen.worker_count)}
     make = open_dask(chosen) if chosen.runner == "dask" else opened[chosen.runner]
@@ -160,7 +156,7 @@ def open_runner(chosen: RunnerParameters) -> Iterator[ShardRunner]:
 def open_dask(chosen: RunnerParameters) -> Callable[[], TaskRunner[Any]]:
     """Return what connects to a Dask cluster, or starts one on this machine.
 
-    What Dask sends is code to run on the other side, so whoever can write to the connection owns both machines.
+    Dask sends code to run on the other side, so whoever can write to the connection owns both machines.
     """
     try:
         import distributed
@@ -189,16 +185,12 @@ def checked_scheduler(address: str) -> str:
     Raises:
         ParameterError: It is neither.
     """
-    try:
-        parts = urlsplit(address)
-        named = bool(parts.hostname and parts.port)
-    except ValueError:
-        named = False
-    if not named or parts.scheme not in ("tls", "tcp"):
-        raise ParameterError(f"dask_address {address!r} is no scheduler; write it like tls://10.0.0.5:8786")
+    parts = split_address(address)
+    if parts is None or not parts.port or parts.scheme not in ("tls", "tcp"):
+        raise ParameterError(f"dask_address {address!r} is not a scheduler; write it like tls://10.0.0.5:8786")
     if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
         raise ParameterError(
-            f"dask_address {address!r} is not encrypted, and whoever reaches it can run code here. Use tls:// with "
-            "certificates in Dask's own configuration, or lead a tunnel to tcp://127.0.0.1"
+            f"dask_address {address!r} is not encrypted, and any program that reaches it can run code here. Use tls:// "
+            "with certificates in Dask's own configuration, or a tunnel to tcp://127.0.0.1"
         )
     return address

@@ -19,6 +19,7 @@ from storage.layout import Layout
 from storage.manifest import (
     Manifest,
     ShardRecord,
+    SourceNotes,
     digest_of,
     find_damage,
     read_manifest,
@@ -104,7 +105,7 @@ def plan_scoring(
     documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
     )
-    trivium = str(documents.notes.get("trivium", ""))
+    trivium = documents.notes_as(SourceNotes).trivium
     raw, scored = layout.raw(source), layout.scored(source)
     return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal), documents.shards
 

@@ -13,10 +13,10 @@ from prefect.artifacts import acreate_image_artifact
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.training_host import TrainingHost
-from storage.aside import move_aside
 from storage.errors import DistrustError, MixtureError
 from storage.layout import Layout
-from storage.manifest import digest_of, require_manifest
+from storage.manifest import MixtureNotes, digest_of, require_manifest
+from storage.superseded import move_aside
 from storage.training_result import RUN
 from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets
@@ -90,7 +90,7 @@ def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
         StoreError: There is no such mixture.
     """
     manifest = require_manifest(layout.balanced(mixture), f"build it first: {REBALANCE} --mixture {mixture}")
-    if poor := [side for side, verdict in manifest.notes.get("verdict", {}).items() if verdict == "poor"]:
+    if poor := [side for side, verdict in manifest.notes_as(MixtureNotes).verdict.items() if verdict == "poor"]:
         raise MixtureError(
             f"mixture {mixture} is poorly distributed ({' and '.join(poor)}), so its training signal is too weak; "
             f"rebalance it ({REBALANCE} --mixture {mixture} says what is missing), or pass accept_imbalance=true"

@@ -193,11 +193,11 @@ class Station:
         from prefect.client.orchestration import get_client  # seconds, which most drills need not wait for
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        from tasks.doctor import treat_zombies
+        from tasks.checks import mark_zombies
 
         async def treat() -> str:
             async with get_client() as client:
-                return await treat_zombies(client, silent_minutes, fix=True)
+                return await mark_zombies(client, silent_minutes, fix=True)
 
         with temporary_settings({PREFECT_API_URL: self.url}):
             return asyncio.run(treat())

@@ -35,10 +35,9 @@ WRAPPER_FOLDER = {
     "shared_pace": None,
     "runners": None,
     "mirroring": None,
-    "surroundings": None,
     "chain": None,
     "approval": None,
-    "doctor": None,
+    "checks": None,
     "pruning": None,
 }
 ACCELERATOR = ("mlx", "mlx_lm")

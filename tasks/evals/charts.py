@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.schemas import band_of
+from storage.vocabulary import band_of
 from tasks.evals.verdicts import TIMES
 
 CURVE_LINES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.evals import verdicts
 from tasks.evals.corpus import HeldOut
 from tasks.evals.measure import Measurements, Way

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from storage.errors import StoreError
 from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
-from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, SAMPLE_SCHEMA, TRIVIA, Band, band_of
+from storage.schemas import SAMPLE_SCHEMA
 from storage.training_result import RUN
 from storage.untrusted import read_object, require_file
+from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, band_of
 from tasks.evals.suites import format_prompt
 
 BAND_TARGETS: dict[Band, tuple[float, float]] = {"low": (0.25, 0.30), "medium": (0.25, 0.35), "high": (0.35, 0.40)}

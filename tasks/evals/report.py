@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.evals.charts import draw_curve, draw_histograms, draw_ratios
 from tasks.evals.verdicts import TIMES
 

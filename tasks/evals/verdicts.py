@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.evals.metrics import Estimate, Share
 
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_text
 from storage.events import Emit
-from storage.inside import is_own_file
+from storage.safe_paths import is_own_file
 from tasks.exports.fuse import fuse_lazily, read_adapter_config
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
 from tasks.exports.hub import check_upload, upload_export

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import StoreError
-from storage.inside import InsideFile, is_own_file
+from storage.safe_paths import InsideFile, is_own_file
 from storage.untrusted import file_sha256, read_bounded
 from storage.untrusted import read_object as read_object_file
 

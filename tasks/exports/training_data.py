@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from storage.manifest import read_manifest
 from storage.parquet import iterate_rows
-from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA, band_of
+from storage.schemas import SAMPLE_SCHEMA
+from storage.vocabulary import BANDS, TRIVIA, band_of
 
 COLUMNS = pa.schema([SAMPLE_SCHEMA.field(n) for n in ("source", "auth_weight", "trivium_category", "metadata")])
 UNSTATED = "not stated"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of
-from storage.errors import DatasetBusy, PrerequisiteError
+from storage.errors import PrerequisiteError
 from storage.lock import only_writer
 from storage.manifest import digest_of
 from storage.model_folder import check_model_folder, read_config
@@ -156,7 +155,7 @@ def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log
     final = quantised_folder(folder, model, weights)
     if (final / "config.json").is_file():
         return checked_folder(final)
-    with _only_maker(final, log):
+    with only_writer(final, math.inf, log):
         if (final / "config.json").is_file():  # made while this process waited
             return checked_folder(final)
         remove_temporaries_of(final)  # up to 40 GB, if an earlier process was killed over it
@@ -166,15 +165,3 @@ def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log
         with full_disk_explained(final), atomic_folder(final) as temporary:
             write_quantised(folder, temporary)
     return final
-
-
-@contextmanager
-def _only_maker(final: Path, log: Log) -> Iterator[None]:
-    """Hold the lock of a copy; another process that makes it is waited for, however long it takes."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(only_writer(final, patience_seconds=0.0))
-        except DatasetBusy:
-            log(f"Another process makes {final}; waiting until it has ended")
-            stack.enter_context(only_writer(final, patience_seconds=math.inf))
-        yield

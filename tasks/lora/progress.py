@@ -13,8 +13,8 @@ import pyarrow as pa
 from mlx_lm.tuner.callbacks import TrainingCallback
 
 from storage.events import Emit
-from storage.inside import open_no_link
 from storage.parquet import read_shard, write_shard
+from storage.safe_paths import open_no_link
 from tasks.lora.metrics import METRICS, METRICS_SCHEMA
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import WindowMeans

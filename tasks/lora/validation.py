@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from storage.schemas import BANDS, band_of
+from storage.vocabulary import BANDS, band_of
 from tasks.lora.batches import BatchPlan, WeightedSequences, fixed_batches
 from tasks.lora.cross_entropy import split_head, token_losses
 from tasks.lora.ranks import Ranks

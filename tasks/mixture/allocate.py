@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA, Band, Trivium
+from storage.vocabulary import BANDS, TRIVIA, Band, Trivium
 from tasks.mixture.bands import Limits, limits_in_rows, target_rows
 
 Cells = npt.NDArray[np.int64]

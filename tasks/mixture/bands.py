@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import combinations
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS, Band
+from storage.vocabulary import BANDS, Band
 
 Counts = Mapping[Band, int]
 Limits = Mapping[Band, tuple[Fraction, Fraction]]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
-from storage.schemas import BANDS, TRIVIA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.candidates import SIDES, Candidates
 from tasks.mixture.compose import ChosenSamples, compose_shard
 from tasks.mixture.corpus import Documents, MapShards, ShardPair, list_shards, on_threads, scan_documents

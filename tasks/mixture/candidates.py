@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.schemas import BANDS, Band
+from storage.vocabulary import BANDS, Band
 
 Indices = npt.NDArray[np.int64]
 SIDES = ("train", "valid")

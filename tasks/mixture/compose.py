@@ -11,7 +11,8 @@ import orjson
 import pyarrow as pa
 
 from storage.errors import StoreError
-from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
+from storage.schemas import SAMPLE_SCHEMA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.corpus import ShardPair, read_columns
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import compose_samples

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from storage.errors import ParameterError, StoreError
 from storage.manifest import Manifest, find_damage, require_manifest
 from storage.parquet import read_component, read_shard
-from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
+from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
 from tasks.mixture.allocate import TRIVIUM_LIMITS
 from tasks.mixture.bands import TARGETS, TYPICAL_SOURCES
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.mixture.allocate import TRIVIUM_LIMITS, Allocation, Cells, allocate_cells, largest_remainder
 from tasks.mixture.bands import limits_in_rows
 from tasks.mixture.candidates import SIDES, Candidates, Indices

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
-from storage.schemas import SourceType, Trivium
+from storage.vocabulary import SourceType, Trivium
 
 Kind = tuple[SourceType, Trivium]
 """What a prompt by source names: the document's source type and trivium category."""

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from storage.errors import MixtureError, ParameterError
-from storage.schemas import BANDS, Band
+from storage.vocabulary import BANDS, Band
 from tasks.mixture.bands import (
     Counts,
     Limits,

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA, Band
+from storage.vocabulary import BANDS, TRIVIA, Band
 from tasks.mixture.allocate import Cells
 from tasks.mixture.bands import Limits, band_limits, fits, largest_side, target_rows
 from tasks.mixture.candidates import Candidates, Indices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from storage.schemas import BANDS, Band
+from storage.vocabulary import BANDS, Band
 from tasks.mixture.bands import (
     MIN_LOW_BOUNDS,
     TYPICAL_SOURCES,

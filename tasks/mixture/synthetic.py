@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, band_of
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
+from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
 

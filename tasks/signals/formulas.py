@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW, SourceType
+from storage.schemas import EVIDENCE_TYPES
+from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, SourceType
 from tasks.signals import authority, provenance
 from tasks.signals.priors import PRIORS
 from tasks.signals.scan import Counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.schemas import SourceType
+from storage.vocabulary import SourceType
 
 
 @dataclass(frozen=True)

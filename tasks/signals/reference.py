@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.schemas import Band, SourceType, Trivium, band_of
 from storage.text import clean_text
+from storage.vocabulary import Band, SourceType, Trivium, band_of
 from tasks.signals import authority, provenance
 from tasks.signals.evidence import Evidence, find_evidence
 from tasks.signals.priors import PRIORS, known_type

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
-from storage.schemas import BANDS, TRIVIA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.signals.overlay import REFUSED
 
 COLUMNS = [

@@ -7,7 +7,7 @@ catalogue may name another one, which wins.
 from __future__ import annotations
 
 from storage.errors import ParameterError
-from storage.schemas import TRIVIA, SourceType, Trivium
+from storage.vocabulary import TRIVIA, SourceType, Trivium
 
 TRIVIUM_OF: dict[SourceType, Trivium] = {
     "patent_pre1970": "logic",

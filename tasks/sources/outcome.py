@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from storage.schemas import Band
+from storage.vocabulary import Band
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from storage.lock import only_writer
 from storage.manifest import (
     MANIFEST,
     Manifest,
+    SourceNotes,
     find_damage,
     read_manifest,
     record_shard,
@@ -44,7 +45,7 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
             f" and {len(damaged) - MOST_NAMED} more" if damaged[MOST_NAMED:] else ""
         )
         raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
-    if manifest.notes.get("trivium") != spec.trivium:
+    if manifest.notes_as(SourceNotes).trivium != spec.trivium:
         _correct_trivium(folder, spec)
     return _described(spec, manifest, folder, reused=True)
 

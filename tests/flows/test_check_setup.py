@@ -23,8 +23,8 @@ COMPONENTS = {
 
 async def test_every_component_is_tried(tmp_path: Path, prefect_server: None) -> None:
     result = await check_setup(store=str(tmp_path))
-    assert {check["component"] for check in result["checks"]} == COMPONENTS
-    assert all(check["ok"] for check in result["checks"])
+    assert {check.component for check in result.checks} == COMPONENTS
+    assert not result.failed
     text = summarise("check-setup", result)
     assert "149.8" in text and "training and" in text and "GB free" in text
 

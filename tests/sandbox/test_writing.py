@@ -16,7 +16,7 @@ from sandbox.writing.corpus import FOLDER, SUFFIX, documents_of, write_folder
 from sandbox.writing.document import WrittenDocument
 from sandbox.writing.grammar import Dice, Grammar
 from sandbox.writing.sources import STYLES
-from storage.schemas import Band, band_of
+from storage.vocabulary import Band, band_of
 from tasks.mixture.prompts import prompt_for
 from tasks.signals.reference import score_document
 from tasks.sources.catalogue import load_catalogue

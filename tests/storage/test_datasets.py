@@ -13,6 +13,8 @@ import pytest
 from storage.errors import StoreError
 from storage.manifest import (
     Manifest,
+    MixtureNotes,
+    SourceNotes,
     digest_of,
     find_damage,
     read_manifest,
@@ -21,7 +23,7 @@ from storage.manifest import (
     write_manifest,
 )
 from storage.parquet import ROW_GROUP_ROWS, iterate_rows, read_shard, read_tags, write_shard
-from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA, band_of
+from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import (
     CUT_SHORT,
     PLAN,
@@ -34,26 +36,13 @@ from storage.shard_plan import (
     set_aside_unplanned,
     write_plan,
 )
+from storage.vocabulary import band_of
 
 
 def rows(count: int, **changes: Any) -> pa.Table:
-    row = {
-        "id": "s:1",
-        "source": "s",
-        "source_type": "unknown",
-        "url": None,
-        "title": None,
-        "author": None,
-        "year": -400,
-        "year_evidence": "metadata",
-        "date": None,
-        "language": None,
-        "licence": None,
-        "text": "text",
-        "sha256": "0",
-        "fetched_at": datetime(2026, 1, 1, tzinfo=UTC),
-        "extra": "{}",
-    } | changes
+    row = dict.fromkeys(RAW_SCHEMA.names, None) | dict.fromkeys(("source", "source_type", "year_evidence"), "s")
+    row |= {"year": -400, "text": "text", "sha256": "0", "fetched_at": datetime(2026, 1, 1, tzinfo=UTC), "extra": "{}"}
+    row |= changes
     return pa.Table.from_pylist([row | {"id": f"s:{n}"} for n in range(count)], schema=pa.schema(list(RAW_SCHEMA)))
 
 
@@ -80,8 +69,9 @@ def test_a_torn_shard_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     write_shard(path, rows(10), RAW_SCHEMA)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(StoreError, match=r"s\.parquet.*delete it"):
-        read_shard(path, RAW_SCHEMA)
+    for read in (read_shard, lambda *arguments: list(iterate_rows(*arguments))):
+        with pytest.raises(StoreError, match=r"s\.parquet.*delete it"):
+            read(path, RAW_SCHEMA)
     assert read_tags(path) == {}
 
 
@@ -122,6 +112,11 @@ def test_a_damaged_manifest_is_an_error_not_an_absence(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"manifest\.json"):
         read_manifest(tmp_path)
+    assert (
+        Manifest(kind="raw", name="s", shards=[], notes={"trivium": "logic"}).notes_as(SourceNotes).trivium == "logic"
+    )
+    with pytest.raises(StoreError, match=r"balanced/s is damaged \(verdict: .*run the stage again"):
+        Manifest(kind="balanced", name="s", shards=[], notes={"verdict": 7}).notes_as(MixtureNotes)
 
 
 def items(*names: str) -> list[Item]:
@@ -166,12 +161,7 @@ def test_new_items_come_in_new_shards(tmp_path: Path) -> None:
     plan = read_plan(tmp_path)
     assert plan is not None
     longer = write_plan(tmp_path, extend_plan(plan, items("d", "e", "f"), 2, 7))
-    assert [[item.native_id for item in shard.items] for shard in longer.shards] == [
-        ["a", "b"],
-        ["c"],
-        ["d", "e"],
-        ["f"],
-    ]
+    assert ["".join(item.native_id for item in shard.items) for shard in longer.shards] == ["ab", "c", "de", "f"]
     assert ([shard.index for shard in longer.shards], longer.items) == ([0, 1, 2, 3], 6)
     assert (plan.wanted, longer.wanted) == (0, 7), "a later run without refresh must not seal fewer documents"
 
@@ -201,19 +191,10 @@ def test_a_larger_request_keeps_the_shards_it_shares_and_loses_nothing(tmp_path:
     large = make_plan("s", "large", items("a", "b", "c", "d", "e"), 2)
     assert set_aside_unplanned(folder, large, aside) == 2
     assert [shard.is_finished(folder) for shard in large.shards] == [True, False, False]
-    assert sorted(path.name for path in aside.iterdir()) == [
-        "plan.parquet",
-        "rejects-00001.parquet",
-        "shard-00001.parquet",
-    ]
+    assert {path.name for path in aside.iterdir()} == {"plan.parquet", "rejects-00001.parquet", "shard-00001.parquet"}
 
 
 def test_bands_have_the_guides_borders() -> None:
-    assert [band_of(a) for a in (0.0, 0.2999, 0.3, 0.7, 0.7001, 0.99)] == [
-        "low",
-        "low",
-        "medium",
-        "medium",
-        "high",
-        "high",
-    ]
+    assert [band_of(weight) for weight in (0.0, 0.2999)] == ["low", "low"]
+    assert [band_of(weight) for weight in (0.3, 0.7)] == ["medium", "medium"]
+    assert [band_of(weight) for weight in (0.7001, 0.99)] == ["high", "high"]

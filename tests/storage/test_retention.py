@@ -1,51 +1,44 @@
+"""What may be removed from a store, and what never is."""
+
 from __future__ import annotations
 
 import json
 import os
 import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.checkpoint import list_checkpoints, write_checkpoint
+from storage.checkpoint import set_later_aside
 from storage.layout import Layout
 from storage.lock import only_writer
 from storage.manifest import Manifest, write_manifest
-from storage.retention import DAY_SECONDS, Removal, RetentionParameters, measure, plan_removals, remove
+from storage.retention import DAY_SECONDS, Removal, RetentionParameters, plan_removals, remove
+from storage.shard_plan import Item, make_plan, set_aside_unplanned, write_plan
+from storage.superseded import move_aside, move_entries_aside
+from tests.storage.test_checkpoint import save, steps
 
 KEEP = RetentionParameters()
-
-
-def make_run(layout: Layout, name: str, steps: range, **result: Any) -> Path:
-    run = layout.run(name)
-    for step in steps:
-        write_checkpoint(
-            run, step, lambda folder: (folder / "adapters.safetensors").write_bytes(b"x" * 100) and None, {}
-        )
-    if result:
-        (run / "result.json").write_text(json.dumps(result))
-    return run
-
-
-def make_export(layout: Layout, name: str, age_days: float, now: float) -> Path:
-    folder = layout.export(name)
-    folder.mkdir(parents=True)
-    for file in ("model.safetensors", "export.json"):
-        (folder / file).write_text("{}")
-        age(folder / file, age_days, now)
-    age(folder, age_days, now)
-    return folder
 
 
 def age(path: Path, days: float, now: float) -> None:
     os.utime(path, (now - days * DAY_SECONDS, now - days * DAY_SECONDS))
 
 
+def make_old(folder: Path) -> None:
+    for entry in [*folder.rglob("*"), folder]:
+        age(entry, 40, time.time())
+
+
 def planned(layout: Layout, keep: RetentionParameters = KEEP, now: float | None = None) -> set[str]:
     return {removal.path.relative_to(layout.root).as_posix() for removal in plan_removals(layout, keep, now)}
+
+
+def planned_in(layout: Layout, days: float) -> set[str]:
+    return planned(layout, now=time.time() + days * DAY_SECONDS)
 
 
 @pytest.fixture
@@ -53,55 +46,56 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path / "store")
 
 
-def test_an_empty_store_has_nothing_to_remove(layout: Layout) -> None:
-    assert plan_removals(layout, KEEP) == []
-
-
 def test_newest_best_named_and_evaluated_checkpoints_stay(layout: Layout) -> None:
-    run = make_run(layout, "a", range(10, 80, 10), adapter="checkpoint-20", best={"step": 30})
+    assert plan_removals(layout, KEEP) == [], "the store is empty"
+    run = layout.run("a")
+    save(run, *range(10, 80, 10))
+    (run / "result.json").write_text(json.dumps({"adapter": "checkpoint-20", "best": {"step": 30}}))
     (run / "evaluate.json").write_text(json.dumps({"others": {"early": str(run / "checkpoint-10")}}))
     (run / "export.json").write_text(json.dumps({"adapter": str(run / "checkpoint-40")}))
     assert planned(layout) == {"runs/a/checkpoint-50"}
 
 
 def test_the_best_of_an_unfinished_run_is_in_its_newest_state(layout: Layout) -> None:
-    run = make_run(layout, "a", range(1, 4))
-    write_checkpoint(run, 4, lambda folder: None, {"best": {"step": 2}})
+    save(layout.run("a"), 1, 2, 3)
+    save(layout.run("a"), 4, best={"step": 2})
     assert planned(layout, RetentionParameters(keep_checkpoints=1)) == {"runs/a/checkpoint-1", "runs/a/checkpoint-3"}
 
 
 @given(st.lists(st.integers(0, 50), unique=True), st.integers(1, 5), st.integers(0, 50), st.integers(0, 50))
 @settings(max_examples=25, deadline=None)
 def test_whatever_the_steps_the_needed_checkpoints_stay(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[int], keep: int, best: int, adapter: int
+    tmp_path_factory: pytest.TempPathFactory, done: list[int], keep: int, best: int, adapter: int
 ) -> None:
     layout = Layout(tmp_path_factory.mktemp("store"))
     run = layout.run("r")
-    for step in steps:
-        write_checkpoint(run, step, lambda folder: None, {})
+    save(run, *done)
     run.mkdir(parents=True, exist_ok=True)
     (run / "result.json").write_text(json.dumps({"adapter": f"checkpoint-{adapter}", "best": {"step": best}}))
     parameters = RetentionParameters(keep_checkpoints=keep)
     for removal in plan_removals(layout, parameters):
         assert remove(layout, removal, parameters)
-    left = {step for step, _ in list_checkpoints(run)}
-    assert left == set(steps) & ({best, adapter} | set(sorted(steps)[-keep:]))
+    assert set(steps(run)) == set(done) & ({best, adapter} | set(sorted(done)[-keep:]))
     assert plan_removals(layout, parameters) == []
 
 
-def test_a_workspace_goes_once_its_source_is_sealed(layout: Layout) -> None:
-    for source in ("sealed", "begun"):
+def test_a_workspace_goes_once_its_source_is_complete(layout: Layout) -> None:
+    for source in ("complete", "begun"):
         layout.unfinished(source).mkdir(parents=True)
         (layout.unfinished(source) / "rows.bin").write_bytes(b"x" * 10)
-    write_manifest(layout.raw("sealed"), Manifest(kind="raw", name="sealed", shards=[]))
+    write_manifest(layout.raw("complete"), Manifest(kind="raw", name="complete", shards=[]))
     (removal,) = plan_removals(layout, KEEP)
-    assert (removal.path, removal.bytes) == (layout.unfinished("sealed"), 10)
+    assert (removal.path, removal.bytes) == (layout.unfinished("complete"), 10)
 
 
 def test_only_old_exports_beyond_the_newest_go(layout: Layout) -> None:
     now = 1e9
     for name, days in (("newest", 40), ("second", 50), ("third", 60)):
-        make_export(layout, name, days, now)
+        folder = layout.export(name)
+        folder.mkdir(parents=True)
+        (folder / "export.json").write_text("{}")
+        age(folder / "export.json", days, now)
+        age(folder, days, now)
     assert planned(layout, now=now) == {"exports/third"}
     assert planned(layout, RetentionParameters(keep_exports=1, keep_days=55), now) == {"exports/third"}
     assert planned(layout, RetentionParameters(keep_exports=1), now) == {"exports/second", "exports/third"}
@@ -126,6 +120,35 @@ def test_set_aside_and_leftovers_go_by_age(layout: Layout) -> None:
     assert planned(layout, RetentionParameters(keep_days=32), now) == {"raw/s/.tmp-01234567-shard-0.parquet"}
 
 
+def test_the_age_of_what_is_set_aside_counts_from_that_moment(layout: Layout) -> None:
+    save(layout.run("old"), 1)
+    make_old(layout.run("old"))
+    move_aside(layout.run("old"), layout.set_aside("runs", "old", "0123456789abcdef"))
+    raw = layout.raw("a")
+    raw.mkdir(parents=True)
+    write_plan(raw, make_plan("a", "small", [Item("1")], 1))
+    (raw / "shard-00000.parquet").write_text("x")
+    make_old(raw)
+    place = layout.set_aside("raw", "a", "0123456789abcdef")
+    assert set_aside_unplanned(raw, make_plan("a", "large", [Item("2")], 1), place) == 1
+    assert planned(layout) == planned_in(layout, 29) == set()
+    assert planned_in(layout, 31) == {"set-aside/runs/old-0123456789ab", "set-aside/raw/a-0123456789ab"}
+
+
+def test_another_course_of_a_run_goes_by_age_and_under_the_runs_lock(layout: Layout) -> None:
+    run = layout.run("a")
+    save(run, 1, 2)
+    make_old(run)
+    set_later_aside(run, 1)
+    move_entries_aside([], run / "asides")  # a name that only begins alike
+    assert planned(layout) == set()
+    later = time.time() + 31 * DAY_SECONDS
+    (removal,) = plan_removals(layout, KEEP, later)
+    assert (removal.path, removal.owner) == (run / "aside", run)
+    assert remove(layout, removal, KEEP, later)
+    assert steps(run) == [1] and not (run / "aside").exists()
+
+
 def test_datasets_and_links_are_never_listed(layout: Layout, tmp_path: Path) -> None:
     for stage in ("raw", "scored", "balanced"):
         write_manifest(layout.root / stage / "a", Manifest(kind=stage, name="a", shards=[]))
@@ -138,7 +161,8 @@ def test_datasets_and_links_are_never_listed(layout: Layout, tmp_path: Path) -> 
 
 
 def test_a_dataset_that_is_written_is_left_alone(layout: Layout) -> None:
-    run = make_run(layout, "a", range(5))
+    run = layout.run("a")
+    save(run, *range(5))
     removals = plan_removals(layout, KEEP)
     assert len(removals) == 3
     held, release = threading.Event(), threading.Event()
@@ -157,16 +181,19 @@ def test_a_dataset_that_is_written_is_left_alone(layout: Layout) -> None:
     assert all(remove(layout, removal, KEEP) for removal in removals)
 
 
-def test_what_became_needed_since_it_was_planned_stays(layout: Layout) -> None:
-    run = make_run(layout, "a", range(4))
+def test_what_became_needed_or_went_since_it_was_planned_is_left_alone(layout: Layout) -> None:
+    run = layout.run("a")
+    save(run, *range(4))
     first, *_ = plan_removals(layout, KEEP)
     (run / "result.json").write_text(json.dumps({"adapter": first.path.name}))
-    assert not remove(layout, first, KEEP)
-    assert first.path.is_dir()
+    assert not remove(layout, first, KEEP) and first.path.is_dir()
+    gone = Removal(run / "checkpoint-9", "checkpoint", "", run)
+    assert not remove(layout, gone, KEEP)
 
 
 def test_a_removal_that_was_cut_short_is_a_leftover(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(layout, "a", range(3))
+    run = layout.run("a")
+    save(run, 0, 1, 2)
     (removal,) = plan_removals(layout, KEEP)
 
     def killed(path: Path) -> None:
@@ -175,7 +202,7 @@ def test_a_removal_that_was_cut_short_is_a_leftover(layout: Layout, monkeypatch:
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("shutil.rmtree", killed)
         remove(layout, removal, KEEP)
-    assert [step for step, _ in list_checkpoints(run)] == [1, 2], "no half checkpoint is seen"
+    assert steps(run) == [1, 2], "no half checkpoint is seen"
     now = RetentionParameters(leftover_hours=0)
     (leftover,) = plan_removals(layout, now)
     assert leftover.kind == "leftover" and leftover.owner == run
@@ -188,9 +215,4 @@ def test_sizes_do_not_follow_links(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "small").write_bytes(b"x")
     (folder / "link").symlink_to(tmp_path / "big")
-    assert measure(folder) < 10_000
-
-
-def test_a_thing_that_is_gone_is_no_error(layout: Layout) -> None:
-    gone = Removal(layout.run("a") / "checkpoint-1", "checkpoint", 0, "", layout.run("a"))
-    assert not remove(layout, gone, KEEP)
+    assert Removal(folder, "leftover", "", folder).bytes == 1 + len(os.readlink(folder / "link"))

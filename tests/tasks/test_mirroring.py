@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.bucket import INDEX
 from storage.layout import Layout
 from storage.lock import only_writer
-from storage.mirror import INDEX
 from tasks import mirroring
 from tasks.mirroring import shared
 from tests.bucket import BUCKET
@@ -26,8 +26,8 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 def objects(layout: Layout) -> set[str]:
-    assert layout.remote is not None
-    return set(layout.remote._list("runs"))
+    assert layout.bucket is not None
+    return set(layout.bucket._list("runs"))
 
 
 async def until(found: Callable[[], bool]) -> None:
@@ -60,7 +60,7 @@ async def test_a_stage_that_ends_while_another_moves_files_waits_for_its_turn(
 
 
 @pytest.mark.parametrize("at", ["the beginning", "the end"])
-async def test_whoever_is_cancelled_while_it_waits_ends(
+async def test_a_run_that_is_cancelled_while_it_waits_ends(
     layout: Layout, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mirroring, "CANCELLED_PATIENCE_SECONDS", 0.5)
@@ -74,29 +74,3 @@ async def test_whoever_is_cancelled_while_it_waits_ends(
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(training, 10)
     assert ("the bucket gets runs/mine later" in caplog.text) == (at == "the end")
-
-
-async def test_what_a_stage_sets_aside_is_in_the_bucket_before_it_is_gone_from_its_place(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = type(layout.remote)
-    delete = remote._delete
-
-    def only_with_a_copy(self: object, path: str) -> None:
-        if path.startswith("runs/"):
-            assert layout.remote is not None
-            assert set(layout.remote._list("set-aside")) == {"set-aside/runs/mine-0123/result.json"}
-        delete(self, path)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(remote, "_delete", only_with_a_copy)
-    for _ in range(2):
-        async with shared(layout, reads=[], writes=["runs/mine"]):
-            run = layout.run("mine")
-            if run.exists():
-                aside = layout.set_aside("runs", "mine", "0123")
-                aside.parent.mkdir(parents=True)
-                run.rename(aside)
-            else:
-                run.mkdir(parents=True)
-                (run / "result.json").write_text("{}")
-    assert objects(layout) == set()

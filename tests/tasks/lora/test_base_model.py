@@ -152,7 +152,7 @@ def test_a_copy_that_another_process_makes_is_waited_for(tmp_path: Path, monkeyp
 
     def say(line: str) -> None:
         lines.append(line)
-        if line.startswith("Another process makes"):
+        if "waiting until it has ended" in line:
             release.set()
 
     assert resolve_base(str(wide), quantise=True, log=say) == copy

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, band_of
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.vocabulary import band_of
 
 SYLLABLES = ("ka", "lo", "mi", "ten", "ra", "sol", "ve", "dun", "pri", "ast", "or", "gel", "hu", "bra", "nox", "ti")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.mixture.bands import (
     TARGETS,
     Counts,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.allocate import allocate_cells, largest_remainder
 from tasks.mixture.bands import TARGETS, fits, largest_side, target_rows
 from tasks.mixture.candidates import Candidates

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schemas import SOURCE_TYPES, TRIVIA
+from storage.vocabulary import SOURCE_TYPES, TRIVIA
 from tasks.mixture.prompts import (
     LEADS,
     TEMPLATES,

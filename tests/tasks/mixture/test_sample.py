@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import MixtureError, ParameterError
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.mixture.bands import fits, largest_total
 from tasks.mixture.sample import plan_imbalanced, plan_mixture
 from tasks.mixture.shortfall import explain_limit

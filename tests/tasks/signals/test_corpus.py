@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.schemas import band_of
+from storage.vocabulary import band_of
 from tasks.signals.engine import score_table
 from tasks.signals.priors import PRIORS
 from tasks.signals.summary import summarise_tables

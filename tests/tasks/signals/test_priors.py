@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from storage.schemas import SOURCE_TYPES
+from storage.vocabulary import SOURCE_TYPES
 from tasks.signals.priors import PRIORS, known_type
 from tasks.sources.catalogue import load_catalogue
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from storage.errors import ParameterError
-from storage.schemas import SOURCE_TYPES, TRIVIA
+from storage.vocabulary import SOURCE_TYPES, TRIVIA
 from tasks.signals.reference import score_document
 from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
 

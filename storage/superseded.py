@@ -1,6 +1,6 @@
 """What a newer request would overwrite is moved out of the way: nothing is deleted, and each time has its own place.
 
-Retention counts how long something lies aside from the newest change in it, so being moved there has to be one.
+Retention counts the age of superseded files from the newest change in them, so the move has to count as a change.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 def free_place(place: Path) -> Path:
-    """Return a path where nothing lies: `place`, else ``place-2``, ``place-3`` and so on."""
+    """Return a path that does not exist yet: `place`, else ``place-2``, ``place-3`` and so on."""
     if not os.path.lexists(place):
         return place
     return next(free for number in count(2) if not os.path.lexists(free := place.with_name(f"{place.name}-{number}")))
 
 
 def move_aside(folder: Path, place: Path) -> Path:
-    """Move a whole folder to `place`, or beside what lies there from another time; return where it lies now."""
+    """Move a whole folder to `place`, or beside an earlier one there; return its new path."""
     free = free_place(place)
     free.parent.mkdir(parents=True, exist_ok=True)
     os.replace(folder, free)
@@ -28,7 +28,7 @@ def move_aside(folder: Path, place: Path) -> Path:
 
 
 def move_entries_aside(entries: Iterable[Path], place: Path) -> Path:
-    """Move files and folders into a new folder at `place`, or beside one from another time; return that folder."""
+    """Move files and folders into a new folder at `place`, or beside an earlier one; return that folder."""
     free = free_place(place)
     free.mkdir(parents=True)
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Files stay in the folder that they belong to, whatever name a manifest carries and whatever links lie about."""
+"""Paths that stay in the folder that they belong to, whatever name a manifest carries and whatever links there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 from storage.errors import StoreError
 
 _PART = r"\.*[^./\\:\0][^/\\:\0]*"
-"""One name on the way: not empty and not of dots alone."""
+"""One name on the way: not empty and not only dots."""
 _INSIDE = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
@@ -23,10 +23,8 @@ def checked_file(name: object) -> str:
     Raises:
         ValueError: It is empty, absolute, climbs, or is written so that another system may read it otherwise.
     """
-    if not isinstance(name, str):
-        raise ValueError(f"{name!r} is no file name")
-    if not _INSIDE.fullmatch(name):
-        raise ValueError(f"{name!r} is no path below its own folder")
+    if not isinstance(name, str) or not _INSIDE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the path of a file below its own folder")
     return name
 
 
@@ -38,17 +36,17 @@ def open_no_link(path: str, flags: int) -> int:
     """Open a file that is written in place, not renamed into it; for the `opener` of `open`.
 
     Raises:
-        StoreError: A link lies there, which would lead the writing elsewhere.
+        StoreError: The path is a link, which would lead the writing elsewhere.
     """
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise StoreError(f"{path} is a link, and its target is not written to; take the link away") from error
+        raise StoreError(f"{path} is a link, and its target is not written to; remove the link") from error
 
 
 def is_own_file(folder: Path, name: str) -> bool:
-    """Tell whether a file lies below a folder itself: it is there, and neither it nor a folder above it is a link."""
+    """Tell whether a folder itself holds a file: it exists, and neither it nor a folder on the way to it is a link."""
     path = folder / name
     return path.is_file() and path.resolve() == folder.resolve() / name

@@ -1,0 +1,70 @@
+"""What a child process prints and its parent reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from storage.errors import MixtureError
+from storage.events import Emit, Event, LogEvent, ProgressEvent, parse_event, serve_specification
+from tasks.policies import ChildDied, run_child
+
+
+class Order(BaseModel):
+    number: int
+    fault: str = ""
+
+
+class Outcome(BaseModel):
+    doubled: int
+
+
+def work(order: Order, emit: Emit) -> Outcome:
+    print("a plain line")
+    emit(ProgressEvent(stage="count", done=1, total=2))
+    emit("measured", loss=0.5)
+    if order.fault == "error":
+        raise MixtureError("there are no documents")
+    if order.fault:
+        sys.exit(3)
+    return Outcome(doubled=2 * order.number)
+
+
+async def test_a_child_is_given_a_model_and_answers_with_models(tmp_path: Path) -> None:
+    events: list[Event] = []
+    module = "tests.storage.test_events"
+    outcome = await run_child(module, Order(number=4), tmp_path / "spec.json", events.append, Outcome)
+    assert outcome == Outcome(doubled=8)
+    assert LogEvent(message="a plain line") in events
+    assert ProgressEvent(stage="count", done=1, total=2) in events
+    assert Event.model_validate({"event": "measured", "loss": 0.5}) in events
+
+    plain: list[object] = []
+    assert await run_child(module, {"number": 1}, tmp_path / "spec.json", plain.append) == {"doubled": 2}
+    assert {"event": "measured", "loss": 0.5} in plain
+
+
+async def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+    module, path = "tests.storage.test_events", tmp_path / "spec.json"
+    with pytest.raises(MixtureError, match="there are no documents"):
+        await run_child(module, Order(number=1, fault="error"), path, lambda event: None, Outcome)
+    with pytest.raises(ChildDied, match=r"status 3; its last lines were:\na plain line\n"):
+        await run_child(module, Order(number=1, fault="exit"), path, lambda event: None, Outcome)
+
+
+@pytest.mark.parametrize(
+    "line", ["plain\n", '{"step": 1}', '{"event": 7}', "[" * 10_000, '{"event": "error"}'], ids=range(5)
+)
+def test_a_line_that_is_not_an_event_is_a_log_line(line: str) -> None:
+    assert parse_event(line) == {"event": "log", "message": line.rstrip("\n")}
+
+
+def test_an_event_keeps_the_fields_of_its_room() -> None:
+    assert parse_event('{"event": "progress", "step": 1}') == {"event": "progress", "step": 1}
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve_specification(work, Order))
