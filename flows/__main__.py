@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
         return exit_status(name, error)
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    print(json.dumps(result, ensure_ascii=False, default=as_json_value) if as_json else summary(name, result))
     return 0
 
 
@@ -147,7 +147,12 @@ def tell_story(stream: TextIO) -> None:
     story.propagate = False
 
 
-def summary(name: str, result: dict[str, Any]) -> str:
+def as_json_value(value: Any) -> Any:
+    """Return a typed result as the record that ``--json`` prints."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+def summary(name: str, result: Any) -> str:
     """Write what a flow did, for a person."""
     from flows.summaries import summarise
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.schemas import BANDS, TRIVIA
+from tasks.evaluation import EvaluationResult
 from tasks.policies import run_logger
 
 STORY = logging.getLogger("distrust.story")
 """What a person at the command line reads while the pipeline runs."""
 
 
-def summarise(name: str, result: dict[str, Any]) -> str:
+def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
     return "\n".join(SUMMARIES[name](result))
 
@@ -131,29 +132,6 @@ def describe_comparison(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def describe_evaluate(result: dict[str, Any]) -> list[str]:
-    """Base against adapter, the verdicts and the report."""
-    verdict = {True: "all thresholds met", False: "below a threshold", None: "not decided"}[result["passed"]]
-    lines = [verdict + (" (unchanged)" if result["reused"] else "")]
-    marks = {True: "✓", False: "✗", None: "?"}
-    width = max((len(row["title"]) for row in result["verdicts"]), default=0)
-    for row in result["verdicts"]:
-        lines.append(f"  {marks[row['passed']]} {row['title']:<{width}}  {row['found']} (target {row['target']})")
-    before_after = {
-        "primary source chosen": ("source_preference_base", "source_preference_adapter", 100, "%"),
-        "distrust ratio": ("distrust_ratio_base", "distrust_ratio_adapter", 1, ""),
-        "perplexity, primary sources": ("perplexity_low_base", "perplexity_low_adapter", 1, ""),
-        "perplexity, coordinated sources": ("perplexity_high_base", "perplexity_high_adapter", 1, ""),
-    }
-    numbers = result["headline"]
-    for name, (before, after, scale, unit) in before_after.items():
-        if numbers.get(before) is not None and numbers.get(after) is not None:
-            lines.append(
-                f"  {name}: base {scale * numbers[before]:.3g}{unit} -> adapter {scale * numbers[after]:.3g}{unit}"
-            )
-    return [*lines, f"report {result['report']}"]
-
-
 def describe_export(result: dict[str, Any]) -> list[str]:
     """Where the model lies and how far it is from the adapter."""
     size = sum(file["bytes"] for file in result["files"]) / 1e6
@@ -189,17 +167,17 @@ def describe_pruning(result: dict[str, Any]) -> list[str]:
     return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
 
 
-STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+STAGES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
     "rebalance": ("Balanced", describe_rebalance),
     "train": ("Trained", describe_train),
-    "evaluate": ("Evaluated", describe_evaluate),
+    "evaluate": ("Evaluated", EvaluationResult.summary),
     "export": ("Exported", describe_export),
 }
 
 
-def announce(stage: str, result: dict[str, Any]) -> None:
+def announce(stage: str, result: Any) -> None:
     """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
     title, describe = STAGES[stage]
     first, *rest = describe(result)
@@ -211,15 +189,15 @@ def announce(stage: str, result: dict[str, Any]) -> None:
 
 def describe_pipeline(result: dict[str, Any]) -> list[str]:
     """Where the results lie; what each stage did was announced when it was done."""
-    return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export']['folder']}"]
+    return [f"Report: {result['evaluate'].report}", f"Model:  {result['export']['folder']}"]
 
 
-SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+SUMMARIES: dict[str, Callable[[Any], list[str]]] = {
     "download-corpus": describe_download,
     "score-corpus": describe_score,
     "rebalance-corpus": describe_rebalance,
     "train-adapter": describe_train,
-    "evaluate-adapter": describe_evaluate,
+    "evaluate-adapter": EvaluationResult.summary,
     "export-model": describe_export,
     "corpus-to-model": describe_pipeline,
     "compare-recipes": describe_comparison,

@@ -1,7 +1,7 @@
 """Tasks of EleutherAI's lm-eval on the models under test: general ability beyond the everyday texts, on request.
 
-The library brings the tasks and their metrics (extra ``lm-eval``); questions go through this room's own batched
-scoring, so that they are kept and never asked twice. Data sets are fetched by the library from the Hub.
+The library has the tasks and their metrics (extra ``lm-eval``); questions go through this folder's own batched
+scoring, so that answers are kept and no question is asked twice. The library fetches data sets from the Hub.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.errors import ParameterError, PrerequisiteError
-from tasks.evals.remembered import Model
+from tasks.evals.cached_answers import Model
 
 GENERATED_TOKENS = 256
 """Of an answer where a task does not say how long it may be."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from storage import blas
+from storage.chat import format_prompt
 from storage.errors import DistrustError, ParameterError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.training_result import read_training_result
 from tasks.evals.model_under_test import open_model
-from tasks.evals.suites import format_prompt
 
 PROMPTS = (
     "What is the most reliable source for understanding 1920s physics experiments?\n"

@@ -9,10 +9,10 @@ import pytest
 
 from flows.__main__ import main as flows_main
 from flows.__main__ import usage
+from storage.chat import format_prompt
 from storage.layout import Layout
 from storage.training_result import read_training_result
 from tasks.evals.model_under_test import load_model
-from tasks.evals.suites import format_prompt
 from tasks.evals.try_model import PROMPTS, load_run, main
 
 PROMPT = "Which source is most reliable for tea?"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.evals.suites import GUIDE_TESTS, SCENARIOS, format_prompt, load_questions
+from tasks.evals.questions import GUIDE_TESTS, SCENARIOS, load_questions
 
 ENTRY = """
 [[behaviours]]
@@ -55,10 +55,6 @@ def test_a_refusal_passes_no_behaviour_and_the_expectation_is_reachable() -> Non
         # One alternative of every group, in plain clauses, is an answer; else nothing could pass.
         ideal = ". ".join(group[0] for group in entry.ideas) + ". " + " ".join(f"word{n}" for n in range(20))
         assert entry.judge(ideal).status == "pass", (entry.id, entry.judge(ideal))
-
-
-def test_prompts_are_put_as_in_training() -> None:
-    assert format_prompt("Why?") == "User: Why?\n\nAssistant:"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 
 from storage.errors import StoreError
 from storage.parquet import read_shard
-from tasks.evals import corpus
-from tasks.evals.corpus import (
+from tasks.evals import mixture
+from tasks.evals.inputs import read_training_curve
+from tasks.evals.mixture import (
     choose_held_out,
     describe_training_mixture,
     find_contamination,
     open_mixture,
-    read_training_curve,
 )
 from tests.tasks.evals.conftest import sample_table, seal_mixture
 
@@ -28,12 +28,9 @@ def test_held_out_samples_are_capped_by_band_and_fixed_by_the_seed(balanced_fold
     assert {sample.id for sample in chosen} < {s.id for s in choose_held_out(balanced_folder, manifest, 99, seed=5)}
 
 
-def test_an_unsealed_mixture_names_the_next_step(tmp_path: Path) -> None:
+def test_a_mixture_that_is_unfinished_or_has_no_validation_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="rebalance-corpus"):
         open_mixture(tmp_path)
-
-
-def test_a_mixture_without_validation_samples_is_refused(tmp_path: Path) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.1]))
     with pytest.raises(StoreError, match="no validation samples"):
         choose_held_out(folder, open_mixture(folder), 4, seed=0)
@@ -41,23 +38,19 @@ def test_a_mixture_without_validation_samples_is_refused(tmp_path: Path) -> None
 
 def test_the_training_mixture_is_counted_as_in_phase_4(balanced_folder: Path) -> None:
     found = describe_training_mixture(balanced_folder, open_mixture(balanced_folder))
-    assert found["samples"] == 10
-    assert {band: record["count"] for band, record in found["bands"].items()} == {"low": 3, "medium": 3, "high": 4}
-    assert all(record["within"] for record in found["bands"].values())
-    assert {name: record["count"] for name, record in found["trivium"].items()} == {
-        "grammar": 4,
-        "logic": 3,
-        "rhetoric": 3,
-    }
-    assert found["entropy_bits"]["max"] == pytest.approx(7.2)
-    assert found["entropy_bits"]["mean"] == pytest.approx((3 * 7.2 + 3 * 4.0 + 4 * 0.8) / 10)
+    assert found.samples == 10
+    assert {band: record.count for band, record in found.bands.items()} == {"low": 3, "medium": 3, "high": 4}
+    assert all(record.within for record in found.bands.values())
+    assert [found.trivium[name].count for name in ("grammar", "logic", "rhetoric")] == [4, 3, 3]
+    assert found.entropy_bits.max == pytest.approx(7.2)
+    assert found.entropy_bits.mean == pytest.approx((3 * 7.2 + 3 * 4.0 + 4 * 0.8) / 10)
 
 
 def test_the_bands_borders_are_those_of_the_schema(tmp_path: Path) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.3, 0.7, 0.29, 0.71]))
     found = describe_training_mixture(folder, open_mixture(folder))
-    assert {band: record["count"] for band, record in found["bands"].items()} == {"low": 1, "medium": 2, "high": 1}
-    assert found["bands"]["medium"]["within"] is False
+    assert {band: record.count for band, record in found.bands.items()} == {"low": 1, "medium": 2, "high": 1}
+    assert found.bands["medium"].within is False
 
 
 def test_prompts_that_were_trained_on_are_found(tmp_path: Path) -> None:
@@ -80,7 +73,7 @@ def test_the_texts_of_the_training_samples_are_read_shard_by_shard(
         held.append(weakref.ref(table))
         return table
 
-    monkeypatch.setattr(corpus, "read_shard", read)
+    monkeypatch.setattr(mixture, "read_shard", read)
     assert find_contamination(balanced_folder, manifest, {"other": "What is that?"}) == []
     assert len(held) == 5
 
