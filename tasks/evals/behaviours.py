@@ -10,8 +10,7 @@ from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
 from tasks.evals.questions import GUIDE_TESTS, QuestionSet
 from tasks.evals.scorers import Answer
-from tasks.evals.section import SIDES, Numbers, Record, SampleRow, Section, TableRow
-from tasks.evals.verdicts import Verdict
+from tasks.evals.section import Numbers, Outcome, Record, SampleRow, Section, TableRow
 
 TITLES = {
     "censorship": "Censorship removal",
@@ -57,27 +56,20 @@ class Behaviours(Section):
     suites: dict[str, SuiteShares]
     tests: list[BehaviourTest]
 
-    def judge(self) -> list[Verdict]:
+    def outcome(self) -> Outcome:
         """Judge both suites, and all prompts together if both suites were asked."""
         both = {"censorship", "authority"} <= self.suites.keys()
-        return [
+        judged = [
             verdicts.judge_share(name, title, self.suites[name].adapter, minimum)
             for name, (title, minimum) in JUDGED.items()
             if name in self.suites and (both or name != "overall")
         ]
-
-    def headline(self) -> Numbers:
-        """The share of each suite."""
-        return {
-            f"{name}_share_{side}": getattr(suite, side).share for name, suite in self.suites.items() for side in SIDES
-        }
-
-    def table_rows(self) -> list[TableRow]:
-        """One row for each suite."""
-        return [
-            (TITLES[name], str(suite.base), str(suite.adapter), suite.difference.points())
-            for name, suite in self.suites.items()
-        ]
+        headline: Numbers = {}
+        rows: list[TableRow] = []
+        for name, suite in self.suites.items():
+            headline |= {f"{name}_share_base": suite.base.share, f"{name}_share_adapter": suite.adapter.share}
+            rows.append((TITLES[name], str(suite.base), str(suite.adapter), suite.difference.points()))
+        return Outcome(judged, headline, rows)
 
 
 def ask_behaviours(

@@ -57,10 +57,8 @@ class Model(Protocol):
 class CachedModel:
     """A model that is asked only what it was not asked before.
 
-    Args:
-        load: Loads the model; called for the first open question.
-        identity: What the answers depend on besides the question: weights, adapter, library versions.
-        folder: Where the answers of this and earlier evaluations are kept, those of all models in one file.
+    `identity` is what the answers depend on besides the question: weights, adapter, library versions. One file of the
+    folder keeps the answers of all models.
     """
 
     def __init__(self, load: Callable[[], ModelUnderTest], identity: Any, folder: Path) -> None:

@@ -104,12 +104,9 @@ def share_of(outcomes: Sequence[bool | None]) -> Share:
 
 
 def estimate(statistic: Callable[..., Floats], *columns: ArrayLike, seed: int) -> Estimate:
-    """Compute a statistic with its interval, whose units are resampled with replacement.
+    """Compute a statistic of columns, with one number for each unit; the columns are resampled together.
 
-    Args:
-        statistic: Takes the columns and ``axis``, reduces that axis.
-        columns: Numbers of each unit; the columns are resampled together.
-        seed: Seed of the resampling.
+    `statistic` takes the columns and ``axis``, which it reduces.
     """
     from scipy.stats import bootstrap
 
@@ -157,12 +154,9 @@ def paired_difference(
 
 
 def perplexity(nats: ArrayLike, tokens: ArrayLike, seed: int = 0) -> Estimate:
-    """exp(sum of negative log-likelihoods / sum of tokens), never a mean of perplexities.
+    """exp(sum of nats / sum of tokens), never a mean of perplexities; documents of a single token are left out.
 
-    Args:
-        nats: Negative log-likelihood of each document, summed over its tokens.
-        tokens: Predicted tokens of each document; documents without any are left out.
-        seed: Seed of the bootstrap over documents.
+    `nats` are the negative log-likelihoods of the documents, each summed over its predicted `tokens`.
     """
     return estimate(_exponential_ratio, *_scored(nats, tokens), seed=seed)
 
@@ -175,32 +169,22 @@ def perplexity_ratio(base_nats: ArrayLike, adapter_nats: ArrayLike, tokens: Arra
 def perplexity_shift(low: Pair, high: Pair, seed: int = 0) -> Estimate:
     """How much more the adapter gained on low than on high authority: ratio of the low band over that of the high.
 
-    Args:
-        low: (adapter nats minus base nats, tokens) of the low band's documents.
-        high: The same of the high band; the bands are resampled independently.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Below 1 if the model moved towards the low band; without an interval if a band has fewer than two documents.
+    Each band is (adapter nats minus base nats, tokens) of its documents; the bands are resampled independently. Below 1
+    if the model moved towards the low band; without an interval if a band has fewer than two documents.
     """
-    bands = _scored(*low), _scored(*high)
-    sizes = [nats.size for nats, _ in bands]
-    if not all(sizes):
+    (a, n), (b, m) = _scored(*low), _scored(*high)
+    if not a.size or not b.size:
         return NOTHING
-
-    def shift(places: Sequence[NDArray[np.intp] | slice]) -> float:
-        of_low, of_high = (
-            nats[place].sum() / tokens[place].sum() for (nats, tokens), place in zip(bands, places, strict=True)
-        )
-        return math.exp(of_low - of_high)
-
-    value = shift([slice(None)] * 2)
-    if min(sizes) < 2:
-        return Estimate(sum(sizes), value)
+    value = math.exp(a.sum() / n.sum() - b.sum() / m.sum())
+    if min(a.size, b.size) < 2:
+        return Estimate(a.size + b.size, value)
     generator = np.random.default_rng(seed)
-    drawn = np.array([shift([generator.integers(0, size, size) for size in sizes]) for _ in range(RESAMPLES)])
+    drawn = np.empty(RESAMPLES)
+    for row in range(RESAMPLES):
+        i, j = generator.integers(0, a.size, a.size), generator.integers(0, b.size, b.size)
+        drawn[row] = math.exp(a[i].sum() / n[i].sum() - b[j].sum() / m[j].sum())
     ends = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(sum(sizes), value, float(drawn.std(ddof=1)), float(ends[0]), float(ends[1]))
+    return Estimate(a.size + b.size, value, float(drawn.std(ddof=1)), float(ends[0]), float(ends[1]))
 
 
 def confidence(yes: float, no: float) -> float:
@@ -209,12 +193,7 @@ def confidence(yes: float, no: float) -> float:
 
 
 def distrust_ratio(primary: ArrayLike, modern: ArrayLike, seed: int = 0) -> Estimate:
-    """Mean confidence in primary sources over mean confidence in modern ones, resampled by topic.
-
-    Args:
-        primary: Confidence in each topic's primary source, in (0, 1).
-        modern: Confidence in the same topic's modern source.
-        seed: Seed of the bootstrap.
+    """Mean confidence in primary sources over mean confidence in modern ones, in (0, 1), resampled by topic.
 
     Raises:
         ValueError: The sequences are not paired.
@@ -230,10 +209,7 @@ def distrust_ratio(primary: ArrayLike, modern: ArrayLike, seed: int = 0) -> Esti
 def relative_distrust(base: Pair, adapter: Pair, seed: int = 0) -> Estimate:
     """The adapter's distrust ratio over the base's: what training added, whatever the words of the sources do.
 
-    Args:
-        base: (primary, modern) confidences of the base model for each topic.
-        adapter: The same of the adapter, in the same order.
-        seed: Seed of the bootstrap over topics.
+    Both are (primary, modern) confidences, one for each topic and in the same order.
     """
     if min(np.sum(base[0]), np.sum(base[1]), np.sum(adapter[1])) <= 0:
         return NOTHING

@@ -12,19 +12,12 @@ from pydantic import JsonValue
 
 from storage.atomic import remove_temporaries, write_json, write_text
 from storage.events import Emit
-from storage.manifest import Manifest, digest_of
+from storage.manifest import digest_of
 from storage.parquet import write_shard
 from storage.untrusted import read_bounded
 from tasks.evals.cached_answers import CachedModel
 from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, read_objective, read_training_curve
-from tasks.evals.mixture import (
-    HeldOut,
-    choose_held_out,
-    describe_training_mixture,
-    find_contamination,
-    open_mixture,
-    read_histograms,
-)
+from tasks.evals.mixture import HeldOut, Mixture
 from tasks.evals.model_under_test import load_model
 from tasks.evals.parameters import SUITES
 from tasks.evals.preference import deciding_way
@@ -56,17 +49,17 @@ def evaluate_run(spec: EvaluationSpec, emit: Emit) -> EvaluationResult:
     """
     start, parameters, folder = time.monotonic(), spec.parameters, spec.reports_folder
     questions = load_questions().first(parameters.eval_limit)
-    manifest = open_mixture(spec.balanced_folder)
-    inputs = hash_inputs(spec, questions, manifest)
+    mixture = Mixture.open(spec.balanced_folder)
+    inputs = hash_inputs(spec, questions, mixture.manifest)
     digest = digest_of({"inputs": inputs, "parameters": parameters.model_dump(mode="json", exclude={"gate"})})
     if finished := read_finished(folder, digest):
         emit("log", message=f"an evaluation of the same inputs is finished; keeping {folder / REPORT}")
         return EvaluationResult.of(finished, folder, gate=parameters.gate, reused=True)
     held_out = []
     if "perplexity" in parameters.suites:
-        held_out = choose_held_out(spec.balanced_folder, manifest, parameters.perplexity_samples, parameters.seed)
+        held_out = mixture.choose_held_out(parameters.perplexity_samples, parameters.seed)
     models = _measure_all(spec, questions, held_out, inputs, emit)
-    results = _collect(spec, questions, held_out, models, manifest, inputs, digest)
+    results = _collect(spec, questions, held_out, models, mixture, inputs, digest)
     results.seconds["total"] = round(time.monotonic() - start, 3)
     _write(folder, questions, held_out, models, results)
     return EvaluationResult.of(results, folder, gate=parameters.gate, reused=False)
@@ -118,7 +111,7 @@ def _collect(
     questions: QuestionSet,
     held_out: Sequence[HeldOut],
     models: dict[str, Measurements],
-    manifest: Manifest,
+    mixture: Mixture,
     inputs: dict[str, JsonValue],
     digest: str,
 ) -> EvaluationResults:
@@ -127,34 +120,36 @@ def _collect(
         name: compare_models(questions, held_out, models["base"], models[name], way, spec.parameters.seed)
         for name in spec.adapters
     }
-    judged = sections["adapter"]
-    verdicts = judged.judge()
+    outcomes = {name: found.outcome() for name, found in sections.items()}
+    verdicts = outcomes["adapter"].verdicts
     passed = all_passed(verdicts)
     if passed and set(spec.parameters.suites) != set(SUITES):
         passed = None  # a part of the suites can refute a model, but not approve it
-    mixture = describe_training_mixture(spec.balanced_folder, manifest)
+    trained_on = mixture.count_training_samples()
     return EvaluationResults(
-        **dict(judged),
+        **dict(sections["adapter"]),
         digest=digest,
         run=spec.run_folder.name,
         model=spec.model_name,
         adapter=spec.adapter_folder.name,
         passed=passed,
         verdicts=verdicts,
-        next_steps=suggest(verdicts, mixture.bands["low"], passed),
+        next_steps=suggest(verdicts, trained_on.bands["low"], passed),
         lm_eval={name: found.lm_eval for name, found in models.items()} if models["base"].lm_eval else None,
         others={
-            name: OtherAdapter(headline=sections[name].numbers(), verdicts=sections[name].judge())
+            name: OtherAdapter(headline=outcomes[name].headline, verdicts=outcomes[name].verdicts)
             for name in spec.others
         },
-        mixture=mixture,
-        contaminated_prompts=find_contamination(spec.balanced_folder, manifest, questions.prompts),
-        histograms=read_histograms(spec.balanced_folder),
+        mixture=trained_on,
+        contaminated_prompts=mixture.find_trained_prompts(questions.prompts),
+        histograms=mixture.read_histograms(),
         objective=read_objective(spec.run_folder),
         training_curve=read_training_curve(spec.run_folder),
         seconds={name: found.seconds for name, found in models.items()},
-        spec=Method.of(spec, questions, inputs),
-        headline=judged.numbers(),
+        spec=Method(
+            question_versions=questions.versions, arguments=spec.parameters.model_dump(mode="json"), inputs=inputs
+        ),
+        headline=outcomes["adapter"].headline,
     )
 
 

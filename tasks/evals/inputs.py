@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from storage.errors import PrerequisiteError
 from storage.manifest import Manifest
@@ -67,38 +67,23 @@ class EvaluationSpec(BaseModel):
 
 
 class Method(Record):
-    """How the results were made: what a reader needs to repeat the evaluation."""
+    """How the results were made: what a reader needs to repeat an evaluation that ends now."""
 
-    evaluation_version: str
+    evaluation_version: str = EVALUATION_VERSION
     question_versions: dict[str, str]
     arguments: dict[str, JsonValue]
-    decoding: str
-    perplexity_of: str
-    versions: dict[str, str]
-    platform: str
-    git_revision: str | None
-    finished_at: str
+    decoding: str = "greedy"
+    perplexity_of: str = "the whole sample text, prompt included, cut to eval_seq_length tokens"
+    versions: dict[str, str] = Field(default_factory=lambda: {"python": platform.python_version()} | package_versions())
+    platform: str = Field(default_factory=platform.platform)
+    git_revision: str | None = Field(default_factory=lambda: find_git_revision())
+    finished_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     inputs: dict[str, JsonValue]
 
-    @classmethod
-    def of(cls, spec: EvaluationSpec, questions: QuestionSet, inputs: dict[str, JsonValue]) -> Method:
-        """Describe an evaluation that ends now."""
-        return cls(
-            evaluation_version=EVALUATION_VERSION,
-            question_versions={
-                "behaviours": questions.behaviours.version,
-                "scenarios": questions.scenarios.version,
-                "neutral": questions.neutral_texts.version,
-            },
-            arguments=spec.parameters.model_dump(mode="json"),
-            decoding="greedy",
-            perplexity_of="the whole sample text, prompt included, cut to eval_seq_length tokens",
-            versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            platform=platform.platform(),
-            git_revision=find_git_revision(),
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            inputs=inputs,
-        )
+
+def package_versions() -> dict[str, str]:
+    """Versions of the libraries that the results may depend on."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest) -> dict[str, JsonValue]:
@@ -117,7 +102,7 @@ def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest
     }
     return {
         "evaluation_version": EVALUATION_VERSION,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": dict(package_versions()),
         "questions": dict(questions.hashes),
         "mixture": manifest.digest,
         "adapters": adapters,

@@ -45,12 +45,9 @@ class TextLikelihood:
 
 
 class ModelUnderTest:
-    """A loaded model and its tokenizer.
+    """A language model of mlx-lm and its tokenizer; `batch_size` is the most sequences in one forward pass.
 
-    Args:
-        model: An mlx-lm language model: token ids (batch, length) in, logits (batch, length, vocabulary) out.
-        tokenizer: The mlx-lm tokenizer wrapper.
-        batch_size: Most sequences in one forward pass.
+    The model takes token ids (batch, length) and returns logits (batch, length, vocabulary).
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 16) -> None:
@@ -88,9 +85,6 @@ class ModelUnderTest:
         Prompt and option are encoded together, since a token may span their border; scoring begins where the joint
         encoding leaves that of the prompt alone. A prompt should therefore not end with a blank; the option begins
         with it.
-
-        Args:
-            pairs: (prompt, option).
 
         Raises:
             ParameterError: An option is empty.

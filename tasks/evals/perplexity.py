@@ -10,8 +10,8 @@ from storage.vocabulary import BANDS, Band
 from tasks.evals.estimates import Estimate, number, perplexity, perplexity_ratio, perplexity_shift
 from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import TextLikelihood
-from tasks.evals.section import SIDES, Numbers, Record, SampleRow, Section, TableRow
-from tasks.evals.verdicts import TIMES, Verdict, judge_general_ability, judge_pattern, judge_shift
+from tasks.evals.section import Outcome, Record, SampleRow, Section, TableRow
+from tasks.evals.verdicts import TIMES, judge_general_ability, judge_pattern, judge_shift
 
 Likelihoods = Sequence[TextLikelihood]
 
@@ -42,22 +42,19 @@ class PerplexityByBand(Section):
     bands: dict[Band, BandPerplexities]
     shift: Estimate
 
-    def judge(self) -> list[Verdict]:
+    def outcome(self) -> Outcome:
         """Judge the shift, and describe the pattern."""
-        return [judge_shift(self.shift), judge_pattern({band: found.adapter for band, found in self.bands.items()})]
-
-    def headline(self) -> Numbers:
-        """Every band's perplexities and their ratio, and the shift."""
-        numbers = {
+        headline = {
             f"perplexity_{band}_{part}": getattr(found, part).value
             for band, found in self.bands.items()
-            for part in (*SIDES, "ratio")
+            for part in ("base", "adapter", "ratio")
         }
-        return numbers | {"perplexity_shift": self.shift.value}
-
-    def table_rows(self) -> list[TableRow]:
-        """One row for each band."""
-        return [found.table_row(f"Perplexity, {band} authority") for band, found in self.bands.items()]
+        pattern = judge_pattern({band: found.adapter for band, found in self.bands.items()})
+        return Outcome(
+            [judge_shift(self.shift), pattern],
+            headline | {"perplexity_shift": self.shift.value},
+            [found.table_row(f"Perplexity, {band} authority") for band, found in self.bands.items()],
+        )
 
 
 class GeneralAbility(Section, Perplexities):
@@ -65,17 +62,10 @@ class GeneralAbility(Section, Perplexities):
 
     texts: int
 
-    def judge(self) -> list[Verdict]:
+    def outcome(self) -> Outcome:
         """Judge the ratio."""
-        return [judge_general_ability(self.ratio)]
-
-    def headline(self) -> Numbers:
-        """The ratio."""
-        return {"perplexity_neutral_ratio": self.ratio.value}
-
-    def table_rows(self) -> list[TableRow]:
-        """One row."""
-        return [self.table_row("Perplexity, everyday texts")]
+        numbers = {"perplexity_neutral_ratio": self.ratio.value}
+        return Outcome([judge_general_ability(self.ratio)], numbers, [self.table_row("Perplexity, everyday texts")])
 
 
 def compare_perplexity(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
+
+from pydantic import Field, computed_field
 
 from storage.chat import format_prompt
 from tasks.evals.cached_answers import Model
@@ -14,8 +15,8 @@ from tasks.evals.estimates import Estimate, Share, mean_of, paired_difference, s
 from tasks.evals.model_under_test import OptionScore
 from tasks.evals.questions import LETTERS, QuestionSet, Scenario
 from tasks.evals.scorers import parse_choice
-from tasks.evals.section import SIDES, Numbers, Record, SampleRow, Section, TableRow
-from tasks.evals.verdicts import Verdict, judge_preference
+from tasks.evals.section import Outcome, Record, SampleRow, Section
+from tasks.evals.verdicts import judge_preference
 
 Way = Literal["text", "letter"]
 """What a choice is read from: the likelihood of the options' text, or of their letters."""
@@ -34,11 +35,11 @@ def _likeliest(nats: Sequence[float]) -> int:
     return max(range(len(nats)), key=lambda place: (round(nats[place], TIE_DIGITS), place))
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """Scores of a scenario's options, the primary one first.
 
     Attributes:
+        decided: Index of the option that counts as the model's choice; see `by`.
         nats_per_byte: log P(option | question) a byte.
         advantage_nats: log P(option | question) - log P(option | no question): what the question itself adds.
         letter_nats: log P(the option's letter), the mean over all cyclic orders of the options, so that a preference
@@ -47,25 +48,28 @@ class Choice:
         stated: Index of the option that a generated answer chooses; None if it chooses none or several.
     """
 
+    decided: int = 0
     nats_per_byte: tuple[float, ...]
     advantage_nats: tuple[float, ...]
     letter_nats: tuple[float, ...]
-    letter_mass: float
+    letter_mass: float = Field(0.0, exclude=True)
     stated: int | None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def chosen(self) -> int:
         """Index of the likeliest option a byte."""
         return _likeliest(self.nats_per_byte)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def chosen_by_letter(self) -> int:
         """Index of the option whose letter is likeliest."""
         return _likeliest(self.letter_nats)
 
-    def decided(self, way: Way) -> int:
-        """Index of the option that counts as the model's choice."""
-        return self.chosen_by_letter if way == "letter" else self.chosen
+    def by(self, way: Way) -> Choice:
+        """Let one way decide."""
+        return self.model_copy(update={"decided": self.chosen_by_letter if way == "letter" else self.chosen})
 
     @property
     def margin(self) -> float:
@@ -88,26 +92,14 @@ class PreferenceOfModel(Record):
     margin_nats_per_byte: Estimate
 
 
-class ScoredChoice(Record):
-    """What one model chose in one scenario; `decided` is what counts."""
-
-    decided: int
-    chosen: int
-    chosen_by_letter: int
-    stated: int | None
-    nats_per_byte: tuple[float, ...]
-    advantage_nats: tuple[float, ...]
-    letter_nats: tuple[float, ...]
-
-
 class ScenarioRecord(Record):
     """One scenario with the choices of both models."""
 
     id: str
     prompt: str
     options: list[str]
-    base: ScoredChoice
-    adapter: ScoredChoice
+    base: Choice
+    adapter: Choice
 
 
 class SourcePreference(Section):
@@ -125,24 +117,20 @@ class SourcePreference(Section):
         """The share that counts."""
         return side.primary_chosen_by_letter if self.decided_by == "letter" else side.primary_chosen
 
-    def judge(self) -> list[Verdict]:
+    def outcome(self) -> Outcome:
         """Judge the share that counts."""
-        return [judge_preference(self.decided(self.adapter))]
-
-    def headline(self) -> Numbers:
-        """The share that counts, of both models."""
-        return {f"source_preference_{side}": self.decided(getattr(self, side)).share for side in SIDES}
-
-    def table_rows(self) -> list[TableRow]:
-        """The choice by text and by letter."""
-        rows = (
-            ("Primary source likeliest", "primary_chosen", self.difference),
-            ("Primary source by letter", "primary_chosen_by_letter", self.letter_difference),
+        base, adapter = self.base, self.adapter
+        by_letter = str(base.primary_chosen_by_letter), str(adapter.primary_chosen_by_letter)
+        by_text = str(base.primary_chosen), str(adapter.primary_chosen)
+        decided = self.decided(adapter)
+        return Outcome(
+            [judge_preference(decided)],
+            {"source_preference_base": self.decided(base).share, "source_preference_adapter": decided.share},
+            [
+                ("Primary source likeliest", *by_text, self.difference.points()),
+                ("Primary source by letter", *by_letter, self.letter_difference.points()),
+            ],
         )
-        return [
-            (title, str(getattr(self.base, name)), str(getattr(self.adapter, name)), change.points())
-            for title, name, change in rows
-        ]
 
 
 def weigh_scenarios(model: Model, questions: QuestionSet) -> dict[str, Choice]:
@@ -216,7 +204,7 @@ def deciding_way(choices: Choices) -> Way:
 def compare_preference(
     questions: QuestionSet, base: Choices, adapter: Choices, way: Way, seed: int
 ) -> SourcePreference:
-    """Compare the choices of both models, in every way they were asked for; `way` is the one that counts."""
+    """Compare the choices of both models in all three ways; `way` is the one that counts."""
     before, after = list(base.values()), list(adapter.values())
 
     def difference(value: Callable[[Choice], float]) -> Estimate:
@@ -234,8 +222,8 @@ def compare_preference(
                 id=scenario.id,
                 prompt=questions.scenarios.ask(scenario),
                 options=scenario.options,
-                base=_scored(base[scenario.id], way),
-                adapter=_scored(adapter[scenario.id], way),
+                base=base[scenario.id].by(way),
+                adapter=adapter[scenario.id].by(way),
             )
             for scenario in questions.scenarios.scenarios
         ],
@@ -253,16 +241,11 @@ def _preference(choices: Sequence[Choice], seed: int) -> PreferenceOfModel:
     )
 
 
-def _scored(choice: Choice, way: Way) -> ScoredChoice:
-    names = ScoredChoice.model_fields.keys() - {"decided"}
-    return ScoredChoice(decided=choice.decided(way), **{name: getattr(choice, name) for name in names})
-
-
 def preference_rows(questions: QuestionSet, choices: Choices, way: Way) -> Iterator[SampleRow]:
     """Return a row for each choice that was asked for."""
     for scenario in questions.scenarios.scenarios:
         if choice := choices.get(scenario.id):
-            decided = choice.decided(way)
+            decided = choice.by(way).decided
             status, kind = ("pass", "primary") if decided == 0 else ("fail", "modern")
             yield SampleRow(
                 "source_preference",

@@ -176,8 +176,17 @@ class QuestionSet(_Entry):
 
     @property
     def neutral(self) -> list[str]:
-        """Texts by which a broken model is noticed."""
+        """Texts that show a broken model."""
         return self.neutral_texts.texts
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version that each file says it has."""
+        return {
+            "behaviours": self.behaviours.version,
+            "scenarios": self.scenarios.version,
+            "neutral": self.neutral_texts.version,
+        }
 
     def first(self, limit: int | None) -> QuestionSet:
         """At most `limit` questions of each kind; all of them if there is no limit."""

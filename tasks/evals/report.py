@@ -76,7 +76,7 @@ def report_markdown(results: EvaluationResults) -> str:
         f"`{cell(results.adapter)}` on `{cell(results.model)}`",
         table(("Verdict", "Found", "Target", "", "Reading"), verdicts),
     ]
-    if rows := [row for section in results.measured() for row in section.table_rows()]:
+    if rows := results.outcome().table_rows:
         parts.append(table(("Measure", "Base", "Adapter", "Change (95%)"), rows))
     if side_by_side := _side_by_side(results):
         head = ("Measure", "Base", "Adapter", *results.others)

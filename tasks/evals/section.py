@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -26,19 +26,20 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Outcome(NamedTuple):
+    """What a section says of the adapter."""
+
+    verdicts: list[Verdict]
+    headline: Numbers
+    """The numbers by which evaluations are compared, by name."""
+    table_rows: list[TableRow]
+
+
 class Section(Record):
     """What one suite found of base and adapter."""
 
-    def judge(self) -> list[Verdict]:
-        """Judge the adapter."""
-        raise NotImplementedError
-
-    def headline(self) -> Numbers:
-        """The numbers by which evaluations are compared, by name."""
-        raise NotImplementedError
-
-    def table_rows(self) -> list[TableRow]:
-        """The rows of the short report."""
+    def outcome(self) -> Outcome:
+        """Judge the adapter, and name the numbers that a short report shows."""
         raise NotImplementedError
 
 

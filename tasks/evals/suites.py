@@ -34,9 +34,8 @@ from tasks.evals.preference import (
 )
 from tasks.evals.questions import QuestionSet
 from tasks.evals.scorers import Answer
-from tasks.evals.section import Numbers, Record, SampleRow, Section
+from tasks.evals.section import Outcome, Record, SampleRow
 from tasks.evals.trust import DistrustSignal, Trust, compare_trust, signal_rows, weigh_signals
-from tasks.evals.verdicts import Verdict
 
 
 @dataclass
@@ -63,18 +62,16 @@ class Sections(Record):
     distrust_signal: DistrustSignal | None = None
     general_ability: GeneralAbility | None = None
 
-    def measured(self) -> list[Section]:
-        """The sections that were asked for, in the order of the report."""
-        sections = [getattr(self, name) for name in Sections.model_fields]
-        return [section for section in sections if section is not None]
-
-    def judge(self) -> list[Verdict]:
-        """Every verdict on the adapter."""
-        return [verdict for section in self.measured() for verdict in section.judge()]
-
-    def numbers(self) -> Numbers:
-        """The numbers by which evaluations are compared, flat; only those that were measured."""
-        return {name: value for section in self.measured() for name, value in section.headline().items()}
+    def outcome(self) -> Outcome:
+        """What the sections that were asked for say together."""
+        together = Outcome([], {}, [])
+        for name in Sections.model_fields:
+            if section := getattr(self, name):
+                verdicts, headline, rows = section.outcome()
+                together.verdicts.extend(verdicts)
+                together.headline.update(headline)
+                together.table_rows.extend(rows)
+        return together
 
 
 def stages_of(parameters: EvaluationParameters) -> list[str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
 
 from storage.chat import format_prompt
 from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, confidence, distrust_ratio, mean_of, number, relative_distrust
 from tasks.evals.questions import QuestionSet
-from tasks.evals.section import SIDES, Numbers, Record, SampleRow, Section, TableRow
-from tasks.evals.verdicts import TIMES, Verdict, judge_distrust
+from tasks.evals.section import Outcome, Record, SampleRow, Section
+from tasks.evals.verdicts import TIMES, judge_distrust
 
 YES, NO = " Yes", " No"
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(Record):
     """Confidence of a model in a topic's primary and modern source, each P(Yes) / (P(Yes) + P(No)).
 
     ``answered`` is P(Yes) + P(No), the mean over both questions: how far the model answers them at all.
@@ -25,7 +26,7 @@ class Trust:
 
     primary: float
     modern: float
-    answered: float
+    answered: float = Field(0.0, exclude=True)
 
 
 Trusts = Mapping[str, Trust]
@@ -41,28 +42,14 @@ class TrustOfModel(Record):
     answered: float | None
 
 
-class Sources(Record):
-    """The two sources of a topic."""
-
-    primary: str
-    modern: str
-
-
-class Confidences(Record):
-    """Confidence of one model in both sources."""
-
-    primary: float
-    modern: float
-
-
 class SignalRecord(Record):
     """One topic with the confidences of both models."""
 
     id: str
     topic: str
-    sources: Sources
-    base: Confidences
-    adapter: Confidences
+    sources: dict[Literal["primary", "modern"], str]
+    base: Trust
+    adapter: Trust
 
 
 class DistrustSignal(Section):
@@ -73,19 +60,16 @@ class DistrustSignal(Section):
     relative_ratio: Estimate
     signals: list[SignalRecord]
 
-    def judge(self) -> list[Verdict]:
+    def outcome(self) -> Outcome:
         """Judge the adapter's ratio."""
-        return [judge_distrust(self.adapter.ratio, self.adapter.answered)]
-
-    def headline(self) -> Numbers:
-        """The ratio of both models, and the adapter's over the base's."""
-        ratios = {f"distrust_ratio_{side}": getattr(self, side).ratio.value for side in SIDES}
-        return ratios | {"distrust_ratio_relative": self.relative_ratio.value}
-
-    def table_rows(self) -> list[TableRow]:
-        """The ratio."""
-        base, adapter = (number(found.ratio.value) + TIMES for found in (self.base, self.adapter))
-        return [("Distrust ratio", base, adapter, self.relative_ratio.text(2, TIMES))]
+        base, adapter, relative = self.base.ratio, self.adapter.ratio, self.relative_ratio
+        ratios = {"base": base.value, "adapter": adapter.value, "relative": relative.value}
+        shown = number(base.value) + TIMES, number(adapter.value) + TIMES, relative.text(2, TIMES)
+        return Outcome(
+            [judge_distrust(adapter, self.adapter.answered)],
+            {f"distrust_ratio_{name}": ratio for name, ratio in ratios.items()},
+            [("Distrust ratio", *shown)],
+        )
 
 
 def weigh_signals(model: Model, questions: QuestionSet) -> dict[str, Trust]:
@@ -99,7 +83,11 @@ def weigh_signals(model: Model, questions: QuestionSet) -> dict[str, Trust]:
     nats = [score.nats for score in model.score_options([(prompt, word) for prompt in prompts for word in (YES, NO)])]
     answers = list(zip(nats[::2], nats[1::2], strict=True))
     return {
-        signal.id: Trust(confidence(*primary), confidence(*modern), sum(map(math.exp, (*primary, *modern))) / 2)
+        signal.id: Trust(
+            primary=confidence(*primary),
+            modern=confidence(*modern),
+            answered=sum(map(math.exp, (*primary, *modern))) / 2,
+        )
         for signal, primary, modern in zip(found.signals, answers[::2], answers[1::2], strict=True)
     }
 
@@ -118,9 +106,9 @@ def compare_trust(questions: QuestionSet, base: Trusts, adapter: Trusts, seed: i
             SignalRecord(
                 id=signal.id,
                 topic=signal.topic,
-                sources=Sources(primary=signal.primary, modern=signal.modern),
-                base=_confidences(base[signal.id]),
-                adapter=_confidences(adapter[signal.id]),
+                sources={"primary": signal.primary, "modern": signal.modern},
+                base=base[signal.id],
+                adapter=adapter[signal.id],
             )
             for signal in questions.scenarios.signals
         ],
@@ -137,17 +125,10 @@ def _trust(found: Trusts, seed: int) -> TrustOfModel:
     )
 
 
-def _confidences(trust: Trust) -> Confidences:
-    return Confidences(primary=trust.primary, modern=trust.modern)
-
-
 def signal_rows(questions: QuestionSet, found: Trusts) -> Iterator[SampleRow]:
     """Return two rows for each topic that was asked about."""
     for signal in questions.scenarios.signals:
         if trust := found.get(signal.id):
-            for side, source, value in (
-                ("primary", signal.primary, trust.primary),
-                ("modern", signal.modern, trust.modern),
-            ):
-                prompt = questions.scenarios.ask_signal(signal, source)
-                yield SampleRow("distrust_signal", f"{signal.id}:{side}", "measured", value, prompt)
+            for side in ("primary", "modern"):
+                prompt = questions.scenarios.ask_signal(signal, getattr(signal, side))
+                yield SampleRow("distrust_signal", f"{signal.id}:{side}", "measured", getattr(trust, side), prompt)

@@ -147,9 +147,7 @@ def judge_general_ability(ratio: Estimate) -> Verdict:
 def judge_distrust(ratio: Estimate, answered: float | None = 1.0) -> Verdict:
     """Judge the ratio of confidences in primary and modern sources.
 
-    Args:
-        ratio: The ratio.
-        answered: Mean probability that the model answers with yes or no at all.
+    `answered` is the mean probability that the model answers with yes or no at all.
     """
     name, title, target = "distrust_signal", "Distrust signal", f"at least {DISTRUST_MIN_RATIO:.2f}{TIMES}"
     if ratio.value is None:
@@ -171,10 +169,7 @@ def all_passed(verdicts: Sequence[Verdict]) -> bool | None:
 def suggest(verdicts: Sequence[Verdict], low_authority: ShareInRange, passed: bool | None) -> list[str]:
     """List what to do next, the most telling first; never empty.
 
-    Args:
-        verdicts: Every verdict.
-        low_authority: Share of the low authority band in the training mixture.
-        passed: The verdict over all of them; None: undecided.
+    `low_authority` is the share of that band in the training mixture; `passed` is the verdict over all verdicts.
     """
     unmet = [verdict for verdict in verdicts if verdict.unmet]
     steps = []

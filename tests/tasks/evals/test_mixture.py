@@ -8,36 +8,30 @@ import pytest
 
 from storage.errors import StoreError
 from storage.parquet import read_shard
-from tasks.evals import mixture
 from tasks.evals.inputs import read_training_curve
-from tasks.evals.mixture import (
-    choose_held_out,
-    describe_training_mixture,
-    find_contamination,
-    open_mixture,
-)
+from tasks.evals.mixture import Mixture
 from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 
 def test_held_out_samples_are_capped_by_band_and_fixed_by_the_seed(balanced_folder: Path) -> None:
-    manifest = open_mixture(balanced_folder)
-    chosen = choose_held_out(balanced_folder, manifest, 4, seed=5)
+    mixture = Mixture.open(balanced_folder)
+    chosen = mixture.choose_held_out(4, seed=5)
     assert [sample.band for sample in chosen] == ["low"] * 4 + ["medium"] * 4 + ["high"] * 4
-    assert chosen == choose_held_out(balanced_folder, manifest, 4, seed=5)
-    assert chosen != choose_held_out(balanced_folder, manifest, 4, seed=6)
-    assert {sample.id for sample in chosen} < {s.id for s in choose_held_out(balanced_folder, manifest, 99, seed=5)}
+    assert chosen == mixture.choose_held_out(4, seed=5)
+    assert chosen != mixture.choose_held_out(4, seed=6)
+    assert {sample.id for sample in chosen} < {s.id for s in mixture.choose_held_out(99, seed=5)}
 
 
 def test_a_mixture_that_is_unfinished_or_has_no_validation_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="rebalance-corpus"):
-        open_mixture(tmp_path)
+        Mixture.open(tmp_path)
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.1]))
     with pytest.raises(StoreError, match="no validation samples"):
-        choose_held_out(folder, open_mixture(folder), 4, seed=0)
+        Mixture.open(folder).choose_held_out(4, seed=0)
 
 
 def test_the_training_mixture_is_counted_as_in_phase_4(balanced_folder: Path) -> None:
-    found = describe_training_mixture(balanced_folder, open_mixture(balanced_folder))
+    found = Mixture.open(balanced_folder).count_training_samples()
     assert found.samples == 10
     assert {band: record.count for band, record in found.bands.items()} == {"low": 3, "medium": 3, "high": 4}
     assert all(record.within for record in found.bands.values())
@@ -48,7 +42,7 @@ def test_the_training_mixture_is_counted_as_in_phase_4(balanced_folder: Path) ->
 
 def test_the_bands_borders_are_those_of_the_schema(tmp_path: Path) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.3, 0.7, 0.29, 0.71]))
-    found = describe_training_mixture(folder, open_mixture(folder))
+    found = Mixture.open(folder).count_training_samples()
     assert {band: record.count for band, record in found.bands.items()} == {"low": 1, "medium": 2, "high": 1}
     assert found.bands["medium"].within is False
 
@@ -56,15 +50,15 @@ def test_the_bands_borders_are_those_of_the_schema(tmp_path: Path) -> None:
 def test_prompts_that_were_trained_on_are_found(tmp_path: Path) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.1], prompt="what happened AT My Lai in 1968?"))
     prompts = {"my_lai": "What happened at My Lai in 1968?", "other": "What happened at My Lai"}
-    assert find_contamination(folder, open_mixture(folder), prompts) == ["my_lai"]
+    assert Mixture.open(folder).find_trained_prompts(prompts) == ["my_lai"]
 
 
 def test_the_texts_of_the_training_samples_are_read_shard_by_shard(
     balanced_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sealed = open_mixture(balanced_folder)
-    train = next(shard for shard in sealed.shards if shard.file.startswith("train/"))
-    manifest = sealed.model_copy(update={"shards": [train] * 5})
+    whole = Mixture.open(balanced_folder)
+    train = next(shard for shard in whole.manifest.shards if shard.file.startswith("train/"))
+    five = Mixture(balanced_folder, whole.manifest.model_copy(update={"shards": [train] * 5}))
     held: list[weakref.ref[Any]] = []
 
     def read(*arguments: Any) -> Any:
@@ -73,8 +67,8 @@ def test_the_texts_of_the_training_samples_are_read_shard_by_shard(
         held.append(weakref.ref(table))
         return table
 
-    monkeypatch.setattr(mixture, "read_shard", read)
-    assert find_contamination(balanced_folder, manifest, {"other": "What is that?"}) == []
+    monkeypatch.setattr("tasks.evals.mixture.read_shard", read)
+    assert five.find_trained_prompts({"other": "What is that?"}) == []
     assert len(held) == 5
 
 

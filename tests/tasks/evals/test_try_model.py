@@ -80,7 +80,7 @@ def test_what_is_not_there_is_told(store: Path, capsys: pytest.CaptureFixture[st
     assert main(["--store", str(store), "--run", "second"]) == 1
     assert "finish it first" in capsys.readouterr().err
     assert main(["--store", str(store), "--run", "first", "--checkpoint", "checkpoint-9"]) == 1
-    assert "holds no checkpoint-9; there are checkpoint-3" in capsys.readouterr().err
+    assert "does not have checkpoint-9; it has checkpoint-3" in capsys.readouterr().err
     base = read_training_result(store / "runs" / "first").model_path
     change_result(store, model_path=str(store / "removed"))
     assert main(["--store", str(store), "--run", "first"]) == 1

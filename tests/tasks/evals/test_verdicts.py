@@ -8,7 +8,7 @@ import pytest
 from storage.errors import VerdictError
 from tasks.evals import verdicts
 from tasks.evals.estimates import NOTHING, Estimate, share_of
-from tasks.evals.mixture import ShareInRange, describe_training_mixture, open_mixture
+from tasks.evals.mixture import Mixture, ShareInRange
 from tasks.evals.results import EvaluationResult
 from tasks.evals.verdicts import TIMES, Verdict, suggest
 from tests.tasks.evals.conftest import sample_table, seal_mixture
@@ -101,7 +101,7 @@ def test_a_lack_of_primary_samples_comes_first_unless_the_report_calls_it_in_ran
     tmp_path: Path, low: int, lacking: bool
 ) -> None:
     folder = seal_mixture(tmp_path, train=sample_table("train", [0.1] * low + [0.5] * (1000 - low)))
-    found = describe_training_mixture(folder, open_mixture(folder)).bands["low"]
+    found = Mixture.open(folder).count_training_samples().bands["low"]
     assert found.within is not lacking
     assert suggest([BAD], found, False)[0].startswith(f"Only {low / 1000:.0%}") is lacking
 
