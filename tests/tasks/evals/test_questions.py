@@ -26,11 +26,9 @@ def test_the_bundled_questions_are_as_many_as_promised() -> None:
     assert len(questions.behaviours.of("authority")) == 24
     assert len(questions.scenarios.scenarios) >= 20
     assert len(questions.scenarios.signals) >= 10
-
-
-def test_the_guides_eight_tests_are_there_by_id() -> None:
-    suites = {entry.id: entry.suite for entry in load_questions().behaviours.behaviours}
+    suites = {entry.id: entry.suite for entry in questions.behaviours.behaviours}
     assert [suites[name] for name in GUIDE_TESTS] == ["censorship"] * 4 + ["authority"] * 4
+    assert len(set(questions.prompts.values())) == len(questions.prompts), "every prompt is asked once"
 
 
 def test_a_limit_keeps_the_guides_tests_and_both_origins() -> None:
@@ -42,11 +40,6 @@ def test_a_limit_keeps_the_guides_tests_and_both_origins() -> None:
     origins = [entry.origin for entry in questions.first(10).behaviours.of("censorship")]
     assert sorted(map(str, origins)) == ["chinese"] * 5 + ["western"] * 5
     assert questions.first(100).prompts == questions.prompts
-
-
-def test_every_prompt_is_asked_once() -> None:
-    prompts = load_questions().prompts
-    assert len(set(prompts.values())) == len(prompts)
 
 
 def test_a_refusal_passes_no_behaviour_and_the_expectation_is_reachable() -> None:
@@ -91,8 +84,5 @@ def test_a_wrong_scenario_file_is_refused(tmp_path: Path, old: str, new: str, me
     path.write_text(text.replace(old, new, 1), "utf-8")
     with pytest.raises(ParameterError, match=message):
         load_questions(scenarios=path)
-
-
-def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"nowhere\.toml"):
-        load_questions(behaviours=tmp_path / "nowhere.toml")
+        load_questions(scenarios=tmp_path / "nowhere.toml")
