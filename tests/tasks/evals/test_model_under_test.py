@@ -15,7 +15,7 @@ TEXTS = [
     "a",
     "The logbook of 1851.",
 ]
-SPANNING = ("The answer is: ", "source")
+SPANNING = ("The answer is: ", "source of the time")
 """The prompt's last blank joins the option's first word, so the prompt's own ids do not begin the whole."""
 OPTIONS = [
     ("User: Why?\n\nAssistant:", " Yes"),
