@@ -28,7 +28,7 @@ KEPT_SCHEMA = pa.schema(
         pa.field("tokens", pa.int64()),
     ]
 )
-"""One answered question a row: the text of a generated answer, or a likelihood in nats over so many tokens."""
+"""One answered question a row: the text of a generated answer, or a likelihood in nats and its number of tokens."""
 
 Question = TypeVar("Question")
 

@@ -15,7 +15,7 @@ from typing import Literal
 Status = Literal["pass", "fail", "unscored"]
 
 WHOLE_WORD_CHARS = 3
-"""Alternatives of so many characters or fewer match whole words only; longer ones match beginnings of words."""
+"""Alternatives of at most this many characters match whole words only; longer ones match beginnings of words."""
 
 OWN_MIN_WORDS = 3
 """An answer with fewer words of its own than this is hardly more than what it quotes."""
