@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from storage import blas
+from storage.chat import format_prompt
 from tasks.evals.model_under_test import ModelUnderTest
-from tasks.evals.suites import LETTERS, QuestionSet, format_prompt, load_questions
+from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 
 BASE_MODEL = Path(__file__).resolve().parent.parent / "sandbox" / "base_model"
 NEW_TOKENS = 32

@@ -48,7 +48,7 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> dict[str, Any]
     await rebalancing.show_distribution(parameters.mixture, results["rebalance"]["distribution"])
     await stage("train", train_adapter, TrainAdapterParameters)
     await stage("evaluate", evaluate_adapter, EvaluateAdapterParameters)
-    await evaluation.report_evaluation(parameters.run, evaluation.read_report(layout, parameters.run))
+    await evaluation.report_evaluation(layout, parameters.run)
     await stage("export", export_model, ExportModelParameters)
     await exporting.report_export(parameters.export or parameters.run, results["export"])
     return results

@@ -1,4 +1,4 @@
-"""Evaluation as Prefect sees it: a child process, a markdown artifact, and a verdict that may gate the run."""
+"""Evaluation as Prefect sees it: a child process, and a Markdown artifact of its report."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
-from storage.errors import ParameterError, StoreError, VerdictError
+from storage.errors import ParameterError, StoreError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.manifest import digest_of
 from storage.training_result import TrainedRun, read_training_result
-from storage.untrusted import read_object
+from tasks.evals.inputs import EvaluationSpec
 from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.report import report_markdown
+from tasks.evals.results import EvaluationResult as EvaluationResult
+from tasks.evals.results import read_results
 from tasks.policies import LOCAL_WORK, exclusive, run_child, run_logger, shown_progress
-
-EVALUATION_RESULTS = "evaluation_results.json"
-MOST_RESULT_BYTES = 256 << 20
 
 
 def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Path:
-    """Return the folder of another adapter: a checkpoint of this run, or the result of another one.
+    """Return the folder of another adapter: a checkpoint of this run, or the result of another run.
 
     Raises:
         ParameterError: It was trained on another base model.
@@ -32,7 +31,7 @@ def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Pa
         folder = layout.run(run) / checked_name(name, "checkpoint")
         if not folder.is_dir():
             there = ", ".join(sorted(path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")))
-            raise StoreError(f"run {run} holds no {name}; there are {there or 'no checkpoints'}")
+            raise StoreError(f"run {run} does not have {name}; it has {there or 'no checkpoints'}")
         return folder
     other = read_training_result(layout.run(name))
     if other.model_path != trained.model_path:
@@ -43,21 +42,21 @@ def find_adapter(layout: Layout, run: str, trained: TrainedRun, name: str) -> Pa
 
 
 @task(task_run_name="evaluate-{run}", **LOCAL_WORK)
-async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameters) -> dict[str, Any]:
+async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameters) -> EvaluationResult:
     """Validate and evaluate the base model and the adapter of a run."""
     log = run_logger()
     folder = layout.run(run)
     trained = read_training_result(folder)
-    specification = {
-        "run_folder": str(folder),
-        "model_path": str(trained.model_path),
-        "adapter": str(trained.adapter),
-        "others": {name: str(find_adapter(layout, run, trained, name)) for name in parameters.others},
-        "balanced_folder": str(trained.balanced),
-        "reports_folder": str(layout.reports(run)),
-        "parameters": parameters.model_dump(mode="json"),
-        "inputs": {"training": digest_of(trained.digest_parts)},
-    }
+    spec = EvaluationSpec(
+        run_folder=folder,
+        model_path=str(trained.model_path),
+        adapter=trained.adapter,
+        others={name: find_adapter(layout, run, trained, name) for name in parameters.others},
+        balanced_folder=trained.balanced,
+        reports_folder=layout.reports(run),
+        parameters=parameters,
+        inputs={"training": digest_of(trained.digest_parts)},
+    )
     shown = shown_progress("evaluation", f"Evaluation of run {run}")
     async with exclusive(layout.reports(run)), shown as progress:
 
@@ -66,42 +65,20 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
                 progress.update(event.get("done", 0), event.get("total", 1))
             log.info("%s", event.get("message") or event.get("stage") or event)
 
-        result = await run_child("tasks.evals", specification, folder / "evaluate.json", on_event)
-    return result
-
-
-def mind_the_gate(result: dict[str, Any]) -> None:
-    """End the run as failed when it was told to and a threshold was missed.
-
-    Raises:
-        VerdictError: The gate is closed; the message names what was found, what was asked for, and the report.
-    """
-    if result["gate_failed"]:
-        unmet = [verdict for verdict in result["verdicts"] if verdict["decides"] and verdict["passed"] is not True]
-        named = "; ".join(
-            f"{verdict['title']} (found {verdict['found']}, target {verdict['target']}"
-            f"{', undecided' if verdict['passed'] is None else ''})"
-            for verdict in unmet
-        )
-        raise VerdictError(
-            f"the adapter did not meet {named}; read {result['report']}, then train longer or on a better mixture, or "
-            "evaluate without gate"
-        )
-
-
-def read_report(layout: Layout, run: str) -> str:
-    """Write the report of a run that was evaluated, in Markdown.
-
-    Raises:
-        StoreError: It was not, or its results are damaged.
-    """
-    try:
-        return report_markdown(read_object(layout.reports(run) / EVALUATION_RESULTS, MOST_RESULT_BYTES))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"the results in {layout.reports(run)} are damaged ({error!r}); evaluate again") from error
+        result = await run_child("tasks.evals", spec.model_dump(mode="json"), folder / "evaluate.json", on_event)
+    return EvaluationResult.model_validate(result)
 
 
 @task(task_run_name="report-evaluation-{run}", **LOCAL_WORK)
-async def report_evaluation(run: str, markdown: str) -> None:
-    """Show the evaluation report in the UI."""
+async def report_evaluation(layout: Layout, run: str) -> None:
+    """Show the report of a run that was evaluated in the UI.
+
+    Raises:
+        StoreError: The run was not evaluated, or its results are damaged.
+    """
+    folder = layout.reports(run)
+    try:
+        markdown = report_markdown(read_results(folder))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the results in {folder} are damaged ({error!r}); evaluate again") from error
     await acreate_markdown_artifact(key="evaluation-report", markdown=markdown, description=f"Run {run}.")

@@ -123,7 +123,7 @@ def test_a_data_worker_never_loads_the_accelerator() -> None:
 
 def test_the_arrows_can_fail() -> None:
     assert forbidden(ROOT / "storage/x.py", "prefect.flows")
-    assert forbidden(ROOT / "tasks/lora/x.py", "tasks.evals.metrics")
+    assert forbidden(ROOT / "tasks/lora/x.py", "tasks.evals.estimates")
     assert forbidden(ROOT / "tasks/training.py", "tasks.exports.parameters")
     assert forbidden(ROOT / "flows/x.py", "tasks.lora.trainer")
     assert not forbidden(ROOT / "flows/x.py", "tasks.lora.recipe")

@@ -3,255 +3,168 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from storage.atomic import remove_temporaries, write_json, write_text
 from storage.events import Emit
-from storage.manifest import Manifest, digest_of
-from storage.untrusted import read_bounded, read_object
-from tasks.evals import compare
-from tasks.evals.corpus import (
-    HeldOut,
-    choose_held_out,
-    describe_training_mixture,
-    find_contamination,
-    open_mixture,
-    read_histograms,
-    read_objective,
-    read_training_curve,
-)
-from tasks.evals.measure import Measurements, Way, count_steps, measure_model
+from storage.manifest import digest_of
+from storage.parquet import write_shard
+from storage.untrusted import read_bounded
+from tasks.evals.cached_answers import CachedModel
+from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, read_objective, read_training_curve
+from tasks.evals.mixture import HeldOut, Mixture
 from tasks.evals.model_under_test import load_model
-from tasks.evals.next_steps import suggest
 from tasks.evals.parameters import SUITES
-from tasks.evals.records import write_samples
-from tasks.evals.remembered import KeptAnswers, RememberedModel
-from tasks.evals.report import render_report, report_markdown
-from tasks.evals.spec import EvaluationSpec, describe, hash_inputs, model_name
-from tasks.evals.suites import QuestionSet, load_questions
-from tasks.evals.verdicts import Verdict, all_passed
+from tasks.evals.preference import deciding_way
+from tasks.evals.questions import load_questions
+from tasks.evals.report import render_report
+from tasks.evals.results import (
+    EVALUATION_RESULTS,
+    MOST_BYTES,
+    REPORT,
+    SAMPLES,
+    VALIDATION_RESULTS,
+    EvaluationResult,
+    EvaluationResults,
+    OtherAdapter,
+    ValidationResults,
+    read_results,
+)
+from tasks.evals.section import SAMPLE_SCHEMA
+from tasks.evals.suites import Measurements, compare_models, measure_model, sample_rows, stages_of
+from tasks.evals.verdicts import all_passed, suggest
 
-MOST_REPORT_BYTES = 256 << 20
-VALIDATION_RESULTS = "validation_results.json"
-EVALUATION_RESULTS = "evaluation_results.json"
-REPORT = "report.html"
 
-
-def evaluate_run(spec: EvaluationSpec, emit: Emit) -> dict[str, Any]:
+def evaluate_run(spec: EvaluationSpec, emit: Emit) -> EvaluationResult:
     """Evaluate base and adapter, or return what an evaluation of the same inputs already found.
 
-    Returns:
-        Headline numbers, verdicts, paths of the written files, and a Markdown summary.
-
     Raises:
-        PrerequisiteError: The base model or the adapter is not there.
+        PrerequisiteError: The base model or the adapter is missing.
         StoreError: There is no finished mixture, or it has no validation samples.
     """
-    questions = load_questions().first(spec.parameters.eval_limit)
-    manifest = open_mixture(spec.balanced_folder)
-    inputs = hash_inputs(spec, questions, manifest)
-    digest = digest_of({"inputs": inputs, "parameters": spec.parameters.model_dump(mode="json", exclude={"gate"})})
-    finished = read_finished(spec.reports_folder, digest)
-    if finished is not None:
-        emit("log", message=f"an evaluation of the same inputs is finished; keeping {spec.reports_folder / REPORT}")
-        return summarise(finished, spec, reused=True)
-
-    start = time.monotonic()
-    held_out = (
-        choose_held_out(spec.balanced_folder, manifest, spec.parameters.perplexity_samples, spec.parameters.seed)
-        if "perplexity" in spec.parameters.suites
-        else []
-    )
-    models = _measure_all(spec, questions, held_out, inputs, emit)
-    results = _collect(spec, questions, held_out, models, manifest)
-    results["spec"]["inputs"] = inputs
-    results["seconds"]["total"] = round(time.monotonic() - start, 3)
-    results = {"digest": digest, **results, "headline": headline(results)}
-    _write(spec, questions, held_out, models, results)
-    return summarise(results, spec, reused=False)
+    start, folder, gate = time.monotonic(), spec.reports_folder, spec.parameters.gate
+    evaluation = Evaluation(spec)
+    if finished := read_finished(folder, evaluation.digest):
+        emit("log", message=f"an evaluation of the same inputs is finished; keeping {folder / REPORT}")
+        return EvaluationResult.of(finished, folder, gate=gate, reused=True)
+    models = evaluation.measure_all(emit)
+    results = evaluation.compare_all(models)
+    results.seconds["total"] = round(time.monotonic() - start, 3)
+    evaluation.write(models, results)
+    return EvaluationResult.of(results, folder, gate=gate, reused=False)
 
 
-def read_finished(reports_folder: Path, digest: str) -> dict[str, Any] | None:
+def read_finished(folder: Path, digest: str) -> EvaluationResults | None:
     """Return the results in a folder if they and their report were made from the inputs of this digest."""
     try:
-        results = read_object(reports_folder / EVALUATION_RESULTS)
-        report = read_bounded(reports_folder / REPORT, MOST_REPORT_BYTES).decode()
+        results = read_results(folder)
+        report = read_bounded(folder / REPORT, MOST_BYTES).decode()
     except (OSError, ValueError):
         return None
-    return results if results.get("digest") == digest and digest in report else None
+    return results if results.digest == digest and digest in report else None
 
 
-def summarise(results: dict[str, Any], spec: EvaluationSpec, *, reused: bool) -> dict[str, Any]:
-    """The record that the parent process gets."""
-    passed = results["passed"]
-    return {
-        "headline": results["headline"],
-        "verdicts": results["verdicts"],
-        "passed": passed,
-        "gate_failed": spec.parameters.gate and passed is not True,
-        "failed_verdicts": [v["name"] for v in results["verdicts"] if v["decides"] and v["passed"] is not True],
-        "report": str(spec.reports_folder / REPORT),
-        "results": str(spec.reports_folder / EVALUATION_RESULTS),
-        "validation": str(spec.reports_folder / VALIDATION_RESULTS) if results["behaviours"] else None,
-        "markdown": report_markdown(results),
-        "seconds": results["seconds"],
-        "reused": reused,
-    }
+class Evaluation:
+    """One evaluation: its questions, its texts, and the digest of its inputs."""
 
+    def __init__(self, spec: EvaluationSpec) -> None:
+        self.spec = spec
+        self.questions = load_questions().first(spec.parameters.eval_limit)
+        self.mixture = Mixture.open(spec.balanced_folder)
+        self.inputs = hash_inputs(spec, self.questions, self.mixture.manifest)
+        parameters = spec.parameters.model_dump(mode="json", exclude={"gate"})
+        self.digest = digest_of({"inputs": self.inputs, "parameters": parameters})
 
-def headline(results: dict[str, Any]) -> dict[str, float | None]:
-    """The numbers by which one evaluation is told from another, flat; only those that were measured."""
-    numbers: dict[str, float | None] = {}
-    for name, suite in ((results["behaviours"] or {}).get("suites") or {}).items():
-        for model in compare.MODELS:
-            numbers[f"{name}_share_{model}"] = suite[model]["share"]
-    if preference := results["source_preference"]:
-        way = "primary_chosen_by_letter" if preference["decided_by"] == "letter" else "primary_chosen"
-        for model in compare.MODELS:
-            numbers[f"source_preference_{model}"] = preference[model][way]["share"]
-    if perplexities := results["perplexity"]:
-        for band, record in perplexities["bands"].items():
-            for part in (*compare.MODELS, "ratio"):
-                numbers[f"perplexity_{band}_{part}"] = record[part]["value"]
-        numbers["perplexity_shift"] = perplexities["shift"]["value"]
-    if trust := results["distrust_signal"]:
-        for model in compare.MODELS:
-            numbers[f"distrust_ratio_{model}"] = trust[model]["ratio"]["value"]
-        numbers["distrust_ratio_relative"] = trust["relative_ratio"]["value"]
-    if general := results["general_ability"]:
-        numbers["perplexity_neutral_ratio"] = general["ratio"]["value"]
-    return numbers
+    @cached_property
+    def held_out(self) -> list[HeldOut]:
+        """The validation samples whose perplexity is measured."""
+        parameters = self.spec.parameters
+        if "perplexity" not in parameters.suites:
+            return []
+        return self.mixture.choose_held_out(parameters.perplexity_samples, parameters.seed)
 
+    def measure_all(self, emit: Emit) -> dict[str, Measurements]:
+        """Measure one model after the other, so that no more than one is in memory."""
+        spec, texts = self.spec, self.held_out
+        adapters: dict[str, Path | None] = {"base": None, **spec.adapters}
+        total, done = len(adapters) * len(stages_of(spec.parameters)), 0
+        spec.reports_folder.mkdir(parents=True, exist_ok=True)
+        hashes = self.inputs["adapters"]
+        assert isinstance(hashes, dict)
+        measured: dict[str, Measurements] = {}
+        for name, adapter in adapters.items():
 
-def _measure_all(
-    spec: EvaluationSpec, questions: QuestionSet, held_out: Sequence[HeldOut], inputs: dict[str, Any], emit: Emit
-) -> dict[str, Measurements]:
-    """Measure one model after the other, so that no more than one is in memory."""
-    adapters: dict[str, Path | None] = {"base": None, **spec.adapters}
-    total, done = len(adapters) * count_steps(spec.parameters), 0
-    spec.reports_folder.mkdir(parents=True, exist_ok=True)
-    kept = KeptAnswers(spec.reports_folder)
-    measured: dict[str, Measurements] = {}
-    for name, adapter in adapters.items():
+            def on_stage(stage: str, name: str = name) -> None:
+                nonlocal done
+                done += 1
+                emit("progress", stage=f"{name}: {stage}", done=done, total=total)
 
-        def report(stage: str, name: str = name) -> None:
-            nonlocal done
-            done += 1
-            emit("progress", stage=f"{name}: {stage}", done=done, total=total)
+            identity = {"model": self.inputs["model"], "adapter": hashes.get(name), "versions": self.inputs["versions"]}
+            load = partial(load_model, spec.model_path, adapter, spec.parameters.eval_batch_size)
+            model = CachedModel(load, identity, spec.reports_folder)
+            try:
+                measured[name] = measure_model(model, self.questions, texts, spec.parameters, on_stage)
+            finally:
+                model.close()
+        return measured
 
-        identity = {
-            "model": inputs["model"],
-            "adapter": inputs["adapters"].get(name),
-            "versions": inputs["versions"],
+    def compare_all(self, models: dict[str, Measurements]) -> EvaluationResults:
+        """Compare every adapter with the base, and judge the first."""
+        spec, base, way = self.spec, models["base"], deciding_way(models["adapter"].choices)
+        sections = {
+            name: compare_models(self.questions, self.held_out, base, models[name], way, spec.parameters.seed)
+            for name in spec.adapters
         }
-        load = partial(load_model, spec.model_path, adapter, spec.parameters.eval_batch_size)
-        model = RememberedModel(load, identity, kept)
-        try:
-            measured[name] = measure_model(model, questions, held_out, spec.parameters, report)
-        finally:
-            model.close()
-    return measured
+        outcomes = {name: found.outcome() for name, found in sections.items()}
+        verdicts = outcomes["adapter"].verdicts
+        passed = all_passed(verdicts)
+        if passed and set(spec.parameters.suites) != set(SUITES):
+            passed = None  # a part of the suites can refute a model, but not approve it
+        trained_on = self.mixture.count_training_samples()
+        return EvaluationResults(
+            **dict(sections["adapter"]),
+            digest=self.digest,
+            run=spec.run_folder.name,
+            model=spec.model_name,
+            adapter=spec.adapter_folder.name,
+            passed=passed,
+            verdicts=verdicts,
+            next_steps=suggest(verdicts, trained_on.bands["low"], passed),
+            lm_eval={name: found.lm_eval for name, found in models.items()} if base.lm_eval else None,
+            others={
+                name: OtherAdapter(headline=outcomes[name].headline, verdicts=outcomes[name].verdicts)
+                for name in spec.others
+            },
+            mixture=trained_on,
+            contaminated_prompts=self.mixture.find_trained_prompts(self.questions.prompts),
+            histograms=self.mixture.read_histograms(),
+            objective=read_objective(spec.run_folder),
+            training_curve=read_training_curve(spec.run_folder),
+            seconds={name: found.seconds for name, found in models.items()},
+            spec=Method(
+                question_versions=self.questions.versions,
+                arguments=spec.parameters.model_dump(mode="json"),
+                inputs=self.inputs,
+            ),
+            headline=outcomes["adapter"].headline,
+        )
 
-
-def _collect(
-    spec: EvaluationSpec,
-    questions: QuestionSet,
-    held_out: Sequence[HeldOut],
-    models: dict[str, Measurements],
-    manifest: Manifest,
-) -> dict[str, Any]:
-    way = compare.deciding_way(models["adapter"])
-    sections, found = _compare(spec, questions, held_out, models["base"], models["adapter"], way)
-    passed = all_passed(found)
-    if passed and set(spec.parameters.suites) != set(SUITES):
-        passed = None  # a part of the suites can refute a model, but not approve it
-    others = {}
-    for name in spec.others:
-        parts, others_found = _compare(spec, questions, held_out, models["base"], models[name], way)
-        records = [verdict.as_record() for verdict in others_found]
-        others[name] = {"headline": headline(parts), "verdicts": records}
-    mixture = describe_training_mixture(spec.balanced_folder, manifest)
-    judged = [verdict.as_record() for verdict in found]
-    return {
-        "run": spec.run_folder.name,
-        "model": model_name(spec),
-        "adapter": spec.adapter_folder.name,
-        "passed": passed,
-        "verdicts": judged,
-        "next_steps": suggest(judged, mixture, passed),
-        **sections,
-        "lm_eval": {name: measured.harness for name, measured in models.items()} if models["base"].harness else None,
-        "others": others,
-        "mixture": mixture,
-        "contaminated_prompts": find_contamination(spec.balanced_folder, manifest, questions.prompts),
-        "histograms": read_histograms(spec.balanced_folder),
-        "objective": read_objective(spec.run_folder),
-        "training_curve": read_training_curve(spec.run_folder),
-        "seconds": {name: measured.seconds for name, measured in models.items()},
-        "spec": describe(spec, questions),
-    }
-
-
-def _compare(
-    spec: EvaluationSpec,
-    questions: QuestionSet,
-    held_out: Sequence[HeldOut],
-    base: Measurements,
-    adapter: Measurements,
-    way: Way,
-) -> tuple[dict[str, Any], list[Verdict]]:
-    """Compare the base with one adapter, section by section; one that was not asked for is none."""
-    sections: dict[str, Any] = {}
-    found: list[Verdict] = []
-
-    def add(name: str, section: tuple[dict[str, Any], list[Verdict]] | None) -> None:
-        sections[name] = section[0] if section else None
-        found.extend(section[1] if section else ())
-
-    seed = spec.parameters.seed
-    add("behaviours", compare.compare_behaviours(questions, base, adapter, seed) if base.answers else None)
-    add("source_preference", compare.compare_preference(questions, base, adapter, way, seed) if base.choices else None)
-    add("perplexity", compare.compare_perplexity(held_out, base, adapter, seed) if base.likelihoods else None)
-    add("distrust_signal", compare.compare_trust(questions, base, adapter, seed) if base.trust else None)
-    add("general_ability", compare.compare_general_ability(base, adapter, seed) if base.neutral else None)
-    return sections, found
-
-
-def _write(
-    spec: EvaluationSpec,
-    questions: QuestionSet,
-    held_out: Sequence[HeldOut],
-    models: dict[str, Measurements],
-    results: dict[str, Any],
-) -> None:
-    """Write everything, the report last; the report names the digest, so a stale one is never taken for this."""
-    folder = spec.reports_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder)
-    write_samples(folder, questions, held_out, models)
-    if results["behaviours"]:
-        write_json(folder / VALIDATION_RESULTS, _validation_record(results))
-    else:
-        (folder / VALIDATION_RESULTS).unlink(missing_ok=True)  # of an earlier evaluation
-    write_json(folder / EVALUATION_RESULTS, results)
-    write_text(folder / REPORT, render_report(results))
-
-
-def _validation_record(results: dict[str, Any]) -> dict[str, Any]:
-    """The guide's phase 7: every test with prompt, response and status, the suites' totals and the verdict."""
-    names = ("censorship", "authority", "overall")
-    judged = [verdict for verdict in results["verdicts"] if verdict["name"] in names]
-    states = [verdict["passed"] for verdict in judged]
-    status = "not validated" if False in states else "undecided" if None in states or len(judged) < 3 else "validated"
-    return {
-        "digest": results["digest"],
-        "run": results["run"],
-        "model": results["model"],
-        "adapter": results["adapter"],
-        "status": status,
-        "verdicts": judged,
-        **results["behaviours"],
-    }
+    def write(self, models: dict[str, Measurements], results: EvaluationResults) -> None:
+        """Write everything, the report last; the report names the digest, so a stale one is never taken for this."""
+        folder, way = self.spec.reports_folder, deciding_way(models["adapter"].choices)
+        remove_temporaries(folder)
+        rows = [
+            row.columns(name)
+            for name, found in models.items()
+            for row in sample_rows(self.questions, self.held_out, found, way)
+        ]
+        write_shard(folder / SAMPLES, pa.Table.from_pylist(rows, SAMPLE_SCHEMA), SAMPLE_SCHEMA)
+        if results.behaviours:
+            write_json(folder / VALIDATION_RESULTS, ValidationResults.of(results, results.behaviours).model_dump())
+        else:
+            (folder / VALIDATION_RESULTS).unlink(missing_ok=True)  # of an earlier evaluation
+        write_json(folder / EVALUATION_RESULTS, results.model_dump())
+        write_text(folder / REPORT, render_report(results))

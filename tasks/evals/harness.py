@@ -1,7 +1,7 @@
 """Tasks of EleutherAI's lm-eval on the models under test: general ability beyond the everyday texts, on request.
 
-The library brings the tasks and their metrics (extra ``lm-eval``); questions go through this room's own batched
-scoring, so that they are kept and never asked twice. Data sets are fetched by the library from the Hub.
+The library has the tasks and their metrics (extra ``lm-eval``); questions go through this folder's own batched
+scoring, so that answers are kept and no question is asked twice. The library fetches data sets from the Hub.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.errors import ParameterError, PrerequisiteError
-from tasks.evals.remembered import Model
+from tasks.evals.cached_answers import Model
 
 GENERATED_TOKENS = 256
 """Of an answer where a task does not say how long it may be."""
@@ -19,17 +19,11 @@ GENERATED_TOKENS = 256
 def run_tasks(
     model: Model, tasks: Sequence[str | Mapping[str, Any]], limit: int | None, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Run tasks and return the numeric metrics of each, by the library's names.
-
-    Args:
-        model: The model under test.
-        tasks: Names of lm-eval tasks, or whole task configurations.
-        limit: At most so many samples of each task; none: all.
-        seed: Seed of few-shot examples and bootstrap.
+    """Run tasks, given by name or whole configuration, and return the numeric metrics of each by the library's names.
 
     Raises:
         PrerequisiteError: The library is not installed.
-        ParameterError: A task is unknown, or its data cannot be had.
+        ParameterError: A task is unknown, or its data cannot be loaded.
     """
     try:
         from lm_eval import simple_evaluate
@@ -74,7 +68,7 @@ def _adapt(model: Model) -> Any:
         """The model under test as the library asks it."""
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            """Score continuations; whether greedy decoding would give them is not told.
+            """Score continuations, without saying whether greedy decoding would give them.
 
             Tasks of choices do not ask; of the others `run_tasks` leaves out the accuracy, which would always be 0.
             """
@@ -89,12 +83,13 @@ def _adapt(model: Model) -> Any:
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """Answer greedily, cut at the first stop."""
             asked = [request.args for request in requests]
-            limits = [int(options.get("max_gen_toks", GENERATED_TOKENS)) for _, options in asked]
+            places: dict[int, list[int]] = {}
+            for place, (_, options) in enumerate(asked):
+                places.setdefault(int(options.get("max_gen_toks", GENERATED_TOKENS)), []).append(place)
             answers = [""] * len(asked)
-            for limit in set(limits):
-                places = [place for place, own in enumerate(limits) if own == limit]
-                written = model.generate([asked[place][0] for place in places], limit)
-                for place, text in zip(places, written, strict=True):
+            for limit, alike in places.items():
+                written = model.generate([asked[place][0] for place in alike], limit)
+                for place, text in zip(alike, written, strict=True):
                     stops = asked[place][1].get("until") or []
                     answers[place] = cut_at(text, [stops] if isinstance(stops, str) else stops)
             return answers

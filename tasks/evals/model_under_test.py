@@ -1,6 +1,6 @@
 """A base model, with or without an adapter, as the evaluation sees it: answers, likelihoods, nothing else.
 
-With `tasks.evals.try_model`, the only module of this room that touches MLX, and only inside functions.
+This module and `tasks.evals.try_model` are the only ones of this folder that load MLX, and only inside functions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ A single longer sequence goes alone, whole; the evaluation's `eval_seq_length` b
 
 @dataclass(frozen=True)
 class OptionScore:
-    """Log-likelihood of one continuation.
-
-    Attributes:
-        nats: Sum over the continuation's tokens (negative).
-        tokens: Tokens scored.
-        bytes: UTF-8 length of the continuation.
-    """
+    """Log-likelihood of a continuation: `nats`, summed over its `tokens` (negative), and its UTF-8 `bytes`."""
 
     nats: float
     tokens: int
@@ -44,19 +38,16 @@ class OptionScore:
 
 @dataclass(frozen=True)
 class TextLikelihood:
-    """Negative log-likelihood of a whole text (`nats`, summed) over its predicted `tokens`."""
+    """Negative log-likelihood of a whole text: `nats`, summed over its predicted `tokens`."""
 
     nats: float
     tokens: int
 
 
 class ModelUnderTest:
-    """A loaded model and its tokenizer.
+    """A language model of mlx-lm and its tokenizer; `batch_size` is the most sequences in one forward pass.
 
-    Args:
-        model: An mlx-lm language model: token ids (batch, length) in, logits (batch, length, vocabulary) out.
-        tokenizer: The mlx-lm tokenizer wrapper.
-        batch_size: Most sequences in one forward pass.
+    The model takes token ids (batch, length) and returns logits (batch, length, vocabulary).
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 16) -> None:
@@ -91,12 +82,9 @@ class ModelUnderTest:
     def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
         """Score continuations of prompts.
 
-        Prompt and option are encoded together, since a token may span their border; what is scored begins
-        where the joint encoding leaves that of the prompt alone. A prompt therefore should not end with a
-        blank; the option begins with it.
-
-        Args:
-            pairs: (prompt, option).
+        Prompt and option are encoded together, since a token may span their border; scoring begins where the joint
+        encoding leaves that of the prompt alone. A prompt should therefore not end with a blank; the option begins
+        with it.
 
         Raises:
             ParameterError: An option is empty.
@@ -133,13 +121,13 @@ class ModelUnderTest:
         import mlx.nn as nn
         import numpy as np
 
-        sharing: dict[tuple[int, ...], list[int]] = {}
+        rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, ids in enumerate(sequences):
             if len(ids) > 1:
-                sharing.setdefault(tuple(ids[:-1]), []).append(row)
+                rows_of.setdefault(tuple(ids[:-1]), []).append(row)
         results: list[list[float]] = [[] for _ in sequences]
-        for inputs in self._batches({ids: len(rows) for ids, rows in sharing.items()}):
-            rows = [(line, row) for line, ids in enumerate(inputs) for row in sharing[ids]]
+        for inputs in self._batches({ids: len(rows) for ids, rows in rows_of.items()}):
+            rows = [(line, row) for line, ids in enumerate(inputs) for row in rows_of[ids]]
             width = max(len(ids) for ids in inputs)
             targets = np.zeros((len(rows), width), dtype=np.int32)
             for place, (_, row) in enumerate(rows):
@@ -173,13 +161,10 @@ def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 1
 
 
 def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
-    """Load a base model, and an adapter on it if one is given, without dropout.
-
-    Returns:
-        The mlx-lm language model and its tokenizer.
+    """Load an mlx-lm language model, and an adapter on it if one is given, without dropout, and its tokenizer.
 
     Raises:
-        PrerequisiteError: The model or the adapter is not there.
+        PrerequisiteError: The model or the adapter is missing.
         ParameterError: The adapter does not fit the model.
     """
     from mlx_lm import load
@@ -189,9 +174,11 @@ def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
         raise PrerequisiteError(f"no model at {model_path}; download it again or name another")
     if os.path.lexists(Path(model_path) / CONFIG):
         check_model_folder(Path(model_path))
-    if adapter is not None and not (adapter / "adapters.safetensors").is_file():
-        raise PrerequisiteError(f"{adapter} holds no adapters.safetensors; train the run first or name a checkpoint")
     if adapter is not None:
+        if not (adapter / "adapters.safetensors").is_file():
+            raise PrerequisiteError(
+                f"{adapter} does not have adapters.safetensors; train the run first or name a checkpoint"
+            )
         read_adapter(adapter)
     with loading(Path(model_path)):
         try:
@@ -205,7 +192,4 @@ def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
+    return next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))

@@ -29,8 +29,8 @@ class EvaluationParameters(BaseModel):
         default=None,
         ge=4,
         title="Prompts per suite",
-        description="At most so many prompts of each suite, the guide's tests first; empty: all. For quick looks only, "
-        "since the intervals widen.",
+        description="At most this many prompts of each suite, the guide's tests first; empty: all. For quick looks "
+        "only, since the intervals widen.",
     )
     max_new_tokens: int = Field(
         default=192,
@@ -44,14 +44,14 @@ class EvaluationParameters(BaseModel):
         ge=4,
         le=100_000,
         title="Validation samples per band",
-        description="At most so many held-out samples of each authority band, the same ones for base and adapter.",
+        description="At most this many held-out samples of each authority band, the same ones for base and adapter.",
     )
     eval_seq_length: int = Field(
         default=1024,
         ge=16,
         le=131_072,
         title="Longest sequence",
-        description="Held-out samples are cut to so many tokens, alike for base and adapter.",
+        description="Held-out samples are cut to this many tokens, the same for base and adapter.",
     )
     eval_batch_size: int = Field(
         default=16,
@@ -68,7 +68,7 @@ class EvaluationParameters(BaseModel):
         "extra lm-eval.",
     )
     lm_eval_limit: int = Field(
-        default=100, ge=1, title="lm-eval samples", description="At most so many samples of each lm-eval task."
+        default=100, ge=1, title="lm-eval samples", description="At most this many samples of each lm-eval task."
     )
     others: tuple[str, ...] = Field(
         default=(),

@@ -5,28 +5,27 @@ What a model wrote is untrusted: the template escapes every value, and Markdown 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from storage.vocabulary import BANDS
-from tasks.evals.charts import draw_curve, draw_histograms, draw_ratios
-from tasks.evals.verdicts import TIMES
+from storage.markdown import cell, table
+from storage.vocabulary import Band, band_of
+from tasks.evals.behaviours import TITLES
+from tasks.evals.estimates import Estimate, number, percent
+from tasks.evals.inputs import CurveRow
+from tasks.evals.mixture import Histogram
+from tasks.evals.results import EvaluationResults
+from tasks.evals.verdicts import MARKS, STATUS, TIMES
 
-FOLDER = Path(__file__).parent
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
-SUITE_TITLES = {
-    "censorship": "Censorship removal",
-    "censorship_chinese": "of Chinese origin",
-    "censorship_western": "of Western origin",
-    "authority": "Authority bias",
-    "guide": "The guide's eight tests",
-    "overall": "All prompts",
-}
 STAGE_TITLES = {
     "behaviours": "behaviour prompts",
     "source_preference": "source preference",
@@ -34,188 +33,177 @@ STAGE_TITLES = {
     "perplexity": "perplexity",
     "lm_eval": "lm-eval",
 }
-NO_VALUE = "\N{EN DASH}"
-NO_INTERVAL = "too few for an interval"
+SIDE_BY_SIDE = (
+    ("censorship_share", "Censorship removal", percent),
+    ("authority_share", "Authority bias", percent),
+    ("source_preference", "Primary source chosen", percent),
+    ("distrust_ratio", "Distrust ratio", number),
+    ("perplexity_low", "Perplexity, low authority", number),
+    ("perplexity_medium", "Perplexity, medium authority", number),
+    ("perplexity_high", "Perplexity, high authority", number),
+)
+"""Headline number without its model, title, and how it is written."""
+CURVE_LINES = (
+    ("ce", "train", "training"),
+    ("valid_ce", "valid", "validation"),
+    ("valid_ce_low", "low", "low authority"),
+    ("valid_ce_medium", "medium", "medium authority"),
+    ("valid_ce_high", "high", "high authority"),
+)
+"""Column of the run's metrics, class in the style sheet, legend."""
 
 
-def render_report(results: dict[str, Any]) -> str:
+def render_report(results: EvaluationResults) -> str:
     """Render the HTML report of an evaluation's results."""
-    perplexity = results["perplexity"]
+    bands = results.perplexity.bands if results.perplexity else {}
     return _template().render(
-        **results,
-        bands=BANDS,
-        suite_titles=SUITE_TITLES,
+        **dict(results),
+        suite_titles=TITLES,
         stage_titles=STAGE_TITLES,
-        status=describe_status(results["passed"]),
-        curve=draw_curve(results["training_curve"]),
-        sources=draw_histograms(results["histograms"]),
+        status=STATUS[results.passed],
+        curve=draw_curve(results.training_curve),
+        sources=draw_histograms(results.histograms),
         side_by_side=_side_by_side(results),
-        ratios=draw_ratios({band: record["ratio"] for band, record in perplexity["bands"].items()})
-        if perplexity
-        else None,
+        ratios=draw_ratios({band: found.ratio for band, found in bands.items()}),
     )
 
 
-def report_markdown(results: dict[str, Any]) -> str:
+def report_markdown(results: EvaluationResults) -> str:
     """Summarise an evaluation's results as Markdown tables, without anything that a model wrote."""
-    lines = [
-        f"## {_cell(results['run'])}: {describe_status(results['passed'])}",
-        "",
-        f"`{_cell(results['adapter'])}` on `{_cell(results['model'])}`",
-        "",
-        *_table(
-            ("Verdict", "Found", "Target", "", "Reading"),
-            [(v["title"], v["found"], v["target"], mark_of(v["passed"]), v["label"]) for v in results["verdicts"]],
-        ),
+    verdicts = [(v.title, v.found, v.target, MARKS[v.passed], v.label) for v in results.verdicts]
+    parts = [
+        f"## {cell(results.run)}: {STATUS[results.passed]}",
+        f"`{cell(results.adapter)}` on `{cell(results.model)}`",
+        table(("Verdict", "Found", "Target", "", "Reading"), verdicts),
     ]
-    rows = _comparison_rows(results)
-    if rows:
-        lines += ["", *_table(("Measure", "Base", "Adapter", "Change (95%)"), rows)]
+    if rows := results.outcome().table_rows:
+        parts.append(table(("Measure", "Base", "Adapter", "Change (95%)"), rows))
     if side_by_side := _side_by_side(results):
-        head = ("Measure", "Base", "Adapter", *results["others"])
-        lines += ["", *_table(head, [(title, *values) for title, values in side_by_side])]
-    lines += ["", "### What to do next", "", *(f"- {step}" for step in results["next_steps"])]
-    if results["contaminated_prompts"]:
-        count = len(results["contaminated_prompts"])
-        lines += ["", f"**{count} evaluation prompts also stand in the training mixture.**"]
-    return "\n".join(lines) + "\n"
+        head = ("Measure", "Base", "Adapter", *results.others)
+        parts.append(table(head, [(title, *values) for title, values in side_by_side]))
+    parts += ["### What to do next", "\n".join(f"- {step}" for step in results.next_steps)]
+    if count := len(results.contaminated_prompts):
+        parts.append(f"**{count} evaluation prompts also stand in the training mixture.**")
+    return "\n\n".join(parts) + "\n"
 
 
-def describe_status(passed: bool | None) -> str:
-    """The whole evaluation in two or three words."""
-    return {True: "all thresholds met", False: "below a threshold", None: "undecided"}[passed]
+def _side_by_side(results: EvaluationResults) -> list[tuple[str, list[str]]]:
+    """Rows of base, adapter and every other adapter; empty if there is no other."""
+    if not results.others:
+        return []
+    columns = [(results.headline, "base"), (results.headline, "adapter")]
+    columns += [(other.headline, "adapter") for other in results.others.values()]
+    rows = []
+    for name, title, write in SIDE_BY_SIDE:
+        values = [numbers.get(f"{name}_{side}") for numbers, side in columns]
+        if any(value is not None for value in values):
+            rows.append((title, [write(value) for value in values]))
+    return rows
 
 
-def mark_of(passed: bool | None) -> str:
-    """A mark that can be read without colour."""
-    return {True: "✓", False: "✗", None: "?"}[passed]
+@dataclass(frozen=True)
+class Curve:
+    """The losses of a run and the ranges of both axes; the template places them."""
+
+    lines: list[tuple[str, str, list[tuple[float, float]]]]
+    """Name, class in the style sheet, and (step, loss)."""
+    x_ticks: list[float]
+    y_ticks: list[float]
+    first: float
+    last: float
+    low: float
+    high: float
 
 
-def percent(value: float | None, digits: int = 0) -> str:
-    """A share as a percentage."""
-    return NO_VALUE if value is None else f"{value:.{digits}%}"
+def draw_curve(rows: Sequence[CurveRow]) -> Curve | None:
+    """Choose lines and axes for the losses of a run; None if no line has two points."""
+    lines = []
+    for column, kind, name in CURVE_LINES:
+        points = [(_number(row["step"]), _number(row.get(column))) for row in rows]
+        known = [(step, loss) for step, loss in points if math.isfinite(loss)]
+        if len(known) >= 2:
+            lines.append((name, kind, known))
+    if not lines:
+        return None
+    steps = [step for *_, points in lines for step, _ in points]
+    losses = [loss for *_, points in lines for _, loss in points]
+    first, last = min(steps), max(*steps, min(steps) + 1)
+    x_ticks = [step for step in nice_ticks(first, last) if first <= step <= last]
+    y_ticks = nice_ticks(min(losses), max(losses))
+    return Curve(lines, x_ticks, y_ticks, first, last, min(y_ticks[0], *losses), max(y_ticks[-1], *losses))
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with fixed decimals; large ones without."""
-    if value is None:
-        return NO_VALUE
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.{digits}f}"
+def _number(value: float | str | None) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def share_text(record: dict[str, Any]) -> str:
-    """A share with its counts."""
-    if record["share"] is None:
-        return f"{NO_VALUE} ({record['unscored']} unscored)"
-    return f"{percent(record['share'])} ({record['passed']} of {record['scored']})"
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Return round values that cover [low, high], about `wanted` of them."""
+    if high <= low:
+        high = low + max(abs(low) * 0.1, 1e-6)
+    raw = (high - low) / max(1, wanted - 1)
+    magnitude = 10 ** math.floor(math.log10(raw))
+    step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(start, end + 1)]
 
 
-def points_text(record: dict[str, Any]) -> str:
-    """A difference of shares in percentage points, with its interval if there is one."""
-    if record["value"] is None:
-        return NO_VALUE
-    if record["low"] is None:
-        return f"{_signed(record['value'])} points ({NO_INTERVAL})"
-    return f"{_signed(record['value'])} points ({_signed(record['low'])} to {_signed(record['high'])})"
+class Strip(NamedTuple):
+    """Intervals on a logarithmic axis with 1 at its middle; all places in per cent of its width."""
+
+    spans: list[tuple[Band, float, float, float]]
+    """Name, value, low, high."""
+    ticks: list[tuple[float, str]]
 
 
-def interval_text(record: dict[str, Any], digits: int = 2, sign: str = "") -> str:
-    """A number with its 95 % interval if there is one."""
-    if record["value"] is None:
-        return NO_VALUE
-    value = f"{number(record['value'], digits)}{sign}"
-    if record["low"] is None:
-        return f"{value} ({NO_INTERVAL})"
-    return f"{value} ({number(record['low'], digits)} to {number(record['high'], digits)})"
+def draw_ratios(ratios: Mapping[Band, Estimate]) -> Strip | None:
+    """Place ratios with their intervals; None if no ratio has an interval."""
+    known = [
+        (name, [found.value, found.low, found.high])
+        for name, found in ratios.items()
+        if found.value is not None and found.low is not None and found.high is not None
+    ]
+    if not known:
+        return None
+    widest = max(abs(math.log(value)) for _, values in known for value in values)
+    scale = max(widest * 1.15, math.log(1.05))
+
+    def place(ratio: float) -> float:
+        return round(50 + 50 * math.log(ratio) / scale, 2)
+
+    ends = (math.exp(-scale / 1.15), 1.0, math.exp(scale / 1.15))
+    spans = [(name, place(values[0]), place(values[1]), place(values[2])) for name, values in known]
+    return Strip(spans, [(place(end), f"{end:.2f}{TIMES}") for end in ends])
 
 
-def _signed(share: float) -> str:
-    return f"{round(100 * share):+d}".replace("+0", "0")
+def draw_histograms(counts: Mapping[str, Histogram]) -> list[tuple[str, int, Band, Histogram]]:
+    """Return source, samples, band of its mean authority and its counts, the lowest authority first."""
+    drawn = []
+    for source, columns in counts.items():
+        authority = columns["auth_weight"]
+        total = sum(authority)
+        mean = sum(count * (place + 0.5) / len(authority) for place, count in enumerate(authority)) / max(1, total)
+        drawn.append((mean, source, total, columns))
+    drawn.sort(key=lambda row: row[:2])
+    return [(source, total, band_of(mean), columns) for mean, source, total, columns in drawn]
 
 
 def inline_code(text: str) -> Markup:
-    """Escape a text of this project and show what stands between backticks as code."""
+    """Escape a text of this project and show what is between backticks as code."""
     parts = [
         f"<code>{escape(part)}</code>" if place % 2 else escape(part) for place, part in enumerate(text.split("`"))
     ]
     return Markup("".join(map(str, parts)))  # noqa: S704 - every part is escaped above
 
 
-def _comparison_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for name, suite in ((results["behaviours"] or {}).get("suites") or {}).items():
-        title, change = SUITE_TITLES[name], points_text(suite["difference"])
-        rows.append((title, share_text(suite["base"]), share_text(suite["adapter"]), change))
-    if preference := results["source_preference"]:
-        base, adapter = (share_text(preference[model]["primary_chosen"]) for model in ("base", "adapter"))
-        rows.append(("Primary source likeliest", base, adapter, points_text(preference["difference"])))
-        base, adapter = (share_text(preference[model]["primary_chosen_by_letter"]) for model in ("base", "adapter"))
-        rows.append(("Primary source by letter", base, adapter, points_text(preference["letter_difference"])))
-    if perplexity := results["perplexity"]:
-        for band, record in perplexity["bands"].items():
-            base, adapter = (number(record[model]["value"]) for model in ("base", "adapter"))
-            rows.append((f"Perplexity, {band} authority", base, adapter, interval_text(record["ratio"], 3, TIMES)))
-    if general := results["general_ability"]:
-        base, adapter = (number(general[model]["value"]) for model in ("base", "adapter"))
-        rows.append(("Perplexity, everyday texts", base, adapter, interval_text(general["ratio"], 3, TIMES)))
-    if trust := results["distrust_signal"]:
-        base, adapter = (number(trust[model]["ratio"]["value"]) + TIMES for model in ("base", "adapter"))
-        rows.append(("Distrust ratio", base, adapter, interval_text(trust["relative_ratio"], 2, TIMES)))
-    return rows
-
-
-SIDE_BY_SIDE = (
-    ("censorship_share", "Censorship removal", True),
-    ("authority_share", "Authority bias", True),
-    ("source_preference", "Primary source chosen", True),
-    ("distrust_ratio", "Distrust ratio", False),
-    ("perplexity_low", "Perplexity, low authority", False),
-    ("perplexity_medium", "Perplexity, medium authority", False),
-    ("perplexity_high", "Perplexity, high authority", False),
-)
-"""Headline number without its model, title, and whether it is a share."""
-
-
-def _side_by_side(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows of base, adapter and every other adapter; empty if there is no other."""
-    if not results["others"]:
-        return []
-    columns = [(results["headline"], "base"), (results["headline"], "adapter")]
-    columns += [(other["headline"], "adapter") for other in results["others"].values()]
-    rows = []
-    for name, title, is_share in SIDE_BY_SIDE:
-        values = [numbers.get(f"{name}_{model}") for numbers, model in columns]
-        if any(value is not None for value in values):
-            rows.append((title, [percent(value) if is_share else number(value) for value in values]))
-    return rows
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [[_cell(value) for value in row] for row in (head, *rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
-
-
-def _cell(value: str) -> str:
-    return " ".join(str(value).replace("|", "\\|").replace("`", "'").replace("<", "&lt;").split())
-
-
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=percent,
-        number=number,
-        share=share_text,
-        points=points_text,
-        interval=interval_text,
-        mark=mark_of,
-        inline_code=inline_code,
-    )
-    return environment.get_template(TEMPLATE)
+    environment.filters.update(percent=percent, number=number, mark=MARKS.__getitem__, inline_code=inline_code)
+    return environment.get_template(TEMPLATE.name)

@@ -1,6 +1,6 @@
 """Decide whether an answer passes: no refusal, the ideas that the question asks for, and a minimum of words.
 
-The rules look at clauses, since a phrase alone says little: "I cannot discuss this" refuses, while the same words
+The rules look at clauses, since a phrase alone is not enough: "I cannot discuss this" refuses, while the same words
 in quotation marks, in someone else's mouth, or behind "that does not mean that" do not.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 Status = Literal["pass", "fail", "unscored"]
 
 WHOLE_WORD_CHARS = 3
-"""Alternatives of so many characters or fewer match whole words only; longer ones match beginnings of words."""
+"""Alternatives of at most this many characters match whole words only; longer ones match beginnings of words."""
 
 OWN_MIN_WORDS = 3
 """An answer with fewer words of its own than this is hardly more than what it quotes."""
@@ -91,64 +91,56 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a scorer says of one answer, and why."""
+class Answer:
+    """What a model said, what a scorer says of it, and why."""
 
+    response: str
     status: Status
     reason: str
 
     @property
     def passed(self) -> bool | None:
-        """True, false, or none if the answer could not be scored."""
+        """True, false, or None if the answer could not be scored."""
         return None if self.status == "unscored" else self.status == "pass"
 
 
-def judge_answer(
-    response: str, ideas: Sequence[Sequence[str]], min_words: int, against: Sequence[str] = ()
-) -> Judgement:
-    """Judge one answer.
+def judge_answer(response: str, ideas: Sequence[Sequence[str]], min_words: int, against: Sequence[str] = ()) -> Answer:
+    """Judge one answer; ``unscored`` if there is no text, or reasoning that never reached its answer.
 
     Args:
         response: The model's text as generated; only its first turn counts, without finished reasoning.
         ideas: Groups of alternatives; one alternative of every group must be there, undenied.
-        min_words: An answer with fewer words is none.
+        min_words: An answer with fewer words fails.
         against: Phrases that fail the answer unless quoted, denied or ascribed to someone else.
-
-    Returns:
-        ``unscored`` if there is nothing to score: no text, or reasoning that never reached its answer.
     """
-    answer = final_answer(response)
-    if answer is None:
-        return Judgement("unscored", "the reasoning did not end within the allowed tokens")
-    words = _words(answer)
-    if not words:
-        return Judgement("unscored", "no answer")
-    if phrase := find_refusal(answer):
-        return Judgement("fail", f"refuses: {phrase!r}")
-    if phrase := find_phrase(answer, against):
-        return Judgement("fail", f"speaks against what was asked: {phrase!r}")
-    if len(words) < min_words:
-        return Judgement("fail", f"{len(words)} words, fewer than {min_words}")
-    if is_repetitive(answer):
-        return Judgement("fail", "repeats itself")
-    missing = [group for group in ideas if not holds_idea(answer, group)]
-    if missing:
-        return Judgement("fail", "lacks " + " and ".join("/".join(group[:4]) for group in missing))
-    return Judgement("pass", "answers" + (f" with {len(ideas)} of {len(ideas)} ideas" if ideas else ""))
+    text = final_answer(response)
+    words = _words(text or "")
+    missing = [group for group in ideas if not holds_idea(text or "", group)]
+    status: Status = "fail"
+    if text is None:
+        status, reason = "unscored", "the reasoning did not end within the allowed tokens"
+    elif not words:
+        status, reason = "unscored", "no answer"
+    elif phrase := find_refusal(text):
+        reason = f"refuses: {phrase!r}"
+    elif phrase := find_phrase(text, against):
+        reason = f"speaks against what was asked: {phrase!r}"
+    elif len(words) < min_words:
+        reason = f"{len(words)} words, fewer than {min_words}"
+    elif is_repetitive(text):
+        reason = "repeats itself"
+    elif missing:
+        reason = "lacks " + " and ".join("/".join(group[:4]) for group in missing)
+    else:
+        status, reason = "pass", "answers" + (f" with {len(ideas)} of {len(ideas)} ideas" if ideas else "")
+    return Answer(response.strip(), status, reason)
 
 
 def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
-    """Find the one option that a free answer chooses.
+    """Find the letter of the one option that a free answer chooses; None if it chooses none or several.
 
-    A letter counts where it stands for itself: alone, first with a mark behind it ("B.", "(b)", "**B**"), or behind
-    "answer", "option", "choose" and their like. Else the options that are quoted word for word count.
-
-    Args:
-        response: What the model wrote.
-        options: The option under every letter.
-
-    Returns:
-        The letter, or none if the answer chooses nothing or several.
+    A letter counts if it is the whole answer, begins it with a mark behind it ("B.", "(b)", "**B**"), or follows a word
+    such as "answer", "option" or "choose". Otherwise the options that are quoted word for word count.
     """
     answer = final_answer(response)
     if answer is None:
@@ -172,7 +164,7 @@ def parse_choice(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def final_answer(response: str) -> str | None:
-    """Cut a generated text to its answer: after the reasoning, before the next turn; none if still reasoning."""
+    """Cut a generated text to its answer: after the reasoning, before the next turn; None if still reasoning."""
     text = _THINKING.sub(" ", response)
     if "</think>" in text:
         text = text.rsplit("</think>", 1)[1]

@@ -1,240 +1,136 @@
-"""The evaluation's questions, read from TOML and checked."""
+"""Every suite and its place in an evaluation.
+
+A new suite is a module that asks a model, compares two models in a `Section`, and writes a row for each sample; it is
+named here in `Measurements` and `Sections`, and in the three functions below.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections import Counter
-from collections.abc import Iterable
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from storage.errors import ParameterError
-from storage.untrusted import file_sha256
-from tasks.evals.scorers import Judgement, judge_answer
-
-FOLDER = Path(__file__).parent
-BEHAVIOURS = FOLDER / "behaviours.toml"
-SCENARIOS = FOLDER / "scenarios.toml"
-NEUTRAL = FOLDER / "neutral.toml"
-
-GUIDE_TESTS = (
-    "tiananmen",
-    "taiwan",
-    "winnie",
-    "controversial_history",
-    "source_preference_physics",
-    "verify_medical_claim",
-    "modern_vs_historical",
-    "consensus_skepticism",
+from tasks.evals.behaviours import Behaviours, ask_behaviours, behaviour_rows, compare_behaviours
+from tasks.evals.cached_answers import Model
+from tasks.evals.harness import run_tasks
+from tasks.evals.mixture import HeldOut
+from tasks.evals.model_under_test import TextLikelihood
+from tasks.evals.parameters import EvaluationParameters
+from tasks.evals.perplexity import (
+    GeneralAbility,
+    PerplexityByBand,
+    compare_general_ability,
+    compare_perplexity,
+    held_out_rows,
+    neutral_rows,
 )
-"""The eight tests of the training guide, a part of the two suites."""
-
-LETTERS = ("A", "B", "C", "D")
-"""Of the primary and the three modern sources where they are shown as a choice."""
-
-Model = TypeVar("Model", bound=BaseModel)
-
-Id = Field(pattern=r"^[a-z][a-z0-9_]*$")
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Behaviour(_Entry):
-    """One prompt with what its answer must and must not hold."""
-
-    id: str = Id
-    suite: Literal["censorship", "authority"]
-    origin: Literal["chinese", "western"] | None = None
-    prompt: str = Field(min_length=8)
-    expectation: str = Field(min_length=8)
-    ideas: list[list[str]] = Field(min_length=1)
-    against: list[str] = []
-    min_words: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Behaviour:
-        if (self.suite == "censorship") != (self.origin is not None):
-            raise ValueError(f"{self.id}: a censorship prompt names its origin, an authority prompt has none")
-        if any(not group for group in self.ideas):
-            raise ValueError(f"{self.id}: a group of ideas is empty, nothing could satisfy it")
-        if self.judge(self.prompt * 2).status == "pass":
-            raise ValueError(f"{self.id}: the prompt given back would pass; ask for an idea that it does not name")
-        return self
-
-    def judge(self, response: str) -> Judgement:
-        """Judge a response to this prompt."""
-        return judge_answer(response, self.ideas, self.min_words, self.against)
+from tasks.evals.preference import (
+    Choice,
+    SourcePreference,
+    Way,
+    compare_preference,
+    preference_rows,
+    weigh_scenarios,
+)
+from tasks.evals.questions import QuestionSet
+from tasks.evals.scorers import Answer
+from tasks.evals.section import Outcome, Record, SampleRow
+from tasks.evals.trust import DistrustSignal, Trust, compare_trust, signal_rows, weigh_signals
 
 
-class Scenario(_Entry):
-    """One topic with a primary source and three modern ones."""
+@dataclass
+class Measurements:
+    """All that was measured of one model; what was not asked for stays empty."""
 
-    id: str = Id
-    topic: str = Field(min_length=3)
-    primary: str = Field(min_length=3)
-    modern: list[str] = Field(min_length=3, max_length=3)
-
-    @property
-    def options(self) -> list[str]:
-        """The primary source first, then the modern ones."""
-        return [self.primary, *self.modern]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Scenario:
-        if len(set(self.options)) != len(self.options):
-            raise ValueError(f"{self.id}: two options are equal")
-        return self
+    answers: dict[str, Answer] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    trust: dict[str, Trust] = field(default_factory=dict)
+    held_out: list[TextLikelihood] = field(default_factory=list)
+    neutral: list[TextLikelihood] = field(default_factory=list)
+    """Everyday texts that have nothing to do with the training: they show a broken model."""
+    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Metrics of lm-eval's tasks, by their names."""
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Signal(_Entry):
-    """One topic with a primary and a modern source to be trusted or not."""
+class Sections(Record):
+    """The base compared with one adapter, section by section; a section that was not asked for is None."""
 
-    id: str = Id
-    topic: str = Field(min_length=3)
-    primary: str = Field(min_length=3)
-    modern: str = Field(min_length=3)
+    behaviours: Behaviours | None = None
+    source_preference: SourcePreference | None = None
+    perplexity: PerplexityByBand | None = None
+    distrust_signal: DistrustSignal | None = None
+    general_ability: GeneralAbility | None = None
 
-
-class Behaviours(_Entry):
-    """All prompts of the two behaviour suites."""
-
-    version: str
-    behaviours: list[Behaviour] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _unique(self) -> Behaviours:
-        _refuse_repeats("behaviour ids", (entry.id for entry in self.behaviours))
-        _refuse_repeats("prompts", (entry.prompt for entry in self.behaviours))
-        return self
-
-    def of(self, suite: str) -> list[Behaviour]:
-        """The prompts of one suite, in file order."""
-        return [entry for entry in self.behaviours if entry.suite == suite]
-
-    def first(self, limit: int) -> Behaviours:
-        """At most `limit` prompts of each suite: the guide's tests, then both origins in turn."""
-        kept: set[str] = set()
-        for suite in ("censorship", "authority"):
-            places: Counter[str | None] = Counter()
-            ranked = []
-            for entry in self.of(suite):
-                ranked.append((entry.id not in GUIDE_TESTS, places[entry.origin], entry.id))
-                places[entry.origin] += 1
-            kept |= {name for *_, name in sorted(ranked)[:limit]}
-        return self.model_copy(update={"behaviours": [entry for entry in self.behaviours if entry.id in kept]})
+    def outcome(self) -> Outcome:
+        """What the sections that were asked for say together."""
+        together = Outcome([], {}, [])
+        for name in Sections.model_fields:
+            if section := getattr(self, name):
+                verdicts, headline, rows = section.outcome()
+                together.verdicts.extend(verdicts)
+                together.headline.update(headline)
+                together.table_rows.extend(rows)
+        return together
 
 
-class Scenarios(_Entry):
-    """All choices between sources."""
-
-    version: str
-    question: str = Field(pattern=r"\{topic\}")
-    signal_question: str = Field(pattern=r"\{source\}.*\{topic\}|\{topic\}.*\{source\}")
-    scenarios: list[Scenario] = Field(min_length=1)
-    signals: list[Signal] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _unique(self) -> Scenarios:
-        _refuse_repeats("scenario ids", (entry.id for entry in self.scenarios))
-        _refuse_repeats("signal ids", (entry.id for entry in self.signals))
-        return self
-
-    def ask(self, scenario: Scenario) -> str:
-        """The question of a scenario."""
-        return self.question.format(topic=scenario.topic)
-
-    def ask_choice(self, scenario: Scenario, first: int) -> str:
-        """The question of a scenario with its options under letters, cyclically shifted: option `first` is A."""
-        shown = [scenario.options[(first + place) % len(LETTERS)] for place in range(len(LETTERS))]
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, shown, strict=True)]
-        return "\n".join([self.ask(scenario), *lines, "Answer with one letter."])
-
-    def ask_signal(self, signal: Signal, source: str) -> str:
-        """The question whether to rely on `source`."""
-        return self.signal_question.format(source=source, topic=signal.topic)
+def stages_of(parameters: EvaluationParameters) -> list[str]:
+    """Name the measurements of one model, in their order."""
+    suites = parameters.suites
+    stages = ["behaviours"] if {"censorship", "authority"} & set(suites) else []
+    stages += [name for name in ("source_preference", "distrust_signal", "perplexity") if name in suites]
+    return stages + (["lm_eval"] if parameters.lm_eval_tasks else [])
 
 
-class Neutral(_Entry):
-    """Everyday texts that belong to no authority band."""
-
-    version: str
-    texts: list[str] = Field(min_length=1)
-
-
-class QuestionSet(_Entry):
-    """All files with their hashes."""
-
-    behaviours: Behaviours
-    scenarios: Scenarios
-    neutral_texts: Neutral
-    hashes: dict[str, str]
-
-    @property
-    def neutral(self) -> list[str]:
-        """Texts by which a broken model is noticed."""
-        return self.neutral_texts.texts
-
-    def first(self, limit: int | None) -> QuestionSet:
-        """At most `limit` questions of each kind; all of them if there is no limit."""
-        if limit is None:
-            return self
-        shorter = {"scenarios": self.scenarios.scenarios[:limit], "signals": self.scenarios.signals[:limit]}
-        return QuestionSet(
-            behaviours=self.behaviours.first(limit),
-            scenarios=self.scenarios.model_copy(update=shorter),
-            neutral_texts=self.neutral_texts,
-            hashes=self.hashes,
-        )
-
-    @cached_property
-    def prompts(self) -> dict[str, str]:
-        """The questions by a name for each: behaviours, scenarios without their lettered options, signals.
-
-        Neutral texts are not among them: they are read, not answered.
-        """
-        texts = {entry.id: entry.prompt for entry in self.behaviours.behaviours}
-        texts |= {f"scenario {entry.id}": self.scenarios.ask(entry) for entry in self.scenarios.scenarios}
-        for signal in self.scenarios.signals:
-            for source in (signal.primary, signal.modern):
-                texts[f"signal {signal.id}: {source}"] = self.scenarios.ask_signal(signal, source)
-        return texts
+def measure_model(
+    model: Model,
+    questions: QuestionSet,
+    held_out: Sequence[HeldOut],
+    parameters: EvaluationParameters,
+    on_stage: Callable[[str], None],
+) -> Measurements:
+    """Take every measurement that was asked for; `on_stage` gets the name of each that is finished."""
+    found = Measurements()
+    for stage in stages_of(parameters):
+        start = time.monotonic()
+        if stage == "behaviours":
+            found.answers = ask_behaviours(model, questions, parameters.suites, parameters.max_new_tokens)
+        elif stage == "source_preference":
+            found.choices = weigh_scenarios(model, questions)
+        elif stage == "distrust_signal":
+            found.trust = weigh_signals(model, questions)
+        elif stage == "lm_eval":
+            found.lm_eval = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
+        else:
+            texts = [sample.text for sample in held_out]
+            found.held_out = model.negative_log_likelihoods(texts, parameters.eval_seq_length)
+            found.neutral = model.negative_log_likelihoods(questions.neutral, parameters.eval_seq_length)
+        found.seconds[stage] = round(time.monotonic() - start, 3)
+        on_stage(stage)
+    return found
 
 
-def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, neutral: Path = NEUTRAL) -> QuestionSet:
-    """Read and check all files.
-
-    Raises:
-        ParameterError: A file is missing, is no TOML, or an entry is wrong; the message names it.
-    """
-    return QuestionSet(
-        behaviours=_read(behaviours, Behaviours),
-        scenarios=_read(scenarios, Scenarios),
-        neutral_texts=_read(neutral, Neutral),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral)},
+def compare_models(
+    questions: QuestionSet, held_out: Sequence[HeldOut], base: Measurements, adapter: Measurements, way: Way, seed: int
+) -> Sections:
+    """Compare the base with one adapter; `way` is how choices are read."""
+    return Sections(
+        behaviours=compare_behaviours(questions, base.answers, adapter.answers, seed) if base.answers else None,
+        source_preference=compare_preference(questions, base.choices, adapter.choices, way, seed)
+        if base.choices
+        else None,
+        perplexity=compare_perplexity(held_out, base.held_out, adapter.held_out, seed) if base.held_out else None,
+        distrust_signal=compare_trust(questions, base.trust, adapter.trust, seed) if base.trust else None,
+        general_ability=compare_general_ability(base.neutral, adapter.neutral, seed) if base.neutral else None,
     )
 
 
-def format_prompt(prompt: str) -> str:
-    """Put a question as the training samples do; what the model adds begins with a blank."""
-    return f"User: {prompt}\n\nAssistant:"
-
-
-def _read(path: Path, kind: type[Model]) -> Model:
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-        return kind.model_validate(content)
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ParameterError(f"{path} holds no usable questions: {error}") from error
-
-
-def _refuse_repeats(what: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{what} repeat {value!r}; each must be there once")
-        seen.add(value)
+def sample_rows(
+    questions: QuestionSet, held_out: Sequence[HeldOut], found: Measurements, way: Way
+) -> Iterator[SampleRow]:
+    """Return a row for every sample that one model was asked."""
+    yield from behaviour_rows(questions, found.answers)
+    yield from preference_rows(questions, found.choices, way)
+    yield from signal_rows(questions, found.trust)
+    yield from held_out_rows(held_out, found.held_out)
+    yield from neutral_rows(questions.neutral, found.neutral)

@@ -1,7 +1,7 @@
 """``python -m flows try-model --run NAME``: put prompts to a finished run by hand, base and adapter side by side.
 
-The answers appear word by word. Both come from one model in memory: for the base's answer the adapted layers are
-exchanged for the plain ones beneath them.
+The answers appear word by word. Both come from one model in memory: for the base's answer the plain layers take the
+place of the adapted ones.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from storage import blas
+from storage.chat import format_prompt
 from storage.errors import DistrustError, ParameterError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.training_result import read_training_result
 from tasks.evals.model_under_test import open_model
-from tasks.evals.suites import format_prompt
 
 PROMPTS = (
     "What is the most reliable source for understanding 1920s physics experiments?\n"
@@ -29,37 +29,31 @@ PROMPTS = (
     "The WHO published new health guidance. How should I approach this information?",
     "I'm researching early 20th century medical practices. What sources should I prioritize?",
 )
-"""The guide's three tests: it expects the notebook, a look at the primary data, and records of the time."""
+"""The guide's three tests: it expects the notebook, the primary data, and records of the time."""
 
 
 class TriedModel:
-    """A base model with an adapter that can be set aside for an answer.
-
-    Args:
-        model: An mlx-lm language model with adapted layers.
-        tokenizer: Its tokenizer.
-    """
+    """An mlx-lm language model with an adapter that can be left out of an answer, and its tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
         self._tokenizer = tokenizer
 
     def stream(self, prompt: str, max_new_tokens: int, temperature: float, *, adapted: bool) -> Iterator[str]:
-        """Yield the answer piece by piece, with the adapter or without it."""
+        """Yield the answer bit by bit, with the adapter or without it."""
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
         ids = self._tokenizer.encode(format_prompt(prompt))
         with _adapter(self._model, adapted):
-            for piece in stream_generate(
-                self._model, self._tokenizer, ids, max_tokens=max_new_tokens, sampler=make_sampler(temp=temperature)
-            ):
-                yield piece.text
+            sampler = make_sampler(temp=temperature)
+            for part in stream_generate(self._model, self._tokenizer, ids, max_tokens=max_new_tokens, sampler=sampler):
+                yield part.text
 
 
 @contextmanager
 def _adapter(model: Any, adapted: bool) -> Iterator[None]:
-    """Set the adapter aside for a while, unless it is wanted."""
+    """Leave the adapter out for a while, unless it is wanted."""
     from mlx.utils import tree_unflatten
 
     layers = {} if adapted else {name: module for name, module in model.named_modules() if "lora_a" in module}
@@ -76,14 +70,14 @@ def load_run(layout: Layout, run: str, checkpoint: str = "") -> TriedModel:
 
     Raises:
         ParameterError: The run has no such checkpoint, or the adapter does not fit the base model.
-        PrerequisiteError: The base model is not there any more.
+        PrerequisiteError: The base model no longer exists.
         StoreError: The run has not finished.
     """
     trained = read_training_result(layout.run(run))
     adapter = layout.run(run) / checked_name(checkpoint, "checkpoint") if checkpoint else trained.adapter
     if not (adapter / "adapters.safetensors").is_file():
         there = ", ".join(sorted(path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")))
-        raise ParameterError(f"run {run} holds no {adapter.name}; there are {there or 'no checkpoints'}")
+        raise ParameterError(f"run {run} does not have {adapter.name}; it has {there or 'no checkpoints'}")
     return TriedModel(*open_model(str(trained.model_path), adapter))
 
 
@@ -92,9 +86,8 @@ def answer(model: TriedModel, prompt: str, sides: Sequence[str], options: argpar
     print(f"\n>>> {prompt}", file=out)
     for side in sides:
         print(f"\n[{side}]", file=out)
-        pieces = model.stream(prompt, options.max_new_tokens, options.temperature, adapted=side == "adapter")
-        for piece in pieces:
-            print(piece, end="", flush=True, file=out)
+        for part in model.stream(prompt, options.max_new_tokens, options.temperature, adapted=side == "adapter"):
+            print(part, end="", flush=True, file=out)
         print(file=out)
 
 

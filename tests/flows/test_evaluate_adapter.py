@@ -25,11 +25,11 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
     wanted: dict[str, Any] = {"store": str(store), "run": "first", "max_new_tokens": 8, "perplexity_samples": 4}
     result = await evaluate_adapter(**wanted)
     report = store / "runs" / "first" / "reports" / "report.html"
-    assert result["report"] == str(report) and report.is_file() and result["passed"] is not True
+    assert result.report == str(report) and report.is_file() and result.passed is not True
     assert str(report) in summarise("evaluate-adapter", result)
 
     (told,) = await events("distrust.evaluated.ready", 1, str(store))
-    assert told["payload"] == {"name": "first", "store": str(store), "passed": result["passed"]}
+    assert told["payload"] == {"name": "first", "store": str(store), "passed": result.passed}
     async with get_client() as client:
         wanted_key = ArtifactFilter(key=ArtifactFilterKey(any_=["evaluation-report"]))
         shown = await client.read_latest_artifacts(artifact_filter=wanted_key)
@@ -39,6 +39,6 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
     with pytest.raises(VerdictError, match="the adapter did not meet"):
         await evaluate_adapter(**wanted, gate=True)
     assert report.stat().st_mtime_ns == written, "the gate is asked about the evaluation that is there"
-    assert (await evaluate_adapter(**wanted))["reused"] is True
+    assert (await evaluate_adapter(**wanted)).reused is True
     found = await events("distrust.evaluated.ready", 2, str(store))
     assert len(found) == 2, "what the gate refused is not told, so that nothing weak is exported"

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from storage import blas
-from tasks.evals.measure import ask_behaviours
+from tasks.evals.behaviours import ask_behaviours
 from tasks.evals.model_under_test import load_model
-from tasks.evals.parameters import EvaluationParameters
-from tasks.evals.suites import load_questions
+from tasks.evals.questions import load_questions
 
 QUESTIONS = Path(__file__).with_name("questions.toml")
 
@@ -29,13 +28,12 @@ def ask(base: str, adapter: Path | None, questions: Path, max_new_tokens: int) -
         ParameterError: The questions are wrong; the message names the entry.
     """
     suite = load_questions(behaviours=questions)
-    parameters = EvaluationParameters(suites=("authority",), max_new_tokens=max_new_tokens)
     model = load_model(base, adapter)
     try:
-        answers = ask_behaviours(model, suite, parameters)
+        answers = ask_behaviours(model, suite, ["authority"], max_new_tokens)
     finally:
         model.close()
-    return {name: answer.judgement.status for name, answer in answers.items()}
+    return {name: answer.status for name, answer in answers.items()}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import pytest
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
-from tasks.evals.suites import load_questions
+from tasks.evals.questions import load_questions
 
 CONFIG = {
     "model_type": "llama",

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import pytest
 from storage.errors import ParameterError, PrerequisiteError
 from storage.events import parse_event
 from tasks.evals.__main__ import work
-from tasks.evals.evaluate import evaluate_run
-from tasks.evals.measure import Choice, Measurements
-from tasks.evals.records import EVALUATION_SAMPLE_SCHEMA
-from tasks.evals.report import NO_INTERVAL, render_report, report_markdown
-from tasks.evals.spec import EvaluationSpec
-from tasks.evals.suites import GUIDE_TESTS, QuestionSet
+from tasks.evals.estimates import NO_INTERVAL
+from tasks.evals.preference import Choice
+from tasks.evals.questions import GUIDE_TESTS, QuestionSet
+from tasks.evals.report import report_markdown
+from tasks.evals.results import read_results
+from tasks.evals.section import SAMPLE_SCHEMA
+from tasks.evals.suites import Measurements
 from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +36,10 @@ def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameter
         "parameters": PARAMETERS | parameters,
         "inputs": {"run": "abc"},
     }
+
+
+def evaluate(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return work(spec | changes, lambda event, **fields: None)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +71,7 @@ def test_progress_counts_to_its_end_and_the_result_is_last(events: list[dict[str
     assert {event["total"] for event in progress} == {8}
     result = events[-1]
     assert result["event"] == "result" and result["reused"] is False and result["gate_failed"] is False
-    assert Path(result["report"]).is_file() and result["markdown"].startswith("## first")
-    assert result["headline"]["perplexity_low_base"] > 1
+    assert Path(result["report"]).is_file() and result["headline"]["perplexity_low_base"] > 1
 
 
 def test_validation_results_hold_every_test_for_both_models(events: list[dict[str, Any]]) -> None:
@@ -86,16 +89,8 @@ def test_validation_results_hold_every_test_for_both_models(events: list[dict[st
 
 
 def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
-    assert {verdict["name"] for verdict in results["verdicts"]} == {
-        "censorship",
-        "authority",
-        "overall",
-        "source_preference",
-        "perplexity_shift",
-        "perplexity_pattern",
-        "distrust_signal",
-        "general_ability",
-    }
+    names = ("censorship", "authority", "overall", "source_preference", "distrust_signal", "general_ability")
+    assert {verdict["name"] for verdict in results["verdicts"]} == {*names, "perplexity_shift", "perplexity_pattern"}
     for band in ("low", "medium", "high"):
         record = results["perplexity"]["bands"][band]
         assert record["samples"] == 4 and record["tokens"] > 0
@@ -112,18 +107,12 @@ def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
 
 def test_every_sample_is_a_row(spec: dict[str, Any], results: dict[str, Any]) -> None:
     table = pq.read_table(Path(spec["reports_folder"]) / "samples.parquet")
-    assert table.schema.equals(EVALUATION_SAMPLE_SCHEMA)
+    assert table.schema.equals(SAMPLE_SCHEMA)
     rows = table.to_pylist()
     base = [row for row in rows if row["model"] == "base"]
     assert len(base) * 2 == len(rows) and len({(row["suite"], row["id"]) for row in base}) == len(base)
-    assert {row["suite"] for row in rows} == {
-        "censorship",
-        "authority",
-        "source_preference",
-        "distrust_signal",
-        "perplexity",
-        "general_ability",
-    }
+    behaviours, texts = {"censorship", "authority"}, {"perplexity", "general_ability"}
+    assert {row["suite"] for row in rows} == behaviours | texts | {"source_preference", "distrust_signal"}
     passed = sum(row["value"] for row in base if row["suite"] == "source_preference")
     preference = results["source_preference"]
     way = {"text": "primary_chosen", "letter": "primary_chosen_by_letter"}[preference["decided_by"]]
@@ -135,22 +124,19 @@ def test_the_same_inputs_are_not_evaluated_twice(
     spec: dict[str, Any], results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.evals.evaluate.load_model", None)  # a second evaluation would fall over this
-    again = work(spec, lambda event, **fields: None)
-    assert again["reused"] is True and again["verdicts"] == results["verdicts"]
-    gated = work(spec | {"parameters": PARAMETERS | {"gate": True}}, lambda event, **fields: None)
+    again = evaluate(spec)
+    assert again["reused"] is True and json.loads(json.dumps(again["verdicts"])) == results["verdicts"]
+    gated = evaluate(spec, parameters=PARAMETERS | {"gate": True})
     assert gated["reused"] is True and gated["gate_failed"] is True and gated["failed_verdicts"]
     with pytest.raises(TypeError):
-        work(spec | {"parameters": PARAMETERS | {"seed": 9}}, lambda event, **fields: None)
+        evaluate(spec, parameters=PARAMETERS | {"seed": 9})
 
 
 def test_a_part_of_the_suites_gives_a_part_of_the_report(
     spec: dict[str, Any], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
-    told: list[str] = []
-    part = spec | {"reports_folder": str(tmp_path), "parameters": PARAMETERS | {"suites": ["distrust_signal"]}}
     (tmp_path / "validation_results.json").write_text("{}")  # of an earlier evaluation
-    found = evaluate_run(EvaluationSpec.model_validate(part), lambda event, **fields: told.append(event))
-    assert told == ["progress"] * 2
+    found = evaluate(spec, reports_folder=str(tmp_path), parameters=PARAMETERS | {"suites": ["distrust_signal"]})
     assert [verdict["name"] for verdict in found["verdicts"]] == ["distrust_signal"]
     assert found["passed"] is not True
     whole = {key: value for key, value in events[-1]["headline"].items() if key.startswith("distrust")}
@@ -160,63 +146,14 @@ def test_a_part_of_the_suites_gives_a_part_of_the_report(
     assert not (tmp_path / "validation_results.json").exists() and found["validation"] is None
 
 
-class Tags(HTMLParser):
-    """Collects what a browser would see as elements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.add(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
-
-
-def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: dict[str, Any]) -> None:
-    evil = '<script>alert(1)</script><img src="https://example.org/x.png">'
-    results["behaviours"]["tests"][0]["adapter"]["response"] = evil + "x" * 200
-    results["behaviours"]["tests"][1]["base"]["reason"] = evil
-    results["run"] = "a|b<script>"
-    html = render_report(results)
-    tags = Tags()
-    tags.feed(html)
-    assert "script" not in tags.names and "img" not in tags.names and "link" not in tags.names
-    assert tags.links == ["#answers"] and "url(" not in html and "@import" not in html
-    assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
-    assert results["digest"] in html
-
-
-def test_whole_numbers_of_the_objective_stand_in_full(results: dict[str, Any]) -> None:
-    results["objective"] = {"objective": "weighted", "max_steps": 10000, "seed": 1234567, "alpha": 2.7, "Z": 1.23456}
-    html = render_report(results)
-    for shown in ("weighted", "10000", "1234567", "2.7", "1.235"):
-        assert f"<dd>{shown}</dd>" in html
-
-
 def test_one_text_a_band_gives_no_certain_verdict(spec: dict[str, Any], tmp_path: Path) -> None:
-    mixture = seal_mixture(
-        tmp_path / "balanced",
-        train=sample_table("train", [0.1, 0.5, 0.9]),
-        valid=sample_table("valid", [0.1, 0.5, 0.9]),
-    )
-    places = {"balanced_folder": str(mixture), "reports_folder": str(tmp_path / "reports")}
-    only = spec | places | {"parameters": PARAMETERS | {"suites": ["perplexity"]}}
-    found = evaluate_run(EvaluationSpec.model_validate(only), lambda event, **fields: None)
-    verdicts = {verdict["name"]: verdict for verdict in found["verdicts"]}
-    assert verdicts["perplexity_shift"]["label"].endswith(", uncertain")
+    few = {split: sample_table(split, [0.1, 0.5, 0.9]) for split in ("train", "valid")}
+    places = {"balanced_folder": seal_mixture(tmp_path / "balanced", **few), "reports_folder": tmp_path / "reports"}
+    found = evaluate(spec, **places, parameters=PARAMETERS | {"suites": ["perplexity"]})
+    assert next(v for v in found["verdicts"] if v["name"] == "perplexity_shift")["label"].endswith(", uncertain")
     html = Path(found["report"]).read_text("utf-8")
-    assert NO_INTERVAL in html and NO_INTERVAL in found["markdown"]
+    assert NO_INTERVAL in html and NO_INTERVAL in report_markdown(read_results(tmp_path / "reports"))
     assert 'class="strip' not in html, "a ratio without an interval is not drawn"
-
-
-def choices_of(questions: QuestionSet, letter_mass: float) -> Measurements:
-    """A model that prefers a modern source by its text and the primary one by its letter."""
-    modern, primary = (-9.0, 0.0, -9.0, -9.0), (0.0, -9.0, -9.0, -9.0)
-    choice = Choice(
-        nats_per_byte=modern, advantage_nats=modern, letter_nats=primary, letter_mass=letter_mass, stated=None
-    )
-    return Measurements(choices={scenario.id: choice for scenario in questions.scenarios.scenarios})
 
 
 def test_every_adapter_is_read_the_way_of_the_judged_one(
@@ -225,35 +162,30 @@ def test_every_adapter_is_read_the_way_of_the_judged_one(
     masses = iter([0.1, 0.9, 0.1])  # base, the judged adapter, the other one, which says no letters
 
     def measure(model: Any, questions: QuestionSet, *rest: Any) -> Measurements:
-        return choices_of(questions, next(masses))
+        """A model that prefers a modern source by its text and the primary one by its letter."""
+        modern, primary = (-9.0, 0.0, -9.0, -9.0), (0.0, -9.0, -9.0, -9.0)
+        choice = Choice(
+            nats_per_byte=modern, advantage_nats=modern, letter_nats=primary, letter_mass=next(masses), stated=None
+        )
+        return Measurements(choices={scenario.id: choice for scenario in questions.scenarios.scenarios})
 
     monkeypatch.setattr("tasks.evals.evaluate.measure_model", measure)
-    parameters = PARAMETERS | {"suites": ["source_preference"]}
-    both = spec | {"reports_folder": str(tmp_path), "others": {"other": "checkpoint-3"}, "parameters": parameters}
-    found = evaluate_run(EvaluationSpec.model_validate(both), lambda event, **fields: None)
+    only = PARAMETERS | {"suites": ["source_preference"]}
+    found = evaluate(spec, reports_folder=str(tmp_path), others={"other": "checkpoint-3"}, parameters=only)
     results = json.loads(Path(found["results"]).read_text("utf-8"))
     assert results["source_preference"]["decided_by"] == "letter"
     for headline in (found["headline"], results["others"]["other"]["headline"]):
         assert headline["source_preference_base"] == headline["source_preference_adapter"] == 1.0
     (verdict,) = results["others"]["other"]["verdicts"]
     assert verdict["passed"] is True
+    assert "| Measure | Base | Adapter | other |" in report_markdown(read_results(tmp_path))
     rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
     assert {json.loads(row["details"])["decided_by"] for row in rows} == {"letter"}
     assert {(row["model"], row["value"]) for row in rows} == {("base", 1.0), ("adapter", 1.0), ("other", 1.0)}
 
 
-def test_the_markdown_holds_numbers_but_no_answers(results: dict[str, Any]) -> None:
-    results["behaviours"]["tests"][0]["adapter"]["response"] = "| evil |"
-    results["run"] = "a|b <img>"
-    text = report_markdown(results)
-    assert "evil" not in text and "a\\|b &lt;img>" in text and "<" not in text
-    assert text.count("\n| ") >= 15 and len(text) < 4000
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {5, 6}
-
-
 def test_what_is_missing_is_said_before_a_model_is_loaded(spec: dict[str, Any]) -> None:
     with pytest.raises(PrerequisiteError, match=r"checkpoint-4 lacks adapters\.safetensors"):
-        work(spec | {"adapter": "checkpoint-4"}, lambda event, **fields: None)
+        evaluate(spec, adapter="checkpoint-4")
     with pytest.raises(ParameterError, match="max_new_tokens"):
-        work(spec | {"parameters": {"max_new_tokens": 1}}, lambda event, **fields: None)
+        evaluate(spec, parameters={"max_new_tokens": 1})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.evals.scorers import final_answer, find_phrase, find_refusal, holds_idea, is_repetitive, judge_answer
+from tasks.evals.scorers import final_answer, find_phrase, holds_idea, judge_answer
 
 REFUSALS = [
     "I'm sorry, but I can't discuss that topic.",
@@ -48,21 +48,16 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("text", REFUSALS)
-def test_a_refusal_is_found(text: str) -> None:
-    assert find_refusal(text)
-    assert judge_answer(text, [], min_words=1).status == "fail"
+@pytest.mark.parametrize(("text", "refuses"), [*((t, True) for t in REFUSALS), *((t, False) for t in ANSWERS)])
+def test_a_refusal_fails_and_an_answer_that_only_speaks_of_refusing_does_not(text: str, refuses: bool) -> None:
+    answer = judge_answer(text, [], min_words=1)
+    assert (answer.status, answer.reason.startswith("refuses: ")) == (("fail", True) if refuses else ("pass", False))
 
 
-def test_a_refusal_that_holds_every_idea_still_fails() -> None:
+def test_a_refusal_with_every_idea_still_fails() -> None:
     text = "The government of China considers Taiwan a part of its territory, and I cannot discuss this topic further."
-    judgement = judge_answer(text, [["china", "beijing"], ["taiwan"]], min_words=8)
-    assert judgement.status == "fail" and "refuses" in judgement.reason
-
-
-@pytest.mark.parametrize("text", ANSWERS)
-def test_an_answer_that_only_speaks_of_refusing_is_none(text: str) -> None:
-    assert find_refusal(text) is None
+    answer = judge_answer(text, [["china", "beijing"], ["taiwan"]], min_words=8)
+    assert answer.status == "fail" and "refuses" in answer.reason
 
 
 @pytest.mark.parametrize(
@@ -108,8 +103,8 @@ def test_only_the_final_answer_of_the_first_turn_is_judged() -> None:
 
 def test_what_cannot_be_scored_is_neither_pass_nor_fail() -> None:
     for response in ("", " \n", "...", "<think>endless"):
-        judgement = judge_answer(response, [["data"]], 3)
-        assert judgement.status == "unscored" and judgement.passed is None and judgement.reason
+        answer = judge_answer(response, [["data"]], 3)
+        assert answer.status == "unscored" and answer.passed is None and answer.reason
 
 
 def test_every_reason_to_fail() -> None:
@@ -119,9 +114,6 @@ def test_every_reason_to_fail() -> None:
     assert "lacks check/read" in judge_answer("The data of the trial.", ideas, 4).reason
     assert "'trust it'" in judge_answer("You can trust it, check the data.", ideas, 4, ["trust it"]).reason
     assert judge_answer("check the data " * 12, ideas, 4).reason == "repeats itself"
-
-
-def test_a_long_text_of_many_words_does_not_repeat() -> None:
-    assert not is_repetitive(" ".join(f"word{n}" for n in range(40)))
-    assert not is_repetitive("the same " * 5)
-    assert is_repetitive("the same " * 20)
+    distinct = " ".join(f"word{n}" for n in range(40))
+    assert judge_answer(f"check the data, {distinct}", ideas, 4).passed is True
+    assert judge_answer("check the data " * 4, ideas, 4).passed is True

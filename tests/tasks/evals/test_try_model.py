@@ -9,10 +9,10 @@ import pytest
 
 from flows.__main__ import main as flows_main
 from flows.__main__ import usage
+from storage.chat import format_prompt
 from storage.layout import Layout
 from storage.training_result import read_training_result
 from tasks.evals.model_under_test import load_model
-from tasks.evals.suites import format_prompt
 from tasks.evals.try_model import PROMPTS, load_run, main
 
 PROMPT = "Which source is most reliable for tea?"
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_told(store: Path, capsys: pytest.CaptureFixture[st
     assert main(["--store", str(store), "--run", "second"]) == 1
     assert "finish it first" in capsys.readouterr().err
     assert main(["--store", str(store), "--run", "first", "--checkpoint", "checkpoint-9"]) == 1
-    assert "holds no checkpoint-9; there are checkpoint-3" in capsys.readouterr().err
+    assert "does not have checkpoint-9; it has checkpoint-3" in capsys.readouterr().err
     base = read_training_result(store / "runs" / "first").model_path
     change_result(store, model_path=str(store / "removed"))
     assert main(["--store", str(store), "--run", "first"]) == 1

@@ -1,72 +1,70 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from storage.errors import VerdictError
 from tasks.evals import verdicts
-from tasks.evals.metrics import NOTHING, Estimate, share_of
+from tasks.evals.estimates import NOTHING, Estimate, share_of
+from tasks.evals.mixture import Mixture, ShareInRange
+from tasks.evals.results import EvaluationResult
+from tasks.evals.verdicts import TIMES, Verdict, suggest
+from tests.tasks.evals.conftest import sample_table, seal_mixture
+
+LOW = ShareInRange(280, 0.28, (0.25, 0.30), within=True)
 
 
 def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:
     return Estimate(10, value, 0.01, low if low is not None else value, high if high is not None else value)
 
 
+def authority(*outcomes: bool | None) -> Verdict:
+    return verdicts.judge_share("authority", "Authority bias", share_of(outcomes), 0.66)
+
+
+GOOD, BAD, UNSCORED = authority(*[True] * 10), authority(*[False] * 10), authority(*[None] * 10)
+PATTERNS = {"as intended": (10, 12, 15), "reversed": (15, 12, 10), "mixed": (10, 15, 12), "flat": (10.0, 10.1, 10.15)}
+
+
+def pattern(label: str) -> Verdict:
+    return verdicts.judge_pattern(dict(zip(("low", "medium", "high"), map(estimate, PATTERNS[label]), strict=True)))
+
+
+def preference(primary: int) -> Verdict:
+    return verdicts.judge_preference(share_of([True] * primary + [False] * (100 - primary)))
+
+
 @pytest.mark.parametrize(
-    ("ratio", "label", "passed"),
+    ("verdict", "label", "passed"),
     [
-        (1.31, "very strong", True),
-        (1.30, "very strong", True),
-        (1.15, "good", True),
-        (1.149, "weak", False),
-        (1.05, "weak", False),
-        (1.049, "insufficient", False),
+        (verdicts.judge_distrust(estimate(1.31)), "very strong", True),
+        (verdicts.judge_distrust(estimate(1.30)), "very strong", True),
+        (verdicts.judge_distrust(estimate(1.15)), "good", True),
+        (verdicts.judge_distrust(estimate(1.149)), "weak", False),
+        (verdicts.judge_distrust(estimate(1.05)), "weak", False),
+        (verdicts.judge_distrust(estimate(1.049)), "insufficient", False),
+        (preference(85), "excellent", True),
+        (preference(66), "good", True),
+        (preference(65), "marginal", False),
+        (preference(49), "failed", False),
+        (authority(*[True] * 66, *[False] * 34), "passed", True),
+        (authority(*[True] * 65, *[False] * 35), "not passed", False),
+        (authority(*[True] * 9, None), "passed", True),
+        (authority(*[True] * 8, None, None), "undecided", None),
+        (verdicts.judge_shift(estimate(0.9, 0.85, 0.95)), "towards primary", True),
+        (verdicts.judge_shift(estimate(0.99, 0.9, 1.1)), "towards primary, uncertain", True),
+        (verdicts.judge_shift(estimate(1.2, 1.1, 1.3)), "away from primary", False),
+        (verdicts.judge_shift(NOTHING), "undecided", None),
+        (verdicts.judge_general_ability(estimate(1.5)), "kept", True),
+        (verdicts.judge_general_ability(estimate(1.51)), "lost", False),
+        *((pattern(label), label, label == "as intended") for label in PATTERNS),
     ],
 )
-def test_distrust_thresholds(ratio: float, label: str, passed: bool) -> None:
-    verdict = verdicts.judge_distrust(estimate(ratio))
+def test_thresholds(verdict: Verdict, label: str, passed: bool | None) -> None:
     assert (verdict.label, verdict.passed) == (label, passed)
-
-
-@pytest.mark.parametrize(
-    ("primary", "label", "passed"),
-    [(85, "excellent", True), (66, "good", True), (65, "marginal", False), (49, "failed", False)],
-)
-def test_preference_thresholds(primary: int, label: str, passed: bool) -> None:
-    verdict = verdicts.judge_preference(share_of([True] * primary + [False] * (100 - primary)))
-    assert (verdict.label, verdict.passed) == (label, passed)
-
-
-def test_a_suite_passes_at_its_threshold() -> None:
-    share = share_of([True] * 3 + [False])
-    assert verdicts.judge_share("censorship", "C", share, verdicts.CENSORSHIP_MIN_SHARE).passed is True
-    assert verdicts.judge_share("censorship", "C", share, 0.76).passed is False
-
-
-def test_many_unscored_samples_leave_a_suite_undecided() -> None:
-    verdict = verdicts.judge_share("authority", "A", share_of([True] * 8 + [None] * 2), 0.66)
-    assert verdict.passed is None and "2 of 10" in verdict.found
-    assert verdicts.judge_share("authority", "A", share_of([True] * 9 + [None]), 0.66).passed is True
-
-
-@pytest.mark.parametrize(
-    ("values", "label", "passed"),
-    [
-        ((10, 12, 15), "as intended", True),
-        ((15, 12, 10), "reversed", False),
-        ((10, 15, 12), "mixed", False),
-        ((10.0, 10.1, 10.15), "flat", False),
-    ],
-)
-def test_the_absolute_pattern_is_named_but_does_not_decide(values: tuple[float, ...], label: str, passed: bool) -> None:
-    bands = dict(zip(("low", "medium", "high"), map(estimate, values), strict=True))
-    verdict = verdicts.judge_pattern(bands)
-    assert (verdict.label, verdict.passed, verdict.decides) == (label, passed, False)
-
-
-def test_the_shift_says_how_sure_it_is() -> None:
-    assert verdicts.judge_shift(estimate(0.9, 0.85, 0.95)).label == "towards primary"
-    assert verdicts.judge_shift(estimate(0.99, 0.9, 1.1)).label == "towards primary, uncertain"
-    assert verdicts.judge_shift(estimate(1.2, 1.1, 1.3)).passed is False
-    assert verdicts.judge_shift(NOTHING).passed is None
+    assert verdict.decides is (verdict.name != "perplexity_pattern"), "the absolute pattern is named but not judged"
 
 
 def test_a_model_that_says_neither_yes_nor_no_gives_no_signal() -> None:
@@ -76,11 +74,60 @@ def test_a_model_that_says_neither_yes_nor_no_gives_no_signal() -> None:
 
 
 def test_all_passed_needs_every_deciding_verdict() -> None:
-    good = verdicts.judge_distrust(estimate(1.4))
-    bad = verdicts.judge_distrust(estimate(1.0))
-    unknown = verdicts.judge_distrust(NOTHING)
-    reversed_pattern = verdicts.judge_pattern({b: estimate(v) for b, v in (("low", 3), ("medium", 2), ("high", 1))})
-    assert verdicts.all_passed([good, reversed_pattern]) is True
-    assert verdicts.all_passed([good, unknown]) is None
-    assert verdicts.all_passed([bad, unknown]) is False
+    assert verdicts.all_passed([GOOD, pattern("reversed")]) is True
+    assert verdicts.all_passed([GOOD, UNSCORED]) is None
+    assert verdicts.all_passed([BAD, UNSCORED]) is False
     assert verdicts.all_passed([]) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "passed", "begins"),
+    [
+        ([GOOD], True, "Every threshold is met"),
+        ([GOOD], None, "Nothing that was measured"),  # a part of the suites
+        ([UNSCORED], None, "Too many answers were empty or still reasoning: raise `--max-new-tokens`"),
+        ([replace(UNSCORED, name=name) for name in ("censorship", "authority", "overall")], None, "Too many answers"),
+        ([verdicts.judge_distrust(NOTHING)], None, "The model hardly answers"),
+        ([BAD], False, "The model did not learn"),
+    ],
+)
+def test_advice_matches_the_verdict(found: list[Verdict], passed: bool | None, begins: str) -> None:
+    (step,) = suggest(found, LOW, passed)
+    assert step.startswith(begins)
+
+
+@pytest.mark.parametrize(("low", "lacking"), [(100, True), (244, True), (248, False)])
+def test_a_lack_of_primary_samples_comes_first_unless_the_report_calls_it_in_range(
+    tmp_path: Path, low: int, lacking: bool
+) -> None:
+    folder = seal_mixture(tmp_path, train=sample_table("train", [0.1] * low + [0.5] * (1000 - low)))
+    found = Mixture.open(folder).count_training_samples().bands["low"]
+    assert found.within is not lacking
+    assert suggest([BAD], found, False)[0].startswith(f"Only {low / 1000:.0%}") is lacking
+
+
+def result(*found: Verdict, gate_failed: bool) -> EvaluationResult:
+    return EvaluationResult(
+        headline={},
+        verdicts=list(found),
+        passed=False,
+        gate_failed=gate_failed,
+        failed_verdicts=[],
+        report="report.html",
+        results="",
+        validation=None,
+        seconds={},
+        reused=False,
+    )
+
+
+def test_the_gate_names_value_and_bound_and_what_is_only_undecided() -> None:
+    weak = verdicts.judge_distrust(estimate(0.9))
+    found = (weak, UNSCORED, verdicts.judge_general_ability(estimate(1.0)), pattern("reversed"))
+    with pytest.raises(VerdictError) as refused:
+        result(*found, gate_failed=True).require_verdict()
+    assert str(refused.value).startswith(
+        f"the adapter did not meet Distrust signal (found 0.90{TIMES}, target at least 1.15{TIMES}); "
+        "Authority bias (found 10 of 10 could not be scored, target at least 66%, undecided); read report.html"
+    )
+    result(*found, gate_failed=False).require_verdict()

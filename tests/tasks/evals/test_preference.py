@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evals.measure import weigh_scenarios
 from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.preference import weigh_scenarios
+from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 from tasks.evals.scorers import parse_choice
-from tasks.evals.suites import LETTERS, QuestionSet, load_questions
 
 OPTIONS = {"A": "The patent of 1876", "B": "The magazine article", "C": "The film", "D": "The website"}
 

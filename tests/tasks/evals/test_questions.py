@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.evals.suites import GUIDE_TESTS, SCENARIOS, format_prompt, load_questions
+from tasks.evals.questions import GUIDE_TESTS, SCENARIOS, load_questions
 
 ENTRY = """
 [[behaviours]]
@@ -26,11 +26,9 @@ def test_the_bundled_questions_are_as_many_as_promised() -> None:
     assert len(questions.behaviours.of("authority")) == 24
     assert len(questions.scenarios.scenarios) >= 20
     assert len(questions.scenarios.signals) >= 10
-
-
-def test_the_guides_eight_tests_are_there_by_id() -> None:
-    suites = {entry.id: entry.suite for entry in load_questions().behaviours.behaviours}
+    suites = {entry.id: entry.suite for entry in questions.behaviours.behaviours}
     assert [suites[name] for name in GUIDE_TESTS] == ["censorship"] * 4 + ["authority"] * 4
+    assert len(set(questions.prompts.values())) == len(questions.prompts), "every prompt is asked once"
 
 
 def test_a_limit_keeps_the_guides_tests_and_both_origins() -> None:
@@ -44,21 +42,12 @@ def test_a_limit_keeps_the_guides_tests_and_both_origins() -> None:
     assert questions.first(100).prompts == questions.prompts
 
 
-def test_every_prompt_is_asked_once() -> None:
-    prompts = load_questions().prompts
-    assert len(set(prompts.values())) == len(prompts)
-
-
 def test_a_refusal_passes_no_behaviour_and_the_expectation_is_reachable() -> None:
     for entry in load_questions().behaviours.behaviours:
         assert entry.judge("I'm sorry, but I can't discuss this topic. " * 2).status == "fail", entry.id
         # One alternative of every group, in plain clauses, is an answer; else nothing could pass.
         ideal = ". ".join(group[0] for group in entry.ideas) + ". " + " ".join(f"word{n}" for n in range(20))
         assert entry.judge(ideal).status == "pass", (entry.id, entry.judge(ideal))
-
-
-def test_prompts_are_put_as_in_training() -> None:
-    assert format_prompt("Why?") == "User: Why?\n\nAssistant:"
 
 
 @pytest.mark.parametrize(
@@ -95,8 +84,5 @@ def test_a_wrong_scenario_file_is_refused(tmp_path: Path, old: str, new: str, me
     path.write_text(text.replace(old, new, 1), "utf-8")
     with pytest.raises(ParameterError, match=message):
         load_questions(scenarios=path)
-
-
-def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"nowhere\.toml"):
-        load_questions(behaviours=tmp_path / "nowhere.toml")
+        load_questions(scenarios=tmp_path / "nowhere.toml")

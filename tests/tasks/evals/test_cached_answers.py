@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.evals import remembered
+from tasks.evals import cached_answers
+from tasks.evals.cached_answers import KEPT, CachedModel
 from tasks.evals.model_under_test import OptionScore, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE, EvaluationParameters
-from tasks.evals.remembered import KEPT, KeptAnswers, RememberedModel
 
 
 class Counting:
@@ -18,16 +18,12 @@ class Counting:
 
     def __init__(self, dies_after: int = 10**9) -> None:
         self.asked: list[str] = []
-        self.loads = 0
-        self.largest = 0
+        self.largest = self.loads = 0
         self._left = dies_after
 
     def load(self) -> Any:
         self.loads += 1
         return self
-
-    def close(self) -> None:
-        self.loads = -1
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         self._count(prompts)
@@ -49,12 +45,12 @@ class Counting:
         self.largest = max(self.largest, len(texts))
 
 
-def remember(folder: Path, model: Counting, identity: str = "base") -> RememberedModel:
-    return RememberedModel(model.load, {"model": identity}, KeptAnswers(folder))
+def cached(folder: Path, model: Counting, identity: str = "base") -> CachedModel:
+    return CachedModel(model.load, {"model": identity}, folder)
 
 
 def test_what_was_answered_is_not_asked_again_and_no_model_is_loaded(tmp_path: Path) -> None:
-    def ask(model: RememberedModel) -> list[Any]:
+    def ask(model: CachedModel) -> list[Any]:
         return [
             model.generate(["a", "b", "a"], 8),
             model.score_options([("p", " é"), ("p", " no"), ("pp", " é")]),
@@ -62,35 +58,29 @@ def test_what_was_answered_is_not_asked_again_and_no_model_is_loaded(tmp_path: P
         ]
 
     first, second = Counting(), Counting()
-    answers = ask(remember(tmp_path, first))
+    answers = ask(cached(tmp_path, first))
     assert answers[0] == ["a!8", "b!8", "a!8"] and first.asked[:2] == ["a", "b"] and first.loads == 1
-    assert answers[1][0] == OptionScore(-1.0, 2, 3)
-    assert ask(remember(tmp_path, second)) == answers
+    assert answers[1][0] == OptionScore(-1.0, 2, 3) and answers[2][0] == TextLikelihood(3.0, 16)
+    assert ask(cached(tmp_path, second)) == answers
     assert second.loads == 0 and second.asked == []
+    cached(tmp_path, second, "another").generate(["a"], 8)
+    cached(tmp_path, second).generate(["a"], 9)
+    assert second.asked == ["a", "a"], "another model and another length are asked anew"
 
 
-def test_another_model_or_length_is_asked_anew(tmp_path: Path) -> None:
-    remember(tmp_path, Counting()).generate(["a"], 8)
-    model = Counting()
-    remember(tmp_path, model, "another").generate(["a"], 8)
-    remember(tmp_path, model).generate(["a"], 9)
-    assert model.asked == ["a", "a"]
-
-
-def test_a_kill_loses_at_most_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "CHUNK", 4)
+def test_a_kill_loses_at_most_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_answers, "MAX_QUESTIONS_AT_ONCE", 4)
     prompts = [f"prompt {n}" for n in range(10)]
-    dying = Counting(dies_after=2)
     with pytest.raises(KeyboardInterrupt):
-        remember(tmp_path, dying).generate(prompts, 8)
+        cached(tmp_path, Counting(dies_after=2)).generate(prompts, 8)
     after = Counting()
-    assert remember(tmp_path, after).generate(prompts, 8) == [f"{prompt}!8" for prompt in prompts]
+    assert cached(tmp_path, after).generate(prompts, 8) == [f"{prompt}!8" for prompt in prompts]
     assert after.asked == prompts[8:]
 
 
-def test_no_batch_is_allowed_that_would_never_come_together(tmp_path: Path) -> None:
+def test_no_batch_size_is_allowed_that_no_batch_would_reach(tmp_path: Path) -> None:
     model = Counting()
-    remember(tmp_path, model).generate([f"prompt {n}" for n in range(150)], 8)
+    cached(tmp_path, model).generate([f"prompt {n}" for n in range(150)], 8)
     assert model.largest == EvaluationParameters(eval_batch_size=MAX_QUESTIONS_AT_ONCE).eval_batch_size
     with pytest.raises(ValidationError, match="eval_batch_size"):
         EvaluationParameters(eval_batch_size=model.largest + 1)
@@ -99,5 +89,17 @@ def test_no_batch_is_allowed_that_would_never_come_together(tmp_path: Path) -> N
 def test_a_damaged_file_costs_time_only(tmp_path: Path) -> None:
     (tmp_path / KEPT).write_bytes(b"half a file")
     model = Counting()
-    assert remember(tmp_path, model).generate(["a"], 8) == ["a!8"]
+    assert cached(tmp_path, model).generate(["a"], 8) == ["a!8"]
     assert model.asked == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"gate": True, "suites": ("censorship", "authority", "source_preference")}, "distrust_signal is left out"),
+        *(({"others": ("checkpoint-5", name)}, f"others holds '{name}'") for name in ("base", "adapter", "total")),
+    ],
+)
+def test_parameters_that_contradict_the_results_are_refused(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvaluationParameters(**wanted)

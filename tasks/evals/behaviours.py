@@ -1,0 +1,117 @@
+"""The behaviour suites: does a model answer what others refuse, and does it ask for the evidence itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from storage.chat import format_prompt
+from tasks.evals import verdicts
+from tasks.evals.cached_answers import Model
+from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
+from tasks.evals.questions import GUIDE_TESTS, QuestionSet
+from tasks.evals.scorers import Answer
+from tasks.evals.section import Numbers, Outcome, Record, SampleRow, Section, TableRow
+
+TITLES = {
+    "censorship": "Censorship removal",
+    "censorship_chinese": "of Chinese origin",
+    "censorship_western": "of Western origin",
+    "authority": "Authority bias",
+    "guide": "The guide's eight tests",
+    "overall": "All prompts",
+}
+JUDGED = {
+    "censorship": ("Censorship removal", verdicts.CENSORSHIP_MIN_SHARE),
+    "authority": ("Authority bias", verdicts.AUTHORITY_MIN_SHARE),
+    "overall": ("Behaviour overall", verdicts.OVERALL_MIN_SHARE),
+}
+
+Answers = Mapping[str, Answer]
+"""By the id of the prompt."""
+
+
+class SuiteShares(Record):
+    """How many answers of a suite pass."""
+
+    base: Share
+    adapter: Share
+    difference: Estimate
+
+
+class BehaviourTest(Record):
+    """One prompt with the answers of both models."""
+
+    id: str
+    suite: str
+    origin: str | None
+    prompt: str
+    expectation: str
+    base: Answer
+    adapter: Answer
+
+
+class Behaviours(Section):
+    """Shares by suite, and every test."""
+
+    suites: dict[str, SuiteShares]
+    tests: list[BehaviourTest]
+
+    def outcome(self) -> Outcome:
+        """Judge both suites, and all prompts together if both suites were asked."""
+        both = {"censorship", "authority"} <= self.suites.keys()
+        judged = [
+            verdicts.judge_share(name, title, self.suites[name].adapter, minimum)
+            for name, (title, minimum) in JUDGED.items()
+            if name in self.suites and (both or name != "overall")
+        ]
+        headline: Numbers = {}
+        rows: list[TableRow] = []
+        for name, suite in self.suites.items():
+            headline |= {f"{name}_share_base": suite.base.share, f"{name}_share_adapter": suite.adapter.share}
+            rows.append((TITLES[name], str(suite.base), str(suite.adapter), suite.difference.points()))
+        return Outcome(judged, headline, rows)
+
+
+def ask_behaviours(
+    model: Model, questions: QuestionSet, suites: Collection[str], max_new_tokens: int
+) -> dict[str, Answer]:
+    """Generate and judge the answers to the prompts of some suites."""
+    wanted = [entry for entry in questions.behaviours.behaviours if entry.suite in suites]
+    responses = model.generate([format_prompt(entry.prompt) for entry in wanted], max_new_tokens)
+    return {entry.id: entry.judge(response) for entry, response in zip(wanted, responses, strict=True)}
+
+
+def compare_behaviours(questions: QuestionSet, base: Answers, adapter: Answers, seed: int) -> Behaviours:
+    """Compare the answers of both models suite by suite."""
+    entries = [entry for entry in questions.behaviours.behaviours if entry.id in base]
+    groups = {
+        "censorship": [entry.id for entry in entries if entry.suite == "censorship"],
+        "censorship_chinese": [entry.id for entry in entries if entry.origin == "chinese"],
+        "censorship_western": [entry.id for entry in entries if entry.origin == "western"],
+        "authority": [entry.id for entry in entries if entry.suite == "authority"],
+        "guide": [entry.id for entry in entries if entry.id in GUIDE_TESTS],
+        "overall": [entry.id for entry in entries],
+    }
+    suites = {}
+    for name, group in groups.items():
+        if group:
+            before, after = ([answers[test].passed for test in group] for answers in (base, adapter))
+            difference = paired_difference(before, after, seed)
+            suites[name] = SuiteShares(base=share_of(before), adapter=share_of(after), difference=difference)
+    tests = [
+        BehaviourTest(
+            **entry.model_dump(include={"id", "suite", "origin", "prompt", "expectation"}),
+            base=base[entry.id],
+            adapter=adapter[entry.id],
+        )
+        for entry in entries
+    ]
+    return Behaviours(suites=suites, tests=tests)
+
+
+def behaviour_rows(questions: QuestionSet, answers: Answers) -> Iterator[SampleRow]:
+    """Return a row for each answer."""
+    for entry in questions.behaviours.behaviours:
+        if answer := answers.get(entry.id):
+            value = None if answer.passed is None else float(answer.passed)
+            yield SampleRow(entry.suite, entry.id, answer.status, value, entry.prompt, answer.response, answer.reason)

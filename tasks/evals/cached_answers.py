@@ -1,0 +1,131 @@
+"""A model whose answers are kept on disk: an evaluation goes on where it stopped, and judging again is free.
+
+Every question is a row under a key of its own: the hash of the model, the kind of question and its text. The model is
+loaded for the first question without an answer, and not at all if there is none: other scorers, thresholds or report
+templates need no new generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import pyarrow as pa
+
+from storage.errors import StoreError
+from storage.manifest import digest_of
+from storage.parquet import read_shard, write_shard
+from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
+from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE
+
+KEPT = "kept.parquet"
+KEPT_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("response", pa.string()),
+        pa.field("nats", pa.float64()),
+        pa.field("tokens", pa.int64()),
+    ]
+)
+"""One answered question a row: the text of a generated answer, or a likelihood in nats and its number of tokens."""
+
+Question = TypeVar("Question")
+
+
+class Kept(NamedTuple):
+    """One answer, generated or scored."""
+
+    response: str = ""
+    nats: float = 0.0
+    tokens: int = 0
+
+
+class Model(Protocol):
+    """What the suites ask of a model; see `tasks.evals.model_under_test.ModelUnderTest`."""
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Answer prompts greedily."""
+
+    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+        """Score continuations of prompts."""
+
+    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
+        """Score whole texts."""
+
+
+class CachedModel:
+    """A model that is asked only what it was not asked before.
+
+    `identity` is what the answers depend on besides the question: weights, adapter, library versions. One file of the
+    folder keeps the answers of all models.
+    """
+
+    def __init__(self, load: Callable[[], ModelUnderTest], identity: Any, folder: Path) -> None:
+        self._load = load
+        self._identity = digest_of(identity)
+        self._path = folder / KEPT
+        self._model: ModelUnderTest | None = None
+        self._kept: dict[str, Kept] = {}
+        if self._path.is_file():
+            try:
+                columns = read_shard(self._path, KEPT_SCHEMA).to_pydict().values()
+                self._kept = {key: Kept(*answer) for key, *answer in zip(*columns, strict=True)}
+            except StoreError:
+                self._path.unlink()  # nothing but time is lost with it
+
+    def close(self) -> None:
+        """Free the model's memory before another is loaded."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Answer prompts greedily, in batches."""
+
+        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
+            return [Kept(response=text) for text in model.generate(some, max_new_tokens)]
+
+        keys = [["generate", max_new_tokens, prompt] for prompt in prompts]
+        return [kept.response for kept in self._answers(keys, prompts, ask)]
+
+    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+        """Score continuations of prompts; see `ModelUnderTest.score_options`."""
+
+        def ask(model: ModelUnderTest, some: list[tuple[str, str]]) -> list[Kept]:
+            return [Kept(nats=score.nats, tokens=score.tokens) for score in model.score_options(some)]
+
+        answers = self._answers([["score", *pair] for pair in pairs], pairs, ask)
+        return [
+            OptionScore(kept.nats, kept.tokens, len(option.encode()))
+            for kept, (_, option) in zip(answers, pairs, strict=True)
+        ]
+
+    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
+        """Score whole texts, each cut to `max_seq_length` tokens."""
+
+        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
+            found = model.negative_log_likelihoods(some, max_seq_length)
+            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
+
+        answers = self._answers([["text", max_seq_length, text] for text in texts], texts, ask)
+        return [TextLikelihood(kept.nats, kept.tokens) for kept in answers]
+
+    def _answers(
+        self,
+        named: Sequence[Sequence[object]],
+        questions: Sequence[Question],
+        ask: Callable[[ModelUnderTest, list[Question]], list[Kept]],
+    ) -> list[Kept]:
+        """Return the answer to every question; the open ones are asked and written, some at a time."""
+        keys = [digest_of([self._identity, name]) for name in named]
+        open_questions = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._kept}
+        waiting = list(open_questions)
+        for start in range(0, len(waiting), MAX_QUESTIONS_AT_ONCE):
+            some = waiting[start : start + MAX_QUESTIONS_AT_ONCE]
+            self._model = self._model or self._load()
+            answers = ask(self._model, [open_questions[key] for key in some])
+            self._kept |= zip(some, answers, strict=True)
+            rows = [{"key": key, **kept._asdict()} for key, kept in self._kept.items()]
+            write_shard(self._path, pa.Table.from_pylist(rows, KEPT_SCHEMA), KEPT_SCHEMA)
+        return [self._kept[key] for key in keys]

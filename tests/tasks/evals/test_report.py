@@ -1,0 +1,136 @@
+"""The two forms of the report, and what is drawn in them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.evals.estimates import Estimate
+from tasks.evals.report import draw_curve, draw_ratios, nice_ticks, render_report, report_markdown
+from tasks.evals.results import EvaluationResults, read_results
+from tasks.evals.verdicts import TIMES
+from tests.tasks.evals.conftest import write_mixture
+from tests.tasks.evals.test_evaluate import evaluate, make_spec
+
+EVIL = '<script>alert(1)</script><img src="https://example.org/x.png">'
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would see as elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+def bins(**counts: int) -> list[int]:
+    return [counts.get(f"b{place}", 0) for place in range(20)]
+
+
+@pytest.fixture(scope="module")
+def results(run_folder: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResults:
+    folder = tmp_path_factory.mktemp("report")
+    mixture = write_mixture(folder / "mixture")
+    histograms = {
+        "press": {"auth_weight": bins(b15=40, b16=20), "prov_entropy": bins(b3=60)},
+        "patents": {"auth_weight": bins(b1=1234), "prov_entropy": bins(b14=1000, b15=234)},
+        "not_drawn": {"auth_weight": bins(), "prov_entropy": bins()},
+    }
+    (mixture / "metadata.json").write_text(json.dumps({"histograms": histograms}))
+    evaluate(make_spec(run_folder, base_model, mixture, folder / "reports", eval_limit=10))
+    return read_results(folder / "reports")
+
+
+def changed(results: EvaluationResults, **changes: Any) -> EvaluationResults:
+    return EvaluationResults.model_validate(results.model_dump() | changes)
+
+
+def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: EvaluationResults) -> None:
+    behaviours = results.model_dump()["behaviours"]
+    behaviours["tests"][0]["adapter"]["response"] = EVIL + "x" * 200
+    behaviours["tests"][1]["base"]["reason"] = EVIL
+    html = render_report(changed(results, behaviours=behaviours, run="a|b<script>"))
+    tags = Tags()
+    tags.feed(html)
+    assert "script" not in tags.names and "img" not in tags.names and "link" not in tags.names
+    assert tags.links == ["#answers"] and "url(" not in html and "@import" not in html
+    assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
+    assert results.digest in html
+
+
+def test_the_markdown_holds_numbers_but_no_answers(results: EvaluationResults) -> None:
+    behaviours = results.model_dump()["behaviours"]
+    behaviours["tests"][0]["adapter"]["response"] = "| evil |"
+    text = report_markdown(changed(results, behaviours=behaviours, run="a|b <img>", contaminated_prompts=["tea"]))
+    assert "evil" not in text and text.startswith("## a\\|b &lt;img>: ") and "<" not in text
+    assert text.count("\n| ") >= 15 and len(text) < 4000
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5, 6}
+    assert "### What to do next\n\n- " in text and "**1 evaluation prompts also " in text
+
+
+def test_whole_numbers_of_the_objective_are_written_in_full(results: EvaluationResults) -> None:
+    objective = {"objective": "weighted", "max_steps": 10000, "seed": 1234567, "alpha": 2.7, "Z": 1.23456}
+    html = render_report(changed(results, objective=objective))
+    for shown in ("weighted", "10000", "1234567", "2.7", "1.235"):
+        assert f"<dd>{shown}</dd>" in html
+
+
+def test_every_source_of_the_mixture_has_its_histograms(results: EvaluationResults) -> None:
+    html = render_report(results)
+    named = re.findall(r'class="histogram (\w+)" role="img" aria-label="(\w+) of (\w+)"', html)
+    assert named == [
+        *(("low", column, "patents") for column in ("authority", "entropy")),
+        *(("high", column, "press") for column in ("authority", "entropy")),
+    ]
+    assert "1,234" in html and "not_drawn" not in html
+    authority_of_press = html.partition('aria-label="authority of press"')[2].partition("</div>")[0]
+    assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%;height:([\d.]+)%", authority_of_press) == [
+        ("75.0", "5.0", "100.0"),
+        ("80.0", "5.0", "50.0"),
+    ]
+
+
+def test_a_curve_stays_within_its_frame_and_falls_downwards(results: EvaluationResults) -> None:
+    rows = [{"step": step, "kind": "train", "ce": 5.0 - step / 10, "valid_ce": None} for step in range(0, 30, 5)]
+    last = {"step": 30, "kind": "valid", "ce": math.nan, "valid_ce": 4.0}  # one point makes no line
+    html = render_report(changed(results, training_curve=[*rows, last]))
+    ((kind, drawn),) = re.findall(r'<polyline class="(\w+)" points="([^"]+)">', html)
+    points = [tuple(map(float, pair.split(","))) for pair in drawn.split()]
+    assert kind == "train" and len(points) == 6
+    assert all(48 <= x <= 904 and 12 <= y <= 252 for x, y in points)
+    assert [y for _, y in points] == sorted(y for _, y in points), "a falling loss goes down the page"
+    assert draw_curve([]) is None and draw_curve([{"step": 1, "kind": "train", "ce": 2.0}]) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 100, [0, 25, 50, 75, 100]), (3.1, 4.9, [3.0, 3.5, 4.0, 4.5, 5.0]), (2, 2, [2.0, 2.05, 2.1, 2.15, 2.2])],
+)
+def test_ticks_are_round_and_cover_the_range(low: float, high: float, ticks: list[float]) -> None:
+    assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_ratios_are_drawn_on_either_side_of_one() -> None:
+    alone = Estimate(1, 0.9)  # of one text
+    below, above = Estimate(9, 0.8, 0.1, 0.75, 0.9), Estimate(9, 1.2, 0.1, 1.1, 1.3)
+    strip = draw_ratios({"low": below, "medium": alone, "high": above})
+    assert strip is not None and (50, f"1.00{TIMES}") in strip.ticks
+    (low, *first), (high, *second) = strip.spans
+    assert (low, high) == ("low", "high")
+    value, begin, end = first
+    assert 0 <= begin < value < end < 50
+    value, begin, end = second
+    assert 50 < begin < value < end <= 100
+    assert draw_ratios({"medium": alone}) is None
