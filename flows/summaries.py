@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.schemas import BANDS, TRIVIA
+from tasks.exports.export_manifest import ExportResult
 from tasks.policies import run_logger
 
 STORY = logging.getLogger("distrust.story")
 """What a person at the command line reads while the pipeline runs."""
 
 
-def summarise(name: str, result: dict[str, Any]) -> str:
+def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
     return "\n".join(SUMMARIES[name](result))
 
@@ -154,23 +155,6 @@ def describe_evaluate(result: dict[str, Any]) -> list[str]:
     return [*lines, f"report {result['report']}"]
 
 
-def describe_export(result: dict[str, Any]) -> list[str]:
-    """Where the model lies and how far it is from the adapter."""
-    size = sum(file["bytes"] for file in result["files"]) / 1e6
-    agreement = result["top1_agreement"]
-    measured = "not compared: too large for this machine" if agreement is None else f"{agreement:.3f}"
-    lines = [
-        f"{result['folder']} ({size:.1f} MB)" + (" (unchanged)" if result["reused"] else ""),
-        f"top-1 agreement with the adapter {measured}",
-    ]
-    places = {"GGUF": result["gguf"], "LM Studio": result["lm_studio_folder"], "Ollama": result["ollama"]}
-    lines += [f"{name} {place}" for name, place in places.items() if place]
-    if hub := result["hub"]:
-        state = f"uploaded: {hub['address']}" if hub["uploaded"] else "dry run, --no-hub-dry-run uploads"
-        lines.append(f"Hub {hub['repository']}: {len(hub['files'])} files, {hub['bytes'] / 1e6:.1f} MB; {state}")
-    return lines
-
-
 def describe_check(result: dict[str, Any]) -> list[str]:
     """One line per component."""
     return [
@@ -189,17 +173,17 @@ def describe_pruning(result: dict[str, Any]) -> list[str]:
     return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
 
 
-STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+STAGES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
     "rebalance": ("Balanced", describe_rebalance),
     "train": ("Trained", describe_train),
     "evaluate": ("Evaluated", describe_evaluate),
-    "export": ("Exported", describe_export),
+    "export": ("Exported", ExportResult.summary),
 }
 
 
-def announce(stage: str, result: dict[str, Any]) -> None:
+def announce(stage: str, result: Any) -> None:
     """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
     title, describe = STAGES[stage]
     first, *rest = describe(result)
@@ -211,16 +195,16 @@ def announce(stage: str, result: dict[str, Any]) -> None:
 
 def describe_pipeline(result: dict[str, Any]) -> list[str]:
     """Where the results lie; what each stage did was announced when it was done."""
-    return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export']['folder']}"]
+    return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export'].folder}"]
 
 
-SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+SUMMARIES: dict[str, Callable[[Any], list[str]]] = {
     "download-corpus": describe_download,
     "score-corpus": describe_score,
     "rebalance-corpus": describe_rebalance,
     "train-adapter": describe_train,
     "evaluate-adapter": describe_evaluate,
-    "export-model": describe_export,
+    "export-model": ExportResult.summary,
     "corpus-to-model": describe_pipeline,
     "compare-recipes": describe_comparison,
     "check-setup": describe_check,
