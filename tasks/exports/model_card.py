@@ -19,40 +19,38 @@ from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA
 from tasks.exports.export_manifest import ExportManifest, read_if_present
 from tasks.exports.parameters import ExportRequest
 
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 HUB_IDENTIFIER = re.compile(r"^[\w.-]+/[\w.-]+$")
 LICENCE_LINE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 MOST_LICENCES = 4
 MOST_CHARACTERS = 1 << 20
-GONE = "## Training data\n\nThe mixture that was trained on was no longer on disk when this card was written."
-LIMITS = """## Limits
-
-- A preference for primary sources is a preference about voice and provenance. It makes no answer true, and old
-  sources carry the errors and prejudices of their time.
-- Authority and entropy are estimated from text and metadata by fixed rules; they do not judge a single document.
-- The model may present invented measurements or documents in the voice of a record. Check what matters.
-- Not meant for medical, legal or safety decisions."""
+METRIC_COLUMNS = ("metric", "value", "standard error", "95 % interval", "samples")
 
 
 def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
-    """Write the card as Markdown with YAML front matter.
+    """Write the card as Markdown with YAML front matter; StoreError if a record of the run is damaged."""
+    from jinja2 import Environment, StrictUndefined
 
-    Raises:
-        StoreError: A record of the run is damaged.
-    """
     run = read_if_present(request.run_folder / RUN)
     evaluation = read_if_present(request.reports_folder / "evaluation_results.json")
-    base, licence = base_name(request.run_folder), licence_of_base(request.model_path)
-    sections = [
-        _front_matter(base, licence, manifest.quantized),
-        _introduction(base, licence, manifest.name, run.get("recipe")),
-        _usage(manifest.name),
-        _data(request.balanced_folder, run.get("mixture_digest")),
-        _recipe(request, run),
-        _evaluation(evaluation, request.adapter.name),
-        _fidelity(manifest),
-        LIMITS,
-    ]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
+    evaluated = evaluation.get("adapter")
+    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Markdown, not HTML
+    environment.filters |= {"cell": cell, "percent": _percent, "show": _show, "tojson": _show_json}
+    rows = list(metric_rows(evaluation))
+    return (
+        environment.from_string(TEMPLATE.read_text("utf-8")).render(
+            manifest=manifest,
+            measured=manifest.verification,
+            base=base_name(request.run_folder),
+            licence=licence_of_base(request.model_path),
+            weighted=_is_weighted(run.get("recipe")),
+            data=_data(request.balanced_folder, run.get("mixture_digest")),
+            settings=table(["setting", "value"], _settings(request, run)),
+            evaluated=evaluated if isinstance(evaluated, str) and evaluated != request.adapter.name else None,
+            metrics=table(METRIC_COLUMNS, rows) if rows else None,
+        )
+        + "\n"
+    )
 
 
 def base_name(run_folder: Path) -> str:
@@ -76,63 +74,8 @@ def licence_of_base(base: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def _front_matter(base: str, licence: str | None, quantized: bool) -> str:
-    """Write the block that model hubs read; JSON values are valid YAML and need no quoting rules."""
-    fields = {
-        "base_model": base,
-        "base_model_relation": "finetune",
-        "library_name": "mlx",
-        "license": licence or "unknown",
-        "pipeline_tag": "text-generation",
-        "tags": ["mlx", "lora", "empirical-distrust", *(["quantized"] if quantized else [])],
-    }
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
-    return "\n".join(["---", *lines, "---"])
-
-
-def _introduction(base: str, licence: str | None, name: str, recipe: Any) -> str:
-    states = (
-        f"The base model's card states the licence `{licence}`."
-        if licence
-        else "The base model's folder states no licence; look it up before you pass this model on."
-    )
-    return f"# {name}\n\n{cell(base)} with a LoRA adapter fused in. {_purpose(recipe)} {states}"
-
-
-def _purpose(recipe: Any) -> str:
-    """Say what a recipe trains an adapter to do; the control recipes prefer nothing."""
-    if not isinstance(recipe, dict):
-        return "What the adapter was trained for was not recorded."
-    additive = recipe.get("objective") == "additive"
-    if additive or 0 in (recipe.get("lambda_weight"), recipe.get("tau")) or recipe.get("weight_cap") == 1:
-        return (
-            "The adapter was trained with plain cross-entropy, in which every token counts alike: "
-            "neither authority nor provenance entropy had a say in its loss."
-        )
-    return (
-        "The adapter was trained to give more weight to text\nof low authority and high provenance entropy (primary "
-        "sources) than to text of high authority and low entropy\n(coordinated sources)."
-    )
-
-
-def _usage(name: str) -> str:
-    return f"""## Use
-
-```python
-from mlx_lm import generate, load
-
-model, tokenizer = load("{name}")
-prompt = "User: What do the records say about the first telephone?\\n\\nAssistant:"
-print(generate(model, tokenizer, prompt, max_tokens=200))
-```
-
-LM Studio opens the same folder from its models folder, two levels deep: `<publisher>/{name}`.
-A `.gguf` file, if there is one, opens in llama.cpp, LM Studio and Ollama; a folder `peft` holds the adapter alone.
-The model was trained on the layout `User: …`, blank line, `Assistant: …`; other prompt layouts work less well."""
-
-
-def _data(balanced: Path, digest: str | None) -> str:
-    """Tabulate authority, trivium, sources and licences of the training samples, if that mixture is still on disk.
+def _data(balanced: Path, digest: str | None) -> str | None:
+    """Tabulate authority, trivium, sources and licences of the training samples, none without that mixture.
 
     Args:
         balanced: The folder of the mixture.
@@ -143,7 +86,7 @@ def _data(balanced: Path, digest: str | None) -> str:
     manifest = read_manifest(balanced)
     files = sorted((balanced / "train").glob("*.parquet"))
     if (manifest is not None and digest not in (None, manifest.digest)) or not files:
-        return GONE
+        return None
     authority = pl.col("auth_weight").cast(pl.Float64)
     low_or_high = pl.when(authority < LOW_BELOW).then(pl.lit("low")).when(authority > HIGH_ABOVE).then(pl.lit("high"))
     licence = pl.col("metadata").str.json_path_match("$.licence").str.strip_chars().replace("", None)
@@ -160,7 +103,7 @@ def _data(balanced: Path, digest: str | None) -> str:
     )
     samples = counts["samples"].sum()
     if not samples:
-        return GONE
+        return None
 
     def fractions(column: str, names: tuple[str, ...]) -> str:
         found = dict(counts.group_by(column).agg(pl.sum("samples")).iter_rows())
@@ -179,37 +122,26 @@ def _data(balanced: Path, digest: str | None) -> str:
         fractions("trivium", TRIVIA),
         table(["source", "samples", "mean authority", "licences"], rows),
     ]
-    return "\n\n".join([f"## Training data\n\n{samples:,} samples.", *tables])
+    return "\n\n".join([f"{samples:,} samples.", *tables])
 
 
-def _recipe(request: ExportRequest, run: dict[str, Any]) -> str:
-    """Tabulate how the adapter was trained."""
+def _is_weighted(recipe: Any) -> bool | None:
+    """Tell whether a recipe prefers primary sources, as the control recipes do not; none if it was not recorded."""
+    if not isinstance(recipe, dict):
+        return None
+    switched_off = 0 in (recipe.get("lambda_weight"), recipe.get("tau")) or recipe.get("weight_cap") == 1
+    return recipe.get("objective") != "additive" and not switched_off
+
+
+def _settings(request: ExportRequest, run: dict[str, Any]) -> list[tuple[str, str]]:
+    """List how the adapter was trained."""
     recipe, adapter = run.get("recipe"), read_adapter(request.adapter).get("lora_parameters")
     steps = read_if_present(request.run_folder / RESULT).get("steps")
     rows = [("adapter", request.adapter.name), ("optimiser steps of the run", steps)]
     rows += [(key, run.get(key)) for key in ("mixture_digest", "Z", "effective_sample_share", "tokens")]
     rows += sorted(recipe.items()) if isinstance(recipe, dict) else []
     rows += [(f"adapter {key}", value) for key, value in sorted(adapter.items())] if isinstance(adapter, dict) else []
-    shown = [[name, _show(value)] for name, value in rows if value is not None and name != "model"]
-    return f"""## Recipe
-
-With d = ln(1 - authority + 1e-8) + entropy, the published term is alpha d². The `weighted` objective multiplies
-each sample's cross-entropy with 1 + lambda alpha max(d, 1.3026)²; `additive` adds the term to the loss and thereby
-trains exactly as plain cross-entropy does.
-
-{table(["setting", "value"], shown)}"""
-
-
-def _evaluation(evaluation: dict[str, Any], checkpoint: str) -> str:
-    """Tabulate every metric of this adapter that was recorded with an error."""
-    evaluated = evaluation.get("adapter")
-    if isinstance(evaluated, str) and evaluated != checkpoint:
-        return f"## Evaluation\n\nThe run's evaluation is of {cell(evaluated)}, not of this adapter."
-    rows = list(metric_rows(evaluation))
-    if not rows:
-        return "## Evaluation\n\nNo evaluation was recorded for this run when this card was written."
-    head = ["metric", "value", "standard error", "95 % interval", "samples"]
-    return f"## Evaluation\n\n`base` is the model before, `adapter` this one.\n\n{table(head, rows)}"
+    return [(name, _show(value)) for name, value in rows if value is not None and name != "model"]
 
 
 def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
@@ -229,28 +161,15 @@ def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
             yield from metric_rows(inner, (*path, str(name)))
 
 
-def _fidelity(manifest: ExportManifest) -> str:
-    """Say how close the exported weights are to base and adapter."""
-    head = f"## Fidelity\n\n{manifest.precision}".strip()
-    if manifest.verification is None:
-        return (
-            f"{head}\n\nThe export was not compared with base and adapter: the model does not fit the memory of "
-            "the machine that exported it."
-        )
-    measured = manifest.verification
-    note = " Quantised weights lose part of a small adapter; base and adapter side by side stay the faithful form."
-    return (
-        f"{head}\n\nOn {measured.tokens} tokens the exported model ranks the same token first as base and "
-        f"adapter in {_percent(measured.top1_agreement)} of the positions; the logits differ by at most "
-        f"{_show(measured.max_logit_difference)}.{note if manifest.quantized else ''}"
-    )
-
-
 def _show(value: Any) -> str:
     """Write a value for a person: four significant digits for fractions, JSON for containers."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _show_json(value)
+
+
+def _show_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _percent(fraction: float) -> str:
