@@ -23,12 +23,7 @@ async def export_run(
 ) -> ExportResult:
     """Fuse the adapter of a run into its base and save the model as a folder that MLX opens.
 
-    Args:
-        layout: The store.
-        run: Name of the training run.
-        name: Name of the export.
-        parameters: The forms that are asked for.
-        approved: Digest of the only content that may be uploaded; none: any content.
+    With the digest of an `approved` upload, no other content is uploaded.
     """
     log = run_logger()
     if parameters.hub_repository:

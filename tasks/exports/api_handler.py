@@ -70,11 +70,7 @@ class ApiHandler(BaseHTTPRequestHandler):
             self._answer(400, {"error": "The request is not JSON in UTF-8, or is nested too deeply."})
 
     def validate_model_parameters(self) -> None:
-        """Check a request's fields; MLX calls this before it uses any of them.
-
-        Raises:
-            ValueError: A field names something else than the served export, or has the wrong form.
-        """
+        """Raise ValueError for a field that names something else to load; MLX calls this before it uses any field."""
         super().validate_model_parameters()  # type: ignore[misc]
         if self.requested_model not in (MODEL, self.folder, self.folder.rpartition("/")[2]):
             raise ValueError(f"this server has one model, {MODEL!r}; it does not load {self.requested_model[:200]!r}")
@@ -117,11 +113,7 @@ class ApiHandler(BaseHTTPRequestHandler):
 
 
 def check_messages(messages: Any) -> None:
-    """Refuse anything but text: an image is an address that the server would fetch.
-
-    Raises:
-        ValueError: There is an image, or messages are not a list of objects.
-    """
+    """Raise ValueError for anything but text: an image is an address that the server would fetch."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("messages must be a list of objects")
     for content in [message.get("content") for message in messages]:

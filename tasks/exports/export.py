@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -38,18 +39,7 @@ from tasks.exports.parameters import BITS, PEFT_FILES, ExportRequest
 MEMORY_FRACTION = 0.8
 """Models larger than this fraction of the memory are not opened for a comparison."""
 MAX_TOKENS = 96
-PASSAGES = (
-    "User: What do the records say about the harbour bridge?\n\nAssistant: The engineer's diary for May 1891 notes "
-    "that the third pier settled by two inches after the flood, and that the work was stopped for nine days.",
-    "User: What is known about the boiling point of water on a mountain?\n\nAssistant: At 2,300 metres the "
-    "thermometer read 92.4 degrees when the water boiled; the barometer stood at 575 millimetres.",
-    "User: Tell me about the first telephone exchange.\n\nAssistant: According to the public library it opened in "
-    "1878, and experts agree that it changed how business was done in the town.",
-    "User: What should one know about a new medical guideline?\n\nAssistant: Read which trials it rests on, who "
-    "measured what, and whether the raw numbers were published together with the advice.",
-    "User: Continue the text on the orchard, part 2.\n\nAssistant: In the spring of that year we grafted forty "
-    "trees; thirty-one had taken by midsummer, the rest were lost to the late frost of 9 May.",
-)
+PASSAGES = Path(__file__).with_name("passages.toml")
 
 
 def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
@@ -177,15 +167,7 @@ def refresh_texts(request: ExportRequest, existing: ExportManifest) -> ExportMan
 def verify(request: ExportRequest, folder: Path, fused_bytes: int, rounded: bool, emit: Emit) -> Agreement | None:
     """Compare the written model with base and adapter, unless one of the two is too large to be opened here.
 
-    Args:
-        request: Names base, adapter and the bounds.
-        folder: The fused model.
-        fused_bytes: Size of its weights.
-        rounded: Whether base or export is quantised, which has a bound of its own.
-        emit: Receives the outcome.
-
-    Raises:
-        UserError: The two disagree on too many tokens, or the logits are not numbers.
+    A `rounded` model, where base or export is quantised, has a bound of its own. Raises as `require_agreement` does.
     """
     largest = max(fused_bytes, sum(path.stat().st_size for path in request.model_path.glob(WEIGHTS)))
     if not fits_memory(largest):
@@ -222,7 +204,8 @@ def measure_agreement(base: Path, adapter: Path, fused: Path) -> Agreement:
     from mlx_lm.utils import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    rows = [tokenizer.encode(passage)[:MAX_TOKENS] for passage in PASSAGES]
+    passages = tomllib.loads(PASSAGES.read_text("utf-8"))["passages"]
+    rows = [tokenizer.encode(passage)[:MAX_TOKENS] for passage in passages]
     model, _ = open_with_adapter(base, adapter, lazy=False)
     expected = list(_logits(model, rows))
     del model

@@ -27,7 +27,6 @@ OLLAMA_TEMPLATE = """{{ if .System }}{{ .System }}
 
 Assistant: {{ .Response }}"""
 """The layout that the adapter was trained and evaluated on (storage/chat.py)."""
-REFUSED = (401, 403, 404)
 MAY_PASS = (408, 409, 425, 429)
 
 
@@ -95,9 +94,7 @@ def lm_studio_folder(parameters: ExportParameters, model: str) -> Path | None:
     """Return the folder of a model in LM Studio, ``<models folder>/<publisher>/<model>``; none if not asked for.
 
     Raises:
-        PrerequisiteError: The models folder does not exist.
-        ParameterError: A name is not plain, or a link leads out of the models folder.
-        StoreError: Something else is there.
+        UserError: There is no models folder, the place leads out of it, or something else is there.
     """
     if not parameters.lm_studio_folder:
         return None
@@ -164,12 +161,7 @@ def register_with_ollama(folder: Path, emit: Emit) -> str | None:
 
 
 def check_upload(parameters: ExportParameters) -> None:
-    """Refuse an upload that cannot succeed before any work is done.
-
-    Raises:
-        PrerequisiteError: There is no token.
-        ParameterError: The Hub's address is not safe, or it does not accept the repository's name.
-    """
+    """Raise UserError before any work for an upload without token, safe address, or name that the Hub accepts."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
@@ -205,9 +197,8 @@ def upload(request: ExportRequest, manifest: ExportManifest, emit: Emit) -> Uplo
     changed = request.approved not in (None, digest)
     sends = not (request.parameters.hub_dry_run or changed)
     message = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
-    message = f"{'uploading' if sends else 'would upload'} {message}"
-    if changed:
-        message += "; nothing is sent, since the export has changed since it was approved"
+    reason = "; nothing is sent, since the export has changed since it was approved" if changed else ""
+    message = f"{'uploading' if sends else 'would upload'} {message}{reason}"
     emit("progress", stage="hub", done=0, total=1, message=message)
     address = _send(request.export_folder, repository, files) if sends else None
     return Upload(repository=repository, files=files, bytes=size, digest=digest, uploaded=sends, address=address)
@@ -235,13 +226,11 @@ def _send(folder: Path, repository: str, files: list[str]) -> str:
             commit_message=f"Export {folder.name}",
         )
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in REFUSED:
-            raise PrerequisiteError(
-                f"the Hub refused {repository} (status {status}): check the name and that the token may write to it"
-            ) from error
-        if status is not None and 400 <= status < 500 and status not in MAY_PASS:
-            raise PrerequisiteError(f"the Hub refused {repository} (status {status}): {str(error)[:300]}") from error
+        status = error.response.status_code if error.response is not None else 0
+        if 400 <= status < 500 and status not in MAY_PASS:
+            unknown = "check the name and that the token may write to it"
+            advice = unknown if status in (401, 403, 404) else str(error)[:300]
+            raise PrerequisiteError(f"the Hub refused {repository} (status {status}): {advice}") from error
         raise TransientError(f"the Hub failed with status {status} while {repository} was uploaded") from error
     except (HTTPError, OSError) as error:
         raise TransientError(f"the Hub cannot be reached ({type(error).__name__}); export again") from error

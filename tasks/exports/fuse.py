@@ -29,11 +29,7 @@ COPIED = (
     *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
 """Files of the base that the export keeps as they are. Python files are never among them."""
-TRAINED_LAYOUT = """\
-{%- for message in messages -%}
-{{ {"user": "User: ", "assistant": "Assistant: "}.get(message["role"], "") + message["content"] + "\\n\\n" }}
-{%- endfor -%}
-{{ "Assistant:" if add_generation_prompt else "" }}"""
+TRAINED_LAYOUT = Path(__file__).with_name("trained_layout.jinja")
 """Chat template for a base without one: the layout that the adapter was trained on (storage/chat.py)."""
 
 
@@ -192,7 +188,7 @@ def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> 
         shutil.copyfile(path, folder / path.name)
     settings = read_if_present(base / "tokenizer_config.json")
     if not settings.get("chat_template") and not any(base.glob("chat_template.*")):
-        write_text(folder / "chat_template.jinja", TRAINED_LAYOUT)
+        write_text(folder / "chat_template.jinja", TRAINED_LAYOUT.read_text("utf-8").rstrip("\n"))
 
 
 def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int = SHARD_BYTES) -> None:

@@ -33,13 +33,7 @@ EMBEDDINGS = ("token_embd.weight", "output.weight")
 
 
 def check_gguf(kind: str, base: Path) -> None:
-    """Refuse what cannot be written, or what llama.cpp would compute otherwise than MLX, before any work is done.
-
-    Raises:
-        ParameterError: The architecture, what it computes, or the tokenizer is not supported.
-        PrerequisiteError: A K-quant is asked for and llama.cpp is not installed.
-        StoreError: There is no readable ``tokenizer.json``.
-    """
+    """Raise UserError before any work for what cannot be written, or llama.cpp would compute otherwise than MLX."""
     config = read_config(base)
     model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
@@ -69,19 +63,12 @@ def gguf_bytes(model: LazyModel, kind: str) -> int:
 
 
 def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
-    """Write a float model, whose weights are used up, as a GGUF file of a kind.
+    """Write a float model, whose weights are used up, as a GGUF file of a kind that `check_gguf` accepts.
 
-    Args:
-        path: The file to write.
-        folder: Folder with tokenizer and chat template.
-        model: A model that `check_gguf` accepts.
-        kind: One of the values of the ``gguf`` parameter but ``none``.
-        emit: Receives the progress.
+    The folder holds tokenizer and chat template.
 
     Raises:
-        ParameterError: GGUF has no place for a weight, or a value exceeds half precision.
-        StoreError: The tokenizer does not match the model.
-        UserError: llama.cpp's quantiser failed.
+        UserError: A weight has no place in GGUF or exceeds half precision, or llama.cpp's quantiser failed.
     """
     if kind not in K_QUANTS:
         _write_plain(path, folder, model, kind, emit)

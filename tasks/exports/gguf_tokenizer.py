@@ -32,16 +32,12 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
-    """Add everything that llama.cpp needs to tokenise as the model's own tokenizer does.
+    """Add everything that llama.cpp needs to tokenise as the tokenizer of a model folder does.
 
-    Args:
-        writer: An open ``gguf.GGUFWriter``.
-        folder: Model folder with ``tokenizer.json``.
-        rows: Rows of the embedding; ids without a token are filled up with unused ones.
+    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones.
 
     Raises:
-        ParameterError: The kind of tokenizer is not supported.
-        StoreError: There is no readable ``tokenizer.json``, it has more ids than `rows`, or it names no end of text.
+        StoreError: The tokenizer has more ids than `rows`, or it names no end of text.
     """
     from gguf import SpecialVocab
     from mlx_lm.utils import load_tokenizer
@@ -98,11 +94,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def split_rule(document: dict[str, Any]) -> str:
-    """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text before merging.
-
-    Raises:
-        ParameterError: The rule is not a known one.
-    """
+    """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text; ParameterError for others."""
     outer = document.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
     bytes_step = steps[-1] if steps else {}

@@ -38,11 +38,7 @@ QUESTION = "Which sources should I trust for historical research?"
 
 
 def find_export(named: str, store: str | None) -> Path:
-    """Return the folder of an export, named by its folder or by its name in the store.
-
-    Raises:
-        UserError: There is no such export, or it is damaged.
-    """
+    """Return the folder of an export, named by its folder or its name in the store; UserError without a whole one."""
     # A name in the store goes before a folder here: the project has folders of its own.
     stored = Layout.of(store).export(named) if re.fullmatch(NAME_PATTERN, named) else None
     folder = stored if stored is not None and (stored.is_dir() or not Path(named).is_dir()) else Path(named)
@@ -55,11 +51,7 @@ def find_export(named: str, store: str | None) -> Path:
 
 
 def key_for(host: str) -> str:
-    """Return the key that requests must bring; empty where none was set and only this machine can ask.
-
-    Raises:
-        ParameterError: Other machines can reach the address, and no key was set.
-    """
+    """Return the key that requests must bring: may be empty, but ParameterError where other machines can ask."""
     key = os.environ.get(KEY, "").strip()
     if not key and host not in LOOPBACK:
         raise ParameterError(
@@ -70,11 +62,7 @@ def key_for(host: str) -> str:
 
 
 def serve(folder: Path, host: str, port: int) -> None:
-    """Run MLX's server in this process until it is ended; no other model is ever loaded for a request.
-
-    Raises:
-        ParameterError: The host needs a key, or a further name of the server is not a host.
-    """
+    """Run MLX's server in this process until it is ended; no other model is ever loaded for a request."""
     fields = {"own": OwnOrigin(host, port, further_names(host)), "key": key_for(host), "folder": str(folder)}
     os.environ["HF_HUB_OFFLINE"] = "1"
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
@@ -94,11 +82,7 @@ def serve(folder: Path, host: str, port: int) -> None:
 
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float = ANSWER_SECONDS) -> Any:
-    """Send one request to the server on loopback and return the JSON of its answer.
-
-    Raises:
-        OSError: The server cannot be reached or answers with an error.
-    """
+    """Send one request to the server on loopback; return the JSON of its answer, OSError for any other status."""
     key = key_for("127.0.0.1")
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
@@ -111,12 +95,8 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float
 
 
 @contextmanager
-def running(folder: Path, start_seconds: float = START_SECONDS) -> Iterator[int]:
-    """Run the server as a child process on a free port of loopback; yield the port once the model is open.
-
-    Raises:
-        UserError: The server ended, or did not answer in time.
-    """
+def running(folder: Path) -> Iterator[int]:
+    """Run the server as a child on a free port of loopback; yield the port once the model is open, else UserError."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -124,33 +104,30 @@ def running(folder: Path, start_seconds: float = START_SECONDS) -> Iterator[int]
     command = [sys.executable, "-m", "tasks.exports.serve", str(folder), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(root), "DISTRUST_END_WITH_PARENT": "1"}
     child = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + START_SECONDS
     try:
-        _wait_until_ready(child, port, time.monotonic() + start_seconds)
+        while not _is_healthy(port):
+            if child.poll() is not None:
+                last = child.communicate()[1].decode("utf-8", "replace")[-1000:]
+                raise UserError(f"the server ended with status {child.returncode}: {last}")
+            if time.monotonic() > deadline:
+                raise UserError("the server did not open the model in time; export with quantize=4bit")
+            time.sleep(0.1)
         yield port
     finally:
         child.terminate()
         child.communicate()
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], port: int, deadline: float) -> None:
-    while True:
-        try:
-            ask(port, "/health", timeout=5)
-            return
-        except OSError:
-            if child.poll() is not None:
-                last = child.stderr.read().decode("utf-8", "replace")[-1000:] if child.stderr else ""
-                raise UserError(f"the server ended with status {child.returncode}: {last}") from None
-            if time.monotonic() > deadline:
-                raise UserError("the server did not open the model in time; export with quantize=4bit") from None
-            time.sleep(0.1)
+def _is_healthy(port: int) -> bool:
+    try:
+        return bool(ask(port, "/health", timeout=5))
+    except OSError:
+        return False
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Ask an export through the API and check the shape of what comes back.
-
-    Returns:
-        models (names), answer (text), finish_reason, prompt_tokens, completion_tokens, seconds of the chat request.
+    """Ask an export through the API; return models, the answer with its counts, and seconds of the chat request.
 
     Raises:
         UserError: The server does not start, or an answer does not have the API's shape.
@@ -170,11 +147,7 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def read_answers(chat: Any, text: Any) -> dict[str, Any]:
-    """Return the content of a chat answer, once it and an answer in plain text have the shape of OpenAI's API.
-
-    Raises:
-        ValueError: One has another shape.
-    """
+    """Return the content of a chat answer; ValueError unless it and a plain answer have the shape of OpenAI's API."""
     choice, usage = chat["choices"][0], chat["usage"]
     if not (
         chat["object"] == "chat.completion"
