@@ -1,8 +1,8 @@
 """Fuse an adapter into its base with bounded memory, and write the folder that ``mlx_lm.load`` and LM Studio open.
 
-Every weight stays a recipe (read, dequantise, add the low-rank product, quantise) until its shard is written,
-so the peak is one shard and one module, however large the model is. The arithmetic is that of the adapter
-layers' own ``fuse``, hence equal to ``mlx_lm.fuse``.
+Every weight stays a recipe (read, dequantise, add the low-rank product, quantise) until its shard is written, so the
+peak is one shard and one layer, or some rows of a layer that stays quantised, however large the model is. The
+arithmetic is that of the adapter layers' own ``fuse``, hence equal to ``mlx_lm.fuse``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from storage.untrusted import file_sha256
 from tasks.exports.export_manifest import read_if_present
 
 SHARD_BYTES = 512 * 2**20
+BLOCK_VALUES = 2**22
+"""Weights that are dequantised, added to and quantised again at once."""
 GROUP_SIZES = (128, 64, 32)
 COPIED = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -81,9 +83,7 @@ def fuse_lazily(
     model, config = open_with_adapter(base, adapter, lazy=True)
     arguments, before = model.args, config.get("quantization")
     as_floats = before is not None and (dequantize or bits is not None)
-    fused = [
-        (name, module.fuse(dequantize=as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")
-    ]
+    fused = [(name, _fuse(module, as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
         model.update_modules(tree_unflatten(fused))
     if as_floats:
@@ -97,6 +97,32 @@ def fuse_lazily(
     floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
     precision = _describe_precision(before, floats, config.get("quantization"), len(fused), as_floats)
     return LazyModel(weights, config, get_total_parameters(model), before is not None, arguments, precision)
+
+
+def _fuse(module: Any, as_floats: bool) -> Any:
+    """Fuse a layer as its own ``fuse`` does; one that stays quantised by blocks of rows, never as floats in whole."""
+    import mlx.core as mx
+    from mlx.nn import QuantizedLinear
+    from mlx_lm.tuner.lora import LoRALinear
+
+    if as_floats or type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
+        return module.fuse(dequantize=as_floats)
+    linear = module.linear
+    format_of = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
+    names = [name for name in ("weight", "scales", "biases") if linear.get(name) is not None]
+    step = max(1, BLOCK_VALUES // module.lora_a.shape[0])
+    left, right = module.scale * module.lora_b.T, module.lora_a.T
+    blocks: list[Any] = []
+    for start in range(0, linear.weight.shape[0], step):
+        rows = slice(start, start + step)
+        packed = [linear[name][rows] for name in names]
+        if blocks:
+            packed = mx.depends(packed, blocks[-1])  # one block after the other
+        weight = mx.dequantize(*packed, **format_of)
+        blocks.append(mx.quantize(weight + (left[rows] @ right).astype(weight.dtype), **format_of))
+    for name, parts in zip(names, zip(*blocks, strict=True), strict=True):
+        linear[name] = mx.concatenate(list(parts))
+    return linear
 
 
 def _describe_precision(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from storage.errors import PrerequisiteError, StoreError
+from tasks.exports import fuse
 from tasks.exports.fuse import fuse_lazily, plan_shards, write_weights
-from tests.tasks.exports.conftest import CONFIG, KEYS, forget, load_weights, write_adapter, write_base
+from tests.tasks.exports.conftest import CONFIG, KEYS, forget, load_weights, write_adapter, write_base, write_quantised
 
 
 def reference_weights(base: Path, adapter: Path, dequantize: bool) -> dict[str, Any]:
@@ -27,14 +28,27 @@ def reference_weights(base: Path, adapter: Path, dequantize: bool) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("base", "dequantize", "shard_bytes"),
-    [("float_base", False, 40_000), ("four_bit_base", False, 2**30), ("four_bit_base", True, 2**30)],
+    ("base", "dequantize", "shard_bytes", "block_values"),
+    [
+        ("float_base", False, 40_000, 2**22),
+        ("four_bit_base", False, 2**30, 2**22),
+        ("four_bit_base", False, 2**30, 1500),  # blocks of rows that do not divide the layers
+        ("four_bit_base", True, 2**30, 2**22),
+    ],
 )
 def test_the_weights_equal_those_of_mlx_lm_to_the_bit(
-    request: pytest.FixtureRequest, base: str, dequantize: bool, shard_bytes: int, adapter: Path, tmp_path: Path
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    dequantize: bool,
+    shard_bytes: int,
+    block_values: int,
+    adapter: Path,
+    tmp_path: Path,
 ) -> None:
     import mlx.core as mx
 
+    monkeypatch.setattr(fuse, "BLOCK_VALUES", block_values)
     folder = request.getfixturevalue(base)
     lazy = fuse_lazily(folder, adapter, dequantize=dequantize)
     assert (lazy.base_quantized, lazy.quantized) == (
@@ -82,6 +96,21 @@ def test_memory_is_bounded_by_the_shard_and_not_by_the_model(tmp_path: Path) -> 
     assert mx.get_active_memory() - held < size / 20, "describing the model reads next to nothing"
     write_weights(tmp_path / "out", lazy, forget, shard_bytes=size // 10)
     assert mx.get_peak_memory() - held < size / 4
+
+
+def test_a_wide_layer_that_stays_quantised_is_never_held_as_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlx.core as mx
+
+    monkeypatch.setattr(fuse, "BLOCK_VALUES", 2**16)
+    base = write_quantised(tmp_path / "base", write_base(tmp_path / "float", CONFIG | {"intermediate_size": 2**15}))
+    adapter = write_adapter(base, tmp_path / "adapter")
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(fuse_lazily(base, adapter).weights["model.layers.0.mlp.gate_proj.weight"])
+    assert mx.get_peak_memory() - held < 2**15 * 64 * 4, "less than its floats"
 
 
 @pytest.mark.parametrize("bits", [4, 8])
