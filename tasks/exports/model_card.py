@@ -29,12 +29,13 @@ METRIC_COLUMNS = ("metric", "value", "standard error", "95 % interval", "samples
 
 def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
     """Write the card as Markdown with YAML front matter; StoreError if a record of the run is damaged."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined, select_autoescape
 
     run = read_if_present(request.run_folder / RUN)
     evaluation = read_if_present(request.reports_folder / "evaluation_results.json")
     evaluated = evaluation.get("adapter")
-    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Markdown, not HTML
+    # The card is Markdown, not HTML.
+    environment = Environment(undefined=StrictUndefined, autoescape=select_autoescape(default_for_string=False))
     environment.filters |= {"cell": cell, "percent": _percent, "show": _show, "tojson": _show_json}
     rows = list(metric_rows(evaluation))
     return (
