@@ -108,7 +108,7 @@ def running(folder: Path) -> Iterator[int]:
     try:
         while not _is_healthy(port):
             if child.poll() is not None:
-                last = child.communicate()[1].decode("utf-8", "replace")[-1000:]
+                last = child.stderr.read().decode("utf-8", "replace")[-1000:] if child.stderr else ""
                 raise UserError(f"the server ended with status {child.returncode}: {last}")
             if time.monotonic() > deadline:
                 raise UserError("the server did not open the model in time; export with quantize=4bit")

@@ -56,7 +56,6 @@ def forget(event: str, **fields: object) -> None:
 
 
 def export(specification: dict[str, Any], emit: Emit = forget, **parameters: Any) -> ExportResult:
-    """Export with these parameters."""
     return export_model(specification | {"parameters": parameters}, emit)
 
 
@@ -89,7 +88,6 @@ def write_tokenizer(folder: Path, rule: str | None = None) -> None:
 
 
 def random_weights(config: dict[str, Any]) -> dict[str, Any]:
-    """Draw the weights of a tiny model."""
     import importlib
 
     import mlx.core as mx
@@ -120,7 +118,6 @@ def write_base(folder: Path, config: dict[str, Any], rule: str | None = None, sh
 
 
 def write_quantised(folder: Path, base: Path) -> Path:
-    """Quantise a model to 4 bits as a downloaded MLX model is."""
     from mlx_lm.utils import load, quantize_model, save
 
     model, tokenizer, config = load(str(base), return_config=True)
@@ -166,7 +163,6 @@ def adapter(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_adapter(base: Path, folder: Path, seed: int = 11, **changes: Any) -> Path:
-    """Write a random adapter for a base model."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -238,7 +234,6 @@ def llama() -> Iterator[LlamaCpp]:
 
 
 def load_weights(folder: Path) -> dict[str, Any]:
-    """Read all weights of a model folder."""
     import mlx.core as mx
 
     weights: dict[str, Any] = {}
