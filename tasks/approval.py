@@ -1,4 +1,4 @@
-"""A person's word before something leaves this machine: the run waits in the UI until it is resumed or cancelled."""
+"""Ask a person before something leaves this machine: the run waits in the UI until it is resumed or cancelled."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ async def ask_to_upload(summary: str, digest: str) -> bool:
     again afterwards, whereupon this returns the answer at once. Prefect cannot suspend a run that no worker would
     start again (part of another flow, or started by hand), which waits in its process instead.
 
-    Args:
-        summary: What will be sent, in Markdown; shown above the form of the answer.
-        digest: Identifies what will be sent; an answer holds for this content alone.
+    The summary, in Markdown, is shown above the form of the answer, which holds for the content of this digest alone.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:

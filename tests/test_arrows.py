@@ -19,6 +19,7 @@ PARAMETER_MODELS = {
     "tasks.mixture.parameters",
     "tasks.lora.recipe",
     "tasks.evals.parameters",
+    "tasks.exports.export_manifest",
     "tasks.exports.parameters",
 }
 WRAPPER_FOLDER = {

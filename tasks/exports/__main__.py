@@ -16,4 +16,4 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, leave)
-    raise SystemExit(serve_specification(export_model))
+    raise SystemExit(serve_specification(lambda *given: export_model(*given).model_dump(mode="json")))

@@ -1,6 +1,6 @@
-"""What stands before MLX's server: it answers its own pages and programs, for the one export that it serves.
+"""What checks requests to MLX's server: only its own pages and programs are answered, for the one export it serves.
 
-By itself that server answers every web page (CORS ``*``), loads whatever folder or repository a request names as
+By itself MLX's server answers every web page (CORS ``*``), loads whatever folder or repository a request names as
 ``model``, ``draft_model`` or ``adapters``, and fetches the addresses of images.
 """
 
@@ -70,25 +70,23 @@ class ApiHandler(BaseHTTPRequestHandler):
             self._answer(400, {"error": "The request is not JSON in UTF-8, or is nested too deeply."})
 
     def validate_model_parameters(self) -> None:
-        """Check a request's fields; MLX calls this before it uses any of them.
-
-        Raises:
-            ValueError: One names something else than the served export, or has the wrong form.
-        """
+        """Raise ValueError for a field that names something else to load; MLX calls this before it uses any field."""
         super().validate_model_parameters()  # type: ignore[misc]
-        known = {MODEL, self.folder, self.folder.rpartition("/")[2]}
-        if self.requested_model not in known:
+        if self.requested_model not in (MODEL, self.folder, self.folder.rpartition("/")[2]):
             raise ValueError(f"this server has one model, {MODEL!r}; it does not load {self.requested_model[:200]!r}")
-        for fields in (self.body, self.body.get("chat_template_kwargs") or {}):
-            check_fields(fields)
+        options = self.body.get("chat_template_kwargs") or {}
+        if not isinstance(options, dict):
+            raise ValueError("chat_template_kwargs must be an object")
+        for name in FOREIGN_FIELDS:
+            if any(fields.get(name) not in (None, MODEL) for fields in (self.body, options)):
+                raise ValueError(f"this server has one model and takes no {name!r}; leave it out")
         check_messages(self.body.get("messages") or [])
         self.requested_model, self.requested_draft_model, self.adapter = MODEL, MODEL, None
 
     def handle_models_request(self) -> None:
         """Name the served export, and none of the models that happen to be in this machine's cache."""
-        self._answer(
-            200, {"object": "list", "data": [{"id": name, "object": "model"} for name in (MODEL, self.folder)]}
-        )
+        models = [{"id": name, "object": "model"} for name in (MODEL, self.folder)]
+        self._answer(200, {"object": "list", "data": models})
 
     def _set_cors_headers(self) -> None:
         """Send none: no other site may read an answer."""
@@ -114,25 +112,8 @@ class ApiHandler(BaseHTTPRequestHandler):
             pass
 
 
-def check_fields(fields: Any) -> None:
-    """Refuse fields by which a request would choose what is loaded.
-
-    Raises:
-        ValueError: There is one, or what should hold fields does not.
-    """
-    if not isinstance(fields, dict):
-        raise ValueError("chat_template_kwargs must be an object")
-    for name in FOREIGN_FIELDS:
-        if fields.get(name) not in (None, MODEL):
-            raise ValueError(f"this server has one model and takes no {name!r}; leave it out")
-
-
 def check_messages(messages: Any) -> None:
-    """Refuse anything but text: an image is an address that the server would fetch.
-
-    Raises:
-        ValueError: There is an image, or messages are not a list of objects.
-    """
+    """Raise ValueError for anything but text: an image is an address that the server would fetch."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("messages must be a list of objects")
     for content in [message.get("content") for message in messages]:

@@ -2,150 +2,118 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import time
+import tomllib
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_text
+from storage.errors import UserError
 from storage.events import Emit
-from storage.safe_paths import is_own_file
-from tasks.exports.fuse import fuse_lazily, read_adapter_config
-from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
-from tasks.exports.hub import check_upload, upload_export
-from tasks.exports.lm_studio import install_export, installed_folder
-from tasks.exports.manifest import (
-    CARD,
-    EXPORT,
-    MODELFILE,
-    TEXTS,
-    ExportManifest,
-    is_whole,
-    link_files,
-    read_export,
-    read_object,
-    record_file,
-    record_files,
-    require_replaceable,
+from storage.inside import is_own_file
+from storage.model_folder import WEIGHTS, check_model_folder, read_adapter
+from tasks.exports.export_manifest import CARD, EXPORT, MODELFILE, TEXTS, Agreement, ExportManifest, ExportResult
+from tasks.exports.forms import (
+    check_upload,
+    install_in_lm_studio,
+    lm_studio_folder,
+    read_lora,
+    register_with_ollama,
+    upload,
+    write_modelfile,
+    write_peft,
 )
-from tasks.exports.mlx_folder import check_disk, digest_inputs, require_base, write_mlx_folder
-from tasks.exports.model_card import CardContent, licence_of_base, write_card
-from tasks.exports.ollama import register, write_modelfile
-from tasks.exports.parameters import BITS
-from tasks.exports.peft import require_plain_lora, write_peft
-from tasks.exports.request import PEFT_FOLDER, ExportRequest
-from tasks.exports.training_data import count_training_data
-from tasks.exports.verify import Agreement, fits_memory, measure_agreement, require_agreement
+from tasks.exports.fuse import check_disk, digest_inputs, fuse_lazily, open_with_adapter, write_mlx_folder
+from tasks.exports.gguf_file import check_gguf, gguf_bytes, write_gguf
+from tasks.exports.model_card import base_name, write_card
+from tasks.exports.parameters import BITS, PEFT_FILES, ExportRequest
+
+MEMORY_FRACTION = 0.8
+"""Models larger than this fraction of the memory are not opened for a comparison."""
+MAX_TOKENS = 96
+PASSAGES = Path(__file__).with_name("passages.toml")
 
 
-def export_model(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Export a model as a specification asks; what an export of the same inputs already holds is not made twice.
-
-    Returns:
-        folder, files (file, bytes, sha256), precision (what was rounded, in words), max_logit_difference and
-        top1_agreement (none if not measured), seconds, reused, and, none if not asked for: gguf, lm_studio_folder,
-        ollama (name of the registered model), hub (what was or would be uploaded).
+def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
+    """Export a model as a specification asks; files that an export of the same inputs already holds are kept.
 
     Raises:
-        UserError: Something that a person can mend. Refused before the export is whole, nothing new lies under its
-            name; refused by LM Studio's folder, Ollama or the Hub, the export is kept.
+        UserError: A person can mend it. Before the export is whole, nothing new appears under its name; if LM Studio's
+            folder, Ollama or the Hub refuse, the export is kept.
         TransientError: The Hub cannot be reached; the export is kept, and exporting again only uploads it.
     """
     started = time.monotonic()
-    request = ExportRequest.of(specification)
-    adapter_config = read_adapter_config(request.adapter)
-    parameters = request.parameters
-    require_base(request.base)
-    lm_studio = check_destinations(request, adapter_config)
-    existing = read_export(request.export_folder)
-    inputs = digest_inputs(request.base, request.adapter, emit)
-    same = existing if existing is not None and is_same(existing, request, inputs) else None
-    if reused := same is not None and request.wanted_files <= {record.file for record in same.files}:
-        assert same is not None
-        manifest = refresh_texts(request, adapter_config, same)
-    else:
-        if existing is not None:
-            require_replaceable(request.export_folder, existing)
-        manifest = make_export(request, adapter_config, inputs, same, emit)
-    if lm_studio is not None:
-        install_export(request.export_folder, lm_studio)
-    measured = manifest.verification or {}
-    hub = None
-    if parameters.hub_repository:
-        hub = upload_export(request.export_folder, manifest, parameters, emit, request.approved)
-    return {
-        "folder": str(request.export_folder),
-        "files": [record.model_dump() for record in manifest.files],
-        "precision": manifest.precision,
-        "max_logit_difference": measured.get("max_logit_difference"),
-        "top1_agreement": measured.get("top1_agreement"),
-        "reused": reused,
-        "gguf": str(request.export_folder / request.gguf_file) if request.gguf_file else None,
-        "lm_studio_folder": str(lm_studio) if lm_studio else None,
-        "ollama": register(request.export_folder, emit) if parameters.ollama else None,
-        "hub": hub,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-
-
-def check_destinations(request: ExportRequest, adapter_config: dict[str, Any]) -> Path | None:
-    """Refuse what cannot be written or sent before any work is done; return the folder for LM Studio, if asked for.
-
-    Raises:
-        UserError: A form is not supported for this model, or a program, folder or token is missing.
-    """
-    parameters = request.parameters
+    request = ExportRequest.read(specification)
+    parameters, folder = request.parameters, request.export_folder
+    check_model_folder(request.model_path)
+    read_adapter(request.adapter)
     if parameters.gguf_kind != "none":
-        check_gguf(parameters.gguf_kind, request.base)
+        check_gguf(parameters.gguf_kind, request.model_path)
     if parameters.peft:
-        require_plain_lora(adapter_config)
+        read_lora(request.adapter)
     if parameters.hub_repository:
         check_upload(parameters)
-    if not parameters.lm_studio_folder:
-        return None
-    folder = installed_folder(parameters.lm_studio_folder, parameters.lm_studio_publisher, request.export_folder.name)
-    if (there := read_export(folder)) is not None:
-        require_replaceable(folder, there)
-    return folder
-
-
-def is_same(existing: ExportManifest, request: ExportRequest, inputs: dict[str, str]) -> bool:
-    """Tell whether an export holds exactly the weights that are asked for."""
-    return (
-        existing.inputs == inputs
-        and existing.parameters == request.weight_parameters
-        and is_whole(request.export_folder, existing)
+    lm_studio = lm_studio_folder(parameters, folder.name)
+    existing = ExportManifest.read(folder)
+    inputs = digest_inputs(request.model_path, request.adapter, emit)
+    same = existing if existing and existing.holds(folder, inputs, request.weight_parameters) else None
+    if same and request.wanted_files <= same.names:
+        manifest = refresh_texts(request, same)
+    else:
+        if existing:
+            existing.require_replaceable(folder)
+        manifest = make_export(request, inputs, same, emit)
+    if lm_studio is not None:
+        install_in_lm_studio(folder, manifest, lm_studio)
+    measured = manifest.verification
+    return ExportResult(
+        folder=str(folder),
+        files=manifest.files,
+        precision=manifest.precision,
+        max_logit_difference=measured.max_logit_difference if measured else None,
+        top1_agreement=measured.top1_agreement if measured else None,
+        reused=same is not None and request.wanted_files <= same.names,
+        gguf=str(folder / request.gguf_file) if request.gguf_file else None,
+        lm_studio_folder=str(lm_studio) if lm_studio else None,
+        hub=upload(request, manifest, emit) if parameters.hub_repository else None,
+        ollama=register_with_ollama(folder, emit) if parameters.ollama else None,
+        seconds=round(time.monotonic() - started, 3),
     )
 
 
 def make_export(
-    request: ExportRequest,
-    adapter_config: dict[str, Any],
-    inputs: dict[str, str],
-    same: ExportManifest | None,
-    emit: Emit,
+    request: ExportRequest, inputs: dict[str, str], same: ExportManifest | None, emit: Emit
 ) -> ExportManifest:
     """Write what is missing into a temporary folder that gets the export's name when it is whole.
 
-    Args:
-        request: What to export.
-        adapter_config: ``adapter_config.json``.
-        inputs: Hashes of the files that the weights depend on.
-        same: The record of an export of the same weights, whose files are kept; none: fuse and verify.
-        emit: Told about progress.
+    The files of `same`, an export of the same weights, are kept. The GGUF file is written from base plus adapter as
+    floats, not from the MLX weights: it is rounded only once.
     """
     remove_temporaries_of(request.export_folder)
     with full_disk_explained(request.export_folder.parent), atomic_folder(request.export_folder) as folder:
         if same is not None:
-            link_files(request.export_folder, folder, same)
-            manifest = same
-        else:
-            manifest = fuse_and_verify(request, folder, inputs, emit)
-        write_forms(request, folder, adapter_config, same, emit)
-        write_texts(request, folder, adapter_config, manifest)
-        manifest = manifest.model_copy(update={"files": record_files(folder)})
-        write_text(folder / EXPORT, manifest.model_dump_json(indent=2) + "\n")
+            same.link_files(request.export_folder, folder)
+        manifest = same or fuse_and_verify(request, folder, inputs, emit)
+        missing = request.wanted_files - manifest.names
+        if request.gguf_file in missing:
+            kind = request.parameters.gguf_kind
+            model = fuse_lazily(request.model_path, request.adapter, dequantize=True)
+            check_disk(folder.parent, gguf_bytes(model, kind))
+            write_gguf(folder / str(request.gguf_file), folder, model, kind, emit)
+        if missing & set(PEFT_FILES):
+            write_peft(folder, request.adapter, base_name(request.run_folder))
+        write_texts(request, folder, manifest)
+        paths = [path for path in folder.rglob("*") if path.is_file() and path != folder / EXPORT]
+        manifest = manifest.with_files(folder, [path.relative_to(folder).as_posix() for path in paths])
+        manifest.write(folder)
     return manifest
 
 
@@ -153,116 +121,138 @@ def fuse_and_verify(request: ExportRequest, folder: Path, inputs: dict[str, str]
     """Write the MLX folder and compare it with base and adapter; return its record, without files yet."""
     parameters = request.parameters
     model = fuse_lazily(
-        request.base,
+        request.model_path,
         request.adapter,
         dequantize=parameters.dequantize,
         bits=BITS[parameters.quantize],
         group_size=parameters.group_size,
     )
-    size, quantized, rounded = model.bytes, model.quantized, model.quantized or model.base_quantized
+    size, rounded = model.bytes, model.quantized or model.base_quantized
     emit("progress", stage="fuse", done=0, total=1, message=model.precision)
-    write_mlx_folder(folder, request.base, model, emit)
-    precision = model.precision
-    del model
-    agreement = verify(request, folder, size, emit)
-    if agreement is not None:
-        name = "minimum_top1_agreement_quantised" if rounded else "minimum_top1_agreement"
-        require_agreement(agreement, name, getattr(parameters, name))
+    write_mlx_folder(folder, request.model_path, model, emit)
+    agreement = verify(request, folder, size, rounded, emit)
+    versions = {name: version(name) for name in ("mlx", "mlx-lm", "transformers", "gguf")}
     return ExportManifest(
         name=request.export_folder.name,
         inputs=inputs,
         parameters=request.weight_parameters,
-        quantized=quantized,
-        precision=precision,
-        verification=agreement.as_record() if agreement else None,
+        quantized=model.quantized,
+        precision=model.precision,
+        verification=agreement,
         files=[],
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("mlx", "mlx-lm", "transformers", "gguf")},
-        },
+        versions={"python": platform.python_version(), **versions},
     )
 
 
-def write_forms(
-    request: ExportRequest, folder: Path, adapter_config: dict[str, Any], same: ExportManifest | None, emit: Emit
-) -> None:
-    """Add the GGUF file and the PEFT adapter, if they are asked for and not there yet.
+def write_texts(request: ExportRequest, folder: Path, manifest: ExportManifest) -> None:
+    """Write card and Modelfile where they differ from the files that are there."""
+    texts = {CARD: write_card(request, manifest)}
+    if request.parameters.ollama:
+        texts[MODELFILE] = write_modelfile(str(request.gguf_file))
+    for name, text in texts.items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
+            write_text(folder / name, text)
 
-    The GGUF file is written from base plus adapter as floats, not from the MLX weights: it is rounded only once.
+
+def refresh_texts(request: ExportRequest, existing: ExportManifest) -> ExportManifest:
+    """Bring card and Modelfile up to date, for example after an evaluation; change nothing otherwise."""
+    folder = request.export_folder
+    write_texts(request, folder, existing)
+    manifest = existing.with_files(folder, [name for name in TEXTS if is_own_file(folder, name)])
+    if manifest != existing:
+        manifest.write(folder)
+    return manifest
+
+
+def verify(request: ExportRequest, folder: Path, fused_bytes: int, rounded: bool, emit: Emit) -> Agreement | None:
+    """Compare the written model with base and adapter, unless one of the two is too large to be opened here.
+
+    A `rounded` model, where base or export is quantised, has a bound of its own. Raises as `require_agreement` does.
     """
-    there = {record.file for record in same.files} if same else set()
-    missing = request.wanted_files - there
-    if request.gguf_file in missing:
-        model = fuse_lazily(request.base, request.adapter, dequantize=True)
-        check_disk(folder.parent, gguf_bytes(model, request.parameters.gguf_kind))
-        write_gguf(folder / str(request.gguf_file), folder, model, request.parameters.gguf_kind, emit)
-    if any(name.startswith(f"{PEFT_FOLDER}/") for name in missing):
-        run = read_object(request.run_folder / "run.json")
-        write_peft(folder / PEFT_FOLDER, request.adapter, adapter_config, run)
-
-
-def verify(request: ExportRequest, folder: Path, fused_bytes: int, emit: Emit) -> Agreement | None:
-    """Compare the written model with base and adapter, unless one of the two is too large to be opened."""
-    base_bytes = sum(path.stat().st_size for path in request.base.glob("model*.safetensors"))
-    largest = max(base_bytes, fused_bytes)
+    largest = max(fused_bytes, sum(path.stat().st_size for path in request.model_path.glob(WEIGHTS)))
     if not fits_memory(largest):
         emit("progress", stage="verify", done=0, total=1, message=f"{largest / 1e9:.1f} GB: too large to be compared")
         return None
-    agreement = measure_agreement(request.base, request.adapter, folder)
-    emit(
-        "progress",
-        stage="verify",
-        done=1,
-        total=1,
-        message=f"same first token on {agreement.top1_agreement:.3f} of {agreement.tokens} tokens, "
-        f"logits differ by at most {agreement.max_logit_difference:.3g}",
+    agreement = measure_agreement(request.model_path, request.adapter, folder)
+    message = (
+        f"same first token on {agreement.top1_agreement:.3f} of {agreement.tokens} tokens, "
+        f"logits differ by at most {agreement.max_logit_difference:.3g}"
     )
+    emit("progress", stage="verify", done=1, total=1, message=message)
+    bound = "minimum_top1_agreement_quantised" if rounded else "minimum_top1_agreement"
+    require_agreement(agreement, bound, getattr(request.parameters, bound))
     return agreement
 
 
-def card_of(request: ExportRequest, adapter_config: dict[str, Any], manifest: ExportManifest) -> str:
-    """Write the model card from what the run has recorded so far."""
-    run = read_object(request.run_folder / "run.json")
-    return write_card(
-        CardContent(
-            run=run,
-            result=read_object(request.run_folder / "result.json"),
-            checkpoint=request.adapter.name,
-            adapter=adapter_config,
-            evaluation=read_object(request.reports_folder / "evaluation_results.json"),
-            data=count_training_data(request.balanced_folder, run.get("mixture_digest")),
-            base_licence=licence_of_base(request.base),
-            manifest=manifest,
-        )
+def fits_memory(model_bytes: int) -> bool:
+    """Tell whether a model of this size can be opened on this machine without swapping."""
+    import mlx.core as mx
+
+    device = mx.device_info()
+    names = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal, Metal, CUDA
+    memory = next((device[name] for name in names if device.get(name)), None)
+    return model_bytes <= MEMORY_FRACTION * float(memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def measure_agreement(base: Path, adapter: Path, fused: Path) -> Agreement:
+    """Compare the logits of base and adapter with those of the fused model on fixed passages.
+
+    The two models are open one after the other, never together; between them only logits are kept
+    (float32, tokens x vocabulary).
+    """
+    import mlx.core as mx
+    from mlx_lm.utils import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(base)
+    passages = tomllib.loads(PASSAGES.read_text("utf-8"))["passages"]
+    rows = [tokenizer.encode(passage)[:MAX_TOKENS] for passage in passages]
+    model, _ = open_with_adapter(base, adapter, lazy=False)
+    expected = list(_logits(model, rows))
+    del model
+    mx.clear_cache()
+    model, _ = load_model(fused)
+    return compare(expected, _logits(model, rows))
+
+
+def _logits(model: Any, rows: list[list[int]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the logits of each row of token ids, shape (tokens, vocabulary)."""
+    import mlx.core as mx
+
+    for row in rows:
+        yield np.array(model(mx.array([row]))[0].astype(mx.float32))
+
+
+def compare(expected: list[npt.NDArray[np.float32]], found: Iterator[npt.NDArray[np.float32]]) -> Agreement:
+    """Compare two sequences of logits, row by row; a value that is not a number makes the difference infinite."""
+    tokens = same = 0
+    largest = total = 0.0
+    for left, right in zip(expected, found, strict=True):
+        difference = np.abs(left - right)
+        tokens += len(left)
+        same += int((left.argmax(-1) == right.argmax(-1)).sum())
+        largest = max(largest, float(difference.max()) if np.isfinite(difference).all() else math.inf)
+        total += float(difference.mean(-1).sum())
+    mean = total / tokens if math.isfinite(largest) else math.inf
+    return Agreement(
+        tokens=tokens, max_logit_difference=largest, mean_logit_difference=mean, top1_agreement=same / tokens
     )
 
 
-def write_texts(
-    request: ExportRequest, folder: Path, adapter_config: dict[str, Any], manifest: ExportManifest
-) -> list[str]:
-    """Write card and Modelfile where they differ from what is there; return the names of those that changed."""
-    texts = {CARD: card_of(request, adapter_config, manifest)}
-    if request.parameters.ollama:
-        texts[MODELFILE] = write_modelfile(str(request.gguf_file))
-    changed = [name for name, text in texts.items() if not holds(folder / name, text)]
-    for name in changed:
-        write_text(folder / name, texts[name])
-    return changed
-
-
-def holds(path: Path, text: str) -> bool:
-    """Tell whether a file is there with exactly this text."""
-    return path.is_file() and path.read_bytes() == text.encode()
-
-
-def refresh_texts(request: ExportRequest, adapter_config: dict[str, Any], existing: ExportManifest) -> ExportManifest:
-    """Bring card and Modelfile up to date, for example after an evaluation; change nothing otherwise."""
-    recorded = {record.file: record for record in existing.files}
-    write_texts(request, request.export_folder, adapter_config, existing)
-    present = [name for name in TEXTS if is_own_file(request.export_folder, name)]
-    current = recorded | {name: record_file(request.export_folder / name, request.export_folder) for name in present}
-    if current == recorded:
-        return existing
-    manifest = existing.model_copy(update={"files": sorted(current.values(), key=lambda record: record.file)})
-    write_text(request.export_folder / EXPORT, manifest.model_dump_json(indent=2) + "\n")
-    return manifest
+def require_agreement(agreement: Agreement, bound: str, minimum_top1: float) -> None:
+    """Refuse a fused model that is not the model that was trained; `bound` names the parameter with the minimum."""
+    if not math.isfinite(agreement.max_logit_difference):
+        raise UserError(
+            "the fused model yields logits that are not numbers, so nothing was exported; "
+            "export another checkpoint of the run"
+        )
+    if agreement.top1_agreement < minimum_top1:
+        advice = (
+            "Choose dequantize or 8bit, which keep more of the adapter"
+            if bound.endswith("quantised")
+            else "Check that the base model is the one the run was trained on"
+        )
+        raise UserError(
+            f"the fused model agrees with base and adapter on {agreement.top1_agreement:.3f} of {agreement.tokens} "
+            f"tokens (logits differ by at most {agreement.max_logit_difference:.3g}), the bound is {minimum_top1}; "
+            f"nothing was exported. {advice}, or lower {bound}"
+        )

@@ -1,25 +1,38 @@
-"""Fuse an adapter into its base with bounded memory.
+"""Fuse an adapter into its base with bounded memory, and write the folder that ``mlx_lm.load`` and LM Studio open.
 
-Every weight stays a recipe (read, dequantise, add the low-rank product, quantise) until its shard is written,
-so the peak is one shard and one module, however large the model is. The arithmetic is that of the adapter
-layers' own ``fuse``, hence equal to ``mlx_lm.fuse``.
+Every weight stays a recipe (read, dequantise, add the low-rank product, quantise) until its shard is written, so the
+peak is one shard and one layer, or some rows of a layer that stays quantised, however large the model is. The
+arithmetic is that of the adapter layers' own ``fuse``, hence equal to ``mlx_lm.fuse``.
 """
 
 from __future__ import annotations
 
 import gc
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import write_json
-from storage.errors import ParameterError, StoreError
+from storage.atomic import write_json, write_text
+from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.events import Emit
-from storage.model_folder import read_adapter
+from storage.model_folder import ADAPTER_CONFIG, ADAPTERS, CONFIG, WEIGHTS, loading
+from storage.untrusted import file_sha256
+from tasks.exports.export_manifest import read_if_present
 
 SHARD_BYTES = 512 * 2**20
-INDEX = "model.safetensors.index.json"
+BLOCK_VALUES = 2**22
+"""Weights that are dequantised, added to and quantised again at once."""
 GROUP_SIZES = (128, 64, 32)
+COPIED = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "chat_template.*"),
+    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
+)
+"""Files of the base that the export keeps as they are. Python files are never among them."""
+TRAINED_LAYOUT = Path(__file__).with_name("trained_layout.jinja")
+"""Chat template for a base without one: the layout that the adapter was trained on (storage/chat.py)."""
 
 
 @dataclass
@@ -60,20 +73,17 @@ def fuse_lazily(
         group_size: Weights that share one scale when `bits` is given.
 
     Raises:
-        StoreError: The base or the adapter cannot be opened, or they do not fit each other.
+        PrerequisiteError: The base cannot be opened.
+        StoreError: The adapter cannot be opened, or does not fit the base.
         ParameterError: The group size does not divide the width of a layer.
     """
     from mlx.utils import tree_flatten, tree_unflatten
     from mlx_lm.utils import dequantize_model, get_total_parameters, quantize_model
 
     model, config = open_with_adapter(base, adapter, lazy=True)
-    arguments = model.args
-    quantization = config.get("quantization")
-    base_quantized = quantization is not None
-    as_floats = base_quantized and (dequantize or bits is not None)
-    fused = [
-        (name, module.fuse(dequantize=as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")
-    ]
+    arguments, before = model.args, config.get("quantization")
+    as_floats = before is not None and (dequantize or bits is not None)
+    fused = [(name, _fuse(module, as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
         model.update_modules(tree_unflatten(fused))
     if as_floats:
@@ -81,46 +91,61 @@ def fuse_lazily(
         config.pop("quantization", None)
         config.pop("quantization_config", None)
     if bits is not None:
-        check_group_size(model, group_size)
+        _check_group_size(model, group_size)
         model, config = quantize_model(model, config, group_size, bits)
     weights = dict(tree_flatten(model.parameters()))
-    norm = next((str(value.dtype).removeprefix("mlx.core.") for value in weights.values() if value.ndim == 1), "float")
-    precision = describe_precision(quantization, norm, config.get("quantization"), len(fused), as_floats)
-    return LazyModel(weights, config, get_total_parameters(model), base_quantized, arguments, precision)
+    floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
+    precision = _describe_precision(before, floats, config.get("quantization"), len(fused), as_floats)
+    return LazyModel(weights, config, get_total_parameters(model), before is not None, arguments, precision)
 
 
-def describe_precision(
+def _fuse(module: Any, as_floats: bool) -> Any:
+    """Fuse a layer as its own ``fuse`` does; one that stays quantised by blocks of rows, never as floats in whole."""
+    import mlx.core as mx
+    from mlx.nn import QuantizedLinear
+    from mlx_lm.tuner.lora import LoRALinear
+
+    if as_floats or type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
+        return module.fuse(dequantize=as_floats)
+    linear = module.linear
+    format_of = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
+    names = [name for name in ("weight", "scales", "biases") if linear.get(name) is not None]
+    step = max(1, BLOCK_VALUES // module.lora_a.shape[0])
+    left, right = module.scale * module.lora_b.T, module.lora_a.T
+    blocks: list[Any] = []
+    for start in range(0, linear.weight.shape[0], step):
+        rows = slice(start, start + step)
+        packed = [linear[name][rows] for name in names]
+        if blocks:
+            packed = mx.depends(packed, blocks[-1])  # one block after the other
+        weight = mx.dequantize(*packed, **format_of)
+        blocks.append(mx.quantize(weight + (left[rows] @ right).astype(weight.dtype), **format_of))
+    for name, parts in zip(names, zip(*blocks, strict=True), strict=True):
+        linear[name] = mx.concatenate(list(parts))
+    return linear
+
+
+def _describe_precision(
     before: dict[str, Any] | None, floats: str, after: dict[str, Any] | None, changed: int, as_floats: bool
 ) -> str:
     """Say what is dequantised and quantised again when `changed` layers take up the adapter."""
+    old, new = (f"{q.get('bits')} bits in groups of {q.get('group_size')}" if q else "" for q in (before, after))
     if before is not None and not as_floats:
         return (
-            f"The base is quantised to {bits_of(before)}. The {changed} layers that the adapter changes are "
+            f"The base is quantised to {old}. The {changed} layers that the adapter changes are "
             f"dequantised to {floats}, added to and quantised again alike; all others are copied bit for bit."
         )
-    source = f"The base, quantised to {bits_of(before)}, is dequantised to {floats}. " if before else ""
-    end = f"Then all layers are quantised to {bits_of(after)}." if after else f"The sum stays {floats}."
+    source = f"The base, quantised to {old}, is dequantised to {floats}. " if before else ""
+    end = f"Then all layers are quantised to {new}." if after else f"The sum stays {floats}."
     return f"{source}The adapter is added to {changed} layers in {floats}. {end}"
 
 
-def bits_of(quantization: dict[str, Any] | None) -> str:
-    """Name a quantisation in words."""
-    chosen = quantization or {}
-    return f"{chosen.get('bits')} bits in groups of {chosen.get('group_size')}"
-
-
 def open_with_adapter(base: Path, adapter: Path, *, lazy: bool) -> tuple[Any, dict[str, Any]]:
-    """Open a base model with its adapter applied.
-
-    Raises:
-        StoreError: The base or the adapter cannot be opened, or they do not fit each other.
-    """
+    """Open a base model with its adapter applied; return it and its configuration. Raises as `fuse_lazily` does."""
     from mlx_lm.utils import load_adapters, load_model
 
-    try:
+    with loading(base):
         model, config = load_model(base, lazy=lazy)
-    except Exception as error:  # whatever a loader makes of what somebody else wrote
-        raise StoreError(f"the base model in {base} cannot be opened ({error}); download it again") from error
     try:
         model = load_adapters(model, str(adapter))
     except Exception as error:
@@ -132,12 +157,8 @@ def open_with_adapter(base: Path, adapter: Path, *, lazy: bool) -> tuple[Any, di
     return model, config
 
 
-def check_group_size(model: Any, group_size: int) -> None:
-    """Refuse a group size that would leave some layers unquantised without a word.
-
-    Raises:
-        ParameterError: It does not divide the width of a layer.
-    """
+def _check_group_size(model: Any, group_size: int) -> None:
+    """Refuse a group size that would silently leave some layers unquantised."""
     chooses = getattr(model, "quant_predicate", None)
     widths = {
         name: int(module.weight.shape[-1])
@@ -156,21 +177,48 @@ def check_group_size(model: Any, group_size: int) -> None:
     )
 
 
-def plan_shards(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:
-    """Group tensor names, in order, into shards of at most `shard_bytes`; a larger tensor gets its own."""
-    shards: list[list[str]] = []
-    filled = 0
-    for name, size in sizes.items():
-        if not shards or filled + size > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
+def digest_inputs(base: Path, adapter: Path, emit: Emit) -> dict[str, str]:
+    """Hash every file on which the exported files depend."""
+    weights = sorted(base.glob(WEIGHTS))
+    digests = {}
+    for number, path in enumerate(weights, start=1):
+        digests[f"base/{path.name}"] = file_sha256(path)
+        emit("progress", stage="hash", done=number, total=len(weights), message=f"hashed {path.name}")
+    digests |= {f"base/{path.name}": file_sha256(path) for path in [base / CONFIG, *_files_to_copy(base)]}
+    return digests | {f"adapter/{name}": file_sha256(adapter / name) for name in (ADAPTERS, ADAPTER_CONFIG)}
+
+
+def _files_to_copy(base: Path) -> list[Path]:
+    found = {path for pattern in COPIED for path in base.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".py")
+
+
+def check_disk(parent: Path, needed_bytes: int) -> None:
+    """Raise PrerequisiteError if the disk has too little room."""
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise PrerequisiteError(
+            f"the export needs {needed_bytes / 1e9:.1f} GB but {parent} has {free / 1e9:.1f} GB free; "
+            "free some space, or quantise to fewer bits"
+        )
+
+
+def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> None:
+    """Write weights, index, config and the copied files of the base into an empty folder."""
+    from mlx_lm.utils import save_config
+
+    check_disk(folder.parent, model.bytes)
+    write_weights(folder, model, emit)
+    save_config(model.config, folder / CONFIG)
+    for path in _files_to_copy(base):
+        shutil.copyfile(path, folder / path.name)
+    settings = read_if_present(base / "tokenizer_config.json")
+    if not settings.get("chat_template") and not any(base.glob("chat_template.*")):
+        write_text(folder / "chat_template.jinja", TRAINED_LAYOUT.read_text("utf-8").rstrip("\n"))
 
 
 def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int = SHARD_BYTES) -> None:
-    """Compute and write the weights shard by shard, and an index of where each tensor lies.
+    """Compute and write the weights shard by shard, and an index that names the shard of each tensor.
 
     `model.weights` is empty afterwards: an array that stayed there would keep its memory.
     """
@@ -191,20 +239,16 @@ def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int =
         shard.clear()
         mx.clear_cache()
         emit("progress", stage="fuse", done=number, total=len(shards), message=f"fused shard {number} of {len(shards)}")
-    index = {
-        "metadata": {"total_size": total_bytes, "total_parameters": model.parameter_count},
-        "weight_map": dict(sorted(places.items())),
-    }
-    write_json(folder / INDEX, index)
+    metadata = {"total_size": total_bytes, "total_parameters": model.parameter_count}
+    index = {"metadata": metadata, "weight_map": dict(sorted(places.items()))}
+    write_json(folder / "model.safetensors.index.json", index)
 
 
-def read_adapter_config(adapter: Path) -> dict[str, Any]:
-    """Read how an adapter is built.
-
-    Raises:
-        StoreError: The folder holds no adapter.
-    """
-    for name in ("adapters.safetensors", "adapter_config.json"):
-        if not (adapter / name).is_file():
-            raise StoreError(f"{adapter} holds no {name}; name a checkpoint folder of a training run")
-    return read_adapter(adapter)
+def plan_shards(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:
+    """Group tensor names, in order, into shards of at most `shard_bytes`; a larger tensor gets its own."""
+    shards: list[list[str]] = []
+    for name, size in sizes.items():
+        if not shards or sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    return shards

@@ -10,7 +10,6 @@ import math
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,13 @@ import numpy.typing as npt
 
 from storage.errors import ParameterError, PrerequisiteError, UserError
 from storage.events import Emit
+from storage.model_folder import read_config
 from tasks.exports.fuse import LazyModel
-from tasks.exports.gguf_tokenizer import add_tokenizer, check_tokenizer
-from tasks.exports.manifest import read_object
+from tasks.exports.gguf_tokenizer import add_tokenizer, read_tokenizer
 from tasks.exports.parameters import K_QUANTS
 
 ARCHITECTURES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2"}
 """Supported model types and the name by which ``gguf`` knows their layout."""
-FILE_TYPES = {"f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 BYTES_PER_WEIGHT = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q4_0": 0.75, "q4_k_m": 2.7, "q5_k_m": 2.8, "q6_k": 2.9}
 """Room on disk, rounded up; K-quants are made from a file of halves that is deleted afterwards."""
 QUANTISER = "llama-quantize"
@@ -35,13 +33,8 @@ EMBEDDINGS = ("token_embd.weight", "output.weight")
 
 
 def check_gguf(kind: str, base: Path) -> None:
-    """Refuse what cannot be written, before any work is done.
-
-    Raises:
-        ParameterError: The architecture, what it computes, or the tokenizer is not supported.
-        PrerequisiteError: A K-quant is asked for and llama.cpp is not installed.
-    """
-    config = read_object(base / "config.json")
+    """Raise UserError before any work for what cannot be written, or llama.cpp would compute otherwise than MLX."""
+    config = read_config(base)
     model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ParameterError(
@@ -53,24 +46,15 @@ def check_gguf(kind: str, base: Path) -> None:
             f"gguf={kind!r} is made by llama.cpp's {QUANTISER}, which is not installed; install it "
             "(brew install llama.cpp) or use gguf='q8_0' or 'q4_0'"
         )
-    require_same_computation(SimpleNamespace(**config))
-    check_tokenizer(base)
-
-
-def require_same_computation(arguments: Any) -> None:
-    """Refuse a model that llama.cpp would open and compute otherwise than MLX.
-
-    Args:
-        arguments: The model's arguments, or its configuration, by attribute.
-
-    Raises:
-        ParameterError: Its rotary positions or its attention are not written here.
-    """
-    if getattr(arguments, "rope_traditional", False):
+    if config.get("rope_traditional"):
         raise ParameterError("rope_traditional models cannot be written to GGUF; use gguf='none'")
-    if set(getattr(arguments, "layer_types", None) or ()) - {"full_attention"}:
+    if set(config.get("layer_types") or ()) - {"full_attention"}:
         raise ParameterError("models with sliding attention in some layers cannot be written to GGUF; use gguf='none'")
-    rope_kind(arguments)
+    if (rope := _rope_kind(config.get("rope_scaling"))) not in ("default", "linear", "llama3"):
+        raise ParameterError(
+            f"rope scaling {rope!r} cannot be written to GGUF, only linear and llama3; use gguf='none'"
+        )
+    read_tokenizer(base)
 
 
 def gguf_bytes(model: LazyModel, kind: str) -> int:
@@ -79,25 +63,19 @@ def gguf_bytes(model: LazyModel, kind: str) -> int:
 
 
 def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
-    """Write a float model as a GGUF file of a kind.
+    """Write a float model, whose weights are used up, as a GGUF file of a kind that `check_gguf` accepts.
 
-    Args:
-        path: The file to write.
-        folder: Folder with tokenizer and chat template.
-        model: The model; its weights are used up.
-        kind: One of the values of the ``gguf`` parameter but ``none``.
-        emit: Told about progress.
+    The folder holds tokenizer and chat template.
 
     Raises:
-        ParameterError: The model computes something that llama.cpp does not, or a value exceeds half precision.
-        UserError: llama.cpp's quantiser failed.
+        UserError: A weight has no place in GGUF or exceeds half precision, or llama.cpp's quantiser failed.
     """
     if kind not in K_QUANTS:
-        write_plain(path, folder, model, kind, emit)
+        _write_plain(path, folder, model, kind, emit)
         return
     halves = path.with_name(f"{path.name}.f16")
     try:
-        write_plain(halves, folder, model, "f16", emit)
+        _write_plain(halves, folder, model, "f16", emit)
         command = [QUANTISER, str(halves), str(path), kind.upper()]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0 or not path.is_file():
@@ -106,18 +84,18 @@ def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit
         halves.unlink(missing_ok=True)
 
 
-def write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
-    """Write one of the kinds that the ``gguf`` package encodes."""
+def _write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
+    """Write one of the kinds that the ``gguf`` package encodes, one tensor at a time."""
     import gguf
     import mlx.core as mx
 
     architecture = gguf.MODEL_ARCH[ARCHITECTURES[model.config["model_type"]]]
-    names = tensor_names(architecture, model)
+    names = _tensor_names(architecture, model)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     try:
-        add_hyperparameters(writer, model)
+        _add_hyperparameters(writer, model)
         writer.add_name(path.name.partition(".gguf")[0])
-        writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[kind]])
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_tokenizer(writer, folder, int(model.weights["model.embed_tokens.weight"].shape[0]))
         factors = rope_factors(model.arguments)
@@ -126,7 +104,7 @@ def write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emi
         types = {}
         for name, target in names.items():
             shape = model.weights[name].shape
-            types[name] = block_type(kind, target, shape)
+            types[name] = _block_type(kind, target, shape)
             stored = gguf.quants.quant_shape_to_byte_shape(shape, types[name])
             writer.add_tensor_info(target, stored, np.dtype(np.uint8), math.prod(stored), types[name])
         writer.write_header_to_file()
@@ -135,7 +113,7 @@ def write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emi
         if factors is not None:
             writer.write_tensor_data(factors)
         for number, name in enumerate(names, start=1):
-            writer.write_tensor_data(encode(rotary_layout(name, model), types[name], name))
+            writer.write_tensor_data(_encode(_rotary_layout(name, model), types[name], name))
             mx.clear_cache()
             if number % 64 == 0 or number == len(names):
                 message = f"wrote {number} of {len(names)} tensors"
@@ -144,15 +122,10 @@ def write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emi
         writer.close()
 
 
-def tensor_names(architecture: Any, model: LazyModel) -> dict[str, str]:
-    """Return llama.cpp's name of each weight, in the order in which they are written.
-
-    Raises:
-        ParameterError: A weight has no counterpart, or the model computes what llama.cpp does not.
-    """
+def _tensor_names(architecture: Any, model: LazyModel) -> dict[str, str]:
+    """Return llama.cpp's name of each weight, in the order in which they are written."""
     import gguf
 
-    require_same_computation(model.arguments)
     known = gguf.get_tensor_name_map(architecture, model.arguments.num_hidden_layers)
     names = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.weights}
     if unknown := sorted(name for name, target in names.items() if target is None):
@@ -160,7 +133,7 @@ def tensor_names(architecture: Any, model: LazyModel) -> dict[str, str]:
     return {name: str(target) for name, target in names.items()}
 
 
-def add_hyperparameters(writer: Any, model: LazyModel) -> None:
+def _add_hyperparameters(writer: Any, model: LazyModel) -> None:
     """Add the numbers that define the computation, as MLX itself reads them."""
     import gguf
 
@@ -172,34 +145,23 @@ def add_hyperparameters(writer: Any, model: LazyModel) -> None:
     writer.add_feed_forward_length(arguments.intermediate_size)
     writer.add_head_count(arguments.num_attention_heads)
     writer.add_head_count_kv(arguments.num_key_value_heads)
-    writer.add_key_length(head_width(arguments))
-    writer.add_value_length(head_width(arguments))
-    writer.add_rope_dimension_count(head_width(arguments))
+    writer.add_key_length(_head_width(arguments))
+    writer.add_value_length(_head_width(arguments))
+    writer.add_rope_dimension_count(_head_width(arguments))
     writer.add_layer_norm_rms_eps(arguments.rms_norm_eps)
     writer.add_rope_freq_base(float(arguments.rope_theta))
-    if rope_kind(arguments) == "linear":
+    if _rope_kind(arguments.rope_scaling) == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(arguments.rope_scaling["factor"]))
 
 
-def head_width(arguments: Any) -> int:
-    """Width of one attention head."""
+def _head_width(arguments: Any) -> int:
     return int(getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads)
 
 
-def rope_kind(arguments: Any) -> str:
-    """Name how rotary positions are stretched.
-
-    Raises:
-        ParameterError: In a way that is not written here.
-    """
-    scaling = getattr(arguments, "rope_scaling", None) or {}
-    kind = str(scaling.get("type") or scaling.get("rope_type") or "default")
-    if kind not in ("default", "linear", "llama3"):
-        raise ParameterError(
-            f"rope scaling {kind!r} cannot be written to GGUF, only linear and llama3; use gguf='none'"
-        )
-    return kind
+def _rope_kind(scaling: dict[str, Any] | None) -> str:
+    """Name how rotary positions are stretched."""
+    return str((scaling or {}).get("type") or (scaling or {}).get("rope_type") or "default")
 
 
 def rope_factors(arguments: Any) -> npt.NDArray[np.float32] | None:
@@ -207,11 +169,11 @@ def rope_factors(arguments: Any) -> npt.NDArray[np.float32] | None:
 
     llama.cpp divides its frequencies by them; none if nothing is stretched one by one.
     """
-    if rope_kind(arguments) != "llama3":
+    if _rope_kind(arguments.rope_scaling) != "llama3":
         return None
     from mlx_lm.models.rope_utils import initialize_rope
 
-    width = head_width(arguments)
+    width = _head_width(arguments)
     rope = initialize_rope(
         width, arguments.rope_theta, False, arguments.rope_scaling, arguments.max_position_embeddings
     )
@@ -219,7 +181,7 @@ def rope_factors(arguments: Any) -> npt.NDArray[np.float32] | None:
     return np.asarray(np.array(rope._freqs) / plain, dtype=np.float32)
 
 
-def rotary_layout(name: str, model: LazyModel) -> Any:
+def _rotary_layout(name: str, model: LazyModel) -> Any:
     """Take a weight out of the model; queries and keys of the llama layout come back with their rows reordered.
 
     MLX rotates the first half of a head against the second, llama.cpp's llama neighbours against each other.
@@ -234,7 +196,7 @@ def rotary_layout(name: str, model: LazyModel) -> Any:
     return halves.swapaxes(1, 2).reshape(array.shape)
 
 
-def block_type(kind: str, target: str, shape: tuple[int, ...]) -> Any:
+def _block_type(kind: str, target: str, shape: tuple[int, ...]) -> Any:
     """Choose how a weight is stored: vectors whole, embeddings at 8 bits or more, halves where blocks do not fit."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -244,12 +206,8 @@ def block_type(kind: str, target: str, shape: tuple[int, ...]) -> Any:
     return chosen if shape[-1] % GGML_QUANT_SIZES[chosen][0] == 0 else GGMLQuantizationType.F16
 
 
-def encode(array: Any, kind: Any, name: str) -> npt.NDArray[Any]:
-    """Compute a weight and encode it, some rows at a time: only the encoded form is held whole.
-
-    Raises:
-        ParameterError: A value is too large for half precision.
-    """
+def _encode(array: Any, kind: Any, name: str) -> npt.NDArray[Any]:
+    """Compute a weight and encode it, some rows at a time: only the encoded form is held whole."""
     import gguf
     import mlx.core as mx
 

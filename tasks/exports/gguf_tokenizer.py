@@ -32,49 +32,51 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
-    """Add everything that llama.cpp needs to tokenise as the model's own tokenizer does.
+    """Add everything that llama.cpp needs to tokenise as the tokenizer of a model folder does.
 
-    Args:
-        writer: An open ``gguf.GGUFWriter``.
-        folder: Model folder with ``tokenizer.json``.
-        rows: Rows of the embedding; ids without a token are filled up with unused ones.
+    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones.
 
     Raises:
-        ParameterError: The kind of tokenizer is not supported.
-        StoreError: There is no readable ``tokenizer.json``.
+        StoreError: The tokenizer has more ids than `rows`, or it names no end of text.
     """
+    from gguf import SpecialVocab
+    from mlx_lm.utils import load_tokenizer
+
     document = read_tokenizer(folder)
-    if document["model"].get("byte_fallback"):
-        add_sentence_pieces(writer, document)
-    else:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(split_rule(document))
-    tokens, types = vocabulary(document, rows)
+    tokens, types = _vocabulary(document, rows)
+    sentence_pieces = bool(document["model"].get("byte_fallback"))
+    writer.add_tokenizer_model("llama" if sentence_pieces else "gpt2")
+    writer.add_tokenizer_pre("default" if sentence_pieces else split_rule(document))
+    if sentence_pieces:
+        normalizer = json.dumps(document.get("normalizer") or {})
+        scheme = (document.get("pre_tokenizer") or {}).get("prepend_scheme")
+        writer.add_add_space_prefix('"Prepend"' in normalizer or scheme in ("always", "first"))
     writer.add_token_list(tokens)
-    if document["model"].get("byte_fallback"):
-        writer.add_token_scores(scores(document, tokens))
+    if sentence_pieces:
+        writer.add_token_scores(_scores(document, tokens))
     writer.add_token_types(types)
-    add_special_tokens(writer, folder, rows, merges=not document["model"].get("byte_fallback"))
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Refuse a tokenizer that cannot be written.
-
-    Raises:
-        ParameterError: Its kind or the rule by which it splits text is not supported.
-        StoreError: There is no readable ``tokenizer.json``.
-    """
-    document = read_tokenizer(folder)
-    if not document["model"].get("byte_fallback"):
-        split_rule(document)
+    tokenizer = load_tokenizer(folder)
+    special = SpecialVocab(folder, load_merges=not sentence_pieces, n_vocab=rows)
+    if tokenizer.eos_token_id is None:
+        raise StoreError(f"the tokenizer in {folder} names no eos_token; without one llama.cpp would never stop")
+    special.special_token_ids |= {"eos": int(tokenizer.eos_token_id)}
+    # What the tokenizer does, not what its files seem to say, decides: llama.cpp's own defaults differ by kind.
+    ids = tokenizer.encode("a")
+    special.add_special_token = {
+        "bos": bool(ids) and ids[0] == tokenizer.bos_token_id is not None,
+        "eos": bool(ids) and ids[-1] == tokenizer.eos_token_id,
+    }
+    if tokenizer.bos_token_id is not None:
+        special.special_token_ids |= {"bos": int(tokenizer.bos_token_id)}
+    special.add_to_gguf(writer, quiet=True)
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """Read ``tokenizer.json`` of a model whose tokens come from byte pair encoding.
+    """Read ``tokenizer.json``, if it is of a kind that can be written.
 
     Raises:
         StoreError: It is missing or damaged.
-        ParameterError: It is of another kind.
+        ParameterError: Its kind or the rule by which it splits text is not supported.
     """
     path = folder / "tokenizer.json"
     try:
@@ -86,15 +88,13 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
         ) from error
     if kind != "BPE":
         raise ParameterError(f"a {kind} tokenizer cannot be written to GGUF, only BPE; use gguf='none'")
-    return dict(document)
+    if not document["model"].get("byte_fallback"):
+        split_rule(document)
+    return document
 
 
 def split_rule(document: dict[str, Any]) -> str:
-    """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text before merging.
-
-    Raises:
-        ParameterError: The rule is none of the known ones.
-    """
+    """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text; ParameterError for others."""
     outer = document.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
     bytes_step = steps[-1] if steps else {}
@@ -110,16 +110,7 @@ def split_rule(document: dict[str, Any]) -> str:
     )
 
 
-def add_sentence_pieces(writer: Any, document: dict[str, Any]) -> None:
-    """Declare a tokenizer of the SentencePiece kind (Llama 2, Mistral 7B)."""
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    normalizer = json.dumps(document.get("normalizer") or {})
-    scheme = (document.get("pre_tokenizer") or {}).get("prepend_scheme")
-    writer.add_add_space_prefix('"Prepend"' in normalizer or scheme in ("always", "first"))
-
-
-def scores(document: dict[str, Any], tokens: list[str]) -> list[float]:
+def _scores(document: dict[str, Any], tokens: list[str]) -> list[float]:
     """Score pieces by the rank of the merge that makes them: llama.cpp merges the best score first."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(document["model"]["merges"]):
@@ -127,51 +118,22 @@ def scores(document: dict[str, Any], tokens: list[str]) -> list[float]:
     return [-float(ranks.get(token, len(ranks))) for token in tokens]
 
 
-def vocabulary(document: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """List the text and the type of each token id, padded with unused tokens.
-
-    Raises:
-        StoreError: The tokenizer has ids beyond the embedding.
-    """
+def _vocabulary(document: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    """List the text and the type of each token id, padded with unused tokens."""
     from gguf import TokenType
 
+    model = document["model"]
     added = {token["id"]: token for token in document.get("added_tokens", [])}
-    texts = {number: text for text, number in document["model"]["vocab"].items()}
+    texts = {number: text for text, number in model["vocab"].items()}
     texts |= {number: token["content"] for number, token in added.items()}
     if texts and max(texts) >= rows:
         raise StoreError(f"the tokenizer has {max(texts) + 1} ids but the model {rows} embeddings; they do not match")
-    unknown = document["model"].get("unk_token") if document["model"].get("byte_fallback") else None
     types = [TokenType.NORMAL if number in texts else TokenType.UNUSED for number in range(rows)]
     for number, token in added.items():
         types[number] = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
-    for number, text in texts.items():
-        if text == unknown:
+    for number, text in texts.items() if model.get("byte_fallback") else ():
+        if text == model.get("unk_token"):
             types[number] = TokenType.UNKNOWN
-        elif document["model"].get("byte_fallback") and BYTE.fullmatch(text):
+        elif BYTE.fullmatch(text):
             types[number] = TokenType.BYTE
     return [texts.get(number, f"[PAD{number}]") for number in range(rows)], [int(kind) for kind in types]
-
-
-def add_special_tokens(writer: Any, folder: Path, rows: int, *, merges: bool) -> None:
-    """Add merges, special tokens, whether they are added to a text, and the chat template.
-
-    Raises:
-        StoreError: The tokenizer names no end of text.
-    """
-    from gguf import SpecialVocab
-    from mlx_lm.utils import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    special = SpecialVocab(folder, load_merges=merges, n_vocab=rows)
-    if tokenizer.eos_token_id is None:
-        raise StoreError(f"the tokenizer in {folder} names no eos_token; without one llama.cpp would never stop")
-    special.special_token_ids |= {"eos": int(tokenizer.eos_token_id)}
-    # What the tokenizer does, not what its files seem to say, decides: llama.cpp's own defaults differ by kind.
-    ids = tokenizer.encode("a")
-    special.add_special_token = {
-        "bos": bool(ids) and ids[0] == tokenizer.bos_token_id is not None,
-        "eos": bool(ids) and ids[-1] == tokenizer.eos_token_id,
-    }
-    if tokenizer.bos_token_id is not None:
-        special.special_token_ids |= {"bos": int(tokenizer.bos_token_id)}
-    special.add_to_gguf(writer, quiet=True)

@@ -7,41 +7,56 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.exports.manifest import ExportManifest
-from tasks.exports.training_data import TrainingData
+from storage.manifest import read_manifest
+from storage.markdown import cell, table
+from storage.model_folder import read_adapter
+from storage.training_result import RESULT, RUN
+from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA
+from tasks.exports.export_manifest import ExportManifest, read_if_present
+from tasks.exports.parameters import ExportRequest
 
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 HUB_IDENTIFIER = re.compile(r"^[\w.-]+/[\w.-]+$")
 LICENCE_LINE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
-MAX_LICENCES = 4
+MOST_LICENCES = 4
 MOST_CHARACTERS = 1 << 20
+METRIC_COLUMNS = ("metric", "value", "standard error", "95 % interval", "samples")
 
 
-@dataclass(frozen=True)
-class CardContent:
-    """Everything that a card is written from."""
+def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
+    """Write the card as Markdown with YAML front matter; StoreError if a record of the run is damaged."""
+    from jinja2 import Environment, StrictUndefined, select_autoescape
 
-    run: dict[str, Any]
-    """``run.json`` of the training run."""
-    result: dict[str, Any]
-    """``result.json`` of the training run."""
-    checkpoint: str
-    """Name of the adapter's folder."""
-    adapter: dict[str, Any]
-    """``adapter_config.json``."""
-    evaluation: dict[str, Any]
-    """``evaluation_results.json``; empty if the run was not evaluated."""
-    data: TrainingData
-    base_licence: str | None
-    manifest: ExportManifest
+    run = read_if_present(request.run_folder / RUN)
+    evaluation = read_if_present(request.reports_folder / "evaluation_results.json")
+    evaluated = evaluation.get("adapter")
+    # The card is Markdown, not HTML.
+    environment = Environment(undefined=StrictUndefined, autoescape=select_autoescape(default_for_string=False))
+    environment.filters |= {"cell": cell, "percent": _percent, "show": _show, "tojson": _show_json}
+    rows = list(metric_rows(evaluation))
+    return (
+        environment.from_string(TEMPLATE.read_text("utf-8")).render(
+            manifest=manifest,
+            measured=manifest.verification,
+            base=base_name(request.run_folder),
+            licence=licence_of_base(request.model_path),
+            weighted=_is_weighted(run.get("recipe")),
+            data=_data(request.balanced_folder, run.get("mixture_digest")),
+            settings=table(["setting", "value"], _settings(request, run)),
+            evaluated=evaluated if isinstance(evaluated, str) and evaluated != request.adapter.name else None,
+            metrics=table(METRIC_COLUMNS, rows) if rows else None,
+        )
+        + "\n"
+    )
 
 
-def base_name(run: dict[str, Any]) -> str:
-    """Name the base model: its hub identifier, or the last part of a local folder."""
+def base_name(run_folder: Path) -> str:
+    """Name the base model of a run: its hub identifier, or the last part of a local folder."""
+    run = read_if_present(run_folder / RUN)
     name = str(run.get("model") or run.get("model_path") or "unknown")
     return name if HUB_IDENTIFIER.match(name) and not name.startswith(".") else Path(name).name
 
@@ -49,7 +64,9 @@ def base_name(run: dict[str, Any]) -> str:
 def licence_of_base(base: Path) -> str | None:
     """Return the licence identifier that the base model's own card states."""
     try:
-        with (base / "README.md").open(encoding="utf-8") as card:  # somebody else's file: its beginning is enough
+        with (base / "README.md").open(
+            encoding="utf-8"
+        ) as card:  # anybody may have written it: its beginning is enough
             text = card.read(MOST_CHARACTERS)
     except (OSError, UnicodeDecodeError):
         return None
@@ -58,206 +75,103 @@ def licence_of_base(base: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def write_card(content: CardContent) -> str:
-    """Write the card as Markdown with YAML front matter."""
-    sections = [
-        front_matter(content),
-        introduction(content),
-        usage(content),
-        data_section(content.data),
-        recipe_section(content),
-        evaluation_section(content),
-        fidelity_section(content.manifest),
-        LIMITS,
-    ]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
+def _data(balanced: Path, digest: str | None) -> str | None:
+    """Tabulate authority, trivium, sources and licences of the training samples, none without that mixture.
 
+    Args:
+        balanced: The folder of the mixture.
+        digest: Of the mixture that was trained on; none: not recorded.
+    """
+    import polars as pl
 
-def front_matter(content: CardContent) -> str:
-    """Write the block that model hubs read; JSON values are valid YAML and need no quoting rules."""
-    fields = {
-        "base_model": base_name(content.run),
-        "base_model_relation": "finetune",
-        "library_name": "mlx",
-        "license": content.base_licence or "unknown",
-        "pipeline_tag": "text-generation",
-        "tags": ["mlx", "lora", "empirical-distrust", *(["quantized"] if content.manifest.quantized else [])],
-    }
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
-    return "\n".join(["---", *lines, "---"])
-
-
-def introduction(content: CardContent) -> str:
-    """Say what the model is and whose licence it carries."""
-    licence = (
-        f"The base model's card states the licence `{content.base_licence}`."
-        if content.base_licence
-        else "The base model's folder states no licence; look it up before you pass this model on."
-    )
-    return f"""# {content.manifest.name}
-
-{cell(base_name(content.run))} with a LoRA adapter fused in. {purpose(content.run.get("recipe"))} {licence}"""
-
-
-def purpose(recipe: Any) -> str:
-    """Say what a recipe trains an adapter to do; the controls among them prefer nothing."""
-    if not isinstance(recipe, dict):
-        return "What the adapter was trained for was not recorded."
-    additive = recipe.get("objective") == "additive"
-    if additive or 0 in (recipe.get("lambda_weight"), recipe.get("tau")) or recipe.get("weight_cap") == 1:
-        return (
-            "The adapter was trained with plain cross-entropy, in which every token counts alike: "
-            "neither authority nor provenance entropy had a say in its loss."
+    manifest = read_manifest(balanced)
+    files = sorted((balanced / "train").glob("*.parquet"))
+    if (manifest is not None and digest not in (None, manifest.digest)) or not files:
+        return None
+    authority = pl.col("auth_weight").cast(pl.Float64)
+    low_or_high = pl.when(authority < LOW_BELOW).then(pl.lit("low")).when(authority > HIGH_ABOVE).then(pl.lit("high"))
+    licence = pl.col("metadata").str.json_path_match("$.licence").str.strip_chars().replace("", None)
+    counts = (
+        pl.scan_parquet(files)
+        .group_by(
+            "source",
+            authority=low_or_high.otherwise(pl.lit("medium")),
+            trivium=pl.col("trivium_category"),
+            licence=licence.fill_null("not stated"),
         )
-    return (
-        "The adapter was trained to give more weight to text\nof low authority and high provenance entropy (primary "
-        "sources) than to text of high authority and low entropy\n(coordinated sources)."
+        .agg(samples=pl.len(), authority_sum=authority.sum())
+        .collect(engine="streaming")
     )
+    samples = counts["samples"].sum()
+    if not samples:
+        return None
 
+    def fractions(column: str, names: tuple[str, ...]) -> str:
+        found = dict(counts.group_by(column).agg(pl.sum("samples")).iter_rows())
+        return table([column, "share"], [[name, _percent(found.get(name, 0) / samples)] for name in names])
 
-def usage(content: CardContent) -> str:
-    """Say how to open the folder."""
-    return f"""## Use
-
-```python
-from mlx_lm import generate, load
-
-model, tokenizer = load("{content.manifest.name}")
-prompt = "User: What do the records say about the first telephone?\\n\\nAssistant:"
-print(generate(model, tokenizer, prompt, max_tokens=200))
-```
-
-LM Studio opens the same folder from its models folder, two levels deep: `<publisher>/{content.manifest.name}`.
-A `.gguf` file, if there is one, opens in llama.cpp, LM Studio and Ollama; a folder `peft` holds the adapter alone.
-The model was trained on the layout `User: …`, blank line, `Assistant: …`; other prompt layouts work less well."""
-
-
-def data_section(data: TrainingData) -> str:
-    """Tabulate shares, sources and the licences of the sources."""
-    if not data.samples:
-        return "## Training data\n\nThe mixture that was trained on was no longer on disk when this card was written."
-    bands = table(["authority", "share"], [[band, percent(share)] for band, share in data.band_shares().items()])
-    trivia = table(["trivium", "share"], [[name, percent(share)] for name, share in data.trivium_shares().items()])
-    rows = [
-        [
-            name,
-            f"{count.samples:,}",
-            f"{count.authority_sum / count.samples:.2f}",
-            listed([licence for licence, _ in sorted(count.licences.items(), key=lambda pair: (-pair[1], pair[0]))]),
-        ]
-        for name, count in sorted(data.sources.items(), key=lambda pair: (-pair[1].samples, pair[0]))
+    rows = []
+    sources = counts.group_by("source").agg(pl.sum("samples", "authority_sum"))
+    for source, count, total in sources.sort("samples", "source", descending=[True, False]).iter_rows():
+        of_source = counts.filter(pl.col("source") == source).group_by("licence").agg(pl.sum("samples"))
+        licences = of_source.sort("samples", "licence", descending=[True, False])["licence"].to_list()
+        rest = len(licences) - MOST_LICENCES
+        shown = "; ".join(licences[:MOST_LICENCES]) + (f"; {rest} more" if rest > 0 else "")
+        rows.append([source, f"{count:,}", f"{total / count:.2f}", shown])
+    tables = [
+        fractions("authority", BANDS),
+        fractions("trivium", TRIVIA),
+        table(["source", "samples", "mean authority", "licences"], rows),
     ]
-    sources = table(["source", "samples", "mean authority", "licences"], rows)
-    return f"## Training data\n\n{data.samples:,} samples.\n\n{bands}\n\n{trivia}\n\n{sources}"
+    return "\n\n".join([f"{samples:,} samples.", *tables])
 
 
-def recipe_section(content: CardContent) -> str:
-    """Tabulate how the adapter was trained."""
-    recipe = content.run.get("recipe")
-    rows: list[tuple[str, Any]] = [
-        ("adapter", content.checkpoint),
-        ("optimiser steps of the run", content.result.get("steps")),
-    ]
-    rows += [(key, content.run.get(key)) for key in ("mixture_digest", "Z", "effective_sample_share", "tokens")]
+def _is_weighted(recipe: Any) -> bool | None:
+    """Tell whether a recipe prefers primary sources, as the control recipes do not; none if it was not recorded."""
+    if not isinstance(recipe, dict):
+        return None
+    switched_off = 0 in (recipe.get("lambda_weight"), recipe.get("tau")) or recipe.get("weight_cap") == 1
+    return recipe.get("objective") != "additive" and not switched_off
+
+
+def _settings(request: ExportRequest, run: dict[str, Any]) -> list[tuple[str, str]]:
+    """List how the adapter was trained."""
+    recipe, adapter = run.get("recipe"), read_adapter(request.adapter).get("lora_parameters")
+    steps = read_if_present(request.run_folder / RESULT).get("steps")
+    rows = [("adapter", request.adapter.name), ("optimiser steps of the run", steps)]
+    rows += [(key, run.get(key)) for key in ("mixture_digest", "Z", "effective_sample_share", "tokens")]
     rows += sorted(recipe.items()) if isinstance(recipe, dict) else []
-    adapter_parameters = content.adapter.get("lora_parameters")
-    if isinstance(adapter_parameters, dict):
-        rows += [(f"adapter {key}", value) for key, value in sorted(adapter_parameters.items())]
-    shown = [[name, show(value)] for name, value in rows if value is not None and name != "model"]
-    return f"""## Recipe
-
-With d = ln(1 - authority + 1e-8) + entropy, the published term is alpha d². The `weighted` objective multiplies
-each sample's cross-entropy with 1 + lambda alpha max(d, 1.3026)²; `additive` adds the term to the loss and thereby
-trains exactly as plain cross-entropy does.
-
-{table(["setting", "value"], shown)}"""
-
-
-def evaluation_section(content: CardContent) -> str:
-    """Tabulate every metric of this adapter that was recorded with an error."""
-    evaluated = content.evaluation.get("adapter")
-    if isinstance(evaluated, str) and evaluated != content.checkpoint:
-        return f"## Evaluation\n\nThe run's evaluation is of {cell(evaluated)}, not of this adapter."
-    rows = list(metric_rows(content.evaluation))
-    if not rows:
-        return "## Evaluation\n\nNo evaluation was recorded for this run when this card was written."
-    head = ["metric", "value", "standard error", "95 % interval", "samples"]
-    return f"## Evaluation\n\n`base` is the model before, `adapter` this one.\n\n{table(head, rows)}"
+    rows += [(f"adapter {key}", value) for key, value in sorted(adapter.items())] if isinstance(adapter, dict) else []
+    return [(name, _show(value)) for name, value in rows if value is not None and name != "model"]
 
 
 def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
     """Find the records that carry a ``standard_error`` in a nested result; yield those that were measured."""
-    if isinstance(value, dict):
-        if "standard_error" not in value:
-            for key, inner in value.items():
-                yield from metric_rows(inner, (*path, str(key)))
-        elif (number := value.get("value", value.get("share"))) is not None:
-            low, high = (value.get(end) for end in ("low", "high"))
-            interval = "" if low is None or high is None else f"{show(low)} to {show(high)}"
-            error = value["standard_error"]
-            shown = "" if error is None else show(error)
-            yield [" / ".join(path), show(number), shown, interval, show(value.get("samples", ""))]
+    if isinstance(value, dict) and "standard_error" in value:
+        if (number := value.get("value", value.get("share"))) is not None:
+            low, high, error = (value.get(name) for name in ("low", "high", "standard_error"))
+            interval = "" if low is None or high is None else f"{_show(low)} to {_show(high)}"
+            shown = "" if error is None else _show(error)
+            yield [" / ".join(path), _show(number), shown, interval, _show(value.get("samples", ""))]
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from metric_rows(inner, (*path, str(key)))
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             name = inner.get("name", place) if isinstance(inner, dict) else place
             yield from metric_rows(inner, (*path, str(name)))
 
 
-def fidelity_section(manifest: ExportManifest) -> str:
-    """Say how close the exported weights are to base and adapter."""
-    head = f"## Fidelity\n\n{manifest.precision}".strip()
-    if manifest.verification is None:
-        return (
-            f"{head}\n\nThe export was not compared with base and adapter: the model does not fit the memory of "
-            "the machine that exported it."
-        )
-    measured = manifest.verification
-    note = (
-        " Quantised weights lose part of a small adapter; base and adapter side by side stay the faithful form."
-        if manifest.quantized
-        else ""
-    )
-    return (
-        f"{head}\n\nOn {measured['tokens']} tokens the exported model ranks the same token first as base and "
-        f"adapter in {percent(measured['top1_agreement'])} of the positions; the logits differ by at most "
-        f"{show(measured['max_logit_difference'])}.{note}"
-    )
-
-
-LIMITS = """## Limits
-
-- A preference for primary sources is a preference about voice and provenance. It makes no answer true, and old
-  sources carry the errors and prejudices of their time.
-- Authority and entropy are estimated from text and metadata by fixed rules; they are no judgement of a single
-  document.
-- The model may present invented measurements or documents in the voice of a record. Check what matters.
-- Not meant for medical, legal or safety decisions."""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell(str(value)) for value in line) + " |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Make a value safe inside a table: one line, no column breaks, no markup."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def show(value: Any) -> str:
+def _show(value: Any) -> str:
     """Write a value for a person: four significant digits for fractions, JSON for containers."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _show_json(value)
 
 
-def percent(share: float) -> str:
-    """Write a share as a percentage."""
-    return f"{100 * share:.1f} %"
+def _show_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Join names, shortening a long list."""
-    rest = len(names) - MAX_LICENCES
-    return "; ".join(names[:MAX_LICENCES]) + (f"; {rest} more" if rest > 0 else "")
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -1,10 +1,16 @@
-"""What a person may choose about an export; imports no MLX, so that forms and workers stay light."""
+"""What a person may choose about an export, and what its process is asked to do; loads no MLX, so forms stay light."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import ParameterError
+from storage.layout import checked_name
+from storage.untrusted import one_line
 
 Quantize = Literal["none", "4bit", "8bit"]
 GroupSize = Literal[32, 64, 128]
@@ -13,6 +19,9 @@ Gguf = Literal["none", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"
 BITS: dict[Quantize, int | None] = {"none": None, "4bit": 4, "8bit": 8}
 K_QUANTS = ("q4_k_m", "q5_k_m", "q6_k")
 """Kinds of GGUF that llama.cpp's own quantiser makes."""
+WEIGHT_PARAMETERS = {"quantize", "group_size", "dequantize"}
+"""Parameters that change the exported weights; the others add files or name places to send them to."""
+PEFT_FILES = ("peft/adapter_model.safetensors", "peft/adapter_config.json")
 
 
 class ExportParameters(BaseModel):
@@ -92,3 +101,61 @@ class ExportParameters(BaseModel):
     def gguf_kind(self) -> Gguf:
         """The GGUF file to write; Ollama needs one."""
         return "q8_0" if self.ollama and self.gguf == "none" else self.gguf
+
+
+class ExportRequest(BaseModel):
+    """What to export, from where, to where: the specification that the flow writes and the child process reads."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    run_folder: Path
+    model_path: Path
+    """Folder of the base model."""
+    adapter: Path
+    """Folder of the checkpoint."""
+    export_folder: Annotated[Path, AfterValidator(Path.absolute)]
+    reports_folder: Path
+    balanced_folder: Path
+    """The mixture that the run was trained on."""
+    parameters: ExportParameters
+    approved: str | None = None
+    """Digest of the upload that a person approved; none: nobody was asked."""
+
+    @classmethod
+    def read(cls, specification: Mapping[str, Any]) -> Self:
+        """Read and check a specification.
+
+        Raises:
+            ParameterError: A parameter is out of bounds, or writing the export would replace something else.
+        """
+        try:
+            request = cls.model_validate(specification)
+        except ValidationError as error:
+            raise ParameterError(f"these export parameters cannot be used: {one_line(error)}") from error
+        folder = request.export_folder
+        checked_name(folder.name, "export name")
+        place = folder.resolve()
+        if place != folder.parent.resolve() / folder.name:
+            raise ParameterError(f"the export folder {folder} is a link; choose another export name")
+        inputs = {"run": request.run_folder, "base model": request.model_path, "mixture": request.balanced_folder}
+        for what, other in ((what, path.resolve()) for what, path in inputs.items()):
+            if place.is_relative_to(other) or other.is_relative_to(place):
+                raise ParameterError(f"the export folder {place} overlaps the {what} {other}; choose another name")
+        return request
+
+    @property
+    def weight_parameters(self) -> dict[str, str | int | bool]:
+        """The parameters that decide what the weights are; a group size without bits decides nothing."""
+        unused = {"group_size"} if self.parameters.quantize == "none" else set()
+        return self.parameters.model_dump(mode="json", include=WEIGHT_PARAMETERS - unused)
+
+    @property
+    def gguf_file(self) -> str | None:
+        """Name of the GGUF file to write, if any."""
+        kind = self.parameters.gguf_kind
+        return None if kind == "none" else f"{self.export_folder.name}-{kind}.gguf"
+
+    @property
+    def wanted_files(self) -> set[str]:
+        """Files to write besides the MLX folder, by their paths in the export."""
+        return {*([self.gguf_file] if self.gguf_file else []), *(PEFT_FILES if self.parameters.peft else ())}

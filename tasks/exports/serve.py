@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +27,31 @@ from storage.layout import NAME_PATTERN, Layout
 from storage.own_origin import OwnOrigin, further_names
 from tasks.exports.api_handler import MODEL as MODEL
 from tasks.exports.api_handler import ApiHandler
-from tasks.exports.manifest import is_whole, read_export
+from tasks.exports.export_manifest import ExportManifest
 
 KEY = "DISTRUST_SERVE_KEY"
 """Variable with the key that every request must bring; without one the server listens on this machine only."""
 START_SECONDS = 600.0
 ANSWER_SECONDS = 300.0
+CHECK_TOKENS = 16
 QUESTION = "Which sources should I trust for historical research?"
 
 
 def find_export(named: str, store: str | None) -> Path:
-    """Return the folder of an export, named by its folder or by its name in the store.
-
-    Raises:
-        UserError: There is no such export.
-    """
+    """Return the folder of an export, named by its folder or its name in the store; UserError without a whole one."""
     # A name in the store goes before a folder here: the project has folders of its own.
     stored = Layout.of(store).export(named) if re.fullmatch(NAME_PATTERN, named) else None
     folder = stored if stored is not None and (stored.is_dir() or not Path(named).is_dir()) else Path(named)
-    manifest = read_export(folder)
+    manifest = ExportManifest.read(folder)
     if manifest is None:
         raise ParameterError(f"there is no export {named!r} ({folder} does not exist); run export-model first")
-    if not is_whole(folder, manifest):  # the server would come up and then never answer
+    if not manifest.is_whole(folder):  # the server would come up and then never answer
         raise StoreError(f"{folder} lacks files or holds damaged ones; run export-model again")
     return folder.resolve()
 
 
 def key_for(host: str) -> str:
-    """Return the key that requests must bring; empty where none was set and only this machine can ask.
-
-    Raises:
-        ParameterError: Other machines can reach the address, and no key was set.
-    """
+    """Return the key that requests must bring: may be empty, but ParameterError where other machines can ask."""
     key = os.environ.get(KEY, "").strip()
     if not key and host not in LOOPBACK:
         raise ParameterError(
@@ -69,11 +62,7 @@ def key_for(host: str) -> str:
 
 
 def serve(folder: Path, host: str, port: int) -> None:
-    """Run MLX's server in this process until it is ended; no other model is ever loaded for a request.
-
-    Raises:
-        ParameterError: The host needs a key, or a further name of the server is not a host.
-    """
+    """Run MLX's server in this process until it is ended; no other model is ever loaded for a request."""
     fields = {"own": OwnOrigin(host, port, further_names(host)), "key": key_for(host), "folder": str(folder)}
     os.environ["HF_HUB_OFFLINE"] = "1"
     if os.environ.get("DISTRUST_END_WITH_PARENT"):
@@ -81,135 +70,103 @@ def serve(folder: Path, host: str, port: int) -> None:
     blas.load()
     from mlx_lm import server
 
-    class Handler(ApiHandler, server.APIHandler):  # type: ignore[misc]
-        """MLX's handler behind ours."""
-
-    for name, value in fields.items():
-        setattr(Handler, name, value)
+    handler = type("Handler", (ApiHandler, server.APIHandler), fields)
 
     def run(host: str, port: int, provider: server.ModelProvider) -> None:
         cache = server.LRUPromptCache(provider.cli_args.prompt_cache_size)
-        server._run_http_server(host, port, server.ResponseGenerator(provider, cache), handler_class=Handler)
+        server._run_http_server(host, port, server.ResponseGenerator(provider, cache), handler_class=handler)
 
-    server.run = run  # MLX's own knows one handler only
+    server.run = run  # MLX's own always uses its own handler
     sys.argv = ["mlx_lm.server", "--model", str(folder), "--host", host, "--port", str(port)]
     server.main()
 
 
-def free_port() -> int:
-    """Return a port of the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float = ANSWER_SECONDS) -> Any:
-    """Send one request to the server on loopback and return the JSON of its answer.
-
-    Raises:
-        OSError: The server cannot be reached or answers with an error.
-    """
+    """Send one request to the server on loopback; return the JSON of its answer, OSError for any other status."""
     key = key_for("127.0.0.1")
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        content = None if body is None else json.dumps(body)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        connection.request("GET" if body is None else "POST", path, content, headers)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
+        connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
         response = connection.getresponse()
         text = response.read().decode("utf-8")
-    finally:
-        connection.close()
     if response.status != 200:
         raise OSError(f"{path} answered with status {response.status}: {text[:300]}")
     return json.loads(text)
 
 
 @contextmanager
-def running(folder: Path, start_seconds: float = START_SECONDS) -> Iterator[int]:
-    """Run the server as a child process on a free port of loopback; yield the port once the model is open.
-
-    Raises:
-        UserError: The server ended, or did not answer in time.
-    """
-    port = free_port()
+def running(folder: Path) -> Iterator[int]:
+    """Run the server as a child on a free port of loopback; yield the port once the model is open, else UserError."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "tasks.exports.serve", str(folder), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(root), "DISTRUST_END_WITH_PARENT": "1"}
     child = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + START_SECONDS
     try:
-        wait_until_ready(child, port, time.monotonic() + start_seconds)
+        while not _is_healthy(port):
+            if child.poll() is not None:
+                last = child.stderr.read().decode("utf-8", "replace")[-1000:] if child.stderr else ""
+                raise UserError(f"the server ended with status {child.returncode}: {last}")
+            if time.monotonic() > deadline:
+                raise UserError("the server did not open the model in time; export with quantize=4bit")
+            time.sleep(0.1)
         yield port
     finally:
         child.terminate()
         child.communicate()
 
 
-def wait_until_ready(child: subprocess.Popen[bytes], port: int, deadline: float) -> None:
-    """Wait until the server says that it is healthy."""
-    while True:
-        try:
-            ask(port, "/health", timeout=5)
-            return
-        except OSError:
-            if child.poll() is not None:
-                last = child.stderr.read().decode("utf-8", "replace")[-1000:] if child.stderr else ""
-                raise UserError(f"the server ended with status {child.returncode}: {last}") from None
-            if time.monotonic() > deadline:
-                raise UserError("the server did not open the model in time; export with quantize=4bit") from None
-            time.sleep(0.1)
+def _is_healthy(port: int) -> bool:
+    try:
+        return bool(ask(port, "/health", timeout=5))
+    except OSError:
+        return False
 
 
-def check(folder: Path, tokens: int = 16) -> dict[str, Any]:
-    """Ask an export through the API and check the shape of what comes back.
-
-    Returns:
-        models (names), answer (text), finish_reason, prompt_tokens, completion_tokens, seconds of the chat request.
+def check(folder: Path) -> dict[str, Any]:
+    """Ask an export through the API; return models, the answer with its counts, and seconds of the chat request.
 
     Raises:
         UserError: The server does not start, or an answer does not have the API's shape.
     """
+    question = {"model": MODEL, "max_tokens": CHECK_TOKENS}
     with running(folder) as port:
         try:
             models = [model["id"] for model in ask(port, "/v1/models")["data"]]
             started = time.monotonic()
             messages = [{"role": "user", "content": QUESTION}]
-            chat = ask(port, "/v1/chat/completions", {"model": MODEL, "messages": messages, "max_tokens": tokens})
+            chat = ask(port, "/v1/chat/completions", {**question, "messages": messages})
             seconds = time.monotonic() - started
-            text = ask(port, "/v1/completions", {"model": MODEL, "prompt": QUESTION, "max_tokens": tokens})
-            choice, usage = require_shape(chat, text)
+            text = ask(port, "/v1/completions", {**question, "prompt": QUESTION})
+            return {"models": models, **read_answers(chat, text), "seconds": round(seconds, 3)}
         except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"the served model does not answer as the API promises ({error!r})") from error
-    return {
-        "models": models,
-        "answer": choice["message"]["content"],
-        "finish_reason": choice["finish_reason"],
-        "prompt_tokens": int(usage["prompt_tokens"]),
-        "completion_tokens": int(usage["completion_tokens"]),
-        "seconds": round(seconds, 3),
-    }
 
 
-def require_shape(chat: Any, text: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return choice and usage of a chat answer, once both answers have the shape of OpenAI's API.
-
-    Raises:
-        ValueError: One has not.
-    """
-    choice = chat["choices"][0]
-    sound = (
+def read_answers(chat: Any, text: Any) -> dict[str, Any]:
+    """Return the content of a chat answer; ValueError unless it and a plain answer have the shape of OpenAI's API."""
+    choice, usage = chat["choices"][0], chat["usage"]
+    if not (
         chat["object"] == "chat.completion"
         and choice["message"]["role"] == "assistant"
         and isinstance(choice["message"]["content"], str)
         and choice["finish_reason"] in ("stop", "length")
         and isinstance(text["choices"][0]["text"], str)
-    )
-    if not sound:
+    ):
         raise ValueError(f"unexpected answers: {json.dumps([chat, text])[:500]}")
-    return choice, chat["usage"]
+    return {
+        "answer": choice["message"]["content"],
+        "finish_reason": choice["finish_reason"],
+        "prompt_tokens": int(usage["prompt_tokens"]),
+        "completion_tokens": int(usage["completion_tokens"]),
+    }
 
 
 def main(arguments: list[str]) -> int:
-    """Serve or check; return the exit status: 1 for a mendable failure, 2 for bad arguments."""
+    """Serve or check; return the exit status: 1 for a failure that a person can mend, 2 for bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m tasks.exports.serve", description="Serve an exported model.")
     parser.add_argument("export", help="name of an export in the store, or its folder")
     parser.add_argument("--store", help="folder of the corpus store (DISTRUST_STORE, else ./data)")

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.export_model import export_model
 from flows.summaries import summarise
 from tests.tasks.chain_events import events
-from tests.tasks.exports.conftest import QWEN2, write_adapter, write_base, write_mixture
+from tests.tasks.exports.conftest import QWEN2, an_export, write_adapter, write_base, write_mixture
 
 pytestmark = pytest.mark.prefect
 
@@ -51,10 +51,10 @@ async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, p
     wanted: dict[str, Any] = {"gguf": "q8_0", "peft": True, "hub_repository": "me/tiny"}
     result = await export_model(store=str(store), run="tiny", **wanted)
     folder = store / "exports" / "tiny"
-    assert result["folder"] == str(folder)
+    assert result.folder == str(folder)
     shown = json.loads((await artifacts("export-files"))[0].data)
     assert {row["file"]: (row["bytes"], row["sha256"]) for row in shown} == {
-        record["file"]: (record["bytes"], record["sha256"]) for record in result["files"]
+        record.file: (record.bytes, record.sha256) for record in result.files
     }
     assert {"model.safetensors", "tiny-q8_0.gguf", "peft/adapter_model.safetensors"} <= {row["file"] for row in shown}
     link = (await artifacts("exported-model"))[0]
@@ -69,7 +69,7 @@ async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, p
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = await export_model(store=str(store), run="tiny", **wanted)
-    assert again["reused"] is True
+    assert again.reused
     assert "(unchanged)" in summarise("export-model", again)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
 
@@ -93,11 +93,9 @@ async def test_what_changed_while_a_person_thought_is_asked_for_again(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # an upload would fail
     wanted: dict[str, Any] = {"hub_repository": "me/tiny", "hub_dry_run": False, "approve": True}
     result = await export_model(store=str(store), run="tiny", **wanted)
-    assert len(set(asked)) == 2 and asked[1] == result["hub"]["digest"]
-    assert result["hub"]["uploaded"] is False and not result["reused"]
+    assert len(set(asked)) == 2 and result.hub and asked[1] == result.hub.digest
+    assert not result.hub.uploaded and not result.reused
 
 
 def test_a_model_too_large_to_compare_is_summarised() -> None:
-    result = {"folder": "/x", "files": [], "top1_agreement": None, "reused": False}
-    result |= dict.fromkeys(("gguf", "lm_studio_folder", "ollama", "hub"))
-    assert "not compared: too large for this machine" in summarise("export-model", result)
+    assert "not compared: too large for this machine" in summarise("export-model", an_export())

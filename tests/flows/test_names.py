@@ -16,6 +16,7 @@ from flows import corpus_to_model as pipeline
 from flows.names import is_made_up, named
 from flows.prune_store import prune_store
 from tests.tasks.evals.conftest import write_finished_run
+from tests.tasks.exports.conftest import an_export
 
 pytestmark = pytest.mark.prefect
 
@@ -54,20 +55,20 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
 ) -> None:
     store = write_finished_run(tmp_path)
 
-    def stage(result: dict[str, Any]) -> Callable[..., Awaitable[dict[str, Any]]]:
-        async def work(**parameters: Any) -> dict[str, Any]:
+    def stage(result: Any) -> Callable[..., Awaitable[Any]]:
+        async def work(**parameters: Any) -> Any:
             return result
 
         return work
 
     # The evaluation is a real one; what the other stages hand on is all that this flow sees of them.
     file = {"file": "model.safetensors", "bytes": 1, "sha256": "0"}
-    results = {
+    results: dict[str, Any] = {
         "download_corpus": {"sources": []},
         "score_corpus": {},
         "rebalance_corpus": {"distribution": "low 27 %"},
         "train_adapter": {},
-        "export_model": {"files": [file], "folder": str(tmp_path), "precision": "as it was"},
+        "export_model": an_export(files=[file], folder=str(tmp_path)),
     }
     for name, result in results.items():
         monkeypatch.setattr(pipeline, name, stage(result))

@@ -12,6 +12,7 @@ from storage.atomic import write_json
 from storage.layout import Layout
 from tasks import exporting
 from tasks.exports.parameters import ExportParameters
+from tests.tasks.exports.conftest import an_export
 
 
 async def test_two_exports_of_one_run_do_what_each_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,10 +26,10 @@ async def test_two_exports_of_one_run_do_what_each_was_told(tmp_path: Path, monk
     ) -> dict[str, Any]:
         write_json(path, specification)
         await asyncio.sleep(0.3)  # as long as it takes until the child reads
-        return dict(json.loads(path.read_bytes()))
+        return an_export(folder=json.loads(path.read_bytes())["export_folder"]).model_dump(mode="json")
 
     monkeypatch.setattr(exporting, "run_child", slow_child)
     names = ("plain", "small")
     exports = (exporting.export_run.fn(layout, "tiny", name, ExportParameters()) for name in names)
     made = await asyncio.gather(*exports)
-    assert [one["export_folder"] for one in made] == [str(layout.export(name)) for name in names]
+    assert [one.folder for one in made] == [str(layout.export(name)) for name in names]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from storage.events import Emit
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
+from tasks.exports.export import export_model
+from tasks.exports.export_manifest import ExportResult
 from tests.clients.llama_cpp import LlamaCpp, running
 
 CONFIG = {
@@ -38,20 +42,28 @@ QWEN2 = {name: value for name, value in CONFIG.items() if name != "head_dim"} | 
     "rope_theta": 1000000.0,
 }
 MISTRAL = CONFIG | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "tie_word_embeddings": False}
-LLAMA3 = CONFIG | {
-    "rope_scaling": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-}
+STRETCHED = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = CONFIG | {"rope_scaling": {"rope_type": "llama3", **STRETCHED}}
 LINEAR = CONFIG | {"rope_scaling": {"type": "linear", "factor": 4.0}}
 KEYS = ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj"]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+TEXT = ["the record of the measurement in the notebook of the engineer"] * 4
 
-Emit = Callable[..., None]
+
+def forget(event: str, **fields: object) -> None:
+    """Take an event that has something to say."""
+    assert event == "progress" and fields["message"]
+
+
+def export(specification: dict[str, Any], emit: Emit = forget, **parameters: Any) -> ExportResult:
+    return export_model(specification | {"parameters": parameters}, emit)
+
+
+def an_export(**fields: Any) -> ExportResult:
+    """What an export of an MLX folder alone reports."""
+    nothing = dict.fromkeys(("max_logit_difference", "top1_agreement", "gguf", "lm_studio_folder", "ollama", "hub"))
+    made = {"folder": "/x", "files": [], "precision": "as it was", "reused": False, "seconds": 1.0}
+    return ExportResult.model_validate(nothing | made | fields)
 
 
 def write_tokenizer(folder: Path, rule: str | None = None) -> None:
@@ -63,13 +75,12 @@ def write_tokenizer(folder: Path, rule: str | None = None) -> None:
     steps = [] if rule is None else [pre_tokenizers.Split(Regex(rule), "isolated")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, plain]) if steps else plain
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(["the record of the measurement in the notebook of the engineer"] * 4, trainer)
+    tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -77,7 +88,6 @@ def write_tokenizer(folder: Path, rule: str | None = None) -> None:
 
 
 def random_weights(config: dict[str, Any]) -> dict[str, Any]:
-    """Draw the weights of a tiny model."""
     import importlib
 
     import mlx.core as mx
@@ -91,20 +101,23 @@ def random_weights(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value if value.ndim == 1 else 3 * value for name, value in weights.items()}
 
 
-def write_base(folder: Path, config: dict[str, Any], rule: str | None = None) -> Path:
+def write_base(folder: Path, config: dict[str, Any], rule: str | None = None, shards: int = 1) -> Path:
     """Write a tiny random model with a tokenizer."""
     import mlx.core as mx
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = random_weights(config)
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    names = sorted(weights)
+    for number in range(shards):
+        file = "model.safetensors" if shards == 1 else f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        part = {name: weights[name] for name in names[number::shards]}
+        mx.save_safetensors(str(folder / file), part, metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder, rule)
     return folder
 
 
 def write_quantised(folder: Path, base: Path) -> Path:
-    """Quantise a model to 4 bits as a downloaded MLX model is."""
     from mlx_lm.utils import load, quantize_model, save
 
     model, tokenizer, config = load(str(base), return_config=True)
@@ -115,21 +128,12 @@ def write_quantised(folder: Path, base: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def float_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float32 llama of two layers in two shards, with what else lies in a downloaded model folder."""
-    import mlx.core as mx
-
-    folder = tmp_path_factory.mktemp("base")
-    weights = random_weights(CONFIG)
-    names = sorted(weights)
-    for number, part in enumerate((names[::2], names[1::2]), start=1):
-        file = folder / f"model-{number:05d}-of-00002.safetensors"
-        mx.save_safetensors(str(file), {name: weights[name] for name in part}, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    """A float32 llama of two layers in two shards, with the other files of a downloaded model folder."""
+    folder = write_base(tmp_path_factory.mktemp("base"), CONFIG, shards=2)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n")
     (folder / "LICENSE").write_text("the licence")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
-    write_tokenizer(folder)
     return folder
 
 
@@ -159,7 +163,6 @@ def adapter(float_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_adapter(base: Path, folder: Path, seed: int = 11, **changes: Any) -> Path:
-    """Write a random adapter for a base model."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -180,54 +183,33 @@ def write_adapter(base: Path, folder: Path, seed: int = 11, **changes: Any) -> P
 
 @pytest.fixture
 def specification(float_base: Path, adapter: Path, tmp_path: Path) -> dict[str, Any]:
-    """The specification of an export of a finished, evaluated run."""
-    run = tmp_path / "runs" / "run-1"
-    checkpoint = run / "checkpoint-20"
-    checkpoint.mkdir(parents=True)
-    for path in adapter.iterdir():
-        (checkpoint / path.name).write_bytes(path.read_bytes())
+    """The specification of an export of a finished run."""
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run / "checkpoint-20")
     record = {"model": "someone/tiny-llama", "recipe": {"alpha": 2.7, "lora_rank": 4}, "Z": 3.25, "tokens": 1234}
     (run / "run.json").write_text(json.dumps(record))
     (run / "result.json").write_text(json.dumps({"steps": 20, "adapter": "checkpoint-20"}))
-    balanced = tmp_path / "balanced" / "guide"
-    write_mixture(balanced)
-    return {
-        "run_folder": str(run),
-        "model_path": str(float_base),
-        "adapter": "checkpoint-20",
-        "export_folder": str(tmp_path / "exports" / "tiny"),
-        "reports_folder": str(run / "reports"),
-        "balanced_folder": str(balanced),
-        "parameters": {},
-    }
+    write_mixture(tmp_path / "balanced")
+    return specify(float_base, run / "checkpoint-20", tmp_path)
 
 
-def write_mixture(balanced: Path) -> None:
-    """Write a training split of four samples from two sources."""
-    rows = [
-        ("us_patents", 0.05, "logic", {"licence": "public domain"}),
-        ("us_patents", 0.10, "logic", {"licence": "public | domain"}),
-        ("wikipedia", 0.90, "grammar", {"licence": "CC BY-SA 4.0"}),
-        ("wikipedia", 0.50, "rhetoric", {}),
-    ]
-    table = pa.Table.from_pylist(
-        [
-            {
-                "id": f"{source}:{number}",
-                "doc_id": f"{source}:{number}",
-                "group_id": f"{source}:{number}",
-                "source": source,
-                "source_type": "unknown",
-                "text": "User: a\n\nAssistant: b",
-                "auth_weight": authority,
-                "prov_entropy": 1.0,
-                "trivium_category": trivium,
-                "metadata": json.dumps(metadata),
-            }
-            for number, (source, authority, trivium, metadata) in enumerate(rows)
-        ],
-        schema=SAMPLE_SCHEMA,
-    )
+MIXTURE = [
+    ("us_patents", 0.05, "logic", '{"licence": "public domain"}'),
+    ("us_patents", 0.10, "logic", '{"licence": "public | domain"}'),
+    ("wikipedia", 0.90, "grammar", '{"licence": "CC BY-SA 4.0"}'),
+    ("wikipedia", 0.50, "rhetoric", "{}"),
+]
+
+
+def write_mixture(balanced: Path, rows: list[tuple[str, float, str, str]] = MIXTURE) -> None:
+    """Write a training split of samples: source, authority, trivium category and metadata."""
+    samples = []
+    for number, (source, authority, trivium, metadata) in enumerate(rows):
+        name = f"{source}:{number}"
+        ids = {"id": name, "doc_id": name, "group_id": name, "source": source, "source_type": "unknown"}
+        scores = {"auth_weight": authority, "prov_entropy": 1.0, "trivium_category": trivium}
+        samples.append({**ids, **scores, "text": "User: a\n\nAssistant: b", "metadata": metadata})
+    table = pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA)
     write_shard(balanced / "train" / "shard-00000.parquet", table, SAMPLE_SCHEMA)
 
 
@@ -251,12 +233,11 @@ def llama() -> Iterator[LlamaCpp]:
         yield client
 
 
-@pytest.fixture
-def emit() -> Emit:
-    """Take events and forget them."""
+def load_weights(folder: Path) -> dict[str, Any]:
+    import mlx.core as mx
 
-    def forget(event: str, **fields: object) -> None:
-        assert event == "progress"
-        assert fields["message"]
-
-    return forget
+    weights: dict[str, Any] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        shard: Any = mx.load(str(path))
+        weights |= shard
+    return weights

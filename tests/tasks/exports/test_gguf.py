@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
-from tasks.exports.export import export_model
-from tasks.exports.fuse import fuse_lazily
+from tasks.exports.fuse import TRAINED_LAYOUT, fuse_lazily
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
 from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer
-from tasks.exports.mlx_folder import TRAINED_LAYOUT
 from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
@@ -23,7 +21,9 @@ from tests.tasks.exports.conftest import (
     LLAMA3,
     MISTRAL,
     QWEN2,
-    Emit,
+    TEXT,
+    export,
+    forget,
     specify,
     write_adapter,
     write_base,
@@ -31,6 +31,7 @@ from tests.tasks.exports.conftest import (
 )
 
 FAMILIES = {"llama": CONFIG, "llama3": LLAMA3, "linear": LINEAR, "mistral": MISTRAL, "qwen2": QWEN2}
+WIDE = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
 PROMPT = "User: What do the records of the harbour say about the flood of 1891?\n\nAssistant:"
 TEXTS = [
     "the record  of\n\nthe engineer's 12345 notes",
@@ -51,67 +52,58 @@ def greedy(folder: Path, count: int = TOKENS) -> tuple[list[int], list[int]]:
     return prompt, [int(token) for token, _ in generate_step(mx.array(prompt), model, max_tokens=count)]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    base = write_base(folder / "base", FAMILIES[request.param])
+def write_file(folder: Path, config: dict[str, Any], kind: str, rule: str | None = None) -> Path:
+    """Write a random model of a configuration with an adapter, and its GGUF file; return that file."""
+    base = folder / "base" if (folder / "base").exists() else write_base(folder / "base", config, rule)
+    write_gguf(folder / "m.gguf", base, fuse_lazily(base, write_adapter(base, folder / "a")), kind, forget)
+    return folder / "m.gguf"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_llama_cpp_continues_as_mlx_does(name: str, tmp_path: Path, llama: LlamaCpp) -> None:
+    base = write_base(tmp_path / "base", FAMILIES[name])
     # Of the seeds 11 to 13 the one whose best two tokens are never within half precision of each other.
-    return base, write_adapter(base, folder / "adapter", seed=12)
-
-
-def test_llama_cpp_continues_as_mlx_does(
-    family: tuple[Path, Path], tmp_path: Path, emit: Emit, llama: LlamaCpp
-) -> None:
-    base, adapter = family
-    folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
+    folder = Path(export(specify(base, write_adapter(base, tmp_path / "a", seed=12), tmp_path), gguf="f16").folder)
     prompt, expected = greedy(folder)
     found = llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
     assert len(prompt) + TOKENS > 64, "long enough for stretched positions to matter"
     assert len(set(expected)) > 3
     assert found["greedy"] == expected
-    assert found["architecture"] == ("qwen2" if "qwen2" in (base / "config.json").read_text() else "llama")
-    assert found["chat_template"] == CHAT_TEMPLATE
-    assert found["eos"] == 0
-    assert found["adds_bos"] is False
+    assert found["architecture"] == ("qwen2" if name == "qwen2" else "llama")
+    assert (found["chat_template"], found["eos"], found["adds_bos"]) == (CHAT_TEMPLATE, 0, False)
 
 
 @pytest.mark.parametrize("config", [CONFIG, QWEN2], ids=["llama", "qwen2"])
-def test_a_four_bit_base_is_rounded_only_once(
-    config: dict[str, Any], tmp_path: Path, emit: Emit, llama: LlamaCpp
-) -> None:
+def test_a_four_bit_base_is_rounded_only_once(config: dict[str, Any], tmp_path: Path, llama: LlamaCpp) -> None:
     base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
-    adapter = write_adapter(base, tmp_path / "adapter")
-    specification = specify(base, adapter, tmp_path, gguf="f16", dequantize=True)
-    folder = Path(export_model(specification, emit)["folder"])
+    specification = specify(base, write_adapter(base, tmp_path / "adapter"), tmp_path)
+    folder = Path(export(specification, gguf="f16", dequantize=True).folder)
     prompt, expected = greedy(folder)
     assert llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
 
 
 @pytest.mark.parametrize("rule", [None, *SPLIT_RULES], ids=["gpt-2", *SPLIT_RULES.values()])
-def test_llama_cpp_tokenises_as_the_tokenizer_does(
-    rule: str | None, tmp_path: Path, emit: Emit, llama: LlamaCpp
-) -> None:
+def test_llama_cpp_tokenises_as_the_tokenizer_does(rule: str | None, tmp_path: Path, llama: LlamaCpp) -> None:
     from mlx_lm.utils import load_tokenizer
 
-    base = write_base(tmp_path / "base", CONFIG, rule)
-    write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
-    tokenizer = load_tokenizer(base)
-    found = llama.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, TEXTS)
+    file = write_file(tmp_path, CONFIG, "f16", rule)
+    tokenizer = load_tokenizer(tmp_path / "base")
+    found = llama.open_gguf(file, tokenizer.encode(PROMPT), 1, TEXTS)
     assert found["texts"] == [tokenizer.encode(text) for text in TEXTS]
 
 
-def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Path, emit: Emit, llama: LlamaCpp) -> None:
+def test_llama_cpp_tokenises_sentence_pieces_as_the_tokenizer_does(tmp_path: Path, llama: LlamaCpp) -> None:
     from mlx_lm.utils import load_tokenizer
 
     base = write_base(tmp_path / "base", MISTRAL | {"vocab_size": 400})
     write_sentence_pieces(base)
-    write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
+    file = write_file(tmp_path, MISTRAL, "f16")
     tokenizer = load_tokenizer(base)
     texts = [text for text in TEXTS if not text.startswith(" ")]
     ids = [tokenizer.encode(text) for text in texts]
     assert ids[0][0] == tokenizer.bos_token_id
     assert len(ids[0]) < 0.7 * len(texts[0]), "merges are at work"
-    found = llama.open_gguf(tmp_path / "m.gguf", tokenizer.encode(PROMPT), 1, texts)
+    found = llama.open_gguf(file, tokenizer.encode(PROMPT), 1, texts)
     assert found["adds_bos"] is True
     assert found["texts"] == [row[1:] for row in ids]
 
@@ -125,18 +117,13 @@ def write_sentence_pieces(folder: Path) -> None:
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence(text)
     trainer = trainers.BpeTrainer(vocab_size=90, show_progress=False)
-    trained.train_from_iterator(["the record of the measurement in the notebook of the engineer"] * 4, trainer)
+    trained.train_from_iterator(TEXT, trainer)
     learned = json.loads(trained.to_str())["model"]
     pieces = special + [f"<0x{byte:02X}>" for byte in range(256)]
     pieces += sorted(learned["vocab"], key=learned["vocab"].get)
-    model = models.BPE(
-        {piece: number for number, piece in enumerate(pieces)},
-        [tuple(merge) for merge in learned["merges"]],
-        unk_token="<unk>",
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = Tokenizer(model)
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence(text)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -146,33 +133,28 @@ def write_sentence_pieces(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
 
 
-def test_k_quants_come_from_llama_cpp(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit, llama: LlamaCpp
-) -> None:
+def test_k_quants_come_from_llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llama: LlamaCpp) -> None:
     import gguf
 
     programs = install_quantiser(tmp_path / "bin")
     monkeypatch.setenv("LLAMA_CPP_MODULES", str(MODULES))
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    wide = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
-    base = write_base(tmp_path / "base", wide)
-    specification = specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="q4_k_m")
-    folder = Path(export_model(specification, emit)["folder"])
+    base = write_base(tmp_path / "base", WIDE)
+    folder = Path(export(specify(base, write_adapter(base, tmp_path / "a"), tmp_path), gguf="q4_k_m").folder)
     assert not list(folder.glob("*.f16")), "the halves are only a step on the way"
     kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(folder / "tiny-q4_k_m.gguf").tensors}
     assert kinds == {"F32", "Q4_K", "Q6_K"}
     assert len(llama.open_gguf(folder / "tiny-q4_k_m.gguf", [40, 41, 42], 8)["greedy"]) > 0
 
 
-def test_a_quantiser_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, emit: Emit) -> None:
+def test_a_quantiser_that_fails(monkeypatch: pytest.MonkeyPatch, specification: dict[str, Any], tmp_path: Path) -> None:
     program = tmp_path / "bin" / "llama-quantize"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    base = write_base(tmp_path / "base", CONFIG)
     with pytest.raises(UserError, match="status 3: no such thing"):
-        export_model(specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="q6_k"), emit)
+        export(specification, gguf="q6_k")
     assert list((tmp_path / "exports").iterdir()) == []
 
 
@@ -181,15 +163,13 @@ class TestBlockFormats:
     """Largest relative rounding error (root mean square) of a weight."""
 
     @pytest.mark.parametrize("kind", ERRORS)
-    def test_weights_come_back_within_the_rounding(self, kind: str, tmp_path: Path, emit: Emit) -> None:
+    def test_weights_come_back_within_the_rounding(self, kind: str, tmp_path: Path) -> None:
         import gguf
 
-        base = write_base(tmp_path / "base", QWEN2)
-        adapter = write_adapter(base, tmp_path / "a")
-        expected = {name: np.array(value) for name, value in fuse_lazily(base, adapter).weights.items()}
-        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), kind, emit)
-        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
-        assert len(tensors) == len(expected)
+        file = write_file(tmp_path, QWEN2, kind)
+        weights = fuse_lazily(tmp_path / "base", tmp_path / "a").weights
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+        assert len(tensors) == len(weights)
         pairs = {
             "model.embed_tokens.weight": "token_embd.weight",
             "lm_head.weight": "output.weight",
@@ -197,36 +177,33 @@ class TestBlockFormats:
             "model.layers.0.mlp.down_proj.weight": "blk.0.ffn_down.weight",
         }
         for ours, theirs in pairs.items():
+            expected = np.array(weights[ours])
             found = gguf.quants.dequantize(tensors[theirs].data, tensors[theirs].tensor_type)
-            error = np.sqrt(((found - expected[ours]) ** 2).mean() / (expected[ours] ** 2).mean())
+            error = np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean())
             assert 0 < error < self.ERRORS[kind], ours
         eight = gguf.GGMLQuantizationType.Q8_0
         assert (tensors["token_embd.weight"].tensor_type == eight) == (kind in ("q8_0", "q4_0"))
-        bias = tensors["blk.0.attn_q.bias"]
-        np.testing.assert_array_equal(bias.data, expected["model.layers.0.self_attn.q_proj.bias"])
+        bias = np.array(weights["model.layers.0.self_attn.q_proj.bias"])
+        np.testing.assert_array_equal(tensors["blk.0.attn_q.bias"].data, bias)
 
     @pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
-    def test_llama_cpp_opens_them(
-        self, kind: str, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit, llama: LlamaCpp
-    ) -> None:
-        write_gguf(tmp_path / "m.gguf", float_base, fuse_lazily(float_base, adapter), kind, emit)
-        assert len(llama.open_gguf(tmp_path / "m.gguf", [40, 41, 42], 8)["greedy"]) > 0
+    def test_llama_cpp_opens_them(self, kind: str, tmp_path: Path, llama: LlamaCpp) -> None:
+        file = write_file(tmp_path, CONFIG, kind)
+        assert len(llama.open_gguf(file, [40, 41, 42], 8)["greedy"]) > 0
 
-    def test_rows_that_blocks_do_not_fit_stay_halves(self, tmp_path: Path, emit: Emit) -> None:
+    def test_rows_that_blocks_do_not_fit_stay_halves(self, tmp_path: Path) -> None:
         import gguf
 
-        base = write_base(tmp_path / "base", CONFIG | {"intermediate_size": 72})
-        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "q4_0", emit)
-        kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+        file = write_file(tmp_path, CONFIG | {"intermediate_size": 72}, "q4_0")
+        kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
         assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
         assert kinds["blk.0.attn_norm.weight"] == "F32"
 
 
-def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path, emit: Emit) -> None:
+def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path) -> None:
     import mlx.core as mx
 
-    config = CONFIG | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12, "head_dim": 64}
-    base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
+    base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", WIDE | {"num_hidden_layers": 12}))
     adapter = write_adapter(base, tmp_path / "a")
     gc.collect()
     mx.clear_cache()
@@ -236,100 +213,77 @@ def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path, emit
     try:
         model = fuse_lazily(base, adapter, dequantize=True)
         size = model.bytes
-        write_gguf(tmp_path / "m.gguf", base, model, "q8_0", emit)
+        write_gguf(tmp_path / "m.gguf", base, model, "q8_0", forget)
     finally:
         gc.enable()
     assert mx.get_peak_memory() - held < size / 8
 
 
-def test_a_trained_model_says_the_same_in_both(tmp_path: Path, emit: Emit, llama: LlamaCpp) -> None:
+def test_a_trained_model_says_the_same_in_both(tmp_path: Path, llama: LlamaCpp) -> None:
     base = Path(__file__).parents[3] / "sandbox" / "base_model"
     adapter = write_adapter(base, tmp_path / "a")
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["lora_parameters"]["scale"] = 0.02  # a gentle adapter: the model stays a trained one
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    folder = Path(export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)["folder"])
+    folder = Path(export(specify(base, adapter, tmp_path), gguf="f16").folder)
     prompt, expected = greedy(folder)
     found = llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS, TEXTS)
-    assert found["greedy"] == expected
-    assert found["chat_template"] == TRAINED_LAYOUT
+    assert (found["greedy"], found["chat_template"]) == (expected, TRAINED_LAYOUT.read_text().rstrip())
 
 
-class TestRefused:
-    def test_another_architecture_names_the_supported_ones(
-        self, float_base: Path, adapter: Path, tmp_path: Path, emit: Emit
-    ) -> None:
-        base = tmp_path / "base"
-        base.mkdir()
-        for path in float_base.iterdir():
-            (base / path.name).write_bytes(path.read_bytes())
-        (base / "config.json").write_text(json.dumps(CONFIG | {"model_type": "gemma2"}))
-        with pytest.raises(
-            ParameterError, match="'gemma2' cannot be written to GGUF; supported are llama, mistral, qwen2"
-        ):
-            export_model(specify(base, adapter, tmp_path, gguf="f16"), emit)
-        assert not (tmp_path / "exports").exists()
+@pytest.mark.parametrize(
+    ("change", "rule", "message"),
+    [
+        ({"model_type": "gemma2"}, None, "'gemma2' cannot be written to GGUF; supported are llama, mistral, qwen2"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, None, "rope scaling 'dynamic'"),
+        ({"rope_traditional": True}, None, "rope_traditional"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, None, "sliding attention"),
+        ({}, r"\p{L}+|\p{N}", r"known are llama-bpe, qwen2, tekken, gpt-2"),
+    ],
+)
+def test_a_model_that_llama_cpp_would_compute_differently(
+    change: dict[str, Any], rule: str | None, message: str, float_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    base = write_base(tmp_path / "base", CONFIG, rule)
+    (base / "config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(ParameterError, match=message):
+        export(specify(base, adapter, tmp_path), gguf="f16")
+    assert not (tmp_path / "exports").exists(), "said before any work"
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
-            ({"rope_traditional": True}, "rope_traditional"),
-            ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}, "sliding attention"),
-        ],
-    )
-    def test_what_llama_cpp_would_compute_differently(
-        self, change: dict[str, Any], message: str, tmp_path: Path, emit: Emit
-    ) -> None:
-        base = write_base(tmp_path / "base", CONFIG | change)
-        adapter = write_adapter(base, tmp_path / "a")
-        with pytest.raises(ParameterError, match=message):
-            export_model(specify(base, adapter, tmp_path, gguf="q8_0"), emit)
-        assert not (tmp_path / "exports").exists(), "said before any work"
 
-    def test_an_unknown_split_rule(self, tmp_path: Path, emit: Emit) -> None:
-        base = write_base(tmp_path / "base", CONFIG, r"\p{L}+|\p{N}")
-        specification = specify(base, write_adapter(base, tmp_path / "a"), tmp_path, gguf="f16")
-        with pytest.raises(ParameterError, match=r"known are llama-bpe, qwen2, tekken, gpt-2"):
-            export_model(specification, emit)
-        assert not (tmp_path / "exports").exists(), "said before any work"
+def test_a_missing_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"needs the tokenizer\.json"):
+        read_tokenizer(tmp_path)
 
-    def test_a_missing_tokenizer(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=r"needs the tokenizer\.json"):
-            read_tokenizer(tmp_path)
 
-    def test_a_tokenizer_larger_than_the_model(self, tmp_path: Path, emit: Emit) -> None:
-        base = write_base(tmp_path / "base", CONFIG | {"vocab_size": 200})
-        with pytest.raises(StoreError, match="294 ids but the model 200"):
-            write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, write_adapter(base, tmp_path / "a")), "f16", emit)
+def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="294 ids but the model 200"):
+        write_file(tmp_path, CONFIG | {"vocab_size": 200}, "f16")
 
-    def test_a_value_beyond_half_precision(self, tmp_path: Path, emit: Emit) -> None:
-        import mlx.core as mx
 
-        base = write_base(tmp_path / "base", CONFIG)
-        adapter = write_adapter(base, tmp_path / "a")
-        weights: Any = mx.load(str(adapter / "adapters.safetensors"))
-        mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: 300 * w for name, w in weights.items()})
-        with pytest.raises(ParameterError, match=r"proj\.weight holds a value beyond 65504"):
-            write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "f16", emit)
-        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "bf16", emit)
+def test_a_value_beyond_half_precision(tmp_path: Path) -> None:
+    import mlx.core as mx
 
-    def test_k_quants_without_llama_cpp(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float_base: Path
-    ) -> None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(PrerequisiteError, match=r"llama-quantize, which is not installed; .*q8_0"):
-            check_gguf("q4_k_m", float_base)
+    base = write_base(tmp_path / "base", CONFIG)
+    adapter = write_adapter(base, tmp_path / "a")
+    weights: Any = mx.load(str(adapter / "adapters.safetensors"))
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: 300 * w for name, w in weights.items()})
+    with pytest.raises(ParameterError, match=r"proj\.weight holds a value beyond 65504"):
+        write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "f16", forget)
+    write_gguf(tmp_path / "m.gguf", base, fuse_lazily(base, adapter), "bf16", forget)
+
+
+def test_k_quants_without_llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float_base: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PrerequisiteError, match=r"llama-quantize, which is not installed; .*q8_0"):
+        check_gguf("q4_k_m", float_base)
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
-def test_the_room_on_disk_is_not_underestimated(kind: str, tmp_path: Path, emit: Emit) -> None:
-    wide = CONFIG | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512, "vocab_size": 2000}
-    base = write_base(tmp_path / "base", wide)
-    model = fuse_lazily(base, write_adapter(base, tmp_path / "a"))
-    expected = gguf_bytes(model, kind)
-    write_gguf(tmp_path / "m.gguf", base, model, kind, emit)
-    assert expected / 1.4 < (tmp_path / "m.gguf").stat().st_size - 60_000 < expected, "60 kB of vocabulary"
+def test_the_room_on_disk_is_not_underestimated(kind: str, tmp_path: Path) -> None:
+    file = write_file(tmp_path, WIDE | {"vocab_size": 2000}, kind)
+    expected = gguf_bytes(fuse_lazily(tmp_path / "base", tmp_path / "a"), kind)
+    assert expected / 1.4 < file.stat().st_size - 60_000 < expected, "60 kB of vocabulary"
 
 
 def test_stretched_wavelengths_are_the_published_ones(tmp_path: Path) -> None:

@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from storage.errors import ParameterError
 from storage.events import parse_event
-from tasks.exports.export import export_model
-from tests.tasks.exports.conftest import Emit
+from tests.tasks.exports import conftest
 from tests.tasks.exports.test_export import ROOT, Specification
 
 TOKEN = "hf_loopback"
@@ -99,10 +97,18 @@ def hub() -> Iterator[Hub]:
     server.server_close()
 
 
-def export(specification: Specification, hub: Hub | str, tmp_path: Path, token: str = TOKEN) -> dict[str, Any]:
+def export(
+    specification: Specification,
+    hub: Hub | str,
+    tmp_path: Path,
+    token: str = TOKEN,
+    dry_run: bool = False,
+    name: str = "me/tiny",
+) -> dict[str, Any]:
     """Run an export in a child, which reads the Hub's address when it starts; return its last event."""
     path = tmp_path / "spec.json"
-    path.write_text(json.dumps(specification))
+    parameters = {"hub_repository": name, "hub_dry_run": dry_run}
+    path.write_text(json.dumps(specification | {"parameters": parameters}))
     address = hub if isinstance(hub, str) else hub.address
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
     environment.pop("HF_HUB_OFFLINE", None)
@@ -113,8 +119,7 @@ def export(specification: Specification, hub: Hub | str, tmp_path: Path, token: 
 
 
 def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_path: Path) -> None:
-    specification["parameters"] = {"hub_repository": "me/tiny"}
-    result = export(specification, hub, tmp_path, token="")
+    result = export(specification, hub, tmp_path, token="", dry_run=True)
     assert result["event"] == "result", result
     record = result["hub"]
     assert (record["repository"], record["uploaded"], record["address"]) == ("me/tiny", False, None)
@@ -124,12 +129,11 @@ def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_pat
 
 
 def test_an_upload_sends_the_recorded_files_and_no_others(
-    specification: Specification, hub: Hub, tmp_path: Path, emit: Emit
+    specification: Specification, hub: Hub, tmp_path: Path
 ) -> None:
-    folder = Path(export_model(specification, emit)["folder"])
+    folder = Path(conftest.export(specification).folder)
     (folder / "notes.txt").write_text("mine")
     hub.before = ["model-00001-of-00002.safetensors", "model.safetensors", "DISCUSSION.md"]
-    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
     result = export(specification, hub, tmp_path)
     assert result["event"] == "result", result
     assert result["hub"]["uploaded"] is True
@@ -140,64 +144,55 @@ def test_an_upload_sends_the_recorded_files_and_no_others(
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "notes.txt"}
 
 
-def test_nothing_is_sent_to_a_public_repository(specification: Specification, hub: Hub, tmp_path: Path) -> None:
-    hub.private = False
-    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
-    failure = export(specification, hub, tmp_path)
-    assert failure["kind"] == "PrerequisiteError" and "is public" in failure["message"]
+@pytest.mark.parametrize(
+    ("private", "status", "reachable", "kind", "message"),
+    [
+        (False, 200, True, "PrerequisiteError", "is public"),
+        (True, 403, True, "PrerequisiteError", "refused me/tiny (status 403)"),
+        (True, 200, False, "TransientError", "the Hub cannot be reached (ConnectError); export again"),
+    ],
+)
+def test_a_hub_that_does_not_take_it_gets_nothing_and_the_export_is_kept(
+    specification: Specification,
+    hub: Hub,
+    tmp_path: Path,
+    private: bool,
+    status: int,
+    reachable: bool,
+    kind: str,
+    message: str,
+) -> None:
+    hub.private, hub.status = private, status
+    failure = export(specification, hub if reachable else "http://127.0.0.1:9", tmp_path)
+    assert (failure["event"], failure["kind"]) == ("error", kind) and message in failure["message"], failure
     assert hub.files == {}
-
-
-def test_a_hub_out_of_reach_is_said_and_the_export_is_kept(specification: Specification, tmp_path: Path) -> None:
-    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
-    failure = export(specification, "http://127.0.0.1:9", tmp_path)
-    assert (failure["event"], failure["kind"]) == ("error", "TransientError"), failure
-    assert failure["message"] == "the Hub cannot be reached (ConnectError); export again"
     assert (Path(specification["export_folder"]) / "export.json").is_file()
 
 
 def test_an_approval_holds_for_the_content_that_was_shown(
     specification: Specification, hub: Hub, tmp_path: Path
 ) -> None:
-    specification["parameters"] = {"hub_repository": "me/tiny"}
-    shown = export(specification, hub, tmp_path)["hub"]["digest"]
+    shown = export(specification, hub, tmp_path, dry_run=True)["hub"]["digest"]
     run = Path(specification["run_folder"]) / "run.json"
-    record = run.read_text()
-    run.write_text(record.replace("1234", "9999"))  # the card tells it
-    specification |= {"parameters": {"hub_repository": "me/tiny", "hub_dry_run": False}, "approved": shown}
-    other = export(specification, hub, tmp_path)["hub"]
+    run.write_text(run.read_text().replace("1234", "9999"))  # which the card shows
+    other = export(specification | {"approved": shown}, hub, tmp_path)["hub"]
     assert (other["uploaded"], other["address"], hub.created, hub.files) == (False, None, [], {})
     assert other["digest"] != shown
     assert export(specification | {"approved": other["digest"]}, hub, tmp_path)["hub"]["uploaded"] is True
     assert b"9999" in hub.files["README.md"]
 
 
-def test_a_name_that_the_hub_would_not_take_is_refused_at_once(
-    specification: Specification, hub: Hub, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("me/tiny.git", TOKEN, "'me/tiny.git' is not a name that the Hub accepts"),
+        ("../../elsewhere", TOKEN, "hub_repository"),
+        ("me/tiny", "", "needs a token with write access"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_refused_before_any_work(
+    specification: Specification, hub: Hub, tmp_path: Path, name: str, token: str, message: str
 ) -> None:
-    specification["parameters"] = {"hub_repository": "me/tiny.git"}
-    failure = export(specification, hub, tmp_path)
-    assert failure["kind"] == "ParameterError" and "'me/tiny.git'" in failure["message"]
+    failure = export(specification, hub, tmp_path, token, name=name)
+    assert failure["event"] == "error" and message in failure["message"]
     assert not Path(specification["export_folder"]).exists()
-
-
-def test_a_token_that_may_not_write(specification: Specification, hub: Hub, tmp_path: Path) -> None:
-    hub.status = 403
-    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
-    failure = export(specification, hub, tmp_path)
-    assert (failure["event"], failure["kind"]) == ("error", "PrerequisiteError")
-    assert "refused me/tiny (status 403)" in failure["message"]
-    assert (Path(specification["export_folder"]) / "export.json").is_file(), "the export itself is kept"
-
-
-def test_no_token_is_said_before_any_work(specification: Specification, hub: Hub, tmp_path: Path) -> None:
-    specification["parameters"] = {"hub_repository": "me/tiny", "hub_dry_run": False}
-    failure = export(specification, hub, tmp_path, token="")
-    assert "needs a token with write access" in failure["message"]
-    assert not Path(specification["export_folder"]).exists()
-
-
-def test_a_name_that_is_no_repository(specification: Specification, emit: Emit) -> None:
-    specification["parameters"] = {"hub_repository": "../../elsewhere"}
-    with pytest.raises(ParameterError, match="hub_repository"):
-        export_model(specification, emit)

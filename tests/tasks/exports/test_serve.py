@@ -1,33 +1,53 @@
+"""The served export: what it answers, to whom, and what it does not load whoever asks."""
+
 from __future__ import annotations
 
+import http.client
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storage.errors import UserError
+from storage.errors import ParameterError, UserError
 from tasks.exports import serve
-from tasks.exports.export import export_model
-from tests.tasks.exports.conftest import Emit
-from tests.tasks.exports.test_export import Specification
+from tasks.exports.api_handler import LONGEST_BODY_BYTES
+from tests.chromium import ATTEMPT, FOREIGN_NAME, needs_chromium, reported, shown
+from tests.tasks.exports.conftest import export, specify
+
+CHAT = "/v1/chat/completions"
+KEY = "key-of-this-test"
+MESSAGES: list[Any] = [{"role": "user", "content": "Why?"}]
+JSON = {"Content-Type": "application/json"}
+IMAGE = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:PORT/health"}}]
+
+
+@pytest.fixture(scope="module")
+def exported(float_base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(export(specify(float_base, adapter, tmp_path_factory.mktemp("served"))).folder)
+
+
+@pytest.fixture(scope="module")
+def port(exported: Path) -> Iterator[int]:
+    with serve.running(exported) as port:
+        yield port
 
 
 @pytest.fixture
-def exported(specification: Specification, emit: Emit) -> Path:
-    return Path(export_model(specification, emit)["folder"])
+def copied(exported: Path, tmp_path: Path) -> Path:
+    """An export to be damaged."""
+    return Path(shutil.copytree(exported, tmp_path / "exports" / "tiny"))
 
 
-def test_the_openai_client_talks_to_the_server(exported: Path) -> None:
+def test_the_openai_client_talks_to_the_server(exported: Path, port: int) -> None:
     from openai import APIStatusError, OpenAI
 
-    with (
-        serve.running(exported) as port,
-        OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
-    ):
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
         assert str(exported) in [model.id for model in client.models.list()]
-        chat = client.chat.completions.create(
-            model=serve.MODEL, messages=[{"role": "user", "content": "What do the records say?"}], max_tokens=5
-        )
+        chat = client.chat.completions.create(model=serve.MODEL, messages=MESSAGES, max_tokens=5)
         assert chat.object == "chat.completion"
         assert chat.choices[0].message.role == "assistant"
         assert isinstance(chat.choices[0].message.content, str)
@@ -35,25 +55,20 @@ def test_the_openai_client_talks_to_the_server(exported: Path) -> None:
         assert chat.usage is not None and 1 <= chat.usage.completion_tokens <= 5
         completion = client.completions.create(model=serve.MODEL, prompt="User: Why?\n\nAssistant:", max_tokens=5)
         assert isinstance(completion.choices[0].text, str)
-        stream = client.chat.completions.create(
-            model=serve.MODEL, messages=[{"role": "user", "content": "Why?"}], max_tokens=5, stream=True
-        )
-        parts = [part.choices[0].delta.content or "" for part in stream if part.choices]
-        assert len(parts) >= 1
+        stream = client.chat.completions.create(model=serve.MODEL, messages=MESSAGES, max_tokens=5, stream=True)
+        assert [part for part in stream if part.choices]
         with pytest.raises(APIStatusError):  # a model of another name is refused, not downloaded
-            client.chat.completions.create(model="someone/other", messages=[{"role": "user", "content": "Why?"}])
+            client.chat.completions.create(model="someone/other", messages=MESSAGES)
 
 
 def test_the_check_prints_what_came_back(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve.main([str(exported), "--check"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert str(exported) in found["models"]
-    assert isinstance(found["answer"], str)
+    assert str(exported) in found["models"] and isinstance(found["answer"], str)
     assert 1 <= found["completion_tokens"] <= 16
 
 
 def test_an_export_is_found_by_its_name(exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert serve.find_export("tiny", str(exported.parents[1])) == exported
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()  # a folder of the same name here is not the export
     assert serve.find_export("tiny", str(exported.parents[1])) == exported
@@ -61,36 +76,179 @@ def test_an_export_is_found_by_its_name(exported: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["nothing", "../tiny"])
-def test_what_is_no_export(exported: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_an_export(exported: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve.main([name, "--store", str(exported.parents[1])]) == 1
     assert name in capsys.readouterr().err
 
 
-def test_a_damaged_export_is_not_served(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (exported / "model.safetensors").write_bytes(b"cut")
-    assert serve.main([str(exported), "--check"]) == 1
+@pytest.mark.parametrize("link", [False, True], ids=["cut", "link"])
+def test_a_damaged_or_linked_export_is_not_served(copied: Path, link: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = copied / "model.safetensors"
+    if link:
+        weights.symlink_to(weights.rename(copied.parent / "elsewhere.safetensors"))
+    else:
+        weights.write_bytes(b"cut")
+    assert serve.main([str(copied), "--check"]) == 1
     assert "holds damaged ones; run export-model again" in capsys.readouterr().err
 
 
-def test_what_a_link_leads_to_is_not_served(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = exported / "model.safetensors"
-    weights.symlink_to(weights.rename(exported.parent / "elsewhere.safetensors"))
-    assert serve.main([str(exported), "--check"]) == 1
-    assert "holds damaged ones; run export-model again" in capsys.readouterr().err
-
-
-def test_a_server_that_ends_says_why(exported: Path) -> None:
-    (exported / "export.json").unlink()
+def test_a_server_that_ends_says_why(copied: Path) -> None:
+    (copied / "export.json").unlink()
     with pytest.raises(UserError, match=r"the server ended with status 1: .* is not an export"):
-        serve.check(exported)
+        serve.check(copied)
 
 
 @pytest.mark.parametrize(("field", "value"), [("role", "user"), ("content", None)])
 def test_an_answer_of_another_shape_is_noticed(field: str, value: str | None) -> None:
     message = {"role": "assistant", "content": "So."}
-    chat = {"object": "chat.completion", "choices": [{"message": message, "finish_reason": "stop"}], "usage": {"n": 1}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    chat = {"object": "chat.completion", "choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
     text = {"choices": [{"text": "So."}]}
-    assert serve.require_shape(chat, text)[1] == {"n": 1}
-    message[field] = value
+    assert serve.read_answers(chat, text) == {"answer": "So.", "finish_reason": "stop", **usage}
+    message[field] = value  # type: ignore[assignment]
     with pytest.raises(ValueError, match="unexpected answers"):
-        serve.require_shape(chat, text)
+        serve.read_answers(chat, text)
+
+
+def raw(port: int, method: str, path: str, headers: dict[str, str], body: str | bytes = "") -> tuple[int, str]:
+    """Ask the server; return status and text of an answer that no other site may read."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request(method, path, body or None, headers)
+        answer = connection.getresponse()
+        assert not any(name.lower().startswith("access-control-") for name, _ in answer.getheaders())
+        return answer.status, answer.read().decode()
+
+
+def chat(port: int, **fields: Any) -> tuple[int, str]:
+    return raw(port, "POST", CHAT, JSON, json.dumps({"messages": MESSAGES, "max_tokens": 2, **fields}))
+
+
+FOREIGN = [
+    ("Host", "rebound.example:{port}"),
+    ("Origin", "http://evil.example"),
+    ("Origin", "null"),
+    ("Referer", "http://127.0.0.1:1/"),
+    ("Sec-Fetch-Site", "same-site"),
+]
+
+
+@pytest.mark.parametrize("header", FOREIGN)
+def test_other_sites_are_not_answered(port: int, header: tuple[str, str]) -> None:
+    foreign = {header[0]: header[1].format(port=port)}
+    question = json.dumps({"messages": MESSAGES, "max_tokens": 2})
+    for method, path in (("GET", "/v1/models"), ("GET", "/health"), ("OPTIONS", CHAT), ("POST", CHAT)):
+        body = question if method == "POST" else ""
+        status, text = raw(port, method, path, {**foreign, **JSON} if body else foreign, body)
+        assert status == 403 and json.loads(text)["error"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_a_question_is_asked_in_json(port: int, kind: str) -> None:
+    body = json.dumps({"messages": MESSAGES, "max_tokens": 2})
+    for path in (CHAT, "/v1/completions", "/chat/completions"):
+        status, text = raw(port, "POST", path, {"Content-Type": kind} if kind else {}, body)
+        assert status == 403 and "application/json" in text
+
+
+def test_programs_and_own_pages_are_answered(port: int, exported: Path) -> None:
+    own = {"Origin": f"http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
+    for headers in ({}, own, {"Host": f"localhost:{port}"}):
+        status, text = raw(port, "GET", "/v1/models", headers)
+        assert status == 200
+        assert [model["id"] for model in json.loads(text)["data"]] == [serve.MODEL, str(exported)]
+    for name in (serve.MODEL, str(exported), exported.name):
+        assert chat(port, model=name)[0] == 200
+
+
+REFUSED: list[dict[str, Any]] = [
+    *({"model": name} for name in ("someone/other", "BASE", "../..", "", ["a"])),
+    *({"adapters": name} for name in ("ADAPTER", ["ADAPTER"])),
+    *({"draft_model": name} for name in ("BASE", "someone/other", {"a": 1})),
+    {"chat_template": "{{ 1 }}"},
+    {"chat_template_kwargs": {"chat_template": "{% for a in range(1000000000) %}{% endfor %}"}},
+    {"chat_template_kwargs": "x"},
+    *({"messages": messages} for messages in (["a"], {"a": 1}, [{"role": "user", "content": IMAGE}])),
+]
+
+
+@pytest.mark.parametrize("fields", REFUSED, ids=str)
+def test_nothing_else_is_loaded_or_fetched(
+    port: int, exported: Path, float_base: Path, adapter: Path, fields: dict[str, Any]
+) -> None:
+    """What is named exists on this disk: only the check keeps it from being opened."""
+    written = json.dumps(fields).replace("BASE", str(float_base)).replace("ADAPTER", str(adapter))
+    before = chat(port, temperature=0)[1]
+    status, text = chat(port, **json.loads(written.replace("PORT", str(port))))
+    assert status == 400 and json.loads(text)["error"]
+    assert answer(chat(port, temperature=0)[1]) == answer(before), "the same model answers as before"
+
+
+def answer(text: str) -> str:
+    return str(json.loads(text)["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Length": str(LONGEST_BODY_BYTES + 1)}, 413),
+        ({"Content-Length": "9" * 5000}, 413),
+        ({"Content-Length": "-1"}, 400),
+        ({"Content-Length": "x"}, 400),
+        ({"Transfer-Encoding": "chunked"}, 411),
+    ],
+)
+def test_a_request_is_bounded(port: int, headers: dict[str, str], status: int) -> None:
+    found, text = raw(port, "POST", CHAT, JSON | headers, "{}")
+    assert (found, bool(json.loads(text)["error"])) == (status, True)
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe{", b"[" * 200_000, b"[]", b"{"], ids=["utf-16", "deep", "list", "cut"])
+def test_what_is_no_request_gets_an_answer(port: int, body: bytes) -> None:
+    assert raw(port, "POST", CHAT, JSON, body)[0] == 400
+
+
+@pytest.mark.parametrize("key", [None, "", "  "])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.20", "mac.local", "0"])
+def test_other_machines_need_a_key(
+    host: str, key: str | None, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(serve.KEY, raising=False) if key is None else monkeypatch.setenv(serve.KEY, key)
+    assert serve.main([str(exported), "--host", host, "--port", "0"]) == 1
+    assert f"host {host!r} can be reached from other machines" in capsys.readouterr().err
+    with pytest.raises(ParameterError, match=serve.KEY):
+        serve.serve(exported, host, 0)
+
+
+def test_with_a_key_nobody_is_answered_without_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(serve.KEY, KEY)
+    with serve.running(exported) as port:  # the start and the check know it
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Bearer \xe9"}):
+            for path in ("/v1/models", "/health"):
+                assert raw(port, "GET", path, given)[0] == 401
+            assert raw(port, "POST", CHAT, JSON | given, json.dumps({"messages": MESSAGES}))[0] == 401
+        assert raw(port, "GET", "/v1/models", {"Authorization": f"Bearer {KEY}"})[0] == 200
+
+
+ASK = """
+async function findings() {
+  const api = "http://127.0.0.1:PORT";
+  await attempt("models", async () => (await fetch(api + "/v1/models")).text());
+  const body = JSON.stringify({messages: [{role: "user", content: "Why?"}], max_tokens: 2});
+  for (const kind of ["application/json", "text/plain"])
+    await attempt(kind, async () =>
+      (await fetch(api + "/v1/chat/completions", {method: "POST", headers: {"Content-Type": kind}, body})).text());
+  return found;
+}
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("host", ["127.0.0.1", FOREIGN_NAME])
+def test_a_page_of_another_site_is_not_answered(port: int, host: str) -> None:
+    found = reported(ATTEMPT + ASK.replace("PORT", str(port)), host)
+    assert found == dict.fromkeys(("models", "application/json", "text/plain"), "refused")
+
+
+@needs_chromium
+def test_a_name_that_was_made_to_point_here_is_not_answered(port: int) -> None:
+    assert "This server is not called" in shown(f"http://{FOREIGN_NAME}:{port}/v1/models")
