@@ -18,8 +18,8 @@ import numpy.typing as npt
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_text
 from storage.errors import UserError
 from storage.events import Emit
-from storage.inside import is_own_file
 from storage.model_folder import WEIGHTS, check_model_folder, read_adapter
+from storage.safe_paths import is_own_file
 from tasks.exports.export_manifest import CARD, EXPORT, MODELFILE, TEXTS, Agreement, ExportManifest, ExportResult
 from tasks.exports.forms import (
     check_upload,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.atomic import write_text
 from storage.errors import StoreError
-from storage.inside import InsideFile, is_own_file
+from storage.safe_paths import InsideFile, is_own_file
 from storage.untrusted import file_sha256, read_bounded, read_object
 
 EXPORT = "export.json"
