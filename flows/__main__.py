@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
         return exit_status(name, error)
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    print(json.dumps(result, ensure_ascii=False, default=plain) if as_json else summary(name, result))
     return 0
 
 
@@ -147,7 +147,12 @@ def tell_story(stream: TextIO) -> None:
     story.propagate = False
 
 
-def summary(name: str, result: dict[str, Any]) -> str:
+def plain(value: Any) -> Any:
+    """Turn a part of a result into what JSON can hold."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+def summary(name: str, result: Any) -> str:
     """Write what a flow did, for a person."""
     from flows.summaries import summarise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from storage.schemas import BANDS, TRIVIA
 from tasks.policies import run_logger
@@ -13,9 +13,21 @@ STORY = logging.getLogger("distrust.story")
 """What a person at the command line reads while the pipeline runs."""
 
 
-def summarise(name: str, result: dict[str, Any]) -> str:
+def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
     return "\n".join(SUMMARIES[name](result))
+
+
+class Result(Protocol):
+    """What a flow returns, able to describe itself."""
+
+    def summary(self) -> list[str]:
+        """Return the lines that a person reads."""
+
+
+def describe_result(result: Result) -> list[str]:
+    """What the result says of itself."""
+    return result.summary()
 
 
 def describe_download(result: dict[str, Any]) -> list[str]:
@@ -109,28 +121,6 @@ def describe_rebalance(result: dict[str, Any]) -> list[str]:
     return [("(unchanged) " if result["reused"] else "") + str(result["mixture"]), *result["distribution"].splitlines()]
 
 
-def describe_train(result: dict[str, Any]) -> list[str]:
-    """Steps, loss before and after, adapter; or what was only planned."""
-    if "plan" in result:
-        return [f"{result['model']}:", *(f"  {line}" for line in result["plan"])]
-    before, after = result.get("valid_ce_before"), result.get("valid_ce_after")
-    measured = "not validated" if before is None else f"validation cross-entropy {before:.3f} -> {after:.3f}"
-    return [f"{result['steps']} steps; {measured}", f"adapter {result['adapter']}"]
-
-
-def describe_comparison(result: dict[str, Any]) -> list[str]:
-    """The runs side by side, and where the pictures lie."""
-    headings = list(result["table"][0])
-    widths = {
-        heading: max(len(heading), *(len(row.get(heading, "")) for row in result["table"])) for heading in headings
-    }
-    lines = [dict(zip(headings, headings, strict=True)), *result["table"]]
-    return [
-        *("  ".join(line.get(heading, "").ljust(widths[heading]) for heading in headings).rstrip() for line in lines),
-        *(f"picture {path}" for path in result["pictures"]),
-    ]
-
-
 def describe_evaluate(result: dict[str, Any]) -> list[str]:
     """Base against adapter, the verdicts and the report."""
     verdict = {True: "all thresholds met", False: "below a threshold", None: "not decided"}[result["passed"]]
@@ -189,17 +179,17 @@ def describe_pruning(result: dict[str, Any]) -> list[str]:
     return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
 
 
-STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+STAGES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
     "rebalance": ("Balanced", describe_rebalance),
-    "train": ("Trained", describe_train),
+    "train": ("Trained", describe_result),
     "evaluate": ("Evaluated", describe_evaluate),
     "export": ("Exported", describe_export),
 }
 
 
-def announce(stage: str, result: dict[str, Any]) -> None:
+def announce(stage: str, result: Any) -> None:
     """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
     title, describe = STAGES[stage]
     first, *rest = describe(result)
@@ -214,15 +204,15 @@ def describe_pipeline(result: dict[str, Any]) -> list[str]:
     return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export']['folder']}"]
 
 
-SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+SUMMARIES: dict[str, Callable[[Any], list[str]]] = {
     "download-corpus": describe_download,
     "score-corpus": describe_score,
     "rebalance-corpus": describe_rebalance,
-    "train-adapter": describe_train,
+    "train-adapter": describe_result,
     "evaluate-adapter": describe_evaluate,
     "export-model": describe_export,
     "corpus-to-model": describe_pipeline,
-    "compare-recipes": describe_comparison,
+    "compare-recipes": describe_result,
     "check-setup": describe_check,
     "prune-store": describe_pruning,
 }

@@ -16,10 +16,8 @@ from mlx_lm.utils import get_total_parameters
 
 from storage.atomic import write_json
 from storage.errors import ParameterError
+from storage.model_folder import ADAPTER_CONFIG, ADAPTERS
 from tasks.lora.recipe import Recipe
-
-ADAPTERS = "adapters.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
@@ -29,9 +27,9 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
     and wrong gradients.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, rate: float) -> None:
         super().__init__()
-        self.share = share
+        self.rate = rate
         self._key = mx.random.key(0)  # a leading underscore keeps it out of the parameters
 
     def set_key(self, key: mx.array) -> None:
@@ -39,10 +37,10 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
         self._key = key
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Drop a share of the inputs in training; scale up the rest."""
-        if not self.training or self.share == 0.0:
+        """Drop a fraction of the inputs in training; scale up the rest."""
+        if not self.training or self.rate == 0.0:
             return x
-        keep = 1.0 - self.share
+        keep = 1.0 - self.rate
         return x * (mx.random.bernoulli(keep, x.shape, key=self._key) / keep).astype(x.dtype)
 
 
@@ -60,9 +58,9 @@ class Adapter:
 
     @property
     def summary(self) -> str:
-        """The trainable share, as the guide prints it."""
-        share = self.trainable / self.parameters
-        return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({share:.2%})"
+        """The trainable parameters, as the guide prints them."""
+        fraction = self.trainable / self.parameters
+        return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({fraction:.2%})"
 
     def set_dropout_keys(self, seed: int, batch: int) -> None:
         """Choose every dropout mask of a micro-batch; the same seed and number choose the same masks."""
@@ -72,12 +70,9 @@ class Adapter:
                 dropout.set_key(key)
 
 
-def _linear_paths(layer: nn.Module) -> list[str]:
-    return sorted(path for path, module in layer.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear))
-
-
 def _check_targets(model: nn.Module, recipe: Recipe) -> None:
-    known = sorted({path for layer in model.layers for path in _linear_paths(layer)})
+    modules = [entry for layer in model.layers for entry in layer.named_modules()]
+    known = sorted({path for path, module in modules if isinstance(module, nn.Linear | nn.QuantizedLinear)})
     unknown = [target for target in recipe.target_modules if target not in known]
     if unknown:
         # The library ignores paths that it does not know, and would train nothing without a word.
@@ -113,15 +108,11 @@ def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
     return Adapter(layers, modules, trainable, int(get_total_parameters(model)), dropouts)
 
 
-def _key_dropouts(model: nn.Module, share: float) -> tuple[KeyedDropout, ...]:
-    if share == 0.0:
-        return ()
-    dropouts = []
-    for _, module in model.named_modules():
-        if isinstance(module, LoRALinear | DoRALinear):
-            module.dropout = KeyedDropout(share)
-            dropouts.append(module.dropout)
-    return tuple(dropouts)
+def _key_dropouts(model: nn.Module, rate: float) -> tuple[KeyedDropout, ...]:
+    adapted = [module for _, module in model.named_modules() if isinstance(module, LoRALinear | DoRALinear)]
+    for module in adapted if rate else ():
+        module.dropout = KeyedDropout(rate)
+    return tuple(module.dropout for module in adapted) if rate else ()
 
 
 def lora_parameters(recipe: Recipe) -> dict[str, Any]:

@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tasks.lora.chunks import Tokens, TokenSequences
 from tasks.lora.recipe import Recipe
+from tasks.lora.samples import Tokens, TokenSequences
 
 WIDTH_STEP = 32
 """Batches are padded to multiples of this, so that few shapes occur."""
-
 MEGA_BATCHES = 50
 """Sequences are sorted by length within groups of at most this many batches."""
-
 MEGA_GROUPS = 4
-"""At least this many groups, if there are batches enough: within one group the same rows would meet for ever."""
+"""At least this many groups, if there are batches enough: within one group the same rows would always meet."""
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -40,7 +38,7 @@ class Batch:
     weights: Floats
     penalties: Floats
     real_tokens: int
-    """Targets that are no padding."""
+    """Targets that are not padding."""
     supervised_tokens: int
 
     def without_targets(self) -> Batch:
@@ -155,7 +153,7 @@ class BatchStream:
     Args:
         data: The training sequences.
         plan: What may share a batch.
-        rank: This process's number among those that train together; it gets its share of each batch's rows.
+        rank: This process's number among those that train together; it gets its part of each batch's rows.
         ranks: How many processes train together.
     """
 

@@ -8,11 +8,17 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx_lm import convert
+from mlx_lm.utils import load_model
 
 from storage.errors import PrerequisiteError
 from storage.lock import only_writer
+from storage.model_folder import check_model_folder
+from tasks.lora import quantise
 from tasks.lora.base_model import architecture_of_base, public_name, resolve_base
 from tests.tasks.lora.tiny_model import write_base
 
@@ -90,8 +96,6 @@ def test_local_folders(base: Path, tmp_path: Path) -> None:
 
 
 def test_the_four_bit_copy_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_lm.utils import load_model
-
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     wide = write_base(tmp_path / "wide", hidden_size=64, head_dim=16)
     lines: list[str] = []
@@ -181,3 +185,58 @@ def test_a_base_is_named_by_its_repository_or_its_folder(
     (tmp_path / "models" / "llama").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert public_name("models/llama") == "llama", "a folder, and no repository of somebody called models"
+
+
+def weights_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in folder.glob("model*.safetensors"):
+        found |= mx.load(str(file))
+    return found
+
+
+def test_it_equals_the_librarys_and_its_memory_does_not_grow_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "SHARD_BYTES", 1 << 20)
+    peaks = []
+    for layers in (4, 16):
+        wide = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 768, "torch_dtype": "bfloat16"}
+        base = write_base(tmp_path / f"base{layers}", num_hidden_layers=layers, **wide)
+        ours, theirs = tmp_path / f"ours{layers}", tmp_path / f"theirs{layers}"
+        ours.mkdir()
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        quantise.write_quantised(base, ours)
+        peaks.append(mx.get_peak_memory() - before)
+        convert(str(base), mlx_path=str(theirs), quantize=True, q_bits=4, q_group_size=64)
+        expected, found = weights_of(theirs), weights_of(ours)
+        assert expected.keys() == found.keys()
+        assert all(bool(mx.array_equal(expected[name], found[name])) for name in expected)
+        config, library = (json.loads((folder / "config.json").read_text("utf-8")) for folder in (ours, theirs))
+        assert config["quantization"] == library["quantization"]
+    assert len(list((tmp_path / "ours16").glob("*.safetensors"))) > 4
+    assert peaks[1] < 1.2 * peaks[0], peaks
+    assert check_model_folder(tmp_path / "ours16")
+
+
+def test_damage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(quantise, "SHARD_BYTES", 1 << 14)
+    base = write_base(tmp_path / "base", hidden_size=64, head_dim=16)
+    copy = resolve_base(str(base), quantise=True, log=lambda line: None)
+    first, second, *_ = sorted(copy.glob("*.safetensors"))
+    content = first.read_bytes()
+    first.write_bytes(content[:-1])
+    with pytest.raises(PrerequisiteError, match=r"its header describes .*: it was cut off or altered"):
+        resolve_base(str(base), quantise=True)
+    first.write_bytes(b"\xff" * 100)
+    with pytest.raises(PrerequisiteError, match="is not a whole safetensors file"):
+        resolve_base(str(base), quantise=True)
+    first.write_bytes((2).to_bytes(8, "little") + b"[]")
+    with pytest.raises(PrerequisiteError, match="is not a safetensors file"):
+        resolve_base(str(base), quantise=True)
+    first.write_bytes(content)
+    second.unlink()
+    with pytest.raises(PrerequisiteError, match="a weight file is missing"):
+        resolve_base(str(base), quantise=True)

@@ -17,7 +17,7 @@ from tasks.lora.batches import (
     make_batch,
     padded_width,
 )
-from tasks.lora.chunks import TokenSequences
+from tasks.lora.samples import TokenSequences
 
 
 def some_sequences(count: int = 103, longest: int = 200, seed: int = 0) -> WeightedSequences:

@@ -116,7 +116,7 @@ def test_only_safetensors_at_the_top_are_wanted() -> None:
 @pytest.mark.parametrize(
     ("sizes", "named"),
     [
-        ({"config.json": 10}, "holds no safetensors weights; only these are read"),
+        ({"config.json": 10}, "holds no safetensors weights, and only these are read"),
         ({"model.safetensors": MOST_BYTES + 1}, "has 400 GB, more than the 400 GB that are fetched at most"),
     ],
 )
