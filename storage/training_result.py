@@ -35,16 +35,21 @@ class DataFacts(BaseModel):
     valid_samples: int
 
 
-class RunRecord(DataFacts):
-    """``run.json``: what evaluation and export need to know of a run."""
+class RunFacts(DataFacts):
+    """What is trained, on which data."""
 
     model: str
     model_path: str
+    trainable: int
+    parameters: int
+
+
+class RunRecord(RunFacts):
+    """``run.json``: what evaluation and export need to know of a run."""
+
     balanced: str
     mixture_digest: str
     recipe: dict[str, Any]
-    trainable: int
-    parameters: int
     device: dict[str, str]
 
     def write(self, run: Path) -> None:
@@ -62,7 +67,7 @@ class BestStep(BaseModel):
     valid_ce: float
 
 
-class TrainingResult(DataFacts):
+class TrainingResult(RunFacts):
     """``result.json``: what a finished run reached. Losses in nats per supervised token, before and after."""
 
     steps: int
@@ -71,8 +76,6 @@ class TrainingResult(DataFacts):
     adapter: str
     """Folder of the last checkpoint: relative to the run on disk, a whole path as the result of a flow."""
     best: BestStep | None
-    model: str
-    model_path: str
     train_ce: float | None
     valid_ce_before: float | None = None
     valid_ce_after: float | None = None
@@ -84,8 +87,6 @@ class TrainingResult(DataFacts):
     valid_ce_medium_after: float | None = None
     valid_ce_high_before: float | None = None
     valid_ce_high_after: float | None = None
-    trainable: int
-    parameters: int
     trained_tokens: int
     skipped_steps: int
     seconds: float

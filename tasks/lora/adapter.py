@@ -32,10 +32,6 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
         self.rate = rate
         self._key = mx.random.key(0)  # a leading underscore keeps it out of the parameters
 
-    def set_key(self, key: mx.array) -> None:
-        """Choose the mask of the coming micro-batch."""
-        self._key = key
-
     def __call__(self, x: mx.array) -> mx.array:
         """Drop a fraction of the inputs in training; scale up the rest."""
         if not self.training or self.rate == 0.0:
@@ -50,7 +46,6 @@ class Adapter:
 
     layers: int
     """How many of the last layers carry it."""
-    modules: int
     trainable: int
     parameters: int
     """Parameters of the base model; a quantised one counts as it was before."""
@@ -67,7 +62,7 @@ class Adapter:
         if self.dropouts:
             keys = mx.random.split(mx.random.key((seed << 32) | batch), len(self.dropouts))
             for dropout, key in zip(self.dropouts, keys, strict=True):
-                dropout.set_key(key)
+                dropout._key = key
 
 
 def _check_targets(model: nn.Module, recipe: Recipe) -> None:
@@ -98,14 +93,12 @@ def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
     linear_to_lora_layers(model, layers, lora_parameters(recipe), use_dora=recipe.lora_type == "dora")
     dropouts = _key_dropouts(model, recipe.lora_dropout)
     mx.eval(model.parameters())
-    tensors = trainable_tensors(model)
-    trainable = sum(tensor.size for tensor in tensors.values())
+    trainable = sum(tensor.size for tensor in trainable_tensors(model).values())
     if trainable == 0:
         raise ParameterError(
             f"target_modules {', '.join(recipe.target_modules)} matched no layer; nothing would be trained"
         )
-    modules = sum(name.endswith("lora_a") for name in tensors)
-    return Adapter(layers, modules, trainable, int(get_total_parameters(model)), dropouts)
+    return Adapter(layers, trainable, int(get_total_parameters(model)), dropouts)
 
 
 def _key_dropouts(model: nn.Module, rate: float) -> tuple[KeyedDropout, ...]:

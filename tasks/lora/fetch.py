@@ -24,7 +24,7 @@ PAPERS = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 UNWANTED = ("consolidated*", "*.py")
 MOST_PAPER_BYTES = 4 << 20
 """A longer file is not a card or a licence."""
-MOST_BYTES = 400 * 10**9
+MOST_GB = 400
 """No base model that a Mac can train is larger; a larger repository is a mistake."""
 
 
@@ -97,15 +97,16 @@ def is_wanted(name: str, size: int = 0) -> bool:
 
 
 def _check_sizes(repository: str, sizes: Mapping[str, int]) -> None:
+    total_gb = sum(sizes.values()) / 1e9
     if not any(name.endswith(".safetensors") for name in sizes):
         raise PrerequisiteError(
             f"base model {repository} holds no safetensors weights, and only these are read: name a converted copy, "
             "for example one of mlx-community"
         )
-    if sum(sizes.values()) > MOST_BYTES:
+    if total_gb > MOST_GB:
         raise PrerequisiteError(
-            f"base model {repository} has {sum(sizes.values()) / 1e9:.0f} GB, more than the {MOST_BYTES / 1e9:.0f} GB "
-            "that are fetched at most: name a smaller model, or fetch it yourself and name its folder"
+            f"base model {repository} has {total_gb:.0f} GB, more than the {MOST_GB} GB that are fetched at most: name "
+            "a smaller model, or fetch it yourself and name its folder"
         )
 
 
@@ -116,8 +117,7 @@ def _check_room(repository: str, revision: str | None, sizes: Mapping[str, int])
     missing = sum(size for name, size in sizes.items() if name not in cached)
     cache = Path(constants.HF_HUB_CACHE)
     disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(disk).free
-    if missing > free:
+    if missing > (free := shutil.disk_usage(disk).free):
         raise PrerequisiteError(
             f"base model {repository} needs {missing / 1e9:.1f} GB and {disk} has {free / 1e9:.1f} GB left: "
             "make room, or set HF_HOME to a larger disk"
@@ -165,39 +165,34 @@ def _refused(error: Exception) -> bool:
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Turn what the Hub's client raises into what a person can do about it."""
-    from httpx2 import ConnectError, ConnectTimeout, HTTPError
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
+    from httpx2 import HTTPError
 
+    defects = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
     try:
         yield
-    except GatedRepoError as error:
-        raise PrerequisiteError(
-            f"base model {repository} is gated: accept its licence at https://huggingface.co/{repository} "
-            "and set HF_TOKEN"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise PrerequisiteError(
-            f"base model {repository} does not exist or is private: check the name, or set HF_TOKEN, "
-            "or name a local folder"
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectError, ConnectTimeout) as error:
-        raise PrerequisiteError(
-            f"base model {repository} is not in the local cache and the Hub cannot be reached: connect once, "
-            "or name a local folder with model=PATH"
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise PrerequisiteError(
-            f"base model {repository} could not be fetched ({error}): check the connection and the free disk space, "
-            "then run again; what was fetched is kept"
-        ) from error
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise PrerequisiteError(
-            f"what the Hub says of base model {repository} is not understood ({type(error).__name__}: {error}): check "
-            "HF_ENDPOINT, or fetch the model yourself and name its folder"
-        ) from error
+    except (HTTPError, OSError, *defects) as error:
+        raise PrerequisiteError(f"base model {repository} {_reason(repository, error)}") from error
+
+
+def _reason(repository: str, error: Exception) -> str:
+    from httpx2 import ConnectError, ConnectTimeout, HTTPError
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"is gated: accept its licence at https://huggingface.co/{repository} and set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return "does not exist or is private: check the name, or set HF_TOKEN, or name a local folder"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectError | ConnectTimeout):
+        return (
+            "is not in the local cache and the Hub cannot be reached: connect once, or name a local folder with "
+            "model=PATH"
+        )
+    if isinstance(error, HTTPError | OSError):
+        return (
+            f"could not be fetched ({error}): check the connection and the free disk space, then run again; what was "
+            "fetched is kept"
+        )
+    return (
+        f"has a description on the Hub that makes no sense ({type(error).__name__}: {error}): check HF_ENDPOINT, or "
+        "fetch the model yourself and name its folder"
+    )

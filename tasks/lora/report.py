@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import pyarrow as pa
 import pyarrow.compute as pc
-from mlx_lm.tuner.callbacks import WandBCallback
 from tqdm import tqdm
 
 from storage.errors import PrerequisiteError
@@ -27,56 +28,37 @@ TENSORBOARD_FLUSH_SECONDS = 5
 WANDB_PROJECT = "empirical-distrust"
 
 
-class Tracker(Protocol):
-    """Another program that gets the numbers, through the callback interface of mlx-lm's trainer."""
-
-    def on_train_loss_report(self, train_info: dict[str, float]) -> None:
-        """Take the means since the last report."""
-
-    def on_val_loss_report(self, val_info: dict[str, float]) -> None:
-        """Take a validation."""
+Track = Callable[[str, int, dict[str, float]], None]
+"""Takes the kind of a report (``train`` or ``valid``), the step, and the numbers by name."""
 
 
-class TensorBoard:
-    """Writes event files that ``tensorboard --logdir`` shows."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), flush_secs=TENSORBOARD_FLUSH_SECONDS)
-
-    def on_train_loss_report(self, train_info: dict[str, float]) -> None:
-        """Write the means since the last report."""
-        self._write("train", train_info)
-
-    def on_val_loss_report(self, val_info: dict[str, float]) -> None:
-        """Write a validation."""
-        self._write("valid", val_info)
-
-    def _write(self, kind: str, info: dict[str, float]) -> None:
-        for name, value in info.items():
-            if name != "iteration":
-                self._writer.add_scalar(f"{kind}/{name}", value, info["iteration"])
-
-
-def open_tracker(recipe: Recipe, run: Path) -> Tracker | None:
-    """Return the tracker that the recipe asks for; none for files alone.
+def open_tracker(recipe: Recipe, run: Path) -> Track:
+    """Return what passes the numbers on to the program that the recipe asks for.
 
     Raises:
         PrerequisiteError: Its library is not installed.
     """
     try:
         if recipe.report_to == "tensorboard":
-            return TensorBoard(run / "tensorboard")
+            from tensorboardX import SummaryWriter
+
+            writer = SummaryWriter(str(run / "tensorboard"), flush_secs=TENSORBOARD_FLUSH_SECONDS)
+
+            def write(kind: str, step: int, numbers: dict[str, float]) -> None:
+                for name, value in numbers.items():
+                    writer.add_scalar(f"{kind}/{name}", value, step)
+
+            return write
         if recipe.report_to == "wandb":
-            tracker: Tracker = WandBCallback(WANDB_PROJECT, str(run), recipe.model_dump(mode="json"))
-            return tracker
+            wandb = import_module("wandb")
+            wandb.init(project=WANDB_PROJECT, dir=str(run), name=run.name, config=recipe.model_dump(mode="json"))
+            return lambda kind, step, numbers: wandb.log({"iteration": step, **numbers}, step=step)
     except ImportError as error:
         raise PrerequisiteError(
             f"report_to {recipe.report_to} needs a library that is missing ({error}): install it with "
             "`.uv/bin/uv sync --extra tracking`, or set report_to to files"
         ) from error
-    return None
+    return lambda kind, step, numbers: None
 
 
 class RunReport:
@@ -88,13 +70,11 @@ class RunReport:
         emit: Receives ``log``, ``progress``, ``validation`` and ``checkpoint`` events.
         step: Steps done before this process.
         tokens: Tokens trained on before this process, padding left out.
-        tracker: Another program that gets the numbers.
+        track: Passes the numbers on to another program.
     """
 
-    def __init__(
-        self, folder: Path, recipe: Recipe, emit: Emit, step: int, tokens: int, tracker: Tracker | None = None
-    ) -> None:
-        self._folder, self._recipe, self._parent, self._tracker = folder, recipe, emit, tracker
+    def __init__(self, folder: Path, recipe: Recipe, emit: Emit, step: int, tokens: int, track: Track) -> None:
+        self._folder, self._recipe, self._parent, self._track = folder, recipe, emit, track
         earlier = read_metrics(folder).filter(pc.field("step") <= step) if step else METRICS_SCHEMA.empty_table()
         self._rows: list[dict[str, Any]] = earlier.to_pylist()
         self._first_step, self._tokens, self._window_tokens = step, tokens, 0
@@ -148,20 +128,17 @@ class RunReport:
         done, left = tqdm.format_interval(now - self._began), tqdm.format_interval(report.seconds_left)
         self._write(f"Training: {step / last:4.0%} | {step}/{last} [{done}<{left}, {report.numbers}]")
         self._emit("progress", **report.model_dump())
-        if self._tracker is not None:
-            self._tracker.on_train_loss_report(
-                {  # the first six under the names of mlx-lm's trainer, which its callbacks expect
-                    "iteration": step,
-                    "train_loss": report.total,
-                    "learning_rate": learning_rate,
-                    "tokens_per_second": report.tokens_per_second,
-                    "trained_tokens": self._tokens,
-                    "peak_memory": report.peak_memory_gb,
-                    "cross_entropy": report.ce,
-                    "distrust": report.distrust,
-                    "grad_norm": means.grad_norm,
-                }
-            )
+        numbers = {  # the first names are those of mlx-lm's trainer
+            "train_loss": report.total,
+            "learning_rate": learning_rate,
+            "tokens_per_second": report.tokens_per_second,
+            "trained_tokens": self._tokens,
+            "peak_memory": report.peak_memory_gb,
+            "cross_entropy": report.ce,
+            "distrust": report.distrust,
+            "grad_norm": means.grad_norm,
+        }
+        self._track("train", step, numbers)
 
     def validation(self, step: int, result: Validation) -> None:
         """Report a validation."""
@@ -170,8 +147,7 @@ class RunReport:
         bands = ", ".join(f"{band}={value:.4f}" for band, value in result.bands.items())
         self.log(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
         self._emit("validation", step=step, max_steps=self._recipe.max_steps, **fields)
-        if self._tracker is not None:
-            self._tracker.on_val_loss_report({"iteration": step, "val_loss": result.ce, **fields})
+        self._track("valid", step, {"val_loss": result.ce, **fields})
 
     def checkpoint(self, step: int, folder: Path) -> None:
         """Report a checkpoint and save the metrics up to it."""

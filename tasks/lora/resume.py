@@ -85,16 +85,12 @@ def resume(
 ) -> tuple[RunState, list[str]]:
     """Restore the adapter and the optimiser of the checkpoint to continue from.
 
-    Args:
-        run: The run's folder.
-        recipe: The recipe, its epochs turned into steps.
-        fresh: The state of a run that begins now.
-        model: The model with its adapter.
-        optimizer: The optimiser.
-        log: Receives a line for each checkpoint that is passed over.
-
     Returns:
         The state to go on from, `fresh` if there is no checkpoint, and lines that say where the run continues.
+
+    Raises:
+        ParameterError: The checkpoint was trained otherwise than this recipe says.
+        StoreError: It is damaged, or its data or base model differ.
     """
     checkpoint = find_checkpoint(run, recipe, log)
     if checkpoint is None:
@@ -178,22 +174,20 @@ def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_step
         raise ParameterError(
             f"{checkpoint} was trained with another recipe ({changes}); set these back, or choose another run name"
         )
+    other = "choose another run name"
     if state.data_digest != wanted.data_digest:
-        raise StoreError(
-            f"{checkpoint} was trained on another mixture ({state.data_digest[:12]}, now {wanted.data_digest[:12]}); "
-            "choose another run name"
-        )
+        digests = f"{state.data_digest[:12]}, now {wanted.data_digest[:12]}"
+        raise StoreError(f"{checkpoint} was trained on another mixture ({digests}); {other}")
     if state.base != wanted.base:
-        raise StoreError(f"{checkpoint} was trained on other base weights of the same name; choose another run name")
+        raise StoreError(f"{checkpoint} was trained on other base weights of the same name; {other}")
     if state.processes != wanted.processes:
         raise ParameterError(
             f"{checkpoint} was trained by {state.processes} processes together, now there are {wanted.processes}; "
-            "launch as many as before, or choose another run name"
+            f"launch as many as before, or {other}"
         )
     if state.step > max_steps:
         raise ParameterError(
-            f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; "
-            "raise max_steps or choose another run name"
+            f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; raise max_steps or {other}"
         )
 
 

@@ -38,11 +38,7 @@ class Samples:
 
 
 def read_samples(balanced: Path, split: Split) -> Samples:
-    """Read a split of a mixture: its Parquet shards, or JSON lines where there are none.
-
-    Args:
-        balanced: The mixture's folder.
-        split: Which half; ``<split>/*.parquet``, ``<split>/*.jsonl`` or ``<split>.jsonl``.
+    """Read a split of a mixture: ``<split>/*.parquet``, else ``<split>/*.jsonl`` and ``<split>.jsonl``.
 
     Raises:
         StoreError: The split is missing or cannot be read.
@@ -116,11 +112,6 @@ def cut(tokens: Sequence[int], first_target: int, max_seq_length: int) -> list[t
     """Cut a sample into sequences of at most ``max_seq_length + 1`` tokens.
 
     Neighbours share one token, so that every token but the very first is a target exactly once.
-
-    Args:
-        tokens: All tokens of the sample.
-        first_target: Index of the first supervised token.
-        max_seq_length: Most tokens that the model reads at once.
 
     Returns:
         Pairs of tokens and the index of their first supervised token; sequences without any are left out.

@@ -15,7 +15,7 @@ from storage.checkpoint import prune_checkpoints, set_later_aside, write_checkpo
 from storage.errors import ParameterError
 from storage.events import Emit
 from storage.layout import checkpoint_folder
-from storage.training_result import RunRecord, TrainingResult
+from storage.training_result import RunFacts, RunRecord, TrainingResult
 from tasks.lora.adapter import attach_adapter, checkpoint_activations, save_adapter
 from tasks.lora.base_model import load_base, public_name, resolve_base
 from tasks.lora.batches import BatchPlan, BatchStream
@@ -102,8 +102,15 @@ class _Training:
         digests = {"base model": fresh.base, "mixture": digest, "recipe": recipe.digest}
         numbers = {name: zlib.crc32(text.encode()) for name, text in digests.items()}
         ranks.require_same({"checkpoint": self.state.step, **numbers})
-        tracker = open_tracker(recipe, folder) if ranks.leads else None
-        self.report = RunReport(reports, recipe, emit, self.state.step, self.state.tokens, tracker)
+        track = open_tracker(recipe if ranks.leads else Recipe(), folder)
+        self.report = RunReport(reports, recipe, emit, self.state.step, self.state.tokens, track)
+        self.facts = RunFacts(
+            **self.data.facts.model_dump(),
+            model=public_name(recipe.model),
+            model_path=str(self.base.path),
+            trainable=self.adapter.trainable,
+            parameters=self.adapter.parameters,
+        )
         self.introduce(resumed)
         if ranks.leads:  # the others have read their checkpoint by now
             self.begin_record(balanced)
@@ -129,14 +136,10 @@ class _Training:
                 f"Checkpoints beyond step {self.state.step} belong to another course; moved to {superseded}"
             )
         RunRecord(
-            model=public_name(self.recipe.model),
-            model_path=str(self.base.path),
+            **self.facts.model_dump(),
             balanced=str(balanced.resolve()),
             mixture_digest=self.state.data_digest,
             recipe=self.recipe.model_dump(mode="json"),
-            **self.data.facts.model_dump(),
-            trainable=self.adapter.trainable,
-            parameters=self.adapter.parameters,
             device=self.state.device,
         ).write(self.folder)
 
@@ -265,18 +268,14 @@ class _Training:
         measured = {f"{name}_before": value for name, value in before.items()}
         measured |= {f"{name}_after": value for name, value in after.items()}
         result = TrainingResult(
+            **self.facts.model_dump(),
             steps=state.step,
             length=self.recipe.length,
             early_stop=self.recipe.early_stop,
             adapter=final.name,
             best=state.best,
-            model=public_name(self.recipe.model),
-            model_path=str(self.base.path),
             train_ce=state.train_ce,
             **measured,
-            trainable=self.adapter.trainable,
-            parameters=self.adapter.parameters,
-            **self.data.facts.model_dump(),
             trained_tokens=state.tokens,
             skipped_steps=state.skipped,
             seconds=round(state.seconds, 3),
