@@ -94,7 +94,7 @@ async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> Planned
 
 
 def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
-    """Stop before a training that cannot teach what it is meant to.
+    """Refuse a mixture that cannot teach what it is meant to.
 
     Raises:
         MixtureError: A side of the mixture is poorly distributed.
@@ -124,7 +124,7 @@ async def supersede_other_run(layout: Layout, run: str, mixture_digest: str, rec
 
 
 def _same_run(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
-    """Tell whether a run's record names this recipe and mixture; a damaged one does not."""
+    """Return whether a run's record names this recipe and mixture; a damaged one does not."""
     try:
         content = read_object(record)
         earlier = Recipe.model_validate(content["recipe"])

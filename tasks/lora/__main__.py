@@ -46,8 +46,7 @@ def work(fields: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     ranks = Ranks.join()
     with only_training(wanted.run_folder.parent, ranks, emit), awake():
-        if ranks.leads:
-            check_memory(wanted.recipe, emit)
+        check_memory(wanted.recipe, emit if ranks.leads else lambda event, **fields: None)
         from tasks.lora.trainer import train
 
         result = train(wanted.run_folder, wanted.balanced_folder, wanted.mixture_digest, wanted.recipe, emit, ranks)

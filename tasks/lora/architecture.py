@@ -68,7 +68,7 @@ def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Ar
     """Read a configuration in the Hugging Face layout, and the headers of the weights in its folder if there are any.
 
     Returns:
-        The sizes; none if the configuration does not tell those of a transformer.
+        The sizes; none if the configuration does not describe a transformer.
     """
     text = text_config(config)
     try:

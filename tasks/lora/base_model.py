@@ -60,7 +60,7 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
     """Return the sizes of the model that would be trained; of a model of the Hub, at most its configuration is fetched.
 
     Returns:
-        The sizes; none if the configuration does not tell those of a transformer.
+        The sizes; none if the configuration does not describe a transformer.
 
     Raises:
         PrerequisiteError: There is no configuration, or it cannot be fetched.

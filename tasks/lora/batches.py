@@ -53,7 +53,7 @@ class WeightedSequences:
     sequences: TokenSequences
     weights: Floats
     penalties: Floats
-    draw_shares: npt.NDArray[np.float64] | None = None
+    draw_probabilities: npt.NDArray[np.float64] | None = None
     """Probability of each sequence to be drawn; none: each appears once an epoch."""
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class WeightedSequences:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What may share a batch."""
+    """How sequences are put into batches."""
 
     rows: int
     max_seq_length: int
@@ -72,7 +72,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, recipe: Recipe, processes: int = 1) -> BatchPlan:
-        """Make the plan of a recipe; processes that train together share batches that are larger by their number."""
+        """Make the plan of a recipe; processes that train together get batches that are larger by their number."""
         tokens = None if recipe.batch_tokens is None else recipe.batch_tokens * processes
         return cls(recipe.batch_size * processes, recipe.max_seq_length, recipe.seed, tokens)
 
@@ -99,19 +99,21 @@ class BatchPlan:
         return batches
 
 
-def epoch_order(seed: int, epoch: int, count: int, draw_shares: npt.NDArray[np.float64] | None = None) -> Indices:
+def epoch_order(
+    seed: int, epoch: int, count: int, draw_probabilities: npt.NDArray[np.float64] | None = None
+) -> Indices:
     """Return the sequences of an epoch: a permutation, or as many draws with replacement."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    if draw_shares is None:
+    if draw_probabilities is None:
         return generator.permutation(count)
-    return generator.choice(count, size=count, p=draw_shares)
+    return generator.choice(count, size=count, p=draw_probabilities)
 
 
 def epoch_batches(
-    lengths: Indices, plan: BatchPlan, epoch: int, draw_shares: npt.NDArray[np.float64] | None = None
+    lengths: Indices, plan: BatchPlan, epoch: int, draw_probabilities: npt.NDArray[np.float64] | None = None
 ) -> list[Indices]:
     """Return the batches of an epoch as indices; only a group's last batch is smaller than the plan allows."""
-    order = epoch_order(plan.seed, epoch, len(lengths), draw_shares)
+    order = epoch_order(plan.seed, epoch, len(lengths), draw_probabilities)
     batches: list[Indices] = []
     at_once = plan.usual_rows(lengths)
     group = max(1, min(MEGA_BATCHES, len(order) // at_once // MEGA_GROUPS)) * at_once
@@ -152,7 +154,7 @@ class BatchStream:
 
     Args:
         data: The training sequences.
-        plan: What may share a batch.
+        plan: How sequences are put into batches.
         rank: This process's number among those that train together; it gets its part of each batch's rows.
         ranks: How many processes train together.
     """
@@ -169,7 +171,7 @@ class BatchStream:
     def _open(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        self._order = epoch_batches(self._data.sequences.lengths, self._plan, epoch, self._data.draw_shares)
+        self._order = epoch_batches(self._data.sequences.lengths, self._plan, epoch, self._data.draw_probabilities)
         self._epoch = epoch
         if len(self._starts) == epoch + 1:
             self._starts.append(self._starts[epoch] + len(self._order))
@@ -198,7 +200,7 @@ def fixed_batches(data: WeightedSequences, plan: BatchPlan, cap: int) -> Iterato
 
     Args:
         data: The validation sequences.
-        plan: What may share a batch; its seed chooses the sequences where the cap leaves some out.
+        plan: How sequences are put into batches; its seed chooses the sequences where the cap leaves some out.
         cap: Most batches of ``plan.rows`` sequences; negative for all.
     """
     chosen = epoch_order(plan.seed, 0, len(data))

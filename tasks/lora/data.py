@@ -36,7 +36,7 @@ class TrainingData:
         """Return what a person should know before a long run."""
         effective, tokens = self.facts.effective_sample_share, self.facts.tokens
         lines = [f"Effective sample size: {effective:.0%} of {tokens} tokens"]
-        if self.train.draw_shares is not None:
+        if self.train.draw_probabilities is not None:
             often = self.facts.most_repeats
             lines.append(f"A sequence is drawn up to {often:.1f} times an epoch; validate on unseen ones")
         elif effective < LOW_SAMPLE_SHARE:
@@ -71,7 +71,7 @@ def _weighted(sequences: TokenSequences, recipe: Recipe, z: float) -> WeightedSe
 def _drawn(data: WeightedSequences) -> WeightedSequences:
     """Put the weights into the draw instead of the loss; both at once would square them."""
     shares = data.weights.astype(np.float64)
-    return replace(data, weights=np.ones_like(data.weights), draw_shares=shares / shares.sum())
+    return replace(data, weights=np.ones_like(data.weights), draw_probabilities=shares / shares.sum())
 
 
 def load_training_data(balanced: Path, encode: Encode, end_token: int | None, recipe: Recipe) -> TrainingData:
@@ -97,7 +97,7 @@ def load_training_data(balanced: Path, encode: Encode, end_token: int | None, re
     weighted = _weighted(train, recipe, z)
     if recipe.sampling == "importance":
         weighted = _drawn(weighted)
-    shares = weighted.draw_shares
+    shares = weighted.draw_probabilities
     penalty = np.array(empirical_distrust_loss(train.auth_weights, train.prov_entropies, recipe.alpha))
     facts = DataFacts(
         Z=z,

@@ -34,7 +34,7 @@ def hub_home() -> Path:
 
 
 def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
-    """Return the folder of a model, fetching what is missing of it.
+    """Return the folder of a model; files that are missing are fetched.
 
     Only files at the top of the repository are fetched, weights only as safetensors, and never code. Where the
     repository is changed meanwhile, it is fetched once more.
@@ -62,7 +62,7 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
         _check_sizes(repository, sizes)
         _check_room(repository, info.sha, sizes)
         log(f"Fetching {repository} unless it is in the local cache ({sum(sizes.values()) / 1e9:.1f} GB)")
-        # By name, not by commit: so the cache remembers what to take when the Hub does not answer.
+        # By name, not by commit: the cache then knows what to take when the Hub does not answer.
         folder = Path(snapshot_download(repository, allow_patterns=sorted(sizes)))
     if folder.name != info.sha:  # the repository was changed in between
         if not again:
@@ -87,7 +87,7 @@ def fetch_config(repository: str) -> dict[str, Any]:
 
 
 def is_wanted(name: str, size: int = 0) -> bool:
-    """Tell whether a file of a repository, of so many bytes, is needed."""
+    """Return whether a file of a repository is needed; `size` in bytes."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatch(name, pattern) for pattern in patterns)
@@ -156,7 +156,7 @@ def _cached(repository: str) -> Path | None:
 
 
 def _refused(error: Exception) -> bool:
-    """Tell whether the Hub said no, rather than nothing."""
+    """Return whether the Hub refused, rather than did not answer."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return isinstance(error, HfHubHTTPError) and error.response.status_code < 500

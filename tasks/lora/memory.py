@@ -38,7 +38,7 @@ LOGIT_BYTES = 25
 CHUNKS_UNDER_WAY = 2.6
 """The next chunks are begun while one is computed."""
 CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
-"""The loss projects so many logits at a time, but at least so many tokens."""
+"""Logits that the loss projects at a time, and the fewest tokens."""
 
 MOST_ACCUMULATED = 1024
 """Bound of the recipe's grad_accum."""
@@ -83,7 +83,7 @@ class MemoryPlan:
         return self.weights + self.adapter + self.activations + self.logits
 
     def fits(self, limit_bytes: float) -> bool:
-        """Tell whether the peak stays below a limit."""
+        """Return whether the peak stays below a limit."""
         return self.total <= limit_bytes
 
 

@@ -1,4 +1,4 @@
-"""The process that trains: its device, its share of the memory, and how it is kept awake and asked to stop."""
+"""The process that trains: its device, its part of the memory, and how it is kept awake and asked to stop."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class Recipe(BaseModel):
 
     @property
     def length(self) -> dict[str, float]:
-        """How long the run was asked to be; what it comes to in steps is known once the data are."""
+        """How long the run was asked to be; the number of steps of an epoch is known once the data are."""
         return {"max_steps": self.max_steps} if self.epochs is None else {"epochs": self.epochs}
 
     def for_sequences(self, count: int) -> Recipe:

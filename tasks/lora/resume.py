@@ -34,7 +34,7 @@ class RunState(BaseModel):
     """Micro-batches consumed since the run began."""
     tokens: int = 0
     processes: int = 1
-    """Processes that train together; another number makes other batches of the same cursor."""
+    """Processes that train together; with another number, the same cursor means other batches."""
     Z: float = Field(allow_inf_nan=False)
     recipe: dict[str, Any]
     recipe_digest: str
@@ -57,7 +57,7 @@ class RunState(BaseModel):
     resumed_from: str | None = None
 
     def count_step(self, done: bool, batches: int, tokens: int) -> None:
-        """Count a step of so many micro-batches; not `done`: its loss or gradient was not finite."""
+        """Count a step; not `done`: its loss or gradient was not finite."""
         self.step += 1
         self.cursor += batches
         self.tokens += tokens

@@ -19,7 +19,7 @@ from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 
 SHAPES_PER_WIDTH = 8
-"""A compiled step meets at most so many counts of supervised positions for each shape of a batch."""
+"""Counts of supervised positions that a compiled step meets at most for each shape of a batch."""
 FINAL_RATE = 0.1
 """Where the cosine ends, as a fraction of the peak."""
 

@@ -21,6 +21,7 @@ from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
+from tests.station import processes_of
 from tests.tasks.chain_events import events
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
 
@@ -45,6 +46,16 @@ async def artifacts(key: str) -> list[Any]:
     return sorted(found, key=lambda artifact: artifact.created, reverse=True)
 
 
+async def kill_trainer(run: Path, flow: asyncio.Future[Any]) -> None:
+    """Kill the process that trains a run, as soon as there is one."""
+    trainers: list[tuple[int, int]] = []
+    while not trainers:
+        assert not flow.done(), flow.result()
+        await asyncio.sleep(0.05)
+        trainers = await asyncio.to_thread(processes_of, str(run / "train.json"))
+    os.kill(trainers[0][0], signal.SIGKILL)
+
+
 async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path) -> None:
     slow = fields(store, max_steps=8, save_every=2, report_every=1, thermal_throttle=0.3)
     started = asyncio.ensure_future(train_adapter(**slow, run="one", return_state=True))
@@ -52,10 +63,7 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     while not list_checkpoints(folder):
         assert not started.done(), started.result()
         await asyncio.sleep(0.05)
-    listing = await asyncio.create_subprocess_exec("ps", "-ww", "-eo", "pid=,args=", stdout=asyncio.subprocess.PIPE)
-    lines = (await listing.communicate())[0].decode().splitlines()
-    (trainer,) = [int(line.split()[0]) for line in lines if str(folder / "train.json") in line]
-    os.kill(trainer, signal.SIGKILL)
+    await kill_trainer(folder, started)
     state = await started
     assert state.is_crashed()
     assert "goes on at its newest checkpoint" in state.message
@@ -135,6 +143,20 @@ async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other
     assert picture.count("<polyline") == 2 and "alpha2.9-weighted-base" in picture
     assert "| swept-alpha2.9-weighted-base | 4 |" in (await artifacts("recipe-comparison"))[0].data
     assert (await artifacts("recipe-comparison-effect"))[0].data == as_data_url(picture)
+
+
+async def test_a_killed_trainer_loses_no_other_run_of_a_comparison(store: Path) -> None:
+    wanted = fields(store, max_steps=2) | {"run": "swept", "alphas": [2.7, 2.9]}
+    compared = asyncio.ensure_future(compare_recipes(**wanted))
+    await kill_trainer(store / "runs" / "swept-alpha2.7", compared)
+    with pytest.raises(UserError, match=r"(?s)1 of 2 runs failed.*swept-alpha2\.7: .*Start the run again"):
+        await compared
+    folder = store / "comparisons" / "swept"
+    killed, finished = json.loads((folder / "comparison.json").read_text("utf-8"))
+    assert "goes on at its newest checkpoint" in killed["problem"]
+    assert (finished["run"], finished["steps"]) == ("swept-alpha2.9", 2)
+    table = (folder / "comparison.md").read_text("utf-8")
+    assert all(line.startswith("| ") for line in table.splitlines()), "a problem of several lines is one cell"
 
 
 async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None:

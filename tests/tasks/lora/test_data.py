@@ -59,7 +59,7 @@ def test_tau_and_cap_soften_the_weights(mixture: Path, changes: dict[str, Any], 
 
 def test_importance_sampling_moves_the_weight_into_the_draw(mixture: Path) -> None:
     data = load(mixture, sampling="importance")
-    shares = data.train.draw_shares
+    shares = data.train.draw_probabilities
     assert (data.train.weights == 1.0).all() and shares is not None
     assert shares.sum() == pytest.approx(1.0)
     assert shares.max() / shares.min() == pytest.approx(27.02, abs=0.01)
