@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from storage.schemas import BANDS, TRIVIA
 from tasks.policies import run_logger
@@ -15,19 +15,7 @@ STORY = logging.getLogger("distrust.story")
 
 def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
-    return "\n".join(SUMMARIES[name](result))
-
-
-class Result(Protocol):
-    """What a flow returns, able to describe itself."""
-
-    def summary(self) -> list[str]:
-        """Return the lines that a person reads."""
-
-
-def describe_result(result: Result) -> list[str]:
-    """What the result says of itself."""
-    return result.summary()
+    return "\n".join(result.summary() if hasattr(result, "summary") else SUMMARIES[name](result))
 
 
 def describe_download(result: dict[str, Any]) -> list[str]:
@@ -183,7 +171,7 @@ STAGES: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "download": ("Downloaded", describe_download),
     "score": ("Scored", describe_score),
     "rebalance": ("Balanced", describe_rebalance),
-    "train": ("Trained", describe_result),
+    "train": ("Trained", lambda result: result.summary()),
     "evaluate": ("Evaluated", describe_evaluate),
     "export": ("Exported", describe_export),
 }
@@ -208,11 +196,9 @@ SUMMARIES: dict[str, Callable[[Any], list[str]]] = {
     "download-corpus": describe_download,
     "score-corpus": describe_score,
     "rebalance-corpus": describe_rebalance,
-    "train-adapter": describe_result,
     "evaluate-adapter": describe_evaluate,
     "export-model": describe_export,
     "corpus-to-model": describe_pipeline,
-    "compare-recipes": describe_result,
     "check-setup": describe_check,
     "prune-store": describe_pruning,
 }
