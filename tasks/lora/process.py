@@ -10,9 +10,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from tasks.lora.memory import usable_bytes
 
@@ -95,39 +96,38 @@ class StopAsked(Exception):
     """The process was asked to stop, and left its work where it can be taken up again."""
 
 
+@dataclass
 class StopRequest:
-    """Context in which SIGTERM and the first SIGINT are noted instead of obeyed, so that the loop can save and leave.
+    """What the process was asked, by which signal if at all."""
 
-    Several SIGTERMs ask for one stop: a service that is ended signals each of its processes, and a flow that is ended
-    by it signals its trainer once more. Only a second Ctrl-C, which a person sends, ends the process at once, as
-    SIGKILL does. Outside the main thread, where Python allows no signal handlers, nothing is noted.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, signal._HANDLER] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number in list(self._previous):
-            self._restore(number)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        if number == signal.SIGINT:
-            self._restore(number)
-
-    def _restore(self, number: int) -> None:
-        signal.signal(number, self._previous.pop(number))
+    signal: int | None = None
 
     @property
     def exit_status(self) -> int:
         """The status that a shell expects of a process ended by this signal; by SIGTERM if another one was asked."""
         return 128 + (self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Note SIGTERM and the first SIGINT instead of obeying them, so that the loop can save and leave.
+
+    Several SIGTERMs ask for one stop: a service that is ended signals each of its processes, and a flow that is ended
+    by it signals its trainer once more. Only a second Ctrl-C, which a person sends, ends the process at once, as
+    SIGKILL does. Outside the main thread, where Python allows no signal handlers, nothing is noted.
+    """
+    request = StopRequest()
+    previous: dict[int, signal._HANDLER] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -20,7 +20,7 @@ from tasks.lora.adapter import attach_adapter, checkpoint_activations, save_adap
 from tasks.lora.base_model import load_base, public_name, resolve_base
 from tasks.lora.batches import BatchPlan, BatchStream
 from tasks.lora.data import load_training_data
-from tasks.lora.process import StopAsked, StopRequest, describe_device, limit_memory
+from tasks.lora.process import StopAsked, StopRequest, describe_device, limit_memory, stop_request
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 from tasks.lora.report import RunReport, open_tracker
@@ -62,7 +62,7 @@ def train(
         if not ranks.leads:  # nobody reads what it reports
             reports, emit = Path(stack.enter_context(tempfile.TemporaryDirectory())), lambda event, **fields: None
         training = _Training(run, reports, balanced, mixture_digest, recipe, emit, ranks)
-        with StopRequest() as stop:  # not before: there is nothing to save while the model loads
+        with stop_request() as stop:  # not before: there is nothing to save while the model loads
             return training.run(stop)
 
 

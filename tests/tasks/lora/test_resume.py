@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def test_a_second_sigterm_does_not_cost_the_checkpoint(base: Path, mixture: Path
 def test_only_a_second_interrupt_ends_a_process_that_was_asked_to_stop() -> None:
     code = """
 import signal
-from tasks.lora.process import StopRequest
-with StopRequest() as stop:
+from tasks.lora.process import stop_request
+with stop_request() as stop:
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         signal.raise_signal(number)
     print(stop.exit_status, flush=True)
@@ -161,21 +162,17 @@ class AskedInValidation:
     """Asks a run to stop within a validation, at the second of its batches."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-        self.requests: list[StopRequest] = []
+        self.request = StopRequest()
         self.batches = 0
         measure, last = validation.token_losses, BATCHES * number + 2
-
-        def kept() -> StopRequest:
-            self.requests.append(StopRequest())
-            return self.requests[-1]
 
         def counted(*arguments: Any) -> mx.array:
             self.batches += 1
             if self.batches == last:
-                self.requests[-1].signal = signal.SIGTERM
+                self.request.signal = signal.SIGTERM
             return measure(*arguments)
 
-        monkeypatch.setattr(trainer, "StopRequest", kept)
+        monkeypatch.setattr(trainer, "stop_request", lambda: nullcontext(self.request))
         monkeypatch.setattr(validation, "token_losses", counted)
 
 
