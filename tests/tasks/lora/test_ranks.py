@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,19 @@ def log(values, step):
 """A Weights & Biases that only notes which runs were begun."""
 
 
-def command(run: Path, mixture: Path, recipe: Recipe | dict[str, Any], port: int, module: str) -> list[str]:
+def free_ports() -> int:
+    """Return the first of two neighbouring ports that no other process listens on."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
+
+
+def command(run: Path, mixture: Path, recipe: Recipe | dict[str, Any], module: str) -> list[str]:
     launcher = str(Path(sys.executable).with_name("mlx.launch"))
-    options = ["--backend", "ring", "-n", "2", "--starting-port", str(port)]
+    options = ["--backend", "ring", "-n", "2", "--starting-port", str(free_ports())]
     return [launcher, *options, "--", sys.executable, "-m", module, specify(run, mixture, recipe)[-1]]
 
 
@@ -51,7 +64,7 @@ def test_two_processes_are_one_with_the_doubled_batch(base: Path, mixture: Path,
     doubled = tiny_recipe(base, batch_size=4, report_every=1, val_batches=-1)
     train_here(one, mixture, doubled)
     halved = doubled.model_copy(update={"batch_size": 2})
-    output = launch(command(two, mixture, halved, 34120, "tasks.lora"))
+    output = launch(command(two, mixture, halved, "tasks.lora"))
     assert '"event": "result"' in output, output
     assert len(losses(one)) == 6 + 3
     assert np.allclose(losses(one), losses(two), rtol=2e-4)
@@ -74,7 +87,7 @@ def test_those_that_train_together_wait_their_turn_keep_their_machines_awake_and
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"PYTHONPATH": str(programs), "WANDB_RUNS": str(tmp_path / "tracked")}
     recipe = tiny_recipe(base, max_steps=1, val_batches=0, report_to="wandb")
-    started = command(runs / "run", mixture, recipe, 34130, "tasks.lora.together")
+    started = command(runs / "run", mixture, recipe, "tasks.lora.together")
     streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with only_writer(runs):
         pair = subprocess.Popen(started, text=True, env=environment, **streams)
@@ -91,7 +104,7 @@ def test_those_that_train_together_wait_their_turn_keep_their_machines_awake_and
 
 
 def test_faults_of_a_recipe_are_one_message_for_those_that_train_together(mixture: Path, tmp_path: Path) -> None:
-    wrong = command(tmp_path / "runs" / "run", mixture, {"model": "x", "alpha": 5}, 34140, "tasks.lora.together")
+    wrong = command(tmp_path / "runs" / "run", mixture, {"model": "x", "alpha": 5}, "tasks.lora.together")
     output = launch(wrong)
     assert "ParameterError" in output and "the recipe has 1 faults: alpha" in output
     assert "Traceback" not in output
