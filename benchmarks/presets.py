@@ -29,9 +29,9 @@ from mlx_lm.tuner import trainer as peer
 
 from tasks.lora.adapter import attach_adapter, checkpoint_activations
 from tasks.lora.batches import Batch
-from tasks.lora.machine import limit_memory, training_limit_bytes
 from tasks.lora.memory import plan_memory
-from tasks.lora.presets import Preset, load_presets, settle_model
+from tasks.lora.presets import Preset, load_presets, resolve_model
+from tasks.lora.process import limit_memory, training_limit_bytes
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import TrainingStep, make_optimizer
 
@@ -121,7 +121,7 @@ def run_peer(model: nn.Module, recipe: Recipe, batch: Batch) -> tuple[float, int
 
 def compare(preset: Preset, changes: dict[str, Any]) -> dict[str, Any]:
     """Train a preset for a few micro-batches with this project and with mlx-lm."""
-    recipe = settle_model(Recipe(model="auto"), preset.memory_gb).model_copy(update=changes)
+    recipe = resolve_model(Recipe(model="auto"), preset.memory_gb).model_copy(update=changes)
     batch = full_batch(recipe, preset.config["vocab_size"])
     plan = plan_memory(preset.architecture, recipe)
     results = []
@@ -169,7 +169,7 @@ def main(names: list[str]) -> None:
         if names and preset.name not in names:
             continue
         for changes in CHANGES:
-            recipe = settle_model(Recipe(model="auto"), preset.memory_gb).model_copy(update=changes)
+            recipe = resolve_model(Recipe(model="auto"), preset.memory_gb).model_copy(update=changes)
             plan = plan_memory(preset.architecture, recipe)
             if plan.fits(limit_bytes):
                 print(json.dumps(compare(preset, changes)), flush=True)

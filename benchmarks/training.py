@@ -30,9 +30,9 @@ from mlx_lm.tuner.datasets import CacheDataset  # noqa: E402
 from storage.checkpoint import write_checkpoint  # noqa: E402
 from tasks.lora.adapter import attach_adapter, save_adapter  # noqa: E402
 from tasks.lora.batches import BatchPlan, BatchStream, WeightedSequences  # noqa: E402
-from tasks.lora.chunks import TokenSequences  # noqa: E402
 from tasks.lora.recipe import Recipe  # noqa: E402
 from tasks.lora.resume import save_optimizer  # noqa: E402
+from tasks.lora.samples import TokenSequences  # noqa: E402
 from tasks.lora.step import TrainingStep, make_optimizer  # noqa: E402
 from tasks.lora.validation import validate  # noqa: E402
 

@@ -214,7 +214,7 @@ def run_seed(
         began = time.perf_counter()
         run = place / f"{name}-{seed}"
         result = fit(run, base, mixture, seed, changes)
-        tuned = load_adapters(load_model(base)[0], str(run / result["adapter"]))
+        tuned = load_adapters(load_model(base)[0], str(run / result.adapter))
         primary, coordinated = voice_odds(tuned, tokenizer, held_out)
         rows.append(
             {
@@ -224,9 +224,9 @@ def run_seed(
                 "coordinated": coordinated,
                 "odds": primary / coordinated,
                 "times_base": primary / coordinated / base_odds,
-                "ce_primary": result["valid_ce_low_after"],
-                "ce_coordinated": result["valid_ce_high_after"],
-                **compare_suites(held_out, untrained, ask_suites(base, run / result["adapter"], held_out)),
+                "ce_primary": result.valid_ce_low_after,
+                "ce_coordinated": result.valid_ce_high_after,
+                **compare_suites(held_out, untrained, ask_suites(base, run / result.adapter, held_out)),
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )

@@ -1,4 +1,4 @@
-"""Compare: train one recipe with several alphas, objectives or base models, and lay the results side by side."""
+"""Compare: train one recipe with several alphas, objectives or base models, and put the results side by side."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flows.parameters import takes
 from flows.train_adapter import train_adapter
 from storage.errors import DistrustError, UserError
 from tasks import comparing
+from tasks.lora.comparison import Comparison
 from tasks.lora.recipe import Recipe
 from tasks.mirroring import shared
 
@@ -21,7 +22,7 @@ CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
 
 @flow(name="compare-recipes", flow_run_name=named("compare-recipes-{run}"))
 @takes(CompareRecipesParameters)
-async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any]:
+async def compare_recipes(parameters: CompareRecipesParameters) -> Comparison:
     """Train every variant, one after the other; a second run of the flow repeats none that is finished."""
     layout = await parameters.open_store()
     common = parameters.pick(TrainAdapterParameters).model_dump()
@@ -35,8 +36,8 @@ async def compare_recipes(parameters: CompareRecipesParameters) -> dict[str, Any
         rows.append(comparing.row_of(run, result))
     async with shared(layout, reads=[], writes=[f"comparisons/{parameters.run}"]):
         report = await comparing.report_comparison(layout, parameters.run, rows)
-    if failed := [f"{row['run']}: {row['problem']}" for row in rows if "problem" in row]:
+    if failed := [f"{row.run}: {row.problem}" for row in rows if row.problem is not None]:
         raise UserError(
-            f"{len(failed)} of {len(rows)} runs failed; the others are in {report['folder']}. {'; '.join(failed)}"
+            f"{len(failed)} of {len(rows)} runs failed; the others are in {report.folder}. {'; '.join(failed)}"
         )
     return report

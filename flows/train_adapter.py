@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Crashed
@@ -12,6 +10,7 @@ from flows.forms import TrainAdapterForm, TrainAdapterParameters
 from flows.names import named
 from flows.parameters import takes
 from storage.layout import Layout
+from storage.training_result import TrainingResult
 from tasks import training
 from tasks.chain import announce_sealed
 from tasks.lora.recipe import Recipe
@@ -21,12 +20,14 @@ from tasks.policies import ChildDied
 
 @flow(name="train-adapter", flow_run_name=named("train-adapter-{run}"))
 @takes(TrainAdapterForm)
-async def train_adapter(parameters: TrainAdapterForm) -> Any:
+async def train_adapter(
+    parameters: TrainAdapterForm,
+) -> TrainingResult | training.PlannedTraining | State[TrainingResult]:
     """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
     layout = await parameters.open_store()
     if parameters.plan:
         return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
-    recipe = await training.settle_model(parameters.pick(Recipe))
+    recipe = await training.resolve_model(parameters.pick(Recipe))
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
     async with shared(layout, reads=reads, writes=writes):
         result = await train_in_store(layout, recipe, parameters)
@@ -35,7 +36,9 @@ async def train_adapter(parameters: TrainAdapterForm) -> Any:
     return result
 
 
-async def train_in_store(layout: Layout, recipe: Recipe, parameters: TrainAdapterParameters) -> Any:
+async def train_in_store(
+    layout: Layout, recipe: Recipe, parameters: TrainAdapterParameters
+) -> TrainingResult | State[TrainingResult]:
     """Train on a mixture of this store."""
     if not parameters.accept_imbalance:
         training.refuse_poor_mixture(layout, parameters.mixture)

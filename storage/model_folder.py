@@ -1,7 +1,7 @@
 """The folder of a base model in the Hugging Face layout, judged before anything of it is loaded.
 
 It may come from anywhere. What is refused here would end a loader with an error that nobody understands, keep it
-waiting, or fill the memory; nothing that a loader can use is refused.
+waiting, or fill the memory; everything that a loader can use is let through.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from storage.untrusted import MOST_JSON_BYTES, open_file, parse_json, read_objec
 
 CONFIG = "config.json"
 WEIGHTS = "model*.safetensors"
+INDEX = "model.safetensors.index.json"
 LONGEST_HEADER_BYTES = 64 << 20
 MOST_VOCABULARY_BYTES = 128 << 20
 """Four times the longest vocabulary of a model that is known."""
@@ -64,7 +65,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """Read the names, types, shapes and places of the tensors of a safetensors file.
 
     Raises:
-        PrerequisiteError: The file is cut off, or is no safetensors file.
+        PrerequisiteError: The file is cut off, or is not a safetensors file.
     """
     try:
         size = file.stat().st_size
@@ -72,18 +73,20 @@ def read_header(file: Path) -> dict[str, Tensor]:
             start = content.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(LONGEST_HEADER_BYTES, size - 8):
-                raise PrerequisiteError(f"{file} is no whole safetensors file ({size} bytes); delete it and run again")
+                raise PrerequisiteError(
+                    f"{file} is not a whole safetensors file ({size} bytes); delete it and run again"
+                )
             entries = parse_json(content.read(length))
         tensors = {name: _tensor(entry) for name, entry in entries.items() if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PrerequisiteError(
-            f"{file} is no safetensors file ({str(error)[:200] or type(error).__name__}); delete it and run again, or "
-            "name another model"
+            f"{file} is not a safetensors file ({str(error)[:200] or type(error).__name__}); delete it and run again, "
+            "or name another model"
         ) from error
     expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
     if size != expected:
         raise PrerequisiteError(
-            f"{file} has {size} bytes, its header tells of {expected}: it was cut off or altered; "
+            f"{file} has {size} bytes, but its header describes {expected}: it was cut off or altered; "
             "delete it and run again"
         )
     return tensors
@@ -93,7 +96,7 @@ def check_model_folder(folder: Path) -> dict[str, Tensor]:
     """Refuse a folder that no loader should be given; return the tensors of its weights by name.
 
     Raises:
-        PrerequisiteError: Something is missing, cut off, no file at all, or contradicts something else.
+        PrerequisiteError: Something is missing, cut off, not a file, or contradicts something else.
     """
     config = read_config(folder)
     files = sorted(folder.glob(WEIGHTS))
@@ -102,6 +105,15 @@ def check_model_folder(folder: Path) -> dict[str, Tensor]:
             f"{folder} holds no {WEIGHTS}; only safetensors weights are read, convert it or download it first"
         )
     tensors = {name: tensor for file in files for name, tensor in read_header(file).items()}
+    if (folder / INDEX).exists():
+        listed = _read(folder / INDEX).get("weight_map", {})
+        if not isinstance(listed, dict):
+            raise PrerequisiteError(f"{folder / INDEX} maps no weights; fetch or copy the model again")
+        if missing := sorted(listed.keys() - tensors.keys()):
+            raise PrerequisiteError(
+                f"{folder} lacks {len(missing)} of {len(listed)} tensors, the first is {missing[0]}: a weight file is "
+                "missing; fetch the model again"
+            )
     for file in sorted(path for pattern in READ_BY_LOADERS for path in folder.glob(pattern)):
         with _explained(file):
             require_file(file)
@@ -118,12 +130,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         PrerequisiteError: It is missing, or is something else.
     """
-    return _read(folder / CONFIG, f"{folder} holds no {CONFIG}; name a model folder in the Hugging Face layout")
+    if not (folder / CONFIG).is_symlink() and not (folder / CONFIG).exists():
+        raise PrerequisiteError(f"{folder} holds no {CONFIG}; name a model folder in the Hugging Face layout")
+    return _read(folder / CONFIG)
 
 
-def _read(file: Path, missing: str = "", most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    if missing and not file.is_symlink() and not file.exists():
-        raise PrerequisiteError(missing)
+def _read(file: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     with _explained(file):
         return read_object(file, most_bytes, finite=True)
 
@@ -150,7 +162,7 @@ def _check_sizes(folder: Path, config: Mapping[str, Any], tensors: int) -> None:
         for size in value if isinstance(value, list) else [value]:
             if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_SIZE):
                 raise PrerequisiteError(
-                    f"{folder / CONFIG} says {name} {str(size)[:40]!r}; it has to be a whole number above 0: fetch or "
+                    f"{folder / CONFIG} says {name} {str(size)[:40]!r}, which must be a whole number above 0; fetch or "
                     "copy the model again"
                 )
     layers = text.get("num_hidden_layers")
@@ -174,14 +186,14 @@ def _check_vocabulary(folder: Path, config: Mapping[str, Any], tensors: Mapping[
 
 
 def largest_token(folder: Path) -> int | None:
-    """Return the largest number that a tokenizer gives to a token; none if its files do not tell.
+    """Return the largest number that a tokenizer gives to a token; none if its files do not say.
 
     Raises:
         PrerequisiteError: A file of the tokenizer is damaged.
     """
     numbers: list[Any] = []
     if (folder / "tokenizer.json").exists():
-        content = _read(folder / "tokenizer.json", most_bytes=MOST_VOCABULARY_BYTES)
+        content = _read(folder / "tokenizer.json", MOST_VOCABULARY_BYTES)
         model = content.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         numbers += vocabulary.values() if isinstance(vocabulary, dict) else ()
@@ -190,7 +202,7 @@ def largest_token(folder: Path) -> int | None:
         numbers += [token.get("id") for token in added or () if isinstance(token, dict)]
     for name in ("vocab.json", "added_tokens.json"):
         if (folder / name).exists():
-            numbers += _read(folder / name, most_bytes=MOST_VOCABULARY_BYTES).values()
+            numbers += _read(folder / name, MOST_VOCABULARY_BYTES).values()
     if (folder / "tokenizer_config.json").exists():
         decoder = _read(folder / "tokenizer_config.json").get("added_tokens_decoder")
         numbers += [int(key) for key in decoder if key.isdecimal()] if isinstance(decoder, dict) else []
@@ -201,7 +213,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     """Read how an adapter is built, and make sure that its weights are whole.
 
     Raises:
-        StoreError: A file is damaged, or says what no adapter is.
+        StoreError: A file is damaged, or describes an impossible adapter.
     """
     try:
         read_header(folder / ADAPTERS)

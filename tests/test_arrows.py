@@ -18,6 +18,7 @@ PARAMETER_MODELS = {
     "tasks.sources.outcome",
     "tasks.mixture.parameters",
     "tasks.lora.recipe",
+    "tasks.lora.comparison",
     "tasks.evals.parameters",
     "tasks.exports.export_manifest",
     "tasks.exports.parameters",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.lora.memory import plan_memory, usable_bytes
-from tasks.lora.presets import load_presets, settle_model
+from tasks.lora.presets import load_presets, resolve_model
 from tasks.lora.recipe import Recipe
 from tasks.sources.catalogue import load_catalogue
 from tests.test_arrows import FOLDERS, ROOMS, forbidden
@@ -108,7 +108,7 @@ def test_the_tiers_are_what_auto_takes() -> None:
     assert len(table) == len(load_presets())
     for memory, preset, _, shape, peak, limit in table:
         memory_gb = int(memory.split(" ")[0])
-        recipe = settle_model(Recipe(model="auto"), memory_gb)
+        recipe = resolve_model(Recipe(model="auto"), memory_gb)
         plan = plan_memory(load_presets()[recipe.model].architecture, recipe)
         assert preset == f"`{recipe.model}`"
         assert shape == f"{recipe.batch_size} x {recipe.grad_accum}"

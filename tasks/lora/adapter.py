@@ -16,10 +16,8 @@ from mlx_lm.utils import get_total_parameters
 
 from storage.atomic import write_json
 from storage.errors import ParameterError
+from storage.model_folder import ADAPTER_CONFIG, ADAPTERS
 from tasks.lora.recipe import Recipe
-
-ADAPTERS = "adapters.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
@@ -29,20 +27,16 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
     and wrong gradients.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, rate: float) -> None:
         super().__init__()
-        self.share = share
+        self.rate = rate
         self._key = mx.random.key(0)  # a leading underscore keeps it out of the parameters
 
-    def set_key(self, key: mx.array) -> None:
-        """Choose the mask of the coming micro-batch."""
-        self._key = key
-
     def __call__(self, x: mx.array) -> mx.array:
-        """Drop a share of the inputs in training; scale up the rest."""
-        if not self.training or self.share == 0.0:
+        """Drop a fraction of the inputs in training; scale up the rest."""
+        if not self.training or self.rate == 0.0:
             return x
-        keep = 1.0 - self.share
+        keep = 1.0 - self.rate
         return x * (mx.random.bernoulli(keep, x.shape, key=self._key) / keep).astype(x.dtype)
 
 
@@ -52,7 +46,6 @@ class Adapter:
 
     layers: int
     """How many of the last layers carry it."""
-    modules: int
     trainable: int
     parameters: int
     """Parameters of the base model; a quantised one counts as it was before."""
@@ -60,24 +53,21 @@ class Adapter:
 
     @property
     def summary(self) -> str:
-        """The trainable share, as the guide prints it."""
-        share = self.trainable / self.parameters
-        return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({share:.2%})"
+        """The trainable parameters, as the guide prints them."""
+        fraction = self.trainable / self.parameters
+        return f"Trainable parameters: {self.trainable:,} / {self.parameters:,} ({fraction:.2%})"
 
     def set_dropout_keys(self, seed: int, batch: int) -> None:
         """Choose every dropout mask of a micro-batch; the same seed and number choose the same masks."""
         if self.dropouts:
             keys = mx.random.split(mx.random.key((seed << 32) | batch), len(self.dropouts))
             for dropout, key in zip(self.dropouts, keys, strict=True):
-                dropout.set_key(key)
-
-
-def _linear_paths(layer: nn.Module) -> list[str]:
-    return sorted(path for path, module in layer.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear))
+                dropout._key = key
 
 
 def _check_targets(model: nn.Module, recipe: Recipe) -> None:
-    known = sorted({path for layer in model.layers for path in _linear_paths(layer)})
+    modules = [entry for layer in model.layers for entry in layer.named_modules()]
+    known = sorted({path for path, module in modules if isinstance(module, nn.Linear | nn.QuantizedLinear)})
     unknown = [target for target in recipe.target_modules if target not in known]
     if unknown:
         # The library ignores paths that it does not know, and would train nothing without a word.
@@ -103,25 +93,19 @@ def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
     linear_to_lora_layers(model, layers, lora_parameters(recipe), use_dora=recipe.lora_type == "dora")
     dropouts = _key_dropouts(model, recipe.lora_dropout)
     mx.eval(model.parameters())
-    tensors = trainable_tensors(model)
-    trainable = sum(tensor.size for tensor in tensors.values())
+    trainable = sum(tensor.size for tensor in trainable_tensors(model).values())
     if trainable == 0:
         raise ParameterError(
             f"target_modules {', '.join(recipe.target_modules)} matched no layer; nothing would be trained"
         )
-    modules = sum(name.endswith("lora_a") for name in tensors)
-    return Adapter(layers, modules, trainable, int(get_total_parameters(model)), dropouts)
+    return Adapter(layers, trainable, int(get_total_parameters(model)), dropouts)
 
 
-def _key_dropouts(model: nn.Module, share: float) -> tuple[KeyedDropout, ...]:
-    if share == 0.0:
-        return ()
-    dropouts = []
-    for _, module in model.named_modules():
-        if isinstance(module, LoRALinear | DoRALinear):
-            module.dropout = KeyedDropout(share)
-            dropouts.append(module.dropout)
-    return tuple(dropouts)
+def _key_dropouts(model: nn.Module, rate: float) -> tuple[KeyedDropout, ...]:
+    adapted = [module for _, module in model.named_modules() if isinstance(module, LoRALinear | DoRALinear)]
+    for module in adapted if rate else ():
+        module.dropout = KeyedDropout(rate)
+    return tuple(module.dropout for module in adapted) if rate else ()
 
 
 def lora_parameters(recipe: Recipe) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from storage.model_folder import read_header, text_config
+from storage.model_folder import WEIGHTS, read_header, text_config
 
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+CONFIG_TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+HEADER_TYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 GROUP_OVERHEAD_BITS = 0.5
 """A 16-bit scale and a 16-bit bias for each 64 weights."""
 
@@ -29,7 +29,7 @@ class Architecture:
     vocabulary: int
     parameters: int
     weight_bytes: int
-    """As they lie on disk, hence in memory."""
+    """Size of the weights on disk, hence in memory."""
     float_bytes: int
     """Bytes of an activation: 2 for bfloat16 and float16, 4 for float32."""
     quantised: bool
@@ -53,28 +53,22 @@ class Architecture:
         """Return the sizes of a 4-bit copy."""
         if self.quantised:
             return self
-        four_bits = round(self.parameters * (4 + GROUP_OVERHEAD_BITS) / 8)
-        return Architecture(**(vars(self) | {"weight_bytes": four_bits, "quantised": True}))
+        return replace(self, weight_bytes=round(self.parameters * (4 + GROUP_OVERHEAD_BITS) / 8), quantised=True)
 
 
 def _widest(size: Any) -> int:
-    """Read a size; of one that differs from layer to layer the largest, so that an estimate errs upwards.
-
-    Raises:
-        TypeError: It is no number, and no list of numbers.
-        ValueError: It is not above 0.
-    """
+    """Read a size; of one that differs from layer to layer the largest, so that an estimate errs upwards."""
     found = max(map(int, size)) if isinstance(size, list) else int(size)
     if found < 1:
-        raise ValueError(f"{found} is no size")
+        raise ValueError(f"{found} is not a size")
     return found
 
 
 def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Architecture | None:
-    """Read a configuration in the Hugging Face layout, and the headers of the weights beside it if there are any.
+    """Read a configuration in the Hugging Face layout, and the headers of the weights in its folder if there are any.
 
     Returns:
-        The sizes; none if the configuration does not tell those of a transformer.
+        The sizes; none if the configuration does not describe a transformer.
     """
     text = text_config(config)
     try:
@@ -85,7 +79,7 @@ def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Ar
         head_dim = _widest(text.get("head_dim") or hidden // heads)
         experts = _widest(text.get("num_local_experts") or text.get("num_experts") or 1)
         quantisation = text.get("quantization") or text.get("quantization_config")
-        float_bytes = TYPE_BYTES.get(str(text.get("torch_dtype") or text.get("dtype")), 2)
+        float_bytes = CONFIG_TYPE_BYTES.get(str(text.get("torch_dtype") or text.get("dtype")), 2)
         bits = _widest(quantisation.get("bits", 4)) + GROUP_OVERHEAD_BITS if quantisation else 8 * float_bytes
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None
@@ -93,24 +87,13 @@ def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Ar
     embeddings = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
     parameters = embeddings + hidden + layers * (attention + experts * 3 * hidden * intermediate + 2 * hidden)
     weight_bytes = round(parameters * bits / 8)
-    if folder is not None and (headers := [read_header(file) for file in sorted(folder.glob("model*.safetensors"))]):
-        tensors = [tensor for header in headers for tensor in header.values()]
+    files = sorted(folder.glob(WEIGHTS)) if folder is not None else []
+    tensors = [tensor for file in files for tensor in read_header(file).values()]
+    if tensors:
         weight_bytes = sum(tensor.end - tensor.start for tensor in tensors)
-        floats = [tensor for tensor in tensors if tensor.dtype in FLOATS]
-        if floats:
-            float_bytes = FLOATS[max(floats, key=lambda tensor: tensor.end - tensor.start).dtype]
+        if floats := [tensor for tensor in tensors if tensor.dtype in HEADER_TYPE_BYTES]:
+            float_bytes = HEADER_TYPE_BYTES[max(floats, key=lambda tensor: tensor.end - tensor.start).dtype]
         if not quantisation:
             parameters = sum(prod(tensor.shape) for tensor in tensors)
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocabulary=vocabulary,
-        parameters=parameters,
-        weight_bytes=weight_bytes,
-        float_bytes=float_bytes,
-        quantised=bool(quantisation),
-    )
+    sizes = (layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary)
+    return Architecture(*sizes, parameters, weight_bytes, float_bytes, bool(quantisation))

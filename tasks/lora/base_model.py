@@ -1,46 +1,32 @@
-"""Where the base model lies on this machine: a folder, a preset or a Hugging Face id, as it is or in 4 bits."""
+"""The base model: where it is on this machine, as it is or in 4 bits; its name, its digest, and how it is loaded."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of
 from storage.errors import PrerequisiteError
 from storage.lock import only_writer
 from storage.manifest import digest_of
-from storage.model_folder import check_model_folder, read_config
-from storage.untrusted import file_sha256, read_object
+from storage.model_folder import CONFIG, WEIGHTS, check_model_folder, loading, read_config
+from storage.untrusted import file_sha256
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.fetch import fetch_config, fetch_model, hub_home
 from tasks.lora.presets import preset_of, repository_of
 
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
+    from tasks.lora.samples import Encode
+
 Log = Callable[[str], None]
-WEIGHTS_INDEX = "model.safetensors.index.json"
-
-
-def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) -> Path:
-    """Return a local folder with the base model, downloading and quantising it if need be.
-
-    Args:
-        model: A folder, a preset's name or a Hugging Face id.
-        quantise: Return a 4-bit copy; made once and kept. None: yes for a model of the Hub, no for a folder. A base
-            that is quantised already stays as it is.
-        log: Receives a line for each long step.
-
-    Raises:
-        PrerequisiteError: The model is not there, cannot be fetched, or is damaged.
-    """
-    local = local_folder(model)
-    folder = checked_folder(fetch_model(repository_of(model), log) if local is None else local)
-    wanted = local is None if quantise is None else quantise
-    if not wanted or _is_quantised(folder):
-        return folder
-    # A snapshot of the Hub carries its commit in its path; in a folder of one's own, weights are replaced in place.
-    weights = _sizes(folder) if local is None else _digests(folder, log)
-    return _quantised_copy(folder, model, weights, log)
+DIGEST_SAMPLES = 64
+DIGEST_SAMPLE_BYTES = 64 * 1024
 
 
 def local_folder(model: str) -> Path | None:
@@ -73,95 +59,112 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
     """Return the sizes of the model that would be trained; of a model of the Hub, at most its configuration is fetched.
 
     Returns:
-        The sizes; none if the configuration does not tell those of a transformer.
+        The sizes; none if the configuration does not describe a transformer.
 
     Raises:
-        PrerequisiteError: There is no configuration, or it cannot be had.
+        PrerequisiteError: There is no configuration, or it cannot be fetched.
     """
-    folder = local_folder(model)
-    preset = preset_of(model)
+    folder, preset = local_folder(model), preset_of(model)
     if folder is not None:
-        found = architecture_of(read_config(checked_folder(folder)), folder)
+        check_model_folder(folder)
+        found = architecture_of(read_config(folder), folder)
     else:
         found = architecture_of(preset.config if preset else fetch_config(repository_of(model)))
     wanted = folder is None if quantise is None else quantise
     return found.in_four_bits() if found and wanted else found
 
 
-def checked_folder(folder: Path) -> Path:
-    """Return a model folder if it is whole: `check_model_folder` tells what that means, and its index agrees.
-
-    Raises:
-        PrerequisiteError: Something is missing or cut off.
-    """
-    present = check_model_folder(folder)
-    if (folder / WEIGHTS_INDEX).is_file():
-        listed = _read_object(folder / WEIGHTS_INDEX).get("weight_map", {})
-        if not isinstance(listed, dict):
-            raise PrerequisiteError(f"{folder / WEIGHTS_INDEX} maps no weights; fetch or copy the model again")
-        if missing := sorted(listed.keys() - present.keys()):
-            raise PrerequisiteError(
-                f"{folder} lacks {len(missing)} of {len(listed)} tensors, the first is {missing[0]}: a weight file is "
-                "missing; fetch the model again"
-            )
-    return folder
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a model's folder.
-
-    Raises:
-        PrerequisiteError: It is cut off, or something else.
-    """
-    try:
-        return read_object(path)
-    except (OSError, ValueError) as error:
-        raise PrerequisiteError(f"{path} is damaged ({error}); fetch or copy the model again") from error
-
-
-def _is_quantised(folder: Path) -> bool:
-    config = read_config(folder)
-    return "quantization" in config or "quantization_config" in config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in _weight_files(folder)}
-
-
-def _digests(folder: Path, log: Log) -> dict[str, str]:
-    """Read weights whole: samples would miss a change of a few rows, and size and date survive more than that."""
-    log(f"Reading {sum(_sizes(folder).values()) / 1e9:.1f} GB of weights to tell which 4-bit copy is theirs")
-    return {file.name: file_sha256(file) for file in _weight_files(folder)}
-
-
-def quantised_folder(folder: Path, model: str, weights: Mapping[str, object]) -> Path:
-    """Return where the 4-bit copy of a base is kept: beside the Hugging Face cache, by name and content.
+def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) -> Path:
+    """Return a local folder with the base model, downloading and quantising it if need be.
 
     Args:
-        folder: The base model.
-        model: What it is called.
-        weights: What tells its weight files from others of their names.
+        model: A folder, a preset's name or a Hugging Face id.
+        quantise: Return a 4-bit copy; made once and kept. None: yes for a model of the Hub, no for a folder. A base
+            that is quantised already stays as it is.
+        log: Receives a line for each long step.
+
+    Raises:
+        PrerequisiteError: The model is missing, cannot be fetched, or is damaged.
     """
-    key = digest_of([str(folder), (folder / "config.json").read_text("utf-8"), dict(weights)])
-    name = Path(model).name or "base"
-    return hub_home() / "distrust-quantised" / f"{name}-4bit-{key[:12]}"
+    local = local_folder(model)
+    folder = fetch_model(repository_of(model), log) if local is None else local
+    check_model_folder(folder)
+    wanted = local is None if quantise is None else quantise
+    if not wanted or not {"quantization", "quantization_config"}.isdisjoint(read_config(folder)):
+        return folder
+    files = sorted(folder.glob(WEIGHTS))
+    sizes = {file.name: file.stat().st_size for file in files}
+    if local is None:  # a snapshot of the Hub carries its commit in its path
+        return _quantised_copy(folder, model, sizes, log)
+    # In a folder of one's own, weights are replaced in place. They are read whole: samples would miss a change of a few
+    # rows, and size and date survive more than that.
+    log(f"Reading {sum(sizes.values()) / 1e9:.1f} GB of weights to find the 4-bit copy made from them")
+    return _quantised_copy(folder, model, {file.name: file_sha256(file) for file in files}, log)
 
 
 def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log: Log) -> Path:
-    final = quantised_folder(folder, model, weights)
-    if (final / "config.json").is_file():
-        return checked_folder(final)
-    with only_writer(final, math.inf, log):
-        if (final / "config.json").is_file():  # made while this process waited
-            return checked_folder(final)
-        remove_temporaries_of(final)  # up to 40 GB, if an earlier process was killed over it
+    """Return the 4-bit copy, kept beside the Hugging Face cache by name and content; make it if there is none."""
+    key = digest_of([str(folder), (folder / CONFIG).read_text("utf-8"), dict(weights)])
+    copy = hub_home() / "distrust-quantised" / f"{Path(model).name or 'base'}-4bit-{key[:12]}"
+    if (copy / CONFIG).is_file():
+        check_model_folder(copy)
+        return copy
+    with only_writer(copy, math.inf, log):
+        if (copy / CONFIG).is_file():  # made while this process waited
+            check_model_folder(copy)
+            return copy
+        remove_temporaries_of(copy)  # up to 40 GB, if an earlier process was killed over it
         from tasks.lora.quantise import write_quantised
 
-        log(f"Quantising the base model to 4 bits, once, into {final}")
-        with full_disk_explained(final), atomic_folder(final) as temporary:
+        log(f"Quantising the base model to 4 bits, once, into {copy}")
+        with full_disk_explained(copy), atomic_folder(copy) as temporary:
             write_quantised(folder, temporary)
-    return final
+    return copy
+
+
+def base_digest(folder: Path) -> str:
+    """Digest a base model's configuration and weights."""
+    files = {file.name: _sampled_digest(file) for file in sorted(folder.glob(WEIGHTS))}
+    return digest_of([(folder / CONFIG).read_text("utf-8"), files])
+
+
+def _sampled_digest(file: Path) -> str:
+    """Digest a weight file by its size and evenly spread samples.
+
+    Reading 40 GB whole would hold up every start; other weights differ nearly everywhere.
+    """
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as data:
+        for number in range(DIGEST_SAMPLES):
+            data.seek(number * max(0, size - DIGEST_SAMPLE_BYTES) // (DIGEST_SAMPLES - 1))
+            digest.update(data.read(DIGEST_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base model in memory, with its tokenizer."""
+
+    path: Path
+    digest: str
+    model: nn.Module
+    encode: Encode
+    end_token: int | None
+
+
+def load_base(folder: Path) -> LoadedBase:
+    """Load a base model from a local folder; code in the folder is never run.
+
+    Raises:
+        PrerequisiteError: It cannot be loaded.
+    """
+    from mlx_lm.utils import load_model
+    from transformers import AutoTokenizer
+
+    with loading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        model, _ = load_model(folder)
+    return LoadedBase(
+        folder, base_digest(folder), model, lambda texts: tokenizer(texts)["input_ids"], tokenizer.eos_token_id
+    )

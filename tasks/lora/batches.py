@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tasks.lora.chunks import Tokens, TokenSequences
 from tasks.lora.recipe import Recipe
+from tasks.lora.samples import Tokens, TokenSequences
 
 WIDTH_STEP = 32
 """Batches are padded to multiples of this, so that few shapes occur."""
-
 MEGA_BATCHES = 50
 """Sequences are sorted by length within groups of at most this many batches."""
-
 MEGA_GROUPS = 4
-"""At least this many groups, if there are batches enough: within one group the same rows would meet for ever."""
+"""At least this many groups, if there are batches enough: within one group the same rows would always meet."""
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -40,7 +38,7 @@ class Batch:
     weights: Floats
     penalties: Floats
     real_tokens: int
-    """Targets that are no padding."""
+    """Targets that are not padding."""
     supervised_tokens: int
 
     def without_targets(self) -> Batch:
@@ -55,7 +53,7 @@ class WeightedSequences:
     sequences: TokenSequences
     weights: Floats
     penalties: Floats
-    draw_shares: npt.NDArray[np.float64] | None = None
+    draw_probabilities: npt.NDArray[np.float64] | None = None
     """Probability of each sequence to be drawn; none: each appears once an epoch."""
 
     def __len__(self) -> int:
@@ -64,7 +62,7 @@ class WeightedSequences:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What may share a batch."""
+    """How sequences are put into batches."""
 
     rows: int
     max_seq_length: int
@@ -74,7 +72,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, recipe: Recipe, processes: int = 1) -> BatchPlan:
-        """Make the plan of a recipe; processes that train together share batches that are larger by their number."""
+        """Make the plan of a recipe; processes that train together get batches that are larger by their number."""
         tokens = None if recipe.batch_tokens is None else recipe.batch_tokens * processes
         return cls(recipe.batch_size * processes, recipe.max_seq_length, recipe.seed, tokens)
 
@@ -101,19 +99,21 @@ class BatchPlan:
         return batches
 
 
-def epoch_order(seed: int, epoch: int, count: int, draw_shares: npt.NDArray[np.float64] | None = None) -> Indices:
+def epoch_order(
+    seed: int, epoch: int, count: int, draw_probabilities: npt.NDArray[np.float64] | None = None
+) -> Indices:
     """Return the sequences of an epoch: a permutation, or as many draws with replacement."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    if draw_shares is None:
+    if draw_probabilities is None:
         return generator.permutation(count)
-    return generator.choice(count, size=count, p=draw_shares)
+    return generator.choice(count, size=count, p=draw_probabilities)
 
 
 def epoch_batches(
-    lengths: Indices, plan: BatchPlan, epoch: int, draw_shares: npt.NDArray[np.float64] | None = None
+    lengths: Indices, plan: BatchPlan, epoch: int, draw_probabilities: npt.NDArray[np.float64] | None = None
 ) -> list[Indices]:
     """Return the batches of an epoch as indices; only a group's last batch is smaller than the plan allows."""
-    order = epoch_order(plan.seed, epoch, len(lengths), draw_shares)
+    order = epoch_order(plan.seed, epoch, len(lengths), draw_probabilities)
     batches: list[Indices] = []
     at_once = plan.usual_rows(lengths)
     group = max(1, min(MEGA_BATCHES, len(order) // at_once // MEGA_GROUPS)) * at_once
@@ -154,8 +154,8 @@ class BatchStream:
 
     Args:
         data: The training sequences.
-        plan: What may share a batch.
-        rank: This process's number among those that train together; it gets its share of each batch's rows.
+        plan: How sequences are put into batches.
+        rank: This process's number among those that train together; it gets its part of each batch's rows.
         ranks: How many processes train together.
     """
 
@@ -171,7 +171,7 @@ class BatchStream:
     def _open(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        self._order = epoch_batches(self._data.sequences.lengths, self._plan, epoch, self._data.draw_shares)
+        self._order = epoch_batches(self._data.sequences.lengths, self._plan, epoch, self._data.draw_probabilities)
         self._epoch = epoch
         if len(self._starts) == epoch + 1:
             self._starts.append(self._starts[epoch] + len(self._order))
@@ -200,7 +200,7 @@ def fixed_batches(data: WeightedSequences, plan: BatchPlan, cap: int) -> Iterato
 
     Args:
         data: The validation sequences.
-        plan: What may share a batch; its seed chooses the sequences where the cap leaves some out.
+        plan: How sequences are put into batches; its seed chooses the sequences where the cap leaves some out.
         cap: Most batches of ``plan.rows`` sequences; negative for all.
     """
     chosen = epoch_order(plan.seed, 0, len(data))

@@ -14,17 +14,18 @@ VOCABULARY = 64
 
 def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Try each component; ``load_model`` names a base model to load as well, empty for none."""
-    from tasks.lora.machine import describe_device
+    from tasks.lora.process import describe_device
 
-    tries = [("distrust loss", check_loss), ("presets", check_presets), ("training steps", check_steps)]
+    tries = {"distrust loss": check_loss, "presets": check_presets, "training steps": check_steps}
     if model := specification["load_model"]:
-        tries.append(("model loading", lambda: check_model(model)))
+        tries["model loading"] = lambda: check_model(model)
     checks = []
-    for component, attempt in tries:
+    for component, attempt in tries.items():
         try:
-            checks.append({"component": component, "ok": True, "detail": attempt()})
+            ok, detail = True, attempt()
         except (DistrustError, ArithmeticError, RuntimeError, OSError, ValueError) as error:
-            checks.append({"component": component, "ok": False, "detail": f"{type(error).__name__}: {error}"})
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        checks.append({"component": component, "ok": ok, "detail": detail})
     device = describe_device()
     return {"device": f"{device['device']} {device['accelerator']}, BLAS {device['blas']}", "checks": checks}
 
@@ -33,8 +34,7 @@ def check_loss() -> str:
     """Compute the published formula at the guide's two reference points."""
     from tasks.lora.loss import empirical_distrust_loss, trust_weights
 
-    primary = float(empirical_distrust_loss(0.05, 7.5))
-    coordinated = float(empirical_distrust_loss(0.90, 1.0))
+    primary, coordinated = float(empirical_distrust_loss(0.05, 7.5)), float(empirical_distrust_loss(0.90, 1.0))
     if not (abs(primary - 149.8) < 0.1 and abs(coordinated - 4.58) < 0.01):
         raise ArithmeticError(f"expected 149.8 and 4.58, got {primary:.2f} and {coordinated:.2f}")
     first, second = (float(weight) for weight in trust_weights([0.05, 0.90], [7.5, 1.0]))
@@ -65,25 +65,14 @@ def check_steps() -> str:
     from tasks.lora.step import TrainingStep, make_optimizer
 
     mx.random.seed(0)
-    arguments = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=32,
-        num_hidden_layers=2,
-        intermediate_size=64,
-        num_attention_heads=4,
-        rms_norm_eps=1e-5,
-        vocab_size=VOCABULARY,
-    )
-    model = llama.Model(arguments)
-    recipe = Recipe.model_validate(
-        {"lora_rank": 8, "lora_alpha": 16, "lora_layers": -1, "learning_rate": 0.02, "max_steps": STEPS}
-    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4}
+    model = llama.Model(llama.ModelArgs(model_type="llama", rms_norm_eps=1e-5, vocab_size=VOCABULARY, **sizes))
+    recipe = Recipe(lora_rank=8, lora_alpha=16, lora_layers=-1, learning_rate=0.02, max_steps=STEPS)
     attach_adapter(model, recipe)
     step = TrainingStep(model, make_optimizer(recipe), recipe)
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, (4, 33)).astype(np.int32)
-    weights = np.ones(4, np.float32)
-    mask = np.ones((4, 32), np.float32)
-    batch = Batch(tokens, mask, weights=weights, penalties=weights, real_tokens=128, supervised_tokens=128)
+    ones = np.ones(4, np.float32)
+    batch = Batch(tokens, np.ones((4, 32), np.float32), ones, ones, real_tokens=128, supervised_tokens=128)
     losses = []
     for _ in range(STEPS):
         step.accumulate(batch)
@@ -98,12 +87,10 @@ def check_model(model: str) -> str:
     """Load a base model and predict one token."""
     import mlx.core as mx
 
-    from tasks.lora.base_model import resolve_base
-    from tasks.lora.loaded_base import load_base
+    from tasks.lora.base_model import load_base, resolve_base
 
     base = load_base(resolve_base(model, log=lambda line: None))
-    tokens = mx.array(base.encode(["Truth lies in archives."])[0])[None]
-    mx.eval(base.model(tokens))
+    mx.eval(base.model(mx.array(base.encode(["An archive answers."])[0])[None]))
     return f"{base.path} answers; peak memory {mx.get_peak_memory() / 1e9:.2f} GB"
 
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
+from storage import markdown
 from storage.errors import ParameterError
+from storage.training_result import TrainingResult
 from tasks.lora.recipe import Recipe
 
 MOST_VARIANTS = 64
-COLUMNS = {
-    "run": "run",
-    "steps": "steps",
-    "valid_ce": "validation ce",
-    "valid_ce_low": "primary ce",
-    "valid_ce_high": "coordinated ce",
-    "gap": "gap grew by",
-    "effective_sample_share": "effective samples",
-    "seconds": "seconds",
-}
-"""Fields of a row with the table's headings; losses in nats per token, before -> after."""
+LOSSES = {"valid_ce": "validation ce", "valid_ce_low": "primary ce", "valid_ce_high": "coordinated ce"}
+"""Losses of a row with their headings; nats per token, before -> after."""
 
 
 def variants(recipe: Recipe, choices: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
@@ -65,42 +59,78 @@ def suffix_of(chosen: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
-def row_of(run: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a finished run: losses before and after, and how far the two voices moved apart."""
-    row: dict[str, Any] = {"run": run, "steps": result["steps"], "seconds": result["seconds"]}
-    row["effective_sample_share"] = result["effective_sample_share"]
-    for name in ("valid_ce", "valid_ce_low", "valid_ce_high"):
-        row[f"{name}_before"], row[f"{name}_after"] = result.get(f"{name}_before"), result.get(f"{name}_after")
-    bands = [row[f"valid_ce_{band}_{when}"] for band in ("high", "low") for when in ("before", "after")]
-    row["gap"] = None if None in bands else (bands[1] - bands[0]) - (bands[3] - bands[2])
-    return row
+class ComparedRun(BaseModel):
+    """One run of a comparison: losses before and after, or why it failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    steps: int | None = None
+    seconds: float | None = None
+    effective_sample_share: float | None = None
+    valid_ce_before: float | None = None
+    valid_ce_after: float | None = None
+    valid_ce_low_before: float | None = None
+    valid_ce_low_after: float | None = None
+    valid_ce_high_before: float | None = None
+    valid_ce_high_after: float | None = None
+    gap: float | None = None
+    """How much the loss on coordinated sources rose against that on primary ones."""
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, run: str, result: TrainingResult) -> ComparedRun:
+        """Return the row of a finished run."""
+        shared = {name: getattr(result, name) for name in cls.model_fields if hasattr(result, name)}
+        before = _difference(result.valid_ce_high_before, result.valid_ce_low_before)
+        after = _difference(result.valid_ce_high_after, result.valid_ce_low_after)
+        return cls(run=run, **shared, gap=_difference(after, before))
+
+    def cells(self) -> dict[str, str]:
+        """Return what a person reads of the run, by heading."""
+        shown = {"run": self.run, "steps": "" if self.steps is None else str(self.steps)}
+        for name, heading in LOSSES.items():
+            before, after = getattr(self, f"{name}_before"), getattr(self, f"{name}_after")
+            shown[heading] = "" if before is None or after is None else f"{before:.3f} -> {after:.3f}"
+        effective = self.effective_sample_share
+        shown["gap grew by"] = "" if self.gap is None else f"{self.gap:+.3f}"
+        shown["effective samples"] = "" if effective is None else f"{effective:.0%}"
+        shown["seconds"] = "" if self.seconds is None else f"{self.seconds:g}"
+        # What a killed trainer wrote last has several lines, and a cell has one.
+        return shown | ({"problem": " ".join(self.problem.split())} if self.problem else {})
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Write rows for people; a run that failed shows its problem."""
-    return [{heading: _cell(row, field) for field, heading in COLUMNS.items()} | _problem(row) for row in rows]
+def _difference(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left - right
 
 
-def _problem(row: Mapping[str, Any]) -> dict[str, str]:
-    # What a killed trainer said last has several lines, and a cell has one.
-    return {"problem": " ".join(str(row["problem"]).split())} if row.get("problem") else {}
+class Comparison(BaseModel):
+    """Runs side by side."""
 
+    model_config = ConfigDict(frozen=True)
 
-def _cell(row: Mapping[str, Any], field: str) -> str:
-    if f"{field}_after" in row:
-        before, after = row[f"{field}_before"], row[f"{field}_after"]
-        return "" if before is None or after is None else f"{before:.3f} -> {after:.3f}"
-    value = row.get(field)
-    if field == "gap" and value is not None:
-        return f"{value:+.3f}"
-    if field == "effective_sample_share" and value is not None:
-        return f"{value:.0%}"
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    folder: Path
+    rows: list[ComparedRun]
+    pictures: list[Path] = []
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def table(self) -> list[dict[str, str]]:
+        """The cells of each run, by heading; a run that failed shows its problem."""
+        return [row.cells() for row in self.rows]
 
-def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write the table as Markdown."""
-    table = table_of(rows)
-    headings = list(dict.fromkeys(heading for row in table for heading in row))
-    lines = [headings, ["---"] * len(headings), *([row.get(heading, "") for heading in headings] for row in table)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+    def _lines(self) -> list[list[str]]:
+        headings = list(dict.fromkeys(heading for row in self.table for heading in row))
+        return [headings, *([row.get(heading, "") for heading in headings] for row in self.table)]
+
+    def markdown(self) -> str:
+        """Write the table in Markdown."""
+        headings, *rows = self._lines()
+        return markdown.table(headings, rows)
+
+    def summary(self) -> list[str]:
+        """The runs side by side, and where the pictures are."""
+        lines = self._lines()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return [*aligned, *(f"picture {path}" for path in self.pictures)]

@@ -142,13 +142,13 @@ def weighted_cross_entropy(
             logits = head.project(part).astype(mx.float32)
             at = targets[rows, None]
             shifted = logits - logits.max(axis=-1, keepdims=True)
-            # The exponential is the dearest operation of a step on a CPU; loss and gradient share one.
+            # The exponential costs most of a step on a CPU; loss and gradient share one.
             powers = mx.exp(shifted)
             total = powers.sum(axis=-1, keepdims=True)
             losses.append((mx.log(total) - mx.take_along_axis(shifted, at, axis=-1))[:, 0])
-            share = powers / total
-            share = mx.put_along_axis(share, at, mx.take_along_axis(share, at, axis=-1) - 1.0, axis=-1)
-            gradients.append(head.pull_back((share * weights[rows, None]).astype(states.dtype)))
+            softmax = powers / total
+            softmax = mx.put_along_axis(softmax, at, mx.take_along_axis(softmax, at, axis=-1) - 1.0, axis=-1)
+            gradients.append(head.pull_back((softmax * weights[rows, None]).astype(states.dtype)))
         each = mx.concatenate(losses)
         return (weights * each).sum(), each, mx.concatenate(gradients)
 

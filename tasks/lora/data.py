@@ -1,16 +1,16 @@
-"""A mixture made ready for a model: sequences with their weights, and what there is to know about them."""
+"""A mixture made ready for a model: sequences with their weights, and the numbers of the whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storage.errors import MixtureError, StoreError
+from storage.training_result import DataFacts
 from tasks.lora.batches import WeightedSequences
-from tasks.lora.chunks import Encode, TokenSequences, build_sequences
 from tasks.lora.loss import (
     effective_sample_share,
     empirical_distrust_loss,
@@ -19,9 +19,9 @@ from tasks.lora.loss import (
     trust_weights,
 )
 from tasks.lora.recipe import Recipe
-from tasks.lora.samples import Split, read_samples
+from tasks.lora.samples import Encode, Split, TokenSequences, build_sequences, read_samples
 
-LOW_SHARE = 0.25
+LOW_SAMPLE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,48 +30,21 @@ class TrainingData:
 
     train: WeightedSequences
     valid: WeightedSequences | None
-    normaliser: float
-    effective_sample_share: float
-    supervised_tokens: int
-    mean_penalty: float
-    """Published distrust term, mean over supervised tokens."""
-    counts: dict[str, int]
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the run's record holds about the data."""
-        return {
-            "Z": self.normaliser,
-            "effective_sample_share": self.effective_sample_share,
-            "most_repeats": self.most_repeats,
-            "tokens": self.supervised_tokens,
-            "mean_empirical_distrust": self.mean_penalty,
-            **self.counts,
-        }
-
-    @property
-    def most_repeats(self) -> float:
-        """How often the heaviest sequence is drawn in an epoch; 1 without importance sampling."""
-        shares = self.train.draw_shares
-        return 1.0 if shares is None else float(shares.max() * len(shares))
+    facts: DataFacts
 
     def warnings(self) -> list[str]:
         """Return what a person should know before a long run."""
-        told = [f"Effective sample size: {self.effective_sample_share:.0%} of {self.supervised_tokens} tokens"]
-        if self.train.draw_shares is not None:
-            told.append(f"A sequence is drawn up to {self.most_repeats:.1f} times an epoch; validate on unseen ones")
-            return told
-        if self.effective_sample_share >= LOW_SHARE:
-            return told
-        return [
-            *told,
-            f"Only {self.effective_sample_share:.0%} of the tokens carry the weighted loss (below {LOW_SHARE:.0%}): "
-            "gradients will be noisy; sampling = importance draws heavy samples more often instead",
-        ]
-
-
-def _sequences(balanced: Path, split: Split, encode: Encode, end_token: int | None, recipe: Recipe) -> TokenSequences:
-    samples = read_samples(balanced, split)
-    return build_sequences(samples, encode, end_token, recipe.max_seq_length, recipe.mask_prompt)
+        effective, tokens = self.facts.effective_sample_share, self.facts.tokens
+        lines = [f"Effective sample size: {effective:.0%} of {tokens} tokens"]
+        if self.train.draw_probabilities is not None:
+            often = self.facts.most_repeats
+            lines.append(f"A sequence is drawn up to {often:.1f} times an epoch; validate on unseen ones")
+        elif effective < LOW_SAMPLE_SHARE:
+            lines.append(
+                f"Only {effective:.0%} of the tokens carry the weighted loss (below {LOW_SAMPLE_SHARE:.0%}): "
+                "gradients will be noisy; sampling = importance draws heavy samples more often instead"
+            )
+        return lines
 
 
 def raw_weights(sequences: TokenSequences, recipe: Recipe) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -98,7 +71,7 @@ def _weighted(sequences: TokenSequences, recipe: Recipe, z: float) -> WeightedSe
 def _drawn(data: WeightedSequences) -> WeightedSequences:
     """Put the weights into the draw instead of the loss; both at once would square them."""
     shares = data.weights.astype(np.float64)
-    return WeightedSequences(data.sequences, np.ones_like(data.weights), data.penalties, shares / shares.sum())
+    return replace(data, weights=np.ones_like(data.weights), draw_probabilities=shares / shares.sum())
 
 
 def load_training_data(balanced: Path, encode: Encode, end_token: int | None, recipe: Recipe) -> TrainingData:
@@ -109,25 +82,31 @@ def load_training_data(balanced: Path, encode: Encode, end_token: int | None, re
         MixtureError: It holds nothing to train on.
         ParameterError: A score is outside its range.
     """
-    train = _sequences(balanced, "train", encode, end_token, recipe)
+
+    def sequences(split: Split) -> TokenSequences:
+        samples = read_samples(balanced, split)
+        return build_sequences(samples, encode, end_token, recipe.max_seq_length, recipe.mask_prompt)
+
+    train = sequences("train")
     try:
-        valid = _sequences(balanced, "valid", encode, end_token, recipe) if recipe.val_batches else None
+        valid = sequences("valid") if recipe.val_batches else None
     except (StoreError, MixtureError) as error:
         raise MixtureError(f"{error}; or set val_batches = 0 to train without validation") from error
-    raw = raw_weights(train, recipe)
-    z = normaliser(raw, train.supervised)
+    raw, supervised = raw_weights(train, recipe), train.supervised
+    z = normaliser(raw, supervised)
     weighted = _weighted(train, recipe, z)
+    if recipe.sampling == "importance":
+        weighted = _drawn(weighted)
+    shares = weighted.draw_probabilities
     penalty = np.array(empirical_distrust_loss(train.auth_weights, train.prov_entropies, recipe.alpha))
-    return TrainingData(
-        train=_drawn(weighted) if recipe.sampling == "importance" else weighted,
-        valid=None if valid is None else _weighted(valid, recipe, z),
-        normaliser=z,
-        effective_sample_share=effective_sample_share(raw, train.supervised),
-        supervised_tokens=int(train.supervised.sum()),
-        mean_penalty=normaliser(penalty, train.supervised),
-        counts={
-            "train_samples": train.samples,
-            "train_sequences": len(train),
-            "valid_samples": 0 if valid is None else valid.samples,
-        },
+    facts = DataFacts(
+        Z=z,
+        effective_sample_share=effective_sample_share(raw, supervised),
+        most_repeats=1.0 if shares is None else float(shares.max() * len(shares)),
+        tokens=int(supervised.sum()),
+        mean_empirical_distrust=normaliser(penalty, supervised),
+        train_samples=train.samples,
+        train_sequences=len(train),
+        valid_samples=0 if valid is None else valid.samples,
     )
+    return TrainingData(weighted, None if valid is None else _weighted(valid, recipe, z), facts)

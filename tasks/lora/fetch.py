@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,19 +14,18 @@ from typing import Any
 from storage.addresses import check_hub
 from storage.atomic import write_json
 from storage.errors import PrerequisiteError
+from storage.untrusted import file_sha256, read_object
 
 Log = Callable[[str], None]
 
 NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
 PAPERS = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-"""Card and licence, which whoever passes the model on has to name and enclose; nothing that a training needs."""
+"""Card and licence, to be named and enclosed when the model is passed on; a training does not need them."""
 UNWANTED = ("consolidated*", "*.py")
 MOST_PAPER_BYTES = 4 << 20
-"""A card or a licence that is longer is none."""
-MOST_BYTES = 400 * 10**9
-"""No base model that a Mac can train is larger; a repository that says so is not what was meant."""
-CHUNK_BYTES = 16 << 20
-_COMMIT = re.compile("[0-9a-f]{40}")
+"""A longer file is not a card or a licence."""
+MOST_GB = 400
+"""No base model that a Mac can train is larger; a larger repository is a mistake."""
 
 
 def hub_home() -> Path:
@@ -37,7 +34,7 @@ def hub_home() -> Path:
 
 
 def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
-    """Return the folder of a model, fetching what is missing of it.
+    """Return the folder of a model; files that are missing are fetched.
 
     Only files at the top of the repository are fetched, weights only as safetensors, and never code. Where the
     repository is changed meanwhile, it is fetched once more.
@@ -58,19 +55,19 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
                 raise
             log(f"The Hub does not answer; taking {repository} from the local cache")
             return cached
-        if not _COMMIT.fullmatch(str(info.sha)):
+        if not re.fullmatch("[0-9a-f]{40}", str(info.sha)):
             raise ValueError(f"the commit is called {info.sha!r}")  # the library would make a folder of that name
         listed = {file.rfilename: int(file.size or 0) for file in info.siblings or []}
         sizes = {name: size for name, size in listed.items() if is_wanted(name, size)}
         _check_sizes(repository, sizes)
         _check_room(repository, info.sha, sizes)
         log(f"Fetching {repository} unless it is in the local cache ({sum(sizes.values()) / 1e9:.1f} GB)")
-        # By name, not by commit: so the cache remembers what to take when the Hub does not answer.
+        # By name, not by commit: the cache then knows what to take when the Hub does not answer.
         folder = Path(snapshot_download(repository, allow_patterns=sorted(sizes)))
-    if folder.name != info.sha:
+    if folder.name != info.sha:  # the repository was changed in between
         if not again:
             raise PrerequisiteError(f"base model {repository} is being changed on the Hub just now: run again later")
-        return fetch_model(repository, log, again=False)  # the repository was changed in between
+        return fetch_model(repository, log, again=False)
     digests = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs and file.rfilename in sizes}
     verify(folder, digests, hub_home() / "distrust-verified" / f"{repository.replace('/', '--')}-{info.sha}.json", log)
     return folder
@@ -80,20 +77,17 @@ def fetch_config(repository: str) -> dict[str, Any]:
     """Return the ``config.json`` of a model, fetching no more than that.
 
     Raises:
-        PrerequisiteError: It cannot be had.
+        PrerequisiteError: It cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
 
     check_hub()
     with _explained(repository):
-        config = json.loads(Path(hf_hub_download(repository, "config.json")).read_text("utf-8"))
-        if not isinstance(config, dict):
-            raise TypeError("its config.json holds no JSON object")
-    return config
+        return read_object(Path(hf_hub_download(repository, "config.json")))
 
 
 def is_wanted(name: str, size: int = 0) -> bool:
-    """Tell whether a file of a repository, of so many bytes, is needed."""
+    """Return whether a file of a repository is needed; `size` in bytes."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatch(name, pattern) for pattern in patterns)
@@ -103,32 +97,29 @@ def is_wanted(name: str, size: int = 0) -> bool:
 
 
 def _check_sizes(repository: str, sizes: Mapping[str, int]) -> None:
+    total_gb = sum(sizes.values()) / 1e9
     if not any(name.endswith(".safetensors") for name in sizes):
         raise PrerequisiteError(
-            f"base model {repository} holds no safetensors weights; only these are read: name a converted copy, "
+            f"base model {repository} holds no safetensors weights, and only these are read: name a converted copy, "
             "for example one of mlx-community"
         )
-    if sum(sizes.values()) > MOST_BYTES:
+    if total_gb > MOST_GB:
         raise PrerequisiteError(
-            f"base model {repository} has {sum(sizes.values()) / 1e9:.0f} GB, more than the {MOST_BYTES / 1e9:.0f} GB "
-            "that are fetched at most: name a smaller model, or fetch it yourself and name its folder"
+            f"base model {repository} has {total_gb:.0f} GB, more than the {MOST_GB} GB that are fetched at most: name "
+            "a smaller model, or fetch it yourself and name its folder"
         )
 
 
 def _check_room(repository: str, revision: str | None, sizes: Mapping[str, int]) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
-    missing = sum(
-        size
-        for name, size in sizes.items()
-        if not isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
-    )
+    cached = {name for name in sizes if isinstance(try_to_load_from_cache(repository, name, revision=revision), str)}
+    missing = sum(size for name, size in sizes.items() if name not in cached)
     cache = Path(constants.HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if missing > free:
+    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if missing > (free := shutil.disk_usage(disk).free):
         raise PrerequisiteError(
-            f"base model {repository} needs {missing / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB left: "
+            f"base model {repository} needs {missing / 1e9:.1f} GB and {disk} has {free / 1e9:.1f} GB left: "
             "make room, or set HF_HOME to a larger disk"
         )
 
@@ -144,40 +135,28 @@ def verify(folder: Path, digests: Mapping[str, str], receipt: Path, log: Log) ->
     log(f"Verifying {len(digests)} files, once")
     for name, expected in sorted(digests.items()):
         path = folder / name
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             path.resolve().unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise PrerequisiteError(f"{path} was damaged on its way and is deleted; run again to fetch it anew")
     write_json(receipt, dict(digests))
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while chunk := content.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _cached(repository: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    wanted, ignored = list(NEEDED), [*UNWANTED, *PAPERS, "*/*"]
     try:
         return Path(
-            snapshot_download(
-                repository,
-                local_files_only=True,
-                allow_patterns=list(NEEDED),
-                ignore_patterns=[*UNWANTED, *PAPERS, "*/*"],
-            )
+            snapshot_download(repository, local_files_only=True, allow_patterns=wanted, ignore_patterns=ignored)
         )
     except LocalEntryNotFoundError:
         return None
 
 
 def _refused(error: Exception) -> bool:
-    """Tell whether the Hub said no, rather than nothing."""
+    """Return whether the Hub refused, rather than did not answer."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
@@ -186,39 +165,34 @@ def _refused(error: Exception) -> bool:
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Turn what the Hub's client raises into what a person can do about it."""
-    from httpx2 import ConnectError, ConnectTimeout, HTTPError
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
+    from httpx2 import HTTPError
 
+    defects = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
     try:
         yield
-    except GatedRepoError as error:
-        raise PrerequisiteError(
-            f"base model {repository} is gated: accept its licence at https://huggingface.co/{repository} "
-            "and set HF_TOKEN"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise PrerequisiteError(
-            f"base model {repository} does not exist or is private: check the name, or set HF_TOKEN, "
-            "or name a local folder"
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectError, ConnectTimeout) as error:
-        raise PrerequisiteError(
-            f"base model {repository} is not in the local cache and the Hub cannot be reached: connect once, "
-            "or name a local folder with model=PATH"
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise PrerequisiteError(
-            f"base model {repository} could not be fetched ({error}): check the connection and the free disk space, "
-            "then run again; what was fetched is kept"
-        ) from error
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise PrerequisiteError(
-            f"what the Hub says of base model {repository} is not understood ({type(error).__name__}: {error}): check "
-            "HF_ENDPOINT, or fetch the model yourself and name its folder"
-        ) from error
+    except (HTTPError, OSError, *defects) as error:
+        raise PrerequisiteError(f"base model {repository} {_reason(repository, error)}") from error
+
+
+def _reason(repository: str, error: Exception) -> str:
+    from httpx2 import ConnectError, ConnectTimeout, HTTPError
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"is gated: accept its licence at https://huggingface.co/{repository} and set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return "does not exist or is private: check the name, or set HF_TOKEN, or name a local folder"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectError | ConnectTimeout):
+        return (
+            "is not in the local cache and the Hub cannot be reached: connect once, or name a local folder with "
+            "model=PATH"
+        )
+    if isinstance(error, HTTPError | OSError):
+        return (
+            f"could not be fetched ({error}): check the connection and the free disk space, then run again; what was "
+            "fetched is kept"
+        )
+    return (
+        f"has a description on the Hub that makes no sense ({type(error).__name__}: {error}): check HF_ENDPOINT, or "
+        "fetch the model yourself and name its folder"
+    )

@@ -27,13 +27,13 @@ _ROUNDING = 1e-6  # 0.99 as float32 is a little more than 0.99
 def _checked(values: Any, name: str, low: float, high: float | None) -> mx.array:
     array = mx.array(values, dtype=mx.float32)
     numbers = np.array(array)
-    inside = np.isfinite(numbers) & (numbers >= low)
+    allowed = np.isfinite(numbers) & (numbers >= low)
     bound = f"at least {low:g}"
     if high is not None:
-        inside &= numbers <= high + _ROUNDING
+        allowed &= numbers <= high + _ROUNDING
         bound = f"between {low:g} and {high:g}"
-    if not inside.all():
-        worst = float(numbers[~inside].flat[0])
+    if not allowed.all():
+        worst = float(numbers[~allowed].flat[0])
         raise ParameterError(f"{name} {worst:g} is outside its range: it must be {bound}; correct the scores")
     return array
 
@@ -62,7 +62,7 @@ def empirical_distrust_loss(authority_weight: Any, provenance_entropy: Any, alph
         alpha: Strength in [2.3, 3.0].
 
     Raises:
-        ValueError: A value lies outside its range.
+        ValueError: A value is outside its range.
     """
     a, h = _checked_inputs(authority_weight, provenance_entropy, alpha)
     return alpha * mx.square(_base(a, h))
@@ -83,7 +83,7 @@ def batch_empirical_distrust_loss(
         reduction: ``mean`` or ``sum`` over the batch, or ``none`` for one value a sample.
 
     Raises:
-        ValueError: A value lies outside its range, or the reduction is unknown.
+        ValueError: A value is outside its range, or the reduction is unknown.
     """
     losses = empirical_distrust_loss(auth_weights, prov_entropies, alpha)
     if reduction == "mean":
@@ -102,7 +102,7 @@ def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7,
     published points as they are and never lets the value rise with authority or fall with entropy.
 
     Raises:
-        ValueError: A value lies outside its range.
+        ValueError: A value is outside its range.
     """
     a, h = _checked_inputs(auth_weights, prov_entropies, alpha)
     floored = mx.maximum(_base(a, h), FLOOR)
@@ -115,7 +115,7 @@ def trust_weights(
     """Return the unnormalised weight ``u = 1 + lambda * floored_distrust`` of each sample.
 
     Raises:
-        ValueError: A value lies outside its range.
+        ValueError: A value is outside its range.
     """
     if not (0.0 <= lambda_weight < float("inf")):
         raise ParameterError(
@@ -134,7 +134,7 @@ def normaliser(weights: Any, n_tokens: Any) -> float:
 
 
 def effective_sample_share(weights: Any, n_tokens: Any) -> float:
-    """Return the share of tokens that would carry as much information if all weighed the same (1: all do)."""
+    """Return the fraction of tokens that would carry as much information if all weighed the same (1: all do)."""
     w, n = np.asarray(weights, np.float64), np.asarray(n_tokens, np.float64)
     return float((n * w).sum() ** 2 / ((n * w * w).sum() * n.sum()))
 

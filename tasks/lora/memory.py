@@ -1,4 +1,4 @@
-"""How much memory a recipe needs at its peak, told before anything is loaded, and what would make it fit.
+"""How much memory a recipe needs at its peak, predicted before anything is loaded, and what would make it fit.
 
 The constants were fitted to peaks of MLX's CPU backend. On a GPU the peak was below the plan without checkpointing and
 5 to 14 GB above the plan with checkpointing (``docs/decisions/0040-memory-is-planned.md``).
@@ -38,7 +38,7 @@ LOGIT_BYTES = 25
 CHUNKS_UNDER_WAY = 2.6
 """The next chunks are begun while one is computed."""
 CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
-"""The loss projects so many logits at a time, but at least so many tokens."""
+"""Logits that the loss projects at a time, and the fewest tokens."""
 
 MOST_ACCUMULATED = 1024
 """Bound of the recipe's grad_accum."""
@@ -50,7 +50,7 @@ def machine_memory_gb() -> float:
     """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's.
 
     Raises:
-        ParameterError: The variable is no number above 0.
+        ParameterError: The variable is not a number above 0.
     """
     if named := os.environ.get("DISTRUST_MEMORY_GB"):
         with contextlib.suppress(ValueError):
@@ -61,7 +61,7 @@ def machine_memory_gb() -> float:
 
 
 def usable_bytes(memory_gb: float | None = None) -> float:
-    """Return what training may take of a machine's memory; of this machine's when it is left out."""
+    """Return what training may take of a machine's memory; of this machine's if it is left out."""
     return USABLE_SHARE * 1e9 * (machine_memory_gb() if memory_gb is None else memory_gb)
 
 
@@ -79,11 +79,11 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """Predicted peak."""
+        """The predicted peak."""
         return self.weights + self.adapter + self.activations + self.logits
 
     def fits(self, limit_bytes: float) -> bool:
-        """Tell whether the peak stays below a limit."""
+        """Return whether the peak stays below a limit."""
         return self.total <= limit_bytes
 
 
@@ -125,7 +125,7 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
 
 
 @dataclass(frozen=True)
-class Knob:
+class Saving:
     """A change of the recipe with the peak that it leads to."""
 
     change: str
@@ -168,40 +168,34 @@ def _gentler(recipe: Recipe) -> Iterator[Change]:
         yield {"lora_rank": 8, "lora_alpha": 8 * recipe.update_scale}
 
 
-def _words(change: Change) -> list[str]:
-    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in change.items()}
-    return [name if value is True else f"{name}={value}" for name, value in shown.items()]
+def savings(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[Saving]:
+    """Return each single change that makes the recipe fit; if none does, the first changes that do so combined."""
 
+    def saving(change: Change, between: str) -> Saving:
+        planned = model.in_four_bits() if "quantize_base" in change else model
+        plan = plan_memory(planned, recipe.model_copy(update=change))
+        shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in change.items()}
+        words = [name if value is True else f"{name}={value}" for name, value in shown.items()]
+        return Saving(between.join(words), plan.total, plan.fits(limit_bytes))
 
-def knobs(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[Knob]:
-    """Return each single change that makes the recipe fit; if none does, the steps of all changes together."""
-    four_bits: Change = {} if model.quantised else {"quantize_base": True}
-    changes = [*([four_bits] if four_bits else []), *_gentler(recipe)]
-    single = [_knob(" with ", model, recipe, change, limit_bytes) for change in changes]
-    if any(knob.fits for knob in single):
-        return [knob for knob in single if knob.fits]
-    together = four_bits
-    steps = []
-    for change in _gentler(recipe):
-        together = together | change
-        steps.append(_knob(", ", model, recipe, together, limit_bytes))
-        if steps[-1].fits:
+    combined: Change = {} if model.quantised else {"quantize_base": True}
+    changes = [*([combined] if combined else []), *_gentler(recipe)]
+    single = [saving(change, " with ") for change in changes]
+    found = [one for one in single if one.fits]
+    for change in [] if found else _gentler(recipe):
+        combined = combined | change
+        found = [saving(combined, ", ")]
+        if found[0].fits:
             break
-    return steps[-1:]
-
-
-def _knob(between: str, model: Architecture, recipe: Recipe, change: Change, limit_bytes: float) -> Knob:
-    planned = model.in_four_bits() if "quantize_base" in change else model
-    plan = plan_memory(planned, recipe.model_copy(update=change))
-    return Knob(between.join(_words(change)), plan.total, plan.fits(limit_bytes))
+    return found
 
 
 def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> list[str]:
     """Write the plan for a person: the parts, the sum, whether it fits, and what would make it fit."""
     plan = plan_memory(model, recipe)
-    share = plan.adapted_parameters / plan.parameters
+    trained = plan.adapted_parameters / plan.parameters
     lines = [
-        f"Trainable parameters: {plan.adapted_parameters:,} / {plan.parameters:,} ({share:.2%})",
+        f"Trainable parameters: {plan.adapted_parameters:,} / {plan.parameters:,} ({trained:.2%})",
         f"weights      {plan.weights / 1e9:8.2f} GB" + (" (quantised)" if model.quantised else ""),
         f"adapter      {plan.adapter / 1e9:8.2f} GB",
         f"activations  {plan.activations / 1e9:8.2f} GB",
@@ -209,25 +203,24 @@ def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> li
         f"peak         {plan.total / 1e9:8.2f} GB of {limit_bytes / 1e9:.2f} GB that training may use: "
         + ("fits" if plan.fits(limit_bytes) else "does not fit"),
     ]
-    if not plan.fits(limit_bytes):
-        for knob in knobs(model, recipe, limit_bytes):
-            verdict = "fits" if knob.fits else "still does not fit: choose a smaller model"
-            lines.append(f"  with {knob.change}: {knob.total / 1e9:.2f} GB, {verdict}")
+    for saving in [] if plan.fits(limit_bytes) else savings(model, recipe, limit_bytes):
+        verdict = "fits" if saving.fits else "still does not fit: choose a smaller model"
+        lines.append(f"  with {saving.change}: {saving.total / 1e9:.2f} GB, {verdict}")
     return lines
 
 
-def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> MemoryPlan:
-    """Return the plan if it fits.
+def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> None:
+    """Refuse a recipe that does not fit.
 
     Raises:
-        ParameterError: It does not; the message names the peak, the limit and the changes that would make it fit.
+        ParameterError: The message names the peak, the limit and the changes that would make it fit.
     """
     plan = plan_memory(model, recipe)
     if plan.fits(limit_bytes):
-        return plan
+        return
     ways = "; ".join(
-        f"{knob.change} ({knob.total / 1e9:.2f} GB{'' if knob.fits else ', still too much'})"
-        for knob in knobs(model, recipe, limit_bytes)
+        f"{saving.change} ({saving.total / 1e9:.2f} GB{'' if saving.fits else ', still too much'})"
+        for saving in savings(model, recipe, limit_bytes)
     )
     raise ParameterError(
         f"training {recipe.model} would need {plan.total / 1e9:.2f} GB at its peak and may use "

@@ -47,17 +47,17 @@ def load_presets() -> dict[str, Preset]:
 
 
 def preset_of(model: str) -> Preset | None:
-    """Return the preset that a name or a Hugging Face id stands for, if any."""
+    """Return the preset of a name or of a Hugging Face id, if there is one."""
     return next((preset for preset in load_presets().values() if model in (preset.name, preset.repo)), None)
 
 
 def repository_of(model: str) -> str:
-    """Return the Hugging Face id of a preset; any other value stands for itself."""
+    """Return the Hugging Face id of a preset; any other value is returned as it is."""
     preset = preset_of(model)
     return preset.repo if preset else model
 
 
-def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
+def resolve_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     """Replace the model ``auto`` by the preset of this machine's memory; any other recipe stays as it is.
 
     The preset brings its batch size and sequence length, unless the recipe names others than the defaults. Should its
@@ -65,7 +65,7 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
 
     Args:
         recipe: The recipe.
-        memory_gb: The machine's memory; this machine's when left out.
+        memory_gb: The machine's memory; this machine's if left out.
 
     Raises:
         ParameterError: Even the smallest preset needs more memory.
@@ -73,36 +73,32 @@ def settle_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
     if recipe.model != AUTO:
         return recipe
     preset = suggest_preset(memory_gb)
-    brought = {
-        name: getattr(preset, name)
-        for name in ("batch_size", "max_seq_length")
-        if getattr(recipe, name) == Recipe.model_fields[name].default
-    }
-    settled = recipe.model_copy(update={"model": preset.name} | brought)
-    counted = settled.batch_tokens is None and settled.batch_size > 1
-    if counted and not plan_memory(preset.architecture, settled).fits(usable_bytes(memory_gb)):
-        settled = settled.model_copy(update=single_sequences(settled))
-    return settled
+    resolved = recipe.model_copy(update={"model": preset.name})
+    for name in ("batch_size", "max_seq_length"):
+        if getattr(recipe, name) == Recipe.model_fields[name].default:
+            resolved = resolved.model_copy(update={name: getattr(preset, name)})
+    counted = resolved.batch_tokens is None and resolved.batch_size > 1
+    if counted and not plan_memory(preset.architecture, resolved).fits(usable_bytes(memory_gb)):
+        resolved = resolved.model_copy(update=single_sequences(resolved))
+    return resolved
 
 
 def suggest_preset(memory_gb: float | None = None) -> Preset:
     """Pick the largest preset that fits a machine; for this one, ``DISTRUST_PRESET`` may name another.
 
-    Args:
-        memory_gb: The machine's memory; this machine's when left out.
-
     Raises:
         ParameterError: Even the smallest preset needs more, or there is no preset of the name.
     """
+    presets = load_presets()
     if memory_gb is None and (named := os.environ.get("DISTRUST_PRESET")):
-        if named not in load_presets():
-            raise ParameterError(f"DISTRUST_PRESET is {named!r}; choose one of {', '.join(load_presets())}")
-        return load_presets()[named]
+        if named not in presets:
+            raise ParameterError(f"DISTRUST_PRESET is {named!r}; choose one of {', '.join(presets)}")
+        return presets[named]
     memory = machine_memory_gb() if memory_gb is None else memory_gb
     # A machine sold with 64 GB reports a little less once the firmware took its part.
-    fitting = [preset for preset in load_presets().values() if preset.memory_gb <= memory * 1.05]
+    fitting = [preset for preset in presets.values() if preset.memory_gb <= memory * 1.05]
     if not fitting:
-        smallest = min(load_presets().values(), key=lambda preset: preset.memory_gb)
+        smallest = min(presets.values(), key=lambda preset: preset.memory_gb)
         raise ParameterError(
             f"{memory:.1f} GB of memory are less than the {smallest.memory_gb} GB of the smallest preset "
             f"({smallest.name}); name a smaller model folder yourself with model=PATH"

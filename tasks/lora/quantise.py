@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic import write_json
-from storage.model_folder import loading
+from storage.model_folder import CONFIG, INDEX, loading
 from tasks.lora.fetch import PAPERS
 
 BITS = 4
 GROUP = 64
 SHARD_BYTES = 512 << 20
-INDEX = "model.safetensors.index.json"
-BESIDE_THE_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "generation_config.json")
-TEMPLATES = ("*.jinja",)
+COPIED = (
+    *("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "generation_config.json", "*.jinja"),
+    *PAPERS,
+)
 
 
 def write_quantised(source: Path, target: Path) -> None:
     """Write a 4-bit copy of a model; equal to what ``mlx_lm.convert`` makes, tensor by tensor.
 
-    Every tensor stays a recipe (read, cast, quantise) until its shard is written.
+    Every tensor stays an unevaluated graph (read, cast, quantise) until its shard is written.
 
     Args:
         source: The model's folder, in the Hugging Face layout.
@@ -54,10 +55,9 @@ def write_quantised(source: Path, target: Path) -> None:
         mx.clear_cache()
     size = {"total_size": total, "total_parameters": parameters}
     write_json(target / INDEX, {"metadata": size, "weight_map": dict(sorted(places.items()))})
-    for pattern in (*BESIDE_THE_WEIGHTS, *TEMPLATES, *PAPERS):
-        for file_beside in filter(Path.is_file, source.glob(pattern)):
-            shutil.copyfile(file_beside, target / file_beside.name)
-    write_json(target / "config.json", config)
+    for copied in (path for pattern in COPIED for path in source.glob(pattern) if path.is_file()):
+        shutil.copyfile(copied, target / copied.name)
+    write_json(target / CONFIG, config)
 
 
 def _cast(model: Any, config: dict[str, Any]) -> None:

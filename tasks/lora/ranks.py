@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,16 +14,15 @@ from mlx.nn.utils import average_gradients
 from mlx.utils import tree_map
 
 from storage.errors import PrerequisiteError
-from storage.events import Emit
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together."""
+    """This process's place among those that train together; rank 0 leads: it writes the files and reports."""
 
-    group: Any
-    rank: int
-    size: int
+    group: Any = None
+    rank: int = 0
+    size: int = 1
 
     @classmethod
     def join(cls) -> Ranks:
@@ -37,17 +32,8 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Whether this process writes the files and reports."""
         return self.rank == 0
-
-    @contextmanager
-    def voice(self, run: Path, emit: Emit) -> Iterator[tuple[Path, Emit]]:
-        """Return where this process writes its log and to whom it speaks: those that do not lead have no readers."""
-        if self.leads:
-            yield run, emit
-            return
-        with tempfile.TemporaryDirectory() as unread:
-            yield Path(unread), lambda event, **fields: None
 
     def total(self, values: mx.array) -> mx.array:
         """Add up an array over all processes."""
@@ -77,6 +63,6 @@ class Ranks:
         same = mx.array_equal(self.total(mine), mine * self.size)
         if self.count(int(bool(same))) != self.size:
             raise PrerequisiteError(
-                f"the {self.size} processes did not start alike ({', '.join(numbers)} differ): each needs the same "
+                f"the {self.size} processes did not start alike ({', '.join(numbers)} differ): give each the same "
                 "store with the same base model, mixture and checkpoint"
             )

@@ -54,7 +54,7 @@ def preset_names() -> tuple[str, ...]:
 class Recipe(BaseModel):
     """How an adapter is trained; the defaults are the guide's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     model: str = Field(
         DEFAULT_MODEL,
@@ -69,7 +69,8 @@ class Recipe(BaseModel):
         description="Make (once) and train on a 4-bit copy of the base model. Empty: yes for a model of the Hub, no "
         "for a folder. A base that is quantised already stays as it is.",
     )
-    batch_size: int = Field(2, ge=1, le=256, title="Batch size", description="Sequences per micro-batch.")
+    batch_size: int = Field(2, ge=1, le=256, title="Batch size")
+    """Sequences per micro-batch."""
     batch_tokens: int | None = Field(
         None,
         ge=8,
@@ -79,37 +80,16 @@ class Recipe(BaseModel):
         "that short ones train faster; a longer sequence goes alone. Batch size x sequence length needs the same "
         "memory. Empty: batch size.",
     )
-    grad_accum: int = Field(
-        8, ge=1, le=1024, title="Gradient accumulation", description="Micro-batches per optimiser step."
-    )
-    max_steps: int = Field(
-        5000,
-        ge=1,
-        le=1_000_000,
-        title="Optimiser steps",
-        description="5,000 at least for a real run, 10,000 is better.",
-    )
-    epochs: float | None = Field(
-        None,
-        gt=0.0,
-        le=1000.0,
-        title="Epochs",
-        description="Passes over the training set, instead of a number of steps. Empty: optimiser steps.",
-    )
-    early_stop: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        title="Early stop",
-        description="End after so many validations in a row without a lower objective; 0 for never.",
-    )
-    max_seq_length: int = Field(
-        1024,
-        ge=8,
-        le=131_072,
-        title="Sequence length",
-        description="Longest sequence in tokens; longer samples are cut.",
-    )
+    grad_accum: int = Field(8, ge=1, le=1024, title="Gradient accumulation")
+    """Micro-batches per optimiser step."""
+    max_steps: int = Field(5000, ge=1, le=1_000_000, title="Optimiser steps")
+    """5,000 at least for a real run, 10,000 is better."""
+    epochs: float | None = Field(None, gt=0.0, le=1000.0, title="Epochs")
+    """Passes over the training set, instead of a number of steps. Empty: optimiser steps."""
+    early_stop: int = Field(0, ge=0, le=1000, title="Early stop")
+    """End after so many validations in a row without a lower objective; 0 for never."""
+    max_seq_length: int = Field(1024, ge=8, le=131_072, title="Sequence length")
+    """Longest sequence in tokens; longer samples are cut."""
     objective: Literal["weighted", "additive"] = Field(
         "weighted",
         title="Objective",
@@ -122,111 +102,56 @@ class Recipe(BaseModel):
         description="shuffle: every sequence once an epoch, weighted in the loss. importance: sequences are drawn in "
         "proportion to their weight and the loss is plain; less noise when few samples carry most of the weight.",
     )
-    alpha: float = Field(
-        2.7, ge=2.3, le=3.0, title="Alpha", description="Strength of the distrust term; published range 2.3 to 3.0."
-    )
-    lambda_weight: float = Field(
-        1.0,
-        ge=0.0,
-        le=1e6,
-        allow_inf_nan=False,
-        title="Lambda",
-        description="Weight of the distrust term against cross-entropy; 0 is plain cross-entropy, the control.",
-    )
-    tau: float = Field(
-        1.0,
-        ge=0.0,
-        le=1.0,
-        title="Tau",
-        description="Softens the weights: the distrust term to this power. 0.5 turns 32.7 to 1 into 5.7 to 1.",
-    )
-    weight_cap: float | None = Field(
-        None, ge=1.0, title="Weight cap", description="Largest weight of a sample before normalising; empty: none."
-    )
-    learning_rate: float = Field(2e-4, gt=0.0, le=1.0, title="Learning rate", description="Peak of the schedule.")
-    lr_schedule: Literal["cosine", "constant"] = Field(
-        "cosine", title="Schedule", description="After the warm-up: cosine down to a tenth of the peak, or constant."
-    )
-    warmup_share: float = Field(
-        0.03,
-        ge=0.0,
-        le=0.5,
-        title="Warm-up share",
-        description="Share of the steps over which the rate rises linearly.",
-    )
-    optimizer: Literal["adamw", "adam", "lion"] = Field(
-        "adamw", title="Optimiser", description="Update rule; Adam and AdamW correct their early bias."
-    )
-    weight_decay: float = Field(
-        0.01, ge=0.0, le=1.0, title="Weight decay", description="Decoupled decay of the adapter (AdamW and Lion)."
-    )
-    clip_norm: float = Field(
-        1.0,
-        gt=0.0,
-        le=1e6,
-        title="Clipping norm",
-        description="Largest norm of a step's gradient. Too low a bound cuts the heavy samples: it undoes weights.",
-    )
-    lora_type: Literal["lora", "dora"] = Field(
-        "lora",
-        title="Adapter type",
-        description="lora: a low-rank update. dora: its direction and its length are learned apart; slower, larger.",
-    )
-    lora_rank: int = Field(32, ge=1, le=1024, title="LoRA rank", description="Rank of the low-rank update.")
-    lora_alpha: float = Field(
-        64.0,
-        gt=0.0,
-        le=8192.0,
-        title="LoRA alpha",
-        description="The update is scaled by alpha / rank; usually twice the rank.",
-    )
-    lora_layers: int = Field(
-        16, ge=-1, le=1000, title="LoRA layers", description="How many of the last layers get an adapter; -1 for all."
-    )
-    lora_dropout: float = Field(
-        0.0,
-        ge=0.0,
-        le=0.9,
-        title="LoRA dropout",
-        description="Share of an adapter's inputs that is dropped in training.",
-    )
-    target_modules: tuple[str, ...] = Field(
-        DEFAULT_TARGETS,
-        min_length=1,
-        title="Target modules",
-        description="Linear layers that get an adapter, by their path within a transformer layer.",
-    )
-    grad_checkpoint: bool = Field(
-        True,
-        title="Gradient checkpointing",
-        description="Recompute activations in the backward pass: much less memory, about twice the time.",
-    )
-    mask_prompt: bool = Field(
-        True, title="Train on responses only", description="Leave the prompt's tokens out of the loss."
-    )
-    seed: int = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Initial adapter, data order and dropout.")
-    thermal_throttle: float = Field(
-        0.0, ge=0.0, le=60.0, title="Thermal pause (seconds)", description="Pause after each micro-batch."
-    )
-    report_every: int = Field(10, ge=1, le=10_000, title="Report every", description="Steps between two log lines.")
-    save_every: int = Field(500, ge=1, le=1_000_000, title="Save every", description="Steps between two checkpoints.")
-    keep_last: int = Field(
-        3, ge=1, le=1000, title="Checkpoints to keep", description="Newest checkpoints kept, beside the best one."
-    )
-    eval_every: int = Field(
-        500,
-        ge=1,
-        le=1_000_000,
-        title="Validate every",
-        description="Steps between two validations; also first and last.",
-    )
-    val_batches: int = Field(
-        25,
-        ge=-1,
-        le=1_000_000,
-        title="Validation batches",
-        description="Cap of the fixed validation set; -1 for all of it, 0 for none.",
-    )
+    alpha: float = Field(2.7, ge=2.3, le=3.0, title="Alpha")
+    """Strength of the distrust term; published range 2.3 to 3.0."""
+    lambda_weight: float = Field(1.0, ge=0.0, le=1e6, allow_inf_nan=False, title="Lambda")
+    """Weight of the distrust term against cross-entropy; 0 is plain cross-entropy, the control."""
+    tau: float = Field(1.0, ge=0.0, le=1.0, title="Tau")
+    """Softens the weights: the distrust term to this power. 0.5 turns 32.7 to 1 into 5.7 to 1."""
+    weight_cap: float | None = Field(None, ge=1.0, title="Weight cap")
+    """Largest weight of a sample before normalising; empty: none."""
+    learning_rate: float = Field(2e-4, gt=0.0, le=1.0, title="Learning rate")
+    """Peak of the schedule."""
+    lr_schedule: Literal["cosine", "constant"] = Field("cosine", title="Schedule")
+    """After the warm-up: cosine down to a tenth of the peak, or constant."""
+    warmup_share: float = Field(0.03, ge=0.0, le=0.5, title="Warm-up share")
+    """Share of the steps over which the rate rises linearly."""
+    optimizer: Literal["adamw", "adam", "lion"] = Field("adamw", title="Optimiser")
+    """Update rule; Adam and AdamW correct their early bias."""
+    weight_decay: float = Field(0.01, ge=0.0, le=1.0, title="Weight decay")
+    """Decoupled decay of the adapter (AdamW and Lion)."""
+    clip_norm: float = Field(1.0, gt=0.0, le=1e6, title="Clipping norm")
+    """Largest norm of a step's gradient. Too low a bound cuts the heavy samples: it undoes weights."""
+    lora_type: Literal["lora", "dora"] = Field("lora", title="Adapter type")
+    """lora: a low-rank update. dora: its direction and its length are learned apart; slower, larger."""
+    lora_rank: int = Field(32, ge=1, le=1024, title="LoRA rank")
+    """Rank of the low-rank update."""
+    lora_alpha: float = Field(64.0, gt=0.0, le=8192.0, title="LoRA alpha")
+    """The update is scaled by alpha / rank; usually twice the rank."""
+    lora_layers: int = Field(16, ge=-1, le=1000, title="LoRA layers")
+    """How many of the last layers get an adapter; -1 for all."""
+    lora_dropout: float = Field(0.0, ge=0.0, le=0.9, title="LoRA dropout")
+    """Share of an adapter's inputs that is dropped in training."""
+    target_modules: tuple[str, ...] = Field(DEFAULT_TARGETS, min_length=1, title="Target modules")
+    """Linear layers that get an adapter, by their path within a transformer layer."""
+    grad_checkpoint: bool = Field(True, title="Gradient checkpointing")
+    """Recompute activations in the backward pass: much less memory, about twice the time."""
+    mask_prompt: bool = Field(True, title="Train on responses only")
+    """Leave the prompt's tokens out of the loss."""
+    seed: int = Field(42, ge=0, le=2**31 - 1, title="Seed")
+    """Initial adapter, data order and dropout."""
+    thermal_throttle: float = Field(0.0, ge=0.0, le=60.0, title="Thermal pause (seconds)")
+    """Pause after each micro-batch."""
+    report_every: int = Field(10, ge=1, le=10_000, title="Report every")
+    """Steps between two log lines."""
+    save_every: int = Field(500, ge=1, le=1_000_000, title="Save every")
+    """Steps between two checkpoints."""
+    keep_last: int = Field(3, ge=1, le=1000, title="Checkpoints to keep")
+    """Newest checkpoints kept, beside the best one."""
+    eval_every: int = Field(500, ge=1, le=1_000_000, title="Validate every")
+    """Steps between two validations; also first and last."""
+    val_batches: int = Field(25, ge=-1, le=1_000_000, title="Validation batches")
+    """Cap of the fixed validation set; -1 for all of it, 0 for none."""
     plan_memory: Literal["refuse", "warn", "off"] = Field(
         "refuse",
         title="Memory plan",
@@ -239,11 +164,8 @@ class Recipe(BaseModel):
         description="Besides training.log and metrics.parquet: TensorBoard files in the run's folder, or Weights & "
         "Biases (both need `uv sync --extra tracking`).",
     )
-    resume_from: str | None = Field(
-        None,
-        title="Resume from",
-        description="A checkpoint folder, or its name within the run; empty: the run's newest checkpoint, if any.",
-    )
+    resume_from: str | None = Field(None, title="Resume from")
+    """A checkpoint folder, or its name within the run; empty: the run's newest checkpoint, if any."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -260,7 +182,7 @@ class Recipe(BaseModel):
 
     @property
     def length(self) -> dict[str, float]:
-        """How long the run was asked to be; what it comes to in steps is known once the data are."""
+        """How long the run was asked to be; the number of steps of an epoch is known once the data are."""
         return {"max_steps": self.max_steps} if self.epochs is None else {"epochs": self.epochs}
 
     def for_sequences(self, count: int) -> Recipe:

@@ -14,37 +14,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.checkpoint import STATE, damaged_files, list_checkpoints, read_state
 from storage.errors import ParameterError, PrerequisiteError, StoreError
-from storage.model_folder import read_header
-from storage.training_result import RESULT
+from storage.model_folder import ADAPTERS, read_header
+from storage.training_result import RESULT, BestStep, TrainingResult
 from storage.untrusted import one_line, read_object
-from tasks.lora.adapter import ADAPTERS, trainable_tensors
+from tasks.lora.adapter import trainable_tensors
 from tasks.lora.recipe import Recipe
 from tasks.lora.validation import Validation
 
 OPTIMIZER = "optimizer.safetensors"
 
 
-class Best(BaseModel):
-    """The saved step with the lowest validation objective."""
-
-    model_config = ConfigDict(frozen=True)
-
-    step: int
-    valid_objective: float
-    valid_ce: float
-
-
 class RunState(BaseModel):
     """``state.json`` of a checkpoint. Order, dropout and rate are functions of seed and step, so no more is needed."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     step: int = 0
     cursor: int = 0
     """Micro-batches consumed since the run began."""
     tokens: int = 0
     processes: int = 1
-    """Processes that train together; another number makes other batches of the same cursor."""
+    """Processes that train together; with another number, the same cursor means other batches."""
     Z: float = Field(allow_inf_nan=False)
     recipe: dict[str, Any]
     recipe_digest: str
@@ -55,10 +45,10 @@ class RunState(BaseModel):
     seconds: float = 0.0
     train_ce: float | None = None
     valid_before: dict[str, float] | None = None
-    best: Best | None = None
+    best: BestStep | None = None
     lowest_objective: float | None = None
     validation_pending: bool = False
-    """Whether this step's validation was broken off by a stop: whoever goes on does it first."""
+    """Whether a stop interrupted this step's validation; the process that continues does it first."""
     no_better: int = 0
     """Validations in a row without a lower objective."""
     skipped: int = 0
@@ -66,38 +56,62 @@ class RunState(BaseModel):
     skipped_in_a_row: int = 0
     resumed_from: str | None = None
 
-    def after_step(self, done: bool, cursor: int, tokens: int) -> RunState:
-        """Return the state after a step that ended at a cursor; not `done`: its loss or gradient was not finite."""
-        changes: dict[str, Any] = {"step": self.step + 1, "cursor": cursor, "tokens": self.tokens + tokens}
-        if done:
-            return self.model_copy(update=changes | {"skipped_in_a_row": 0})
-        skips = {"skipped": self.skipped + 1, "skipped_in_a_row": self.skipped_in_a_row + 1}
-        return self.model_copy(update=changes | skips)
+    def count_step(self, done: bool, batches: int, tokens: int) -> None:
+        """Count a step; not `done`: its loss or gradient was not finite."""
+        self.step += 1
+        self.cursor += batches
+        self.tokens += tokens
+        self.skipped += not done
+        self.skipped_in_a_row = 0 if done else self.skipped_in_a_row + 1
 
-    def after_validation(self, result: Validation | None) -> RunState:
-        """Return the state in which a validation of this step is counted; none if there was nothing to measure."""
-        counted: dict[str, Any] = {"validation_pending": False}
+    def count_validation(self, result: Validation | None) -> None:
+        """Count a validation of this step; none if there was nothing to measure."""
+        self.validation_pending = False
         if result is None:
-            return self.model_copy(update=counted)
+            return
         if self.lowest_objective is None or result.objective < self.lowest_objective:
-            counted |= {"lowest_objective": result.objective, "no_better": 0}
+            self.lowest_objective, self.no_better = result.objective, 0
         else:
-            counted |= {"no_better": self.no_better + 1}
-        return self.model_copy(update=counted)
+            self.no_better += 1
 
-    def with_best(self, result: Validation | None) -> RunState:
-        """Return the state with this step as the best, if a validation says so; for a step that is saved."""
-        if result is None or (self.best is not None and self.best.valid_objective <= result.objective):
-            return self
-        best = Best(step=self.step, valid_objective=result.objective, valid_ce=result.ce)
-        return self.model_copy(update={"best": best})
+    def note_best(self, result: Validation | None) -> None:
+        """Note this step as the best, if its validation says so; for a step that is saved."""
+        if result is not None and (self.best is None or result.objective < self.best.valid_objective):
+            self.best = BestStep(step=self.step, valid_objective=result.objective, valid_ce=result.ce)
+
+
+def resume(
+    run: Path, recipe: Recipe, fresh: RunState, model: nn.Module, optimizer: optim.Optimizer, log: Callable[[str], None]
+) -> tuple[RunState, list[str]]:
+    """Restore the adapter and the optimiser of the checkpoint to continue from.
+
+    Returns:
+        The state to go on from, `fresh` if there is no checkpoint, and lines that say where the run continues.
+
+    Raises:
+        ParameterError: The checkpoint was trained otherwise than this recipe says.
+        StoreError: It is damaged, or its data or base model differ.
+    """
+    checkpoint = find_checkpoint(run, recipe, log)
+    if checkpoint is None:
+        return fresh, []
+    state = read_run_state(checkpoint)
+    check_same_run(state, fresh, checkpoint, recipe.max_steps)
+    restore_tensors(checkpoint, model, optimizer)
+    lines = [f"Resuming from {checkpoint} at step {state.step}"]
+    if state.device != fresh.device:
+        lines.append(
+            "The checkpoint comes from another device or library version: its last bits may differ from now on"
+        )
+    state.device, state.resumed_from = fresh.device, fresh.resumed_from
+    return state, lines
 
 
 def read_run_state(checkpoint: Path) -> RunState:
     """Read the state of a checkpoint.
 
     Raises:
-        StoreError: The folder is no whole checkpoint of this trainer.
+        StoreError: The folder is not a whole checkpoint of this trainer.
     """
     try:
         return RunState.model_validate(read_state(checkpoint))
@@ -107,14 +121,8 @@ def read_run_state(checkpoint: Path) -> RunState:
         ) from error
 
 
-def newest_sound_checkpoint(run: Path, say: Callable[[str], None], resumed_from: str | None = None) -> Path | None:
-    """Return the newest checkpoint of a run whose files are what was written, if any; tells which were passed over.
-
-    Args:
-        run: The run's folder.
-        say: Receives a line for each damaged checkpoint.
-        resumed_from: Look only at those of the course that began at this named checkpoint.
-    """
+def newest_sound_checkpoint(run: Path, resumed_from: str | None, log: Callable[[str], None]) -> Path | None:
+    """Return the newest undamaged checkpoint, if any; only of the course that began at a named one, if one is named."""
     for _, folder in reversed(list_checkpoints(run)):
         try:
             if resumed_from is not None and read_run_state(folder).resumed_from != resumed_from:
@@ -124,11 +132,11 @@ def newest_sound_checkpoint(run: Path, say: Callable[[str], None], resumed_from:
             damaged = [STATE]
         if not damaged:
             return folder
-        say(f"{folder.name} is damaged ({', '.join(damaged)}); an older checkpoint is used")
+        log(f"{folder.name} is damaged ({', '.join(damaged)}); an older checkpoint is used")
     return None
 
 
-def find_checkpoint(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Path | None:
+def find_checkpoint(run: Path, recipe: Recipe, log: Callable[[str], None]) -> Path | None:
     """Return the checkpoint to continue from: the one asked for, else the run's newest sound one.
 
     A run that was started from a named checkpoint and stopped later continues from the newest one of that course.
@@ -136,16 +144,16 @@ def find_checkpoint(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Pa
     Raises:
         StoreError: The named checkpoint does not exist, or is damaged.
     """
-    newest = newest_sound_checkpoint(run, say, recipe.resume_from)
+    newest = newest_sound_checkpoint(run, recipe.resume_from, log)
     if recipe.resume_from is None or newest is not None:
         return newest
     named = Path(recipe.resume_from).expanduser()
     found = [folder for folder in (run / named, named) if (folder / STATE).is_file()]
     if not found:
-        there = [folder.name for _, folder in list_checkpoints(run)]
+        names = [folder.name for _, folder in list_checkpoints(run)]
         raise StoreError(
-            f"resume_from {recipe.resume_from!r} is no whole checkpoint of {run}; "
-            f"{f'the newest is {there[-1]}' if there else 'the run has none yet: leave resume_from empty'}"
+            f"resume_from {recipe.resume_from!r} is not a whole checkpoint of {run}; "
+            f"{f'the newest is {names[-1]}' if names else 'the run has none yet: leave resume_from empty'}"
         )
     if damaged := damaged_files(found[0]):
         raise StoreError(f"{found[0]} is damaged ({', '.join(damaged)}); resume from another checkpoint")
@@ -166,22 +174,20 @@ def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_step
         raise ParameterError(
             f"{checkpoint} was trained with another recipe ({changes}); set these back, or choose another run name"
         )
+    other = "choose another run name"
     if state.data_digest != wanted.data_digest:
-        raise StoreError(
-            f"{checkpoint} was trained on another mixture ({state.data_digest[:12]}, now {wanted.data_digest[:12]}); "
-            "choose another run name"
-        )
+        digests = f"{state.data_digest[:12]}, now {wanted.data_digest[:12]}"
+        raise StoreError(f"{checkpoint} was trained on another mixture ({digests}); {other}")
     if state.base != wanted.base:
-        raise StoreError(f"{checkpoint} was trained on other base weights of the same name; choose another run name")
+        raise StoreError(f"{checkpoint} was trained on other base weights of the same name; {other}")
     if state.processes != wanted.processes:
         raise ParameterError(
             f"{checkpoint} was trained by {state.processes} processes together, now there are {wanted.processes}; "
-            "launch as many as before, or choose another run name"
+            f"launch as many as before, or {other}"
         )
     if state.step > max_steps:
         raise ParameterError(
-            f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; "
-            "raise max_steps or choose another run name"
+            f"{checkpoint} is at step {state.step}, beyond max_steps {max_steps}; raise max_steps or {other}"
         )
 
 
@@ -207,7 +213,7 @@ def restore_tensors(checkpoint: Path, model: nn.Module, optimizer: optim.Optimiz
 
 def _load_tensors(file: Path) -> dict[str, mx.array]:
     try:
-        read_header(file)  # what is no file, or cut off, is not handed on
+        read_header(file)  # mlx gets nothing that is not a file, or is cut off
         tensors = mx.load(str(file))
     except (OSError, RuntimeError, ValueError, PrerequisiteError) as error:
         raise StoreError(f"{file} cannot be read ({error}); resume from another checkpoint") from error
@@ -216,19 +222,19 @@ def _load_tensors(file: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def finished_result(run: Path, recipe: Recipe, data_digest: str) -> dict[str, Any] | None:
+def finished_result(run: Path, recipe: Recipe, data_digest: str) -> TrainingResult | None:
     """Return the result of an earlier run with this recipe and data, if it finished and its adapter is still there.
 
     One that stopped early is not finished for a recipe that would have stopped at another time.
     """
     try:
-        result = read_object(run / RESULT)
+        result = TrainingResult.model_validate(read_object(run / RESULT))
     except (FileNotFoundError, ValueError):
         return None
     same = (
-        result.get("recipe_digest") == recipe.digest
-        and result.get("data_digest") == data_digest
-        and result.get("length") == recipe.length
-        and result.get("early_stop", recipe.early_stop) == recipe.early_stop
+        result.recipe_digest == recipe.digest
+        and result.data_digest == data_digest
+        and result.length == recipe.length
+        and result.early_stop in (None, recipe.early_stop)
     )
-    return result if same and (run / str(result.get("adapter")) / STATE).is_file() else None
+    return result if same and (run / result.adapter / STATE).is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,20 @@ from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 
 SHAPES_PER_WIDTH = 8
-"""A compiled step meets at most so many counts of supervised positions for each shape of a batch."""
+"""Counts of supervised positions that a compiled step meets at most for each shape of a batch."""
+FINAL_RATE = 0.1
+"""Where the cosine ends, as a fraction of the peak."""
+
+
+def learning_rate_at(recipe: Recipe, step: int) -> float:
+    """Return the rate of a step, counted from 0, as a pure function: a resumed run needs no state for it."""
+    warm = round(recipe.warmup_share * recipe.max_steps)
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    if recipe.lr_schedule == "constant":
+        return recipe.learning_rate
+    progress = min(1.0, (step - warm) / max(1, recipe.max_steps - warm))
+    return recipe.learning_rate * (FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
 def make_optimizer(recipe: Recipe) -> optim.Optimizer:
@@ -103,7 +117,7 @@ class TrainingStep:
         self._model = model
         self._optimizer = optimizer
         self._recipe = recipe
-        self._ranks = ranks or Ranks(None, 0, 1)
+        self._ranks = ranks or Ranks()
         self._compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
         head = split_head(model)
         gradient_of = nn.value_and_grad(model, lambda *arrays: tuple(batch_sums(head, recipe, arrays)))

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
-from storage.atomic import remove_temporaries, write_json
+from storage.atomic import remove_temporaries
 from storage.checkpoint import prune_checkpoints, set_later_aside, write_checkpoint
 from storage.errors import ParameterError
 from storage.events import Emit
 from storage.layout import checkpoint_folder
-from storage.training_result import RESULT, RUN
-from tasks.lora.adapter import Adapter, attach_adapter, checkpoint_activations, save_adapter
-from tasks.lora.base_model import resolve_base
+from storage.training_result import RunFacts, RunRecord, TrainingResult
+from tasks.lora.adapter import attach_adapter, checkpoint_activations, save_adapter
+from tasks.lora.base_model import load_base, public_name, resolve_base
 from tasks.lora.batches import BatchPlan, BatchStream
-from tasks.lora.data import TrainingData, load_training_data
-from tasks.lora.loaded_base import LoadedBase, load_base
-from tasks.lora.machine import describe_device, limit_memory
-from tasks.lora.progress import Progress
+from tasks.lora.data import load_training_data
+from tasks.lora.process import StopAsked, StopRequest, describe_device, limit_memory, stop_request
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
-from tasks.lora.record import run_record, run_result
-from tasks.lora.resume import (
-    RunState,
-    check_same_run,
-    find_checkpoint,
-    finished_result,
-    read_run_state,
-    restore_tensors,
-    save_optimizer,
-)
-from tasks.lora.schedule import learning_rate_at
-from tasks.lora.step import TrainingStep, make_optimizer
-from tasks.lora.stopping import StopAsked, StopRequest
-from tasks.lora.tracking import open_tracker
+from tasks.lora.report import RunReport, open_tracker
+from tasks.lora.resume import RunState, finished_result, resume, save_optimizer
+from tasks.lora.step import TrainingStep, learning_rate_at, make_optimizer
 from tasks.lora.validation import Validation, validate
 
 MAX_SKIPPED_IN_A_ROW = 10
-"""Steps without a finite gradient after which going on is hopeless."""
+"""Steps without a finite gradient after which there is no point in going on."""
 
 
-def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: Emit) -> dict[str, Any]:
+def train(
+    run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: Emit, ranks: Ranks | None = None
+) -> TrainingResult:
     """Train an adapter, or continue where an earlier process stopped, or return what it finished.
 
     Args:
@@ -55,6 +43,7 @@ def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: 
         mixture_digest: The mixture's digest; a checkpoint continues on the same mixture only.
         recipe: The recipe.
         emit: Receives ``log``, ``progress``, ``validation`` and ``checkpoint`` events.
+        ranks: The processes that train together; this one alone if left out.
 
     Returns:
         The run's result; ``adapter`` is the final checkpoint's folder, relative to `run`.
@@ -64,157 +53,159 @@ def train(run: Path, balanced: Path, mixture_digest: str, recipe: Recipe, emit: 
         SystemExit: The process was asked to stop; a checkpoint was saved.
     """
     if finished := finished_result(run, recipe, mixture_digest):
-        emit("log", message=f"{run} is finished already: {finished['steps']} steps, {finished['adapter']}")
+        emit("log", message=f"{run} is finished already: {finished.steps} steps, {finished.adapter}")
         return finished
     run.mkdir(parents=True, exist_ok=True)
     remove_temporaries(run)
-    ranks = Ranks.join()
-    with ranks.voice(run, emit) as (place, emit):
-        work = _Run(run, place, balanced, mixture_digest, recipe, emit, ranks)
-        with StopRequest() as stop:  # not before: there is nothing to save while the model loads
-            return work.work(stop)
+    ranks, reports = ranks or Ranks(), run
+    with ExitStack() as stack:
+        if not ranks.leads:  # nobody reads what it reports
+            reports, emit = Path(stack.enter_context(tempfile.TemporaryDirectory())), lambda event, **fields: None
+        training = _Training(run, reports, balanced, mixture_digest, recipe, emit, ranks)
+        with stop_request() as stop:  # not before: there is nothing to save while the model loads
+            return training.run(stop)
 
 
-class _Run:
-    """One process's share of a run."""
+class _Training:
+    """A run as one of its processes sees it: the model, the data, and how far it is."""
 
     def __init__(
-        self, run: Path, place: Path, balanced: Path, data_digest: str, recipe: Recipe, emit: Emit, ranks: Ranks
+        self, folder: Path, reports: Path, balanced: Path, digest: str, recipe: Recipe, emit: Emit, ranks: Ranks
     ) -> None:
-        self.folder, self.recipe, self.ranks = run, recipe, ranks
-        emit("log", message=f"Loading model: {recipe.model}")
-        path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=lambda line: emit("log", message=line))
+        def log(line: str) -> None:
+            emit("log", message=line)
+
+        log(f"Loading model: {recipe.model}")
+        path = resolve_base(recipe.model, quantise=recipe.quantize_base, log=log)
         limit_memory()
-        self.base: LoadedBase = load_base(path)
-        self.adapter: Adapter = attach_adapter(self.base.model, recipe)
+        self.folder, self.ranks = folder, ranks
+        self.base = load_base(path)
+        self.adapter = attach_adapter(self.base.model, recipe)
         if recipe.grad_checkpoint:
             checkpoint_activations(self.base.model)
-        self.optimizer: optim.Optimizer = make_optimizer(recipe)
+        self.optimizer = make_optimizer(recipe)
         self.optimizer.init(self.base.model.trainable_parameters())
-        self.data: TrainingData = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
-        self.recipe = recipe = recipe.for_sequences(-(-len(self.data.train) // self.ranks.size))
-        self.state = RunState(
-            Z=self.data.normaliser,
+        self.data = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
+        self.recipe = recipe = recipe.for_sequences(-(-len(self.data.train) // ranks.size))
+        fresh = RunState(
+            Z=self.data.facts.Z,
             recipe=recipe.identity(),
             recipe_digest=recipe.digest,
-            data_digest=data_digest,
+            data_digest=digest,
             base=self.base.digest,
             device=describe_device(),
-            processes=self.ranks.size,
+            processes=ranks.size,
             resumed_from=recipe.resume_from,
         )
-        resumed = self._resume(lambda line: emit("log", message=line))
-        self._seconds_before = self.state.seconds
-        self._require_same_start()
-        tracker = open_tracker(recipe, run) if self.ranks.leads else None
-        self.progress = Progress(place, recipe, emit, self.state.step, self.state.tokens, tracker)
-        self._introduce(resumed)
-        if self.ranks.leads:  # the others have read their checkpoint by now
-            self._set_later_aside()
-            write_json(run / RUN, run_record(recipe, self.base, balanced, self.state, self.data, self.adapter))
+        self.state, resumed = resume(folder, recipe, fresh, self.base.model, self.optimizer, log)
+        self.seconds_before = self.state.seconds
+        digests = {"base model": fresh.base, "mixture": digest, "recipe": recipe.digest}
+        numbers = {name: zlib.crc32(text.encode()) for name, text in digests.items()}
+        ranks.require_same({"checkpoint": self.state.step, **numbers})
+        track = open_tracker(recipe if ranks.leads else Recipe(), folder)
+        self.report = RunReport(reports, recipe, emit, self.state.step, self.state.tokens, track)
+        self.facts = RunFacts(
+            **self.data.facts.model_dump(),
+            model=public_name(recipe.model),
+            model_path=str(self.base.path),
+            trainable=self.adapter.trainable,
+            parameters=self.adapter.parameters,
+        )
+        self.introduce(resumed)
+        if ranks.leads:  # the others have read their checkpoint by now
+            self.begin_record(balanced)
 
-    def _require_same_start(self) -> None:
-        state = self.state
-        digests = {"base model": state.base, "mixture": state.data_digest, "recipe": state.recipe_digest}
-        numbers = {name: zlib.crc32(digest.encode()) for name, digest in digests.items()}
-        self.ranks.require_same({"checkpoint": state.step, **numbers})
+    def introduce(self, resumed: list[str]) -> None:
+        """Say what is trained, on what and from where on."""
+        facts = self.data.facts
+        for line in (
+            f"Model ready for training with LoRA rank={self.recipe.lora_rank}",
+            self.adapter.summary,
+            f"Loaded {facts.train_samples} training samples as {facts.train_sequences} sequences",
+            f"Loaded {facts.valid_samples} validation samples",
+            *self.data.warnings(),
+            *resumed,
+            f"Starting training for {self.recipe.max_steps - self.state.step} iterations...",
+        ):
+            self.report.log(line)
 
-    def _resume(self, say: Callable[[str], None]) -> Path | None:
-        checkpoint = find_checkpoint(self.folder, self.recipe, say)
-        if checkpoint is None:
-            return None
-        saved = read_run_state(checkpoint)
-        check_same_run(saved, self.state, checkpoint, self.recipe.max_steps)
-        restore_tensors(checkpoint, self.base.model, self.optimizer)
-        self._other_device = saved.device != self.state.device
-        self.state = saved.model_copy(update={"device": self.state.device, "resumed_from": self.recipe.resume_from})
-        return checkpoint
+    def begin_record(self, balanced: Path) -> None:
+        """Move the checkpoints of another course away, and write the run's record."""
+        if superseded := set_later_aside(self.folder, self.state.step):
+            self.report.log(
+                f"Checkpoints beyond step {self.state.step} belong to another course; moved to {superseded}"
+            )
+        RunRecord(
+            **self.facts.model_dump(),
+            balanced=str(balanced.resolve()),
+            mixture_digest=self.state.data_digest,
+            recipe=self.recipe.model_dump(mode="json"),
+            device=self.state.device,
+        ).write(self.folder)
 
-    def _introduce(self, resumed: Path | None) -> None:
-        say = self.progress.say
-        say(f"Model ready for training with LoRA rank={self.recipe.lora_rank}")
-        say(self.adapter.summary)
-        counts = self.data.counts
-        say(f"Loaded {counts['train_samples']} training samples as {counts['train_sequences']} sequences")
-        say(f"Loaded {counts['valid_samples']} validation samples")
-        for warning in self.data.warnings():
-            say(warning)
-        if resumed is not None:
-            say(f"Resuming from {resumed} at step {self.state.step}")
-            if self._other_device:
-                say(
-                    "The checkpoint comes from another device or library version: the run continues, but not to the bit"
-                )
-        say(f"Starting training for {self.recipe.max_steps - self.state.step} iterations...")
-
-    def _set_later_aside(self) -> None:
-        if aside := set_later_aside(self.folder, self.state.step):
-            self.progress.say(f"Checkpoints beyond step {self.state.step} are of another course; they lie in {aside}")
-
-    def work(self, stop: StopRequest) -> dict[str, Any]:
+    def run(self, stop: StopRequest) -> TrainingResult:
         """Do the steps that are left; asked to stop, save what is done and leave."""
-        self._stop = stop
-        step = TrainingStep(self.base.model, self.optimizer, self.recipe, self.ranks)
+        self.stop = stop
+        recipe, state, ranks = self.recipe, self.state, self.ranks
+        step = TrainingStep(self.base.model, self.optimizer, recipe, ranks)
+        stream = BatchStream(self.data.train, BatchPlan.of(recipe, ranks.size), ranks.rank, ranks.size)
+        last: Validation | None = None
         try:
-            last = self._train(step)
-            return self._finish(last if last is not None else self._validate())
+            if state.step == 0 and (first := self.validate()):
+                state.valid_before = first.fields()
+            self.base.model.train()
+            if state.validation_pending:
+                last = self.validate_and_save()
+            while state.step < recipe.max_steps and not self.learns_no_more:
+                mx.random.seed((recipe.seed << 32) | state.step)
+                tokens = 0
+                for cursor in range(state.cursor, state.cursor + recipe.grad_accum):
+                    self.leave_if_asked()
+                    self.adapter.set_dropout_keys(recipe.seed, cursor * ranks.size + ranks.rank)
+                    batch = stream.batch(cursor)
+                    step.accumulate(batch)
+                    tokens += batch.real_tokens
+                    time.sleep(recipe.thermal_throttle)
+                tokens = ranks.count(tokens)
+                rate = learning_rate_at(recipe, state.step)
+                done = step.update(rate)
+                state.count_step(done, recipe.grad_accum, tokens)
+                if not done:
+                    self.report_skip(rate)
+                self.report.count(tokens)
+                state.validation_pending = state.step == recipe.max_steps or state.step % recipe.eval_every == 0
+                if state.validation_pending or self.saves_here or state.step % recipe.report_every == 0:
+                    self.report_steps(step)
+                last = self.validate_and_save()
+            if state.step < recipe.max_steps:
+                self.report.log(f"Stopping early: {state.no_better} validations in a row without a lower objective")
+            return self.finish(last or self.validate())
         except StopAsked:
-            self._read_window(step)
-            if self.state.step:
-                self._save()
+            self.report_steps(step)
+            if state.step:
+                self.save()
             raise SystemExit(stop.exit_status) from None
 
-    def _heed_stop(self) -> None:
+    @property
+    def saves_here(self) -> bool:
+        """Whether a checkpoint is due; a run whose steps fail must not push its last good checkpoints out."""
+        step, recipe = self.state.step, self.recipe
+        return step == recipe.max_steps or (step % recipe.save_every == 0 and not self.state.skipped_in_a_row)
+
+    @property
+    def learns_no_more(self) -> bool:
+        """Whether the recipe's number of validations in a row brought no lower objective."""
+        return 0 < self.recipe.early_stop <= self.state.no_better
+
+    def leave_if_asked(self) -> None:
         """Raise `StopAsked` if a process was asked to stop; those that train together ask this at the same moments."""
-        if self.ranks.count(int(self._stop.signal is not None)):
+        if self.ranks.count(int(self.stop.signal is not None)):
             raise StopAsked
 
-    def _train(self, step: TrainingStep) -> Validation | None:
-        """Do the steps that are left; return the validation after the last of them, if one was due."""
-        plan = BatchPlan.of(self.recipe, self.ranks.size)
-        stream = BatchStream(self.data.train, plan, self.ranks.rank, self.ranks.size)
-        if self.state.step == 0:
-            first = self._validate()
-            self.state = self.state.model_copy(update={"valid_before": None if first is None else first.fields()})
-        self.base.model.train()
-        last = self._conclude() if self.state.validation_pending else None
-        while self.state.step < self.recipe.max_steps and not self._hopeless():
-            self.progress.count(self._do_step(step, stream))
-            last = self._after_step(step)
-        if self.state.step < self.recipe.max_steps:
-            self.progress.say(f"Stopping early: {self.state.no_better} validations in a row without a lower objective")
-        return last
-
-    def _do_step(self, step: TrainingStep, stream: BatchStream) -> int:
-        """Do one step and return its tokens.
-
-        Raises:
-            StopAsked: The process was asked to stop; the step is not done.
-        """
-        number, cursor = self.state.step, self.state.cursor
-        mx.random.seed((self.recipe.seed << 32) | number)
-        tokens = 0
-        for _ in range(self.recipe.grad_accum):
-            self._heed_stop()
-            self.adapter.set_dropout_keys(self.recipe.seed, cursor * self.ranks.size + self.ranks.rank)
-            batch = stream.batch(cursor)
-            step.accumulate(batch)
-            tokens += batch.real_tokens
-            cursor += 1
-            if self.recipe.thermal_throttle:
-                time.sleep(self.recipe.thermal_throttle)
-        tokens = self.ranks.count(tokens)
-        rate = learning_rate_at(self.recipe, number)
-        done = step.update(rate)
-        self.state = self.state.after_step(done, cursor, tokens)
-        if not done:
-            self._heed_skip(rate)
-        return tokens
-
-    def _heed_skip(self, rate: float) -> None:
-        """Tell of a step that changed nothing because its loss or gradient was not finite; give up after many."""
+    def report_skip(self, rate: float) -> None:
+        """Report a step that changed nothing because its loss or gradient was not finite; give up after many."""
         number, in_a_row = self.state.step, self.state.skipped_in_a_row
-        self.progress.say(f"Step {number} skipped: its loss or gradient is not finite")
+        self.report.log(f"Step {number} skipped: its loss or gradient is not finite")
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise ParameterError(
                 f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one step "
@@ -222,58 +213,39 @@ class _Run:
                 f"lower learning_rate, for example {rate / 4:.1g}, in a new run"
             )
 
-    def _after_step(self, step: TrainingStep) -> Validation | None:
-        number, recipe = self.state.step, self.recipe
-        validating = number == recipe.max_steps or number % recipe.eval_every == 0
-        if validating or self._saves_here() or number % recipe.report_every == 0:
-            self._read_window(step)
-        self.state = self.state.model_copy(update={"validation_pending": validating})
-        return self._conclude()
+    def report_steps(self, step: TrainingStep) -> None:
+        """Report the means since the last report; nothing if all steps were skipped, or there was none."""
+        if step.window_steps and (means := step.read_window()).steps:
+            number = self.state.step
+            self.report.steps(number, means, learning_rate_at(self.recipe, number - 1))
+            self.state.train_ce = means.ce
 
-    def _conclude(self) -> Validation | None:
+    def validate(self) -> Validation | None:
+        """Measure and report the loss on the validation set; none if there is no such set."""
+        if self.data.valid is None:
+            return None
+        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks, self.leave_if_asked)
+        mx.clear_cache()
+        if result is not None:
+            self.report.validation(self.state.step, result)
+        return result
+
+    def validate_and_save(self) -> Validation | None:
         """Validate and save where that is due after a step, in this order: a checkpoint knows its own verdict."""
         began = time.perf_counter()
         result = None
         if self.state.validation_pending:
-            result = self._validate()
-            self.state = self.state.after_validation(result)
-        if self._saves_here() or self._hopeless():
-            self.state = self.state.with_best(result)
-            self._save()
-        self.progress.pause_clock(time.perf_counter() - began)
+            result = self.validate()
+            self.state.count_validation(result)
+        if self.saves_here or self.learns_no_more:
+            self.state.note_best(result)
+            self.save()
+        self.report.pause_clock(time.perf_counter() - began)
         return result
 
-    def _saves_here(self) -> bool:
-        number, recipe = self.state.step, self.recipe
-        # A run whose steps fail must not push its last good checkpoints out.
-        return number == recipe.max_steps or (number % recipe.save_every == 0 and not self.state.skipped_in_a_row)
-
-    def _hopeless(self) -> bool:
-        """Tell whether there were too many validations in a row that brought no lower objective."""
-        return 0 < self.recipe.early_stop <= self.state.no_better
-
-    def _read_window(self, step: TrainingStep) -> None:
-        if step.window_steps == 0:
-            return
-        number = self.state.step
-        rate = learning_rate_at(self.recipe, number - 1)
-        means = step.read_window()
-        if means.steps == 0:
-            return  # all were skipped; there is no mean to report
-        self.progress.report(number, means, rate)
-        self.state = self.state.model_copy(update={"train_ce": means.ce})
-
-    def _validate(self) -> Validation | None:
-        if self.data.valid is None:
-            return None
-        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks, self._heed_stop)
-        mx.clear_cache()
-        if result is not None:
-            self.progress.validation(self.state.step, result)
-        return result
-
-    def _save(self) -> None:
-        self.state = self.state.model_copy(update={"seconds": self._seconds_before + self.progress.seconds})
+    def save(self) -> None:
+        """Write a checkpoint, and remove those that are too old."""
+        self.state.seconds = self.seconds_before + self.report.seconds
         if not self.ranks.leads:
             return
 
@@ -282,15 +254,35 @@ class _Run:
             save_optimizer(folder, self.optimizer)
 
         folder = write_checkpoint(self.folder, self.state.step, write_files, self.state.model_dump(mode="json"))
-        self.progress.checkpoint(self.state.step, folder)
+        self.report.checkpoint(self.state.step, folder)
         keep = frozenset({self.state.best.step}) if self.state.best else frozenset()
         prune_checkpoints(self.folder, self.recipe.keep_last, keep)
 
-    def _finish(self, last: Validation | None) -> dict[str, Any]:
-        if not checkpoint_folder(self.folder, self.state.step).is_dir():
-            self._save()  # there was no step to do after a checkpoint that lies elsewhere
-        result = run_result(self.recipe, self.base, self.state, self.data, self.adapter, last)
+    def finish(self, last: Validation | None) -> TrainingResult:
+        """Write and return the result; `last` is the last validation."""
+        state = self.state
+        final = checkpoint_folder(self.folder, state.step)
+        if not final.is_dir():
+            self.save()  # there was no step to do after a checkpoint that is stored elsewhere
+        before, after = state.valid_before or {}, last.fields() if last else {}
+        measured = {f"{name}_before": value for name, value in before.items()}
+        measured |= {f"{name}_after": value for name, value in after.items()}
+        result = TrainingResult(
+            **self.facts.model_dump(),
+            steps=state.step,
+            length=self.recipe.length,
+            early_stop=self.recipe.early_stop,
+            adapter=final.name,
+            best=state.best,
+            train_ce=state.train_ce,
+            **measured,
+            trained_tokens=state.tokens,
+            skipped_steps=state.skipped,
+            seconds=round(state.seconds, 3),
+            recipe_digest=state.recipe_digest,
+            data_digest=state.data_digest,
+        )
         if self.ranks.leads:
-            write_json(self.folder / RESULT, result)
-        self.progress.say("Training complete!")
+            result.write(self.folder)
+        self.report.log("Training complete!")
         return result

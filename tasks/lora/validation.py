@@ -39,7 +39,7 @@ def validate(
     data: WeightedSequences,
     recipe: Recipe,
     ranks: Ranks | None = None,
-    heed_stop: Callable[[], None] = lambda: None,
+    leave_if_asked: Callable[[], None] = lambda: None,
 ) -> Validation | None:
     """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty.
 
@@ -48,13 +48,13 @@ def validate(
         data: The validation set.
         recipe: The recipe.
         ranks: The processes that train together, which take turns with the batches; this one alone if left out.
-        heed_stop: Called by all of them before each round of batches; what it raises ends the validation.
+        leave_if_asked: Called by all of them before each round of batches; what it raises ends the validation.
     """
-    ranks = ranks or Ranks(None, 0, 1)
+    ranks = ranks or Ranks()
     was_training = model.training
     model.eval()
     try:
-        sums = _sum_bands(model, data, recipe, ranks, heed_stop)
+        sums = _sum_bands(model, data, recipe, ranks, leave_if_asked)
     finally:
         model.train(was_training)
     if ranks.size > 1:
@@ -67,14 +67,14 @@ def validate(
 
 
 def _sum_bands(
-    model: nn.Module, data: WeightedSequences, recipe: Recipe, ranks: Ranks, heed_stop: Callable[[], None]
+    model: nn.Module, data: WeightedSequences, recipe: Recipe, ranks: Ranks, leave_if_asked: Callable[[], None]
 ) -> npt.NDArray[np.float64]:
     """Return cross-entropy, weighted cross-entropy and tokens of each band, summed over this process's batches."""
     head = split_head(model)
     sums = np.zeros((len(BANDS), 3))
     for number, (indices, batch) in enumerate(fixed_batches(data, BatchPlan.of(recipe), recipe.val_batches)):
         if number % ranks.size == 0:
-            heed_stop()
+            leave_if_asked()
         if number % ranks.size != ranks.rank:
             continue
         positions = np.flatnonzero(batch.mask)

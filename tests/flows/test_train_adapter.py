@@ -19,9 +19,9 @@ from flows.summaries import summarise
 from flows.train_adapter import train_adapter
 from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
-from tasks.lora.comparison import table_of
-from tasks.lora.curve import as_address
+from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
+from tests.station import processes_of
 from tests.tasks.chain_events import events
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
 
@@ -46,6 +46,16 @@ async def artifacts(key: str) -> list[Any]:
     return sorted(found, key=lambda artifact: artifact.created, reverse=True)
 
 
+async def kill_trainer(run: Path, flow: asyncio.Future[Any]) -> None:
+    """Kill the process that trains a run, as soon as there is one."""
+    trainers: list[tuple[int, int]] = []
+    while not trainers:
+        assert not flow.done(), flow.result()
+        await asyncio.sleep(0.05)
+        trainers = await asyncio.to_thread(processes_of, str(run / "train.json"))
+    os.kill(trainers[0][0], signal.SIGKILL)
+
+
 async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path) -> None:
     slow = fields(store, max_steps=8, save_every=2, report_every=1, thermal_throttle=0.3)
     started = asyncio.ensure_future(train_adapter(**slow, run="one", return_state=True))
@@ -53,15 +63,12 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     while not list_checkpoints(folder):
         assert not started.done(), started.result()
         await asyncio.sleep(0.05)
-    listing = await asyncio.create_subprocess_exec("ps", "-ww", "-eo", "pid=,args=", stdout=asyncio.subprocess.PIPE)
-    lines = (await listing.communicate())[0].decode().splitlines()
-    (trainer,) = [int(line.split()[0]) for line in lines if str(folder / "train.json") in line]
-    os.kill(trainer, signal.SIGKILL)
+    await kill_trainer(folder, started)
     state = await started
     assert state.is_crashed()
     assert "goes on at its newest checkpoint" in state.message
     result = await train_adapter(**slow | {"thermal_throttle": 0.0}, run="one")
-    assert result["steps"] == 8
+    assert result.steps == 8
     assert "Resuming from" in (folder / "training.log").read_text("utf-8")
 
     (told,) = await events("distrust.trained.ready", 1, str(store))
@@ -81,14 +88,14 @@ async def test_a_run_of_another_recipe_is_replaced_only_on_request(store: Path) 
         await train_adapter(**other, run="one")
     second = await train_adapter(**other, run="one", replace_run=True)
     (aside,) = (store / "set-aside" / "runs").iterdir()
-    assert json.loads((aside / "result.json").read_text("utf-8"))["recipe_digest"] == first["recipe_digest"]
+    assert json.loads((aside / "result.json").read_text("utf-8"))["recipe_digest"] == first.recipe_digest
     again = await train_adapter(**other, run="one", replace_run=True)
     assert again == second and len(list(aside.parent.iterdir())) == 1, "the same run is kept"
 
 
 async def test_a_plan_trains_nothing(store: Path) -> None:
     result = await train_adapter(**fields(store), run="planned", plan=True)
-    assert result["fits"] and 1e6 < result["peak_bytes"] < 50e6
+    assert result.fits and 1e6 < result.peak_bytes < 50e6
     text = summarise("train-adapter", result)
     assert "Trainable parameters: 4,096 / 26,848 (15.26%)" in text and "GB that training may use: fits" in text
     assert not (store / "runs").exists()
@@ -96,10 +103,10 @@ async def test_a_plan_trains_nothing(store: Path) -> None:
 
 async def test_a_plan_can_be_made_for_another_machine(store: Path, prefect_server: None) -> None:
     small, large = [await train_adapter(model="auto", plan=True, memory_gb=memory_gb) for memory_gb in (16, 64)]
-    assert (small["model"], large["model"]) == ("llama-8b-abliterated", "r1-distill-70b")
-    assert small["fits"] and large["fits"] and small["limit_bytes"] == pytest.approx(0.25 * large["limit_bytes"])
+    assert (small.model, large.model) == ("llama-8b-abliterated", "r1-distill-70b")
+    assert small.fits and large.fits and small.limit_bytes == pytest.approx(0.25 * large.limit_bytes)
     tight = await train_adapter(model="r1-distill-70b", plan=True, memory_gb=16)
-    assert not tight["fits"]
+    assert not tight.fits
 
 
 async def test_the_saved_training_host_decides_what_auto_means(
@@ -114,8 +121,8 @@ async def test_the_saved_training_host_decides_what_auto_means(
         named = await train_adapter(model="auto", plan=True)
     finally:  # the server is shared: no other test may find this document
         await TrainingHost.adelete("default")
-    assert (large["model"], named["model"]) == ("r1-distill-70b", "llama-8b-abliterated")
-    assert large["limit_bytes"] == named["limit_bytes"] == pytest.approx(48e9)
+    assert (large.model, named.model) == ("r1-distill-70b", "llama-8b-abliterated")
+    assert large.limit_bytes == named.limit_bytes == pytest.approx(48e9)
     monkeypatch.setenv("DISTRUST_PRESET", "none-such")
     with pytest.raises(ParameterError, match="DISTRUST_PRESET is 'none-such'; choose one of r1-distill-70b"):
         await train_adapter(model="auto", plan=True)
@@ -128,16 +135,28 @@ async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other
     with pytest.raises(UserError, match=r"2 of 4 runs failed.*swept-alpha2\.9-weighted-nowhere: .*does not exist"):
         await compare_recipes(**wanted)
     folder = store / "comparisons" / "swept"
-    weighted, lost, additive, _ = rows = json.loads((folder / "comparison.json").read_text("utf-8"))
+    weighted, lost, additive, _ = json.loads((folder / "comparison.json").read_text("utf-8"))
     assert (weighted["run"], additive["run"]) == ("swept-alpha2.9-weighted-base", "swept-alpha2.9-additive-base")
     assert weighted["gap"] > additive["gap"] + 0.02
     assert gone in lost["problem"]
     picture = (folder / "effect.svg").read_text("utf-8")
     assert picture.count("<polyline") == 2 and "alpha2.9-weighted-base" in picture
     assert "| swept-alpha2.9-weighted-base | 4 |" in (await artifacts("recipe-comparison"))[0].data
-    assert (await artifacts("recipe-comparison-effect"))[0].data == as_address(picture)
-    text = summarise("compare-recipes", {"table": table_of(rows), "pictures": [str(folder / "effect.svg")]})
-    assert "swept-alpha2.9-additive-base" in text and "effect.svg" in text
+    assert (await artifacts("recipe-comparison-effect"))[0].data == as_data_url(picture)
+
+
+async def test_a_killed_trainer_loses_no_other_run_of_a_comparison(store: Path) -> None:
+    wanted = fields(store, max_steps=2) | {"run": "swept", "alphas": [2.7, 2.9]}
+    compared = asyncio.ensure_future(compare_recipes(**wanted))
+    await kill_trainer(store / "runs" / "swept-alpha2.7", compared)
+    with pytest.raises(UserError, match=r"(?s)1 of 2 runs failed.*swept-alpha2\.7: .*Start the run again"):
+        await compared
+    folder = store / "comparisons" / "swept"
+    killed, finished = json.loads((folder / "comparison.json").read_text("utf-8"))
+    assert "goes on at its newest checkpoint" in killed["problem"]
+    assert (finished["run"], finished["steps"]) == ("swept-alpha2.9", 2)
+    table = (folder / "comparison.md").read_text("utf-8")
+    assert all(line.startswith("| ") for line in table.splitlines()), "a problem of several lines is one cell"
 
 
 async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None:
@@ -154,4 +173,4 @@ async def test_a_poor_mixture_is_refused_unless_it_is_accepted(store: Path) -> N
     with pytest.raises(MixtureError, match=r"tiny is poorly distributed \(train\).*accept_imbalance=true"):
         await train_adapter(**fields(store, max_steps=2), run="one")
     result = await train_adapter(**fields(store, max_steps=2), run="one", accept_imbalance=True)
-    assert result["steps"] == 2
+    assert result.steps == 2

@@ -40,8 +40,8 @@ def replace(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]
 
 
 def header(content: bytes, length: int | None = None) -> Callable[[Path], None]:
-    told = len(content) if length is None else length
-    return replace("model.safetensors", lambda file: file.write_bytes(struct.pack("<Q", told) + content))
+    claimed = len(content) if length is None else length
+    return replace("model.safetensors", lambda file: file.write_bytes(struct.pack("<Q", claimed) + content))
 
 
 def tensor(**fields: Any) -> bytes:
@@ -73,12 +73,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep tokenizer": (replace("tokenizer.json", lambda file: file.write_bytes(DEEP)), "nests deeper"),
     "huge config": (replace("config.json", lambda file: file.write_bytes(b" " * (17 << 20))), "longer than"),
     "deep header": (header(DEEP), "nests deeper"),
-    "endless header": (header(b"{}", 2**60), "no whole safetensors"),
+    "endless header": (header(b"{}", 2**60), "not a whole safetensors"),
     "offsets": (header(tensor(data_offsets=["a", "b"])), "not a tensor"),
-    "three offsets": (header(tensor(data_offsets=[1, 2, 3])), "no safetensors file"),
+    "three offsets": (header(tensor(data_offsets=[1, 2, 3])), "not a safetensors file"),
     "negative shape": (header(tensor(shape=[-1])), "not a tensor"),
-    "not text": (header(b"\xff\xfe"), "no safetensors file"),
-    "cut": (lambda folder: os.truncate(folder / "model.safetensors", 100_000), "cut off|no whole"),
+    "not text": (header(b"\xff\xfe"), "not a safetensors file"),
+    "cut": (lambda folder: os.truncate(folder / "model.safetensors", 100_000), "cut off|not a whole"),
     "token": (add_token, f"number {ROWS}, but the model knows {ROWS}"),
 }
 HOSTILE |= {

@@ -15,6 +15,7 @@ import pytest
 
 from storage.atomic import write_json
 from storage.checkpoint import write_checkpoint
+from storage.errors import DistrustError
 from storage.layout import Layout
 from storage.lock import only_writer
 from storage.manifest import Manifest, write_manifest
@@ -22,7 +23,7 @@ from storage.retention import DAY_SECONDS, RetentionParameters, plan_removals
 from tasks import training
 from tasks.lora.recipe import Recipe
 from tasks.policies import Progress
-from tasks.training import set_other_run_aside, train_recipe
+from tasks.training import supersede_other_run, train_recipe
 
 RECIPE = Recipe(model="base")
 
@@ -56,7 +57,7 @@ async def test_a_run_is_set_aside_when_its_recipe_or_mixture_differs(
     layout: Layout, before: Recipe, digest: str, moved: bool
 ) -> None:
     run = make_run(layout, before, digest)
-    await set_other_run_aside(layout, "distrust", "m", RECIPE)
+    await supersede_other_run(layout, "distrust", "m", RECIPE)
     assert run.exists() is not moved
     assert [(place / "checkpoint-1" / "state.json").is_file() for place in aside(layout)] == [True] * moved
 
@@ -64,15 +65,15 @@ async def test_a_run_is_set_aside_when_its_recipe_or_mixture_differs(
 @pytest.mark.parametrize("content", ["{", "{}", '{"recipe": {"no_such_field": 1}, "mixture_digest": "m"}'])
 async def test_a_record_that_cannot_be_read_is_of_another_run(layout: Layout, content: str) -> None:
     (make_run(layout) / "run.json").write_text(content, "utf-8")
-    await set_other_run_aside(layout, "distrust", "m", RECIPE)
+    await supersede_other_run(layout, "distrust", "m", RECIPE)
     assert len(aside(layout)) == 1
 
 
 async def test_the_same_run_can_be_set_aside_again(layout: Layout) -> None:
-    await set_other_run_aside(layout, "distrust", "m", RECIPE)  # there is none yet
+    await supersede_other_run(layout, "distrust", "m", RECIPE)  # there is none yet
     for _ in range(2):
         make_run(layout, mixture_digest="other")
-        await set_other_run_aside(layout, "distrust", "m", RECIPE)
+        await supersede_other_run(layout, "distrust", "m", RECIPE)
     assert len(aside(layout)) == 2 and not layout.run("distrust").exists()
 
 
@@ -81,7 +82,7 @@ async def test_a_run_that_was_set_aside_today_is_kept_however_old_it_is(layout: 
     then = time.time() - 40 * DAY_SECONDS
     for entry in [*run.rglob("*"), run]:
         os.utime(entry, (then, then))
-    await set_other_run_aside(layout, "distrust", "m", RECIPE)
+    await supersede_other_run(layout, "distrust", "m", RECIPE)
     assert plan_removals(layout, RetentionParameters()) == []
     (removal,) = plan_removals(layout, RetentionParameters(), time.time() + 31 * DAY_SECONDS)
     assert removal.path == aside(layout)[0]
@@ -99,7 +100,7 @@ async def test_a_live_writer_is_waited_for_before_its_run_is_set_aside(
         assert not run.exists(), "the earlier run lies aside when the child begins"
         with only_writer(run.parent, patience_seconds=0.0):  # which takes the training slot
             begun.append(specification)
-        return {}
+        raise DistrustError("the child ends here")
 
     @asynccontextmanager
     async def shown_to_nobody(key: str, description: str) -> AsyncIterator[Progress]:
@@ -114,7 +115,8 @@ async def test_a_live_writer_is_waited_for_before_its_run_is_set_aside(
         await asyncio.sleep(0.7)
         assert run.exists() and not begun, "a trainer that is still at work keeps its folder"
         write_checkpoint(run, 2, lambda folder: None, {})
-    await asyncio.wait_for(waiting, 30.0)
+    with pytest.raises(DistrustError, match="ends here"):
+        await asyncio.wait_for(waiting, 30.0)
     (place,) = aside(layout)
     assert sorted(path.name for path in place.iterdir()) == ["checkpoint-1", "checkpoint-2", "run.json"]
     assert begun[0]["run_folder"] == str(run)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -22,7 +20,7 @@ from tests.tasks.lora.tiny_model import random_model
 
 def test_counts_layers_and_the_guides_line() -> None:
     adapter = attach_adapter(random_model(), Recipe(lora_rank=4, lora_layers=1))
-    assert (adapter.layers, adapter.modules) == (1, 7)
+    assert adapter.layers == 1
     per_layer = 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
     assert adapter.trainable == per_layer
     assert adapter.parameters == 26848
@@ -119,9 +117,8 @@ def test_dropout_is_off_outside_training_and_recomputing_stays_with_its_model() 
     assert isinstance(model.layers[0], type(other.layers[0]))
 
 
-def test_saved_adapter_holds_nothing_but_the_low_rank_tensors(tmp_path: Path) -> None:
+def test_saved_adapter_holds_nothing_but_the_low_rank_tensors() -> None:
     model = random_model()
     attach_adapter(model, Recipe(lora_rank=4, lora_dropout=0.1))
-    names = {name for name, _ in tree_flatten(model.trainable_parameters())}
-    assert {name.rsplit(".", 1)[-1] for name in names} == {"lora_a", "lora_b"}
-    assert len(names) == 28
+    names = trainable_tensors(model)
+    assert {name.rsplit(".", 1)[-1] for name in names} == {"lora_a", "lora_b"} and len(names) == 28

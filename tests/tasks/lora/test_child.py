@@ -9,19 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from storage.checkpoint import list_checkpoints
 from storage.events import parse_event
 from storage.lock import only_writer
-from storage.manifest import digest_of
 from tasks.lora.__main__ import check_memory
-from tasks.lora.machine import CACHE_SHARE, limit_memory, training_limit_bytes
 from tasks.lora.memory import machine_memory_gb
-from tasks.lora.recipe import Recipe
+from tasks.lora.process import CACHE_SHARE, limit_memory, training_limit_bytes
+from tests.tasks.lora.running import Events, events_of, specify, steps_of
 from tests.tasks.lora.tiny_model import tiny_recipe, write_base
 
 PARENT = """
@@ -33,66 +30,50 @@ for line in child.stdout:
 """
 
 
-def specify(tmp_path: Path, mixture: Path, recipe: Recipe | dict[str, Any], run: str = "run") -> list[str]:
-    specification = {
-        "run_folder": str(tmp_path / "runs" / run),
-        "balanced_folder": str(mixture),
-        "mixture_digest": digest_of("tiny"),
-        "recipe": recipe if isinstance(recipe, dict) else recipe.model_dump(mode="json"),
-    }
-    path = tmp_path / f"{run}.json"
-    path.write_text(json.dumps(specification), "utf-8")
-    return [sys.executable, "-m", "tasks.lora", str(path)]
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "run"
 
 
-def events_of(command: list[str], **environment: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    return [parse_event(line) for line in done.stdout.splitlines()]
-
-
-def test_a_killed_parent_leaves_a_checkpoint_and_no_trainer(base: Path, mixture: Path, tmp_path: Path) -> None:
+def test_a_killed_parent_leaves_a_checkpoint_and_no_trainer(base: Path, mixture: Path, run: Path) -> None:
     recipe = tiny_recipe(base, max_steps=400, save_every=1000, report_every=1, thermal_throttle=0.05, val_batches=0)
-    command = specify(tmp_path, mixture, recipe)
+    command = specify(run, mixture, recipe)
     with subprocess.Popen([sys.executable, "-c", PARENT, command[-1]], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         for line in parent.stdout:
             if parse_event(line)["event"] == "progress":
                 parent.send_signal(signal.SIGKILL)
                 break
-    run = tmp_path / "runs" / "run"
     deadline = time.monotonic() + 25
-    while not list_checkpoints(run):
+    while not steps_of(run):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    with only_writer(tmp_path / "runs", 20.0):  # held until the trainer is gone
-        assert len(list_checkpoints(run)) == 1
+    with only_writer(run.parent, 20.0):  # held until the trainer is gone
+        assert len(steps_of(run)) == 1
 
 
 def test_a_second_training_waits_its_turn_plans_its_memory_and_keeps_the_machine_awake(
-    base: Path, mixture: Path, tmp_path: Path
+    base: Path, mixture: Path, run: Path, tmp_path: Path
 ) -> None:
     keeper = tmp_path / "bin" / "caffeinate"
     keeper.parent.mkdir()
     keeper.write_text(f'#!/bin/sh\necho "$@" $PPID > {tmp_path}/called\nexec sleep 600\n')
     keeper.chmod(0o755)
-    path = f"{keeper.parent}{os.pathsep}{os.environ['PATH']}"
-    command = specify(tmp_path, mixture, tiny_recipe(base, max_steps=1, val_batches=0))
-    with only_writer(tmp_path / "runs"):
-        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PATH": path})
+    environment = os.environ | {"PATH": f"{keeper.parent}{os.pathsep}{os.environ['PATH']}"}
+    command = specify(run, mixture, tiny_recipe(base, max_steps=1, val_batches=0))
+    with only_writer(run.parent):
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert second.stdout is not None
-        first = parse_event(second.stdout.readline())
-        assert first["message"].startswith("Another training runs in")
-        assert not (tmp_path / "runs" / "run").exists() and not (tmp_path / "called").exists()
-    events = [parse_event(line) for line in second.stdout]
+        assert parse_event(second.stdout.readline())["message"].startswith("Another training runs in")
+        assert not run.exists() and not (tmp_path / "called").exists()
+    events = Events(parse_event(line) for line in second.stdout)
     second.stdout.close()
-    assert second.wait(60) == 0 and events[-1]["event"] == "result"
+    assert second.wait(60) == 0
+    assert events[-1]["adapter"] == str(run / "checkpoint-1"), "the parent gets the adapter's whole path"
 
-    messages = [event.get("message", "") for event in events]
-    (plan,) = [message for message in messages if message.startswith("Memory: ")]
+    (plan,) = [line for line in events.lines() if line.startswith("Memory: ")]
     assert "peak" in plan and plan.endswith("that training may use: fits")
-    assert messages.index(plan) < messages.index(f"Loading model: {base}")
+    assert events.lines().index(plan) < events.lines().index(f"Loading model: {base}")
 
     *flags, watched, parent = (tmp_path / "called").read_text().split()
     assert flags == ["-i", "-m", "-s", "-w"] and watched == parent, "it ends with the trainer, however that ends"
@@ -100,11 +81,31 @@ def test_a_second_training_waits_its_turn_plans_its_memory_and_keeps_the_machine
     assert not [line for line in listing.splitlines() if line.split()[0] == parent]
 
 
-def test_a_lock_that_is_a_link_is_told_and_not_waited_for(base: Path, mixture: Path, tmp_path: Path) -> None:
+def test_what_cannot_start_reaches_the_parent_as_one_error(
+    base: Path, mixture: Path, run: Path, tmp_path: Path
+) -> None:
+    def refused(command: list[str], kind: str) -> str:
+        status, (event,) = events_of(command)
+        assert (status, event["event"], event["kind"]) == (1, "error", kind)
+        assert not run.exists()
+        return str(event["message"])
+
+    wrong = specify(run, mixture, {"alpha": 5, "batch_size": 0, "lora_dropout": 2, "no_such_field": 1})
+    message = refused(wrong, "ParameterError")
+    assert message.startswith("the recipe has 4 faults: "), "every fault at once"
+    for words in ("; alpha: Input should be less than or equal to 3 (got 5)", "batch_size", "lora_dropout", "no_such"):
+        assert words in message
+
+    large = write_base(tmp_path / "base")
+    config = json.loads((large / "config.json").read_text("utf-8"))
+    # The sizes alone are gigantic; loading these weights under this configuration would fail otherwise.
+    (large / "config.json").write_text(json.dumps(config | {"hidden_size": 65536, "num_hidden_layers": 500}), "utf-8")
+    message = refused(specify(run, mixture, tiny_recipe(large, batch_size=64, max_seq_length=65536)), "ParameterError")
+    assert "GB at its peak and may use" in message and "max_seq_length=" in message
+
+    (tmp_path / ".runs.lock").unlink(missing_ok=True)
     (tmp_path / ".runs.lock").symlink_to(tmp_path / "elsewhere")
-    (event,) = events_of(specify(tmp_path, mixture, tiny_recipe(base, max_steps=1)))
-    assert (event["event"], event["kind"]) == ("error", "StoreError")
-    assert ".runs.lock is a link" in event["message"]
+    assert ".runs.lock is a link" in refused(specify(run, mixture, tiny_recipe(base, max_steps=1)), "StoreError")
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -122,7 +123,7 @@ def test_the_system_keeps_its_share_of_the_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "share"),
+    ("device", "share"),
     [
         ({}, 0.75),
         ({"max_recommended_working_set_size": 5_000_000_000}, 0.5),
@@ -132,40 +133,21 @@ def test_the_system_keeps_its_share_of_the_memory() -> None:
     ],
 )
 def test_a_gpu_bounds_what_training_may_take(
-    told: dict[str, int], share: float, monkeypatch: pytest.MonkeyPatch
+    device: dict[str, int], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTRUST_MEMORY_GB", "10")
-    monkeypatch.setattr(mx, "device_info", lambda: told)
+    monkeypatch.setattr(mx, "device_info", lambda: device)
     assert training_limit_bytes() == pytest.approx(share * 10e9)
 
 
-def test_every_fault_of_a_recipe_is_told_at_once(mixture: Path, tmp_path: Path) -> None:
-    recipe = {"alpha": 5, "batch_size": 0, "lora_dropout": 2, "no_such_field": 1}
-    (event,) = events_of(specify(tmp_path, mixture, recipe))
-    assert (event["event"], event["kind"]) == ("error", "ParameterError")
-    assert event["message"].startswith("the recipe has 4 faults: ")
-    for words in ("alpha: Input should be less than or equal to 3 (got 5)", "batch_size", "lora_dropout", "no_such"):
-        assert words in event["message"]
-
-
-def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_loaded(mixture: Path, tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base")
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    # The sizes alone are gigantic; loading these weights under this configuration would fail otherwise.
-    (base / "config.json").write_text(json.dumps(config | {"hidden_size": 65536, "num_hidden_layers": 500}), "utf-8")
-    recipe = tiny_recipe(base, batch_size=64, max_seq_length=65536)
-    (event,) = events_of(specify(tmp_path, mixture, recipe))
-    assert (event["event"], event["kind"]) == ("error", "ParameterError")
-    assert "GB at its peak and may use" in event["message"] and "max_seq_length=" in event["message"]
-    assert not (tmp_path / "runs" / "run").exists()
-
-
 @pytest.mark.parametrize(("policy", "lines"), [("off", 0), ("warn", 2)])
-def test_who_wants_to_is_only_warned(base: Path, monkeypatch: pytest.MonkeyPatch, policy: str, lines: int) -> None:
+def test_a_plan_may_be_a_warning_or_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch, policy: str, lines: int
+) -> None:
     monkeypatch.setattr("tasks.lora.__main__.training_limit_bytes", lambda: 1e5)
-    told: list[str] = []
-    recipe = tiny_recipe(base, plan_memory=policy)
-    check_memory(recipe, lambda event, message: told.append(message))
-    assert len(told) == lines
-    if told:
-        assert told[0].endswith("does not fit") and "still does not fit: choose a smaller model" in told[1]
+    events = Events()
+    check_memory(tiny_recipe(base, plan_memory=policy), events)
+    assert len(events) == lines
+    if lines:
+        assert events.lines()[0].endswith("does not fit")
+        assert "still does not fit: choose a smaller model" in events.lines()[1]

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.lora.recipe import FREE_FIELDS, Recipe
+from storage.errors import ParameterError
+from tasks.lora.memory import machine_memory_gb
+from tasks.lora.presets import load_presets, repository_of, resolve_model, suggest_preset
+from tasks.lora.recipe import DEFAULT_MODEL, FREE_FIELDS, Recipe
 
 
 def test_defaults_are_the_guides() -> None:
-    recipe = Recipe()
-    assert recipe.model == "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated"
     guide = {
+        "model": "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated",
         "batch_size": 2,
         "max_steps": 5000,
         "alpha": 2.7,
@@ -28,22 +30,17 @@ def test_defaults_are_the_guides() -> None:
         "thermal_throttle": 0.0,
         "resume_from": None,
     }
+    recipe = Recipe()
     assert {name: getattr(recipe, name) for name in guide} == guide
     assert recipe.update_scale == 2.0
 
 
 def test_all_errors_come_at_once() -> None:
-    with pytest.raises(ValidationError) as caught:
-        Recipe.model_validate({"alpha": 2.0, "lambda_weight": -1, "batch_size": 0, "no_such_field": 1})
+    with pytest.raises(ValidationError, match=r"alpha\n.*or equal to 2\.3") as caught:
+        Recipe.model_validate({"alpha": 2.2, "lambda_weight": -1, "batch_size": 0, "no_such_field": 1})
     assert {error["loc"][0] for error in caught.value.errors()} == {
-        "alpha",
-        "lambda_weight",
-        "batch_size",
-        "no_such_field",
+        *("alpha", "lambda_weight", "batch_size", "no_such_field")
     }
-
-
-def test_choices_that_contradict_each_other_are_told_at_once() -> None:
     with pytest.raises(ValidationError, match=r"early_stop needs validations.*additive objective has none"):
         Recipe(early_stop=2, val_batches=0, sampling="importance", objective="additive")
 
@@ -53,35 +50,68 @@ def test_epochs_become_steps_once_the_data_are_known() -> None:
     assert recipe.for_sequences(33).max_steps == 12, "2.5 epochs of 9 batches, two to a step"
     assert recipe.for_sequences(1).max_steps == 2
     assert Recipe(max_steps=7).for_sequences(33).max_steps == 7
-    assert recipe.digest == Recipe(batch_size=4, grad_accum=2).digest, "a run may go on for longer"
 
 
-@pytest.mark.parametrize(("field", "value", "bound"), [("alpha", 2.2, "2.3"), ("alpha", 3.1, "3")])
-def test_alpha_outside_the_published_range_names_the_bound(field: str, value: float, bound: str) -> None:
-    with pytest.raises(ValidationError, match=f"{field}\n.*or equal to {bound}"):
-        Recipe.model_validate({field: value})
-
-
-@pytest.mark.parametrize("field", sorted(Recipe.model_fields))
-def test_every_field_makes_a_form(field: str) -> None:
-    info = Recipe.model_fields[field]
-    assert info.title
-    assert info.description
-    schema: dict[str, Any] = Recipe.model_json_schema()["properties"][field]
-    if info.annotation in (int, float):
-        assert {"minimum", "exclusiveMinimum"} & schema.keys()
-        assert "maximum" in schema
+def test_every_field_makes_a_form() -> None:
+    for field, info in Recipe.model_fields.items():
+        assert info.title and info.description and "\n" not in info.description, field
+        schema: dict[str, Any] = Recipe.model_json_schema()["properties"][field]
+        if info.annotation in (int, float):
+            assert {"minimum", "exclusiveMinimum"} & schema.keys() and "maximum" in schema, field
 
 
 def test_free_fields_do_not_change_the_digest_and_others_do() -> None:
-    recipe = Recipe()
     assert set(Recipe.model_fields) >= FREE_FIELDS
-    free = Recipe(max_steps=9, save_every=3, thermal_throttle=0.1, resume_from="checkpoint-3", eval_every=7)
-    assert free.digest == recipe.digest
-    assert Recipe(alpha=2.8).digest != recipe.digest
-    assert Recipe(seed=1).digest != recipe.digest
+    free: dict[str, Any] = {"max_steps": 9, "save_every": 3, "thermal_throttle": 0.1, "resume_from": "checkpoint-3"}
+    assert Recipe(**free, epochs=2.5).digest == Recipe().digest, "a run may go on for longer"
+    assert len({Recipe().digest, Recipe(alpha=2.8).digest, Recipe(seed=1).digest}) == 3
 
 
 def test_recipe_and_presets_leave_mlx_alone() -> None:
-    code = "import sys, tasks.lora.recipe, tasks.lora.presets; sys.exit('mlx.core' in sys.modules)"
+    code = "import sys, tasks.lora.recipe, tasks.lora.presets, tasks.lora.display; sys.exit('mlx.core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_presets_are_the_guides() -> None:
+    presets = load_presets()
+    assert presets["r1-distill-70b"].repo == DEFAULT_MODEL
+    assert [(one.tier, one.memory_gb) for one in presets.values()] == [
+        *(("large", 64), ("medium", 32), ("entry", 16), ("test", 8))
+    ]
+    assert presets["llama-8b-abliterated"].batch_size == 4
+    assert all(repository_of(name) == preset.repo for name, preset in presets.items())
+    assert repository_of("some/other-model") == "some/other-model"
+
+
+@pytest.mark.parametrize(
+    ("memory", "name"),
+    [
+        (192, "r1-distill-70b"),
+        (62, "r1-distill-70b"),
+        (48, "r1-distill-32b"),
+        (16, "llama-8b-abliterated"),
+        (8, "mistral-7b-test"),
+    ],
+)
+def test_preset_by_memory(memory: float, name: str) -> None:
+    assert suggest_preset(memory).name == resolve_model(Recipe(model="auto"), memory).model == name
+
+
+def test_auto_keeps_what_was_chosen_otherwise() -> None:
+    assert resolve_model(Recipe(), 16) == Recipe()
+    chosen = resolve_model(Recipe(model="auto", batch_size=3, max_seq_length=256), 16)
+    assert (chosen.model, chosen.batch_size, chosen.max_seq_length) == ("llama-8b-abliterated", 3, 256)
+    smaller = resolve_model(Recipe(model="auto"), 64)
+    assert (smaller.batch_size, smaller.grad_accum) == (1, 16), "as many sequences to a step"
+    budgeted = resolve_model(Recipe(model="auto", batch_tokens=4096), 64)
+    assert (budgeted.batch_tokens, budgeted.grad_accum) == (4096, 8), "single sequences would save nothing"
+
+
+def test_too_little_memory_and_a_memory_that_cannot_be_meant_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine_memory_gb() > 0.5
+    with pytest.raises(ParameterError, match=r"4\.0 GB .*8 GB of the smallest preset"):
+        suggest_preset(4)
+    for memory in ("much", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("DISTRUST_MEMORY_GB", memory)
+        with pytest.raises(ParameterError, match=f"DISTRUST_MEMORY_GB is '{memory}'; give the machine's memory"):
+            machine_memory_gb()

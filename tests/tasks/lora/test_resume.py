@@ -1,4 +1,4 @@
-"""Interrupted equals uninterrupted, across processes."""
+"""Runs that are stopped, killed or taken back to an older checkpoint: interrupted equals uninterrupted."""
 
 from __future__ import annotations
 
@@ -7,135 +7,282 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import pyarrow.parquet as pq
+import pytest
 
 from storage.checkpoint import list_checkpoints
+from storage.errors import StoreError
 from storage.events import parse_event
-from storage.manifest import digest_of
-from tasks.lora.__main__ import work
+from tasks.lora import trainer, validation
+from tasks.lora.base_model import load_base
+from tasks.lora.data import load_training_data
+from tasks.lora.process import StopRequest
+from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
-from tasks.lora.trainer import train
-from tests.tasks.lora.test_trainer import Events
+from tests.tasks.lora.running import (
+    DiesAt,
+    Events,
+    Killed,
+    assert_same_end,
+    rows,
+    specify,
+    state_of,
+    steps_of,
+    tensors,
+    train_here,
+)
 from tests.tasks.lora.tiny_model import tiny_recipe
-
-DIGEST = digest_of("tiny")
-
-
-def start(folder: Path, run: Path, mixture: Path, recipe: Recipe) -> subprocess.Popen[str]:
-    specification = {
-        "run_folder": str(run),
-        "balanced_folder": str(mixture),
-        "mixture_digest": DIGEST,
-        "recipe": recipe.model_dump(mode="json"),
-    }
-    path = folder / f"{run.name}.json"
-    path.write_text(json.dumps(specification), "utf-8")
-    return subprocess.Popen([sys.executable, "-m", "tasks.lora", str(path)], stdout=subprocess.PIPE, text=True)
-
-
-def interrupt(process: subprocess.Popen[str], at: str, step: int, number: signal.Signals) -> list[dict[str, Any]]:
-    """Send a signal at an event and return all events."""
-    assert process.stdout is not None
-    events = []
-    for line in process.stdout:
-        events.append(parse_event(line))
-        if events[-1]["event"] == at and events[-1]["step"] == step:
-            process.send_signal(number)
-    process.stdout.close()
-    process.wait(timeout=60)
-    return events
-
-
-def tensors(run: Path, step: int) -> dict[str, mx.array]:
-    folder = run / f"checkpoint-{step}"
-    return mx.load(str(folder / "adapters.safetensors")) | mx.load(str(folder / "optimizer.safetensors"))
 
 
 def long_recipe(base: Path, **changes: Any) -> Recipe:
-    settings = {
-        "max_steps": 12,
-        "save_every": 5,
-        "report_every": 1,
-        "lora_dropout": 0.2,
-        "eval_every": 4,
-        "batch_tokens": 160,
-    }
+    settings: dict[str, Any] = {"max_steps": 12, "save_every": 5, "report_every": 1, "eval_every": 4}
+    settings |= {"lora_dropout": 0.2, "batch_tokens": 160}
     return tiny_recipe(base, **(settings | changes))
 
 
-def test_interrupted_equals_uninterrupted(base: Path, mixture: Path, tmp_path: Path) -> None:
-    straight, run = tmp_path / "straight", tmp_path / "run"
-    train(straight, mixture, DIGEST, long_recipe(base), Events())
-    slow = long_recipe(base, thermal_throttle=0.1)  # time to be interrupted between two checkpoints
+def interrupt(command: list[str], at: str, step: int, *signals: signal.Signals) -> tuple[int, Events]:
+    """Send signals at an event; return the status and all events."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        events = Events()
+        for line in process.stdout:
+            events.append(parse_event(line))
+            if (events[-1]["event"], events[-1].get("step")) == (at, step):
+                for number in signals:
+                    time.sleep(0.1 if len(signals) > 1 else 0.0)  # within the trainer's pause
+                    process.send_signal(number)
+    return process.returncode, events
 
-    stopped = start(tmp_path, run, mixture, slow)
-    events = interrupt(stopped, "progress", 2, signal.SIGTERM)
-    assert stopped.returncode == 128 + signal.SIGTERM
+
+def test_interrupted_equals_uninterrupted(base: Path, mixture: Path, tmp_path: Path) -> None:
+    straight, run = tmp_path / "straight", tmp_path / "runs" / "run"
+    train_here(straight, mixture, long_recipe(base))
+    slow = specify(run, mixture, long_recipe(base, thermal_throttle=0.1))  # time to be interrupted between checkpoints
+
+    status, events = interrupt(slow, "progress", 2, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
     assert events[-1]["event"] == "checkpoint", "a run that is asked to stop saves where it is"
     first = events[-1]["step"]
     assert first in (2, 3)
 
     victim = random.Random().randint(4, 11)
     print(f"killed after step {victim}")  # pytest shows it when the test fails
-    killed = interrupt(start(tmp_path, run, mixture, slow), "progress", victim, signal.SIGKILL)
-    steps = [entry["step"] for entry in killed if entry["event"] == "progress"]
-    assert steps == list(range(first + 1, steps[-1] + 1))
-    assert steps[-1] >= victim
-    saved = max(step for step, _ in list_checkpoints(run))
+    _, killed = interrupt(slow, "progress", victim, signal.SIGKILL)
+    assert killed.steps() == list(range(first + 1, killed.steps()[-1] + 1)) and killed.steps()[-1] >= victim
+    saved = max(steps_of(run))
     assert saved in (first, 5, 10)
 
     rest = Events()
-    result = train(run, mixture, DIGEST, long_recipe(base), rest)
-    assert [entry["step"] for entry in rest.of("progress")] == list(range(saved + 1, 13)), "from the last checkpoint on"
-    assert result["adapter"] == "checkpoint-12"
-    assert_same_end(run, straight)
-    rows = pq.read_table(run / "metrics.parquet").to_pylist()
-    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 13))
+    assert train_here(run, mixture, long_recipe(base), rest).adapter == "checkpoint-12"
+    assert rest.steps() == list(range(saved + 1, 13)), "from the last checkpoint on"
+    assert_same_end(run, straight, 12)
+    assert state_of(run, 12)["cursor"] == 24
+    assert [row["step"] for row in rows(run, "train")] == list(range(1, 13))
 
 
-def assert_same_end(run: Path, straight: Path) -> None:
-    expected, found = tensors(straight, 12), tensors(run, 12)
-    assert expected.keys() == found.keys()
-    assert len(expected) == 28 + 2 + 2 * 28
-    different = [name for name in expected if not bool(mx.array_equal(expected[name], found[name]))]
-    assert different == []
-    states = [json.loads((folder / "checkpoint-12" / "state.json").read_text("utf-8")) for folder in (run, straight)]
-    assert states[0]["cursor"] == states[1]["cursor"] == 24
-    assert states[0]["tokens"] == states[1]["tokens"]
-    assert states[0]["valid_before"] == states[1]["valid_before"]
+def test_a_second_sigterm_does_not_cost_the_checkpoint(base: Path, mixture: Path, tmp_path: Path) -> None:
+    slow = specify(tmp_path / "runs" / "run", mixture, long_recipe(base, thermal_throttle=0.5))
+    status, events = interrupt(slow, "progress", 2, signal.SIGTERM, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    assert (events[-1]["event"], events[-1]["step"]) == ("checkpoint", 2)
 
 
-def test_the_parent_gets_the_adapters_whole_path(base: Path, mixture: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(base, max_steps=1, val_batches=0)
-    specification = {
-        "run_folder": str(tmp_path / "run"),
-        "balanced_folder": str(mixture),
-        "mixture_digest": DIGEST,
-        "recipe": recipe.model_dump(mode="json"),
-    }
-    assert work(specification, Events())["adapter"] == str(tmp_path / "run" / "checkpoint-1")
+def test_only_a_second_interrupt_ends_a_process_that_was_asked_to_stop() -> None:
+    code = """
+import signal
+from tasks.lora.process import stop_request
+with stop_request() as stop:
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+    print(stop.exit_status, flush=True)
+    signal.raise_signal(signal.SIGINT)
+    print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(128 + signal.SIGTERM)]
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_a_dead_parent_does_not_keep_a_checkpoint_from_being_saved(base: Path, mixture: Path, tmp_path: Path) -> None:
-    def gone(event: str, **fields: Any) -> None:
-        if event != "log":
-            raise BrokenPipeError
+    class Gone(Events):
+        def __call__(self, event: str, **fields: Any) -> None:
+            if event != "log":
+                raise BrokenPipeError
 
-    train(tmp_path / "run", mixture, DIGEST, tiny_recipe(base, max_steps=1), gone)
-    assert (tmp_path / "run" / "checkpoint-1" / "state.json").is_file()
+    train_here(tmp_path / "run", mixture, tiny_recipe(base, max_steps=1), Gone())
+    assert steps_of(tmp_path / "run") == [1]
 
 
-def test_a_bad_recipe_reaches_the_parent_as_an_error_event(mixture: Path, tmp_path: Path) -> None:
-    path = tmp_path / "spec.json"
-    recipe = {"model": "x", "alpha": 5, "batch_size": 0}
-    spec = {"run_folder": "r", "balanced_folder": str(mixture), "mixture_digest": DIGEST, "recipe": recipe}
-    path.write_text(json.dumps(spec), "utf-8")
-    done = subprocess.run([sys.executable, "-m", "tasks.lora", str(path)], capture_output=True, text=True, check=False)
-    event = parse_event(done.stdout.splitlines()[-1])
-    assert (done.returncode, event["event"], event["kind"]) == (1, "error", "ParameterError")
-    assert "alpha" in event["message"]
-    assert "batch_size" in event["message"]
+def rising(base: Path, **changes: Any) -> Recipe:
+    """At this rate, the objective on the validation set rises soon."""
+    settings = {"max_steps": 40, "learning_rate": 0.05, "eval_every": 2, "save_every": 2, "val_batches": -1}
+    return tiny_recipe(base, **{"early_stop": 2} | settings | changes)
+
+
+def test_a_run_that_dies_at_every_checkpoint_stops_early_where_another_does(
+    base: Path, mixture: Path, tmp_path: Path
+) -> None:
+    recipe, events = rising(base), Events()
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    expected = train_here(straight, mixture, recipe, events)
+    last = expected.steps
+    objectives = [entry["valid_objective"] for entry in events.of("validation")][1:]
+    assert 4 <= last < 40 and len(objectives) == objectives.index(min(objectives)) + 1 + 2
+    assert last == events.steps("validation")[-1] == steps_of(straight)[-1]
+    for step in range(2, last + 1, 2):
+        with pytest.raises(Killed):
+            train_here(run, mixture, recipe, DiesAt("checkpoint", step))
+    rest = Events()
+    result = train_here(run, mixture, recipe, rest)
+    assert not rest.steps(), "its last checkpoint knew that there was nothing left to do"
+    assert any(line.startswith("Stopping early: 2 validations") for line in rest.lines())
+    assert result.model_copy(update={"seconds": expected.seconds}) == expected
+    assert_same_end(run, straight, last)
+
+
+def test_a_run_that_stopped_early_goes_on_for_a_recipe_that_does_not(base: Path, mixture: Path, tmp_path: Path) -> None:
+    stopped = train_here(tmp_path, mixture, rising(base, max_steps=20, early_stop=1))
+    assert stopped.steps < 20
+    events = Events()
+    result = train_here(tmp_path, mixture, rising(base, max_steps=20, early_stop=0), events)
+    assert result.steps == events.steps()[-1] == 20
+    assert events.steps()[0] == stopped.steps + 2, "it went on where it had stopped"
+
+
+BATCHES = 7
+"""Batches of the tiny mixture's validation set."""
+
+
+class AskedInValidation:
+    """Asks a run to stop within a validation, at the second of its batches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.request = StopRequest()
+        self.batches = 0
+        measure, last = validation.token_losses, BATCHES * number + 2
+
+        def counted(*arguments: Any) -> mx.array:
+            self.batches += 1
+            if self.batches == last:
+                self.request.signal = signal.SIGTERM
+            return measure(*arguments)
+
+        monkeypatch.setattr(trainer, "stop_request", lambda: nullcontext(self.request))
+        monkeypatch.setattr(validation, "token_losses", counted)
+
+
+@pytest.mark.parametrize(("number", "step"), [(0, 0), (1, 4), (3, 12)])
+def test_a_stop_takes_effect_within_a_validation_which_is_then_repeated(
+    base: Path, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+) -> None:
+    recipe = long_recipe(base, batch_tokens=None, val_batches=-1, save_every=6, early_stop=50)
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train_here(straight, mixture, recipe)
+    with monkeypatch.context() as patched:
+        asked = AskedInValidation(patched, number)
+        with pytest.raises(SystemExit, match="143"):
+            train_here(run, mixture, recipe)
+        assert asked.batches == BATCHES * number + 2, "no batch more is measured"
+    if step:
+        assert steps_of(run)[-1] == step and state_of(run, step)["validation_pending"]
+    else:
+        assert not steps_of(run), "nothing was trained yet"
+    rest = Events()
+    train_here(run, mixture, recipe, rest)
+    assert rest.steps("validation") == [at for at in (0, 4, 8, 12) if at >= step]
+    assert_same_end(run, straight, 12)
+
+
+def test_processes_that_train_together_ask_for_a_stop_at_the_same_moments(base: Path, mixture: Path) -> None:
+    recipe = tiny_recipe(base, val_batches=-1)
+    loaded = load_base(base)
+    data = load_training_data(mixture, loaded.encode, loaded.end_token, recipe)
+    assert data.valid is not None
+    asked: list[int] = []
+    for rank in range(3):
+        validation.validate(
+            loaded.model, data.valid, recipe, Ranks(None, rank, 3), lambda rank=rank: asked.append(rank)
+        )
+    assert [asked.count(rank) for rank in range(3)] == [3, 3, 3], "seven batches are three rounds of three processes"
+
+
+def test_a_damaged_checkpoint_is_passed_over(base: Path, mixture: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = tiny_recipe(base, max_steps=6, save_every=2, val_batches=0)
+    train_here(run, mixture, recipe)
+    straight = tensors(run, 6)
+    (run / "checkpoint-6" / "state.json").write_text("{", "utf-8")
+    moments = run / "checkpoint-4" / "optimizer.safetensors"
+    moments.write_bytes(moments.read_bytes()[:-8] + b"12345678")
+    with pytest.raises(StoreError, match=r"checkpoint-4 is damaged \(optimizer.safetensors\)"):
+        train_here(run, mixture, recipe.model_copy(update={"resume_from": "checkpoint-4", "max_steps": 7}))
+    (run / "result.json").unlink()
+    events = Events()
+    train_here(run, mixture, recipe, events)
+    assert "checkpoint-6 is damaged (state.json); an older checkpoint is used" in events.lines()
+    assert "checkpoint-4 is damaged (optimizer.safetensors); an older checkpoint is used" in events.lines()
+    assert any("Resuming" in line and "at step 2" in line for line in events.lines())
+    again = tensors(run, 6)
+    assert all(bool(mx.array_equal(straight[name], again[name])) for name in straight)
+
+
+def test_a_run_goes_on_from_a_named_checkpoint_and_then_from_its_own_newest(
+    base: Path, mixture: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train_here(run, mixture, tiny_recipe(base, max_steps=2, save_every=1))
+    longer = tiny_recipe(base, max_steps=4, save_every=1, resume_from="checkpoint-1")
+    for recipe, steps in ((longer, [2, 3, 4]), (longer.model_copy(update={"max_steps": 5}), [5])):
+        events = Events()
+        assert train_here(run, mixture, recipe, events).adapter == f"checkpoint-{steps[-1]}"
+        assert events.steps("checkpoint") == steps
+        assert any(f"at step {steps[0] - 1}" in line for line in events.lines())
+
+
+def frugal(base: Path, **changes: Any) -> Recipe:
+    """A recipe that keeps one checkpoint, and no best one."""
+    return tiny_recipe(base, **{"save_every": 1, "report_every": 1, "keep_last": 1, "val_batches": 0} | changes)
+
+
+@pytest.fixture
+def long_run(base: Path, mixture: Path, tmp_path: Path) -> Path:
+    train_here(tmp_path / "run", mixture, frugal(base, max_steps=6, keep_last=9))
+    return tmp_path / "run"
+
+
+def test_new_progress_from_an_older_checkpoint_is_kept(long_run: Path, base: Path, mixture: Path) -> None:
+    again = frugal(base, max_steps=5, resume_from="checkpoint-2")
+    with pytest.raises(Killed):
+        train_here(long_run, mixture, again, DiesAt("progress", 4))
+    assert steps_of(long_run) == [3], "the one before is pruned, the newest of this course is kept"
+    assert steps_of(long_run / "aside") == [3, 4, 5, 6]
+    assert json.loads((long_run / "aside" / "result.json").read_text("utf-8"))["adapter"] == "checkpoint-6"
+    assert not (long_run / "result.json").exists(), "it would name an adapter that is not there any more"
+    # A killed run took nothing away from the bucket of its store, which brings an older checkpoint here again.
+    (long_run / "aside" / "checkpoint-6").rename(long_run / "checkpoint-6")
+    events = Events()
+    result = train_here(long_run, mixture, again, events)
+    assert events.steps() == [4, 5], "the course goes on where it was"
+    assert result.adapter == "checkpoint-5" and steps_of(long_run) == [5] and steps_of(long_run / "aside-2") == [6]
+
+
+def test_the_earlier_course_can_be_gone_back_to(long_run: Path, base: Path, mixture: Path) -> None:
+    train_here(long_run, mixture, frugal(base, max_steps=4, resume_from="checkpoint-2"))
+    result = train_here(long_run, mixture, frugal(base, max_steps=6, resume_from="aside/checkpoint-6"))
+    assert result.adapter == "checkpoint-6" and steps_of(long_run) == [6]
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_what_comes(long_run: Path, base: Path, mixture: Path) -> None:
+    for step in (1, 2, 3, 5):
+        (long_run / f"checkpoint-{step}").rename(long_run / f"other-{step}")
+    (long_run / "checkpoint-6" / "state.json").write_text("{", "utf-8")
+    events = DiesAt("progress", 6)
+    with pytest.raises(Killed):
+        train_here(long_run, mixture, frugal(base, max_steps=8), events)
+    assert list_checkpoints(long_run)[-1][0] == 5 and steps_of(long_run / "aside") == [6]
+    assert any("belong to another course; moved to" in line for line in events.lines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -14,18 +15,28 @@ from mlx.utils import tree_flatten
 from tasks.lora.adapter import attach_adapter
 from tasks.lora.batches import Batch, make_batch
 from tasks.lora.cross_entropy import split_head, weighted_cross_entropy
+from tasks.lora.loss import trust_weights
 from tasks.lora.recipe import Recipe
-from tasks.lora.step import TrainingStep, batch_arrays, batch_sums, make_optimizer
+from tasks.lora.step import TrainingStep, batch_arrays, batch_sums, learning_rate_at, make_optimizer
 from tests.tasks.lora.test_batches import some_sequences
 from tests.tasks.lora.tiny_model import random_model
 
 Gradient = dict[str, mx.array]
 
 
+def fresh(recipe: Recipe) -> tuple[nn.Module, TrainingStep]:
+    model = random_model()
+    attach_adapter(model, recipe)
+    return model.train(), TrainingStep(model, make_optimizer(recipe), recipe)
+
+
+def trainable(model: nn.Module) -> Gradient:
+    return {name: mx.array(value) for name, value in tree_flatten(model.trainable_parameters())}
+
+
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    model = random_model()
-    attach_adapter(model, Recipe(lora_rank=4, lora_alpha=8))
+    model, _ = fresh(Recipe(lora_rank=4, lora_alpha=8))
     generator = np.random.default_rng(5)
     for _, module in model.named_modules():
         if "lora_b" in module:  # zero at the start, where half of the gradients vanish
@@ -108,17 +119,9 @@ def test_weights_of_one_give_plain_cross_entropy_to_the_bit_and_others_do_not(mo
 
 
 def test_gradient_ratio_at_equal_cross_entropy_is_the_weight_ratio(model: nn.Module, batch: Batch) -> None:
-    from tasks.lora.loss import trust_weights
-
     def alone(weight: float) -> Gradient:
-        one = Batch(
-            batch.tokens[:1],
-            batch.mask[:1],
-            np.array([weight], np.float32),
-            batch.penalties[:1],
-            batch.real_tokens,
-            int(batch.mask[0].sum()),
-        )
+        weights, tokens = np.array([weight], np.float32), int(batch.mask[0].sum())
+        one = Batch(batch.tokens[:1], batch.mask[:1], weights, batch.penalties[:1], batch.real_tokens, tokens)
         return gradient(model, one, Recipe())
 
     primary, coordinated = np.array(trust_weights([0.05, 0.90], [7.5, 1.0]))
@@ -143,23 +146,14 @@ def test_padding_is_not_trained(model: nn.Module, batch: Batch) -> None:
 
 
 def test_clipping_and_the_first_step_of_adamw(batch: Batch) -> None:
-    model = random_model()
-    recipe = Recipe(lora_rank=4, clip_norm=1e-3, learning_rate=1e-3, weight_decay=0.0)
-    attach_adapter(model, recipe)
-    before = {name: mx.array(value) for name, value in tree_flatten(model.trainable_parameters())}
-    optimizer = make_optimizer(recipe)
-    step = TrainingStep(model, optimizer, recipe)
+    model, step = fresh(Recipe(lora_rank=4, clip_norm=1e-3, learning_rate=1e-3, weight_decay=0.0))
+    before = trainable(model)
     step.accumulate(batch)
     step.update(1e-3)
     means = step.read_window()
-    assert means.clipped_share == 1.0
-    assert means.grad_norm > 1e-3
+    assert means.clipped_share == 1.0 and means.grad_norm > 1e-3
     assert (means.steps, means.skipped) == (1, 0)
-    moves = [
-        float(mx.abs(value - before[name]).max())
-        for name, value in tree_flatten(model.trainable_parameters())
-        if name.endswith("lora_b")
-    ]
+    moves = [float(mx.abs(new - before[name]).max()) for name, new in trainable(model).items() if "lora_b" in name]
     assert max(moves) == pytest.approx(1e-3, rel=0.01), "with its bias corrected, the first step is one learning rate"
 
 
@@ -177,10 +171,7 @@ def test_window_reports_means_per_token(model: nn.Module, batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion"])
 def test_every_optimizer_lowers_the_loss(batch: Batch, name: Any) -> None:
-    model = random_model()
-    recipe = Recipe(lora_rank=4, optimizer=name)
-    attach_adapter(model, recipe)
-    step = TrainingStep(model, make_optimizer(recipe), recipe)
+    _, step = fresh(Recipe(lora_rank=4, optimizer=name))
     losses = []
     for _ in range(6):
         step.accumulate(batch)
@@ -190,15 +181,11 @@ def test_every_optimizer_lowers_the_loss(batch: Batch, name: Any) -> None:
 
 
 def test_a_step_that_is_not_finite_changes_nothing(batch: Batch) -> None:
-    model = random_model()
-    recipe = Recipe(lora_rank=4)
-    attach_adapter(model, recipe)
-    optimizer = make_optimizer(recipe)
-    step = TrainingStep(model, optimizer, recipe)
+    model, step = fresh(Recipe(lora_rank=4))
 
     def snapshot() -> Gradient:
-        state = {"model": model.trainable_parameters(), "optimizer": optimizer.state}
-        return {name: mx.array(value) for name, value in tree_flatten(state)}
+        state = dict(tree_flatten(step._optimizer.state))
+        return trainable(model) | {f"optimizer.{name}": mx.array(value) for name, value in state.items()}
 
     step.accumulate(batch)
     assert step.update(1e-3)
@@ -215,17 +202,25 @@ def test_a_step_that_is_not_finite_changes_nothing(batch: Batch) -> None:
 
 
 def test_a_compiled_step_computes_the_same(batch: Batch) -> None:
-    recipe = Recipe(lora_rank=4, lora_dropout=0.2)
     found = []
     for compiled in (False, True):
-        model = random_model()
+        model, recipe = random_model(), Recipe(lora_rank=4, lora_dropout=0.2)
         adapter = attach_adapter(model, recipe)
-        model.train()
-        step = TrainingStep(model, make_optimizer(recipe), recipe, compiled=compiled)
+        step = TrainingStep(model.train(), make_optimizer(recipe), recipe, compiled=compiled)
         for number in range(3):
             adapter.set_dropout_keys(recipe.seed, number)
             step.accumulate(batch)
             step.update(1e-3)
-        found.append((step.read_window(), {name: value for name, value in tree_flatten(model.trainable_parameters())}))
+        found.append((step.read_window(), trainable(model)))
     assert found[1][0].ce == pytest.approx(found[0][0].ce, rel=1e-5)
     assert relative_difference(found[1][1], found[0][1]) < 1e-3
+
+
+def test_the_rate_warms_up_and_then_falls_to_a_tenth_or_stays() -> None:
+    recipe = Recipe(max_steps=100, learning_rate=1e-3, warmup_share=0.1)
+    rates = [learning_rate_at(recipe, step) for step in range(101)]
+    assert rates[0] == rates[100] == pytest.approx(1e-4)
+    assert max(rates) == rates[9] == rates[10] == pytest.approx(1e-3)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    constant = Recipe(max_steps=10, learning_rate=1e-3, warmup_share=0.0, lr_schedule="constant")
+    assert {learning_rate_at(constant, step) for step in range(10)} == {1e-3}

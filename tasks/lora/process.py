@@ -1,21 +1,24 @@
-"""The machine that trains: what it is, what of its memory training may take, how it is kept awake."""
+"""The process that trains: its device, its part of the memory, and how it is kept awake and asked to stop."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
 from tasks.lora.memory import usable_bytes
 
 CACHE_SHARE = 0.1
 """Freed buffers that MLX keeps for reuse; batches of many widths would otherwise hoard one of each size."""
-
 BLAS_MARKS = ("openblas", "libmkl", "libblis", "libblas", "accelerate")
 
 
@@ -26,13 +29,13 @@ def linear_algebra_library() -> str:
     maps = Path("/proc/self/maps")
     loaded = maps.read_text("utf-8").splitlines() if maps.exists() else []
     names = {Path(line.split()[-1]).name for line in loaded if "/" in line}
-    # The library that NumPy and SciPy bring along is theirs alone.
+    # The library that NumPy and SciPy bring along serves nothing else.
     found = sorted(name for name in names if "scipy" not in name and any(mark in name for mark in BLAS_MARKS))
     return ", ".join(found) or "bundled"
 
 
 def describe_device() -> dict[str, str]:
-    """Describe the device and the libraries that decide the rounding of a run; on others it goes on, not to the bit."""
+    """Describe the device and the libraries that decide how a run rounds."""
     import mlx.core as mx
 
     return {
@@ -46,16 +49,16 @@ def describe_device() -> dict[str, str]:
 
 
 def training_limit_bytes() -> float:
-    """Return what training may take: a share of the memory, and on a GPU no more than that offers.
+    """Return what training may take: a part of the memory, and on a GPU no more than that offers.
 
-    Metal recommends a bound; a card with memory of its own counts by the same share as the machine's.
+    Metal recommends a bound; of a card with memory of its own, the same part may be used as of the machine's.
     """
     import mlx.core as mx
 
-    told = mx.device_info()
-    if recommended := told.get("max_recommended_working_set_size"):
+    device = mx.device_info()
+    if recommended := device.get("max_recommended_working_set_size"):
         return min(usable_bytes(), float(recommended))
-    if own := told.get("total_memory"):
+    if own := device.get("total_memory"):
         return min(usable_bytes(), usable_bytes(float(own) / 1e9))
     return usable_bytes()
 
@@ -87,3 +90,44 @@ def awake() -> Iterator[None]:
     finally:
         keeper.terminate()
         keeper.wait()
+
+
+class StopAsked(Exception):
+    """The process was asked to stop, and left its work where it can be taken up again."""
+
+
+@dataclass
+class StopRequest:
+    """What the process was asked, by which signal if at all."""
+
+    signal: int | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """The status that a shell expects of a process ended by this signal; by SIGTERM if another one was asked."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Note SIGTERM and the first SIGINT instead of obeying them, so that the loop can save and leave.
+
+    Several SIGTERMs ask for one stop: a service that is ended signals each of its processes, and a flow that is ended
+    by it signals its trainer once more. Only a second Ctrl-C, which a person sends, ends the process at once, as
+    SIGKILL does. Outside the main thread, where Python allows no signal handlers, nothing is noted.
+    """
+    request = StopRequest()
+    previous: dict[int, signal._HANDLER] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,37 +1,47 @@
-"""What a person sees of a run: the bar, the lines, the picture, the trackers."""
+"""What a person sees of a run or of several: the bar, the lines, the pictures, the trackers, the table."""
 
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError
-from tasks.lora.comparison import MOST_VARIANTS, as_markdown, row_of, suffix_of, variants
-from tasks.lora.curve import as_address, draw_lines, round_values
-from tasks.lora.metrics import gap_line, loss_lines, read_metrics
+from storage.training_result import TrainingResult
+from tasks.lora.comparison import MOST_VARIANTS, ComparedRun, Comparison, suffix_of, variants
+from tasks.lora.display import (
+    METRICS_SCHEMA,
+    StepReport,
+    as_data_url,
+    draw_lines,
+    gap_line,
+    loss_lines,
+    move_bar,
+    read_metrics,
+    round_values,
+    training_bar,
+)
 from tasks.lora.recipe import Recipe
-from tasks.lora.terminal import clock, describe_step, training_bar
-from tasks.lora.tracking import open_tracker
-from tests.tasks.lora.test_child import specify
+from tasks.lora.report import open_tracker
+from tests.tasks.lora.running import events_of, rows, specify
 from tests.tasks.lora.tiny_model import tiny_recipe
 
-EVENT: dict[str, Any] = {
-    "step": 500,
-    "max_steps": 10_000,
-    "total": 68.2341,
-    "ce": 2.5,
-    "distrust": 65.7341,
-    "tokens_per_second": 168.54,
-    "peak_memory_gb": 45.16,
-    "seconds_left": 14_270.0,
-}
+REPORT = StepReport(
+    step=500,
+    max_steps=10_000,
+    total=68.2341,
+    ce=2.5,
+    distrust=65.7341,
+    tokens_per_second=168.54,
+    peak_memory_gb=45.16,
+    seconds_left=14_270.0,
+)
 
 
 class Terminal(io.StringIO):
@@ -39,44 +49,29 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_shows_the_guides_numbers_on_a_terminal_only() -> None:
+def test_the_bar_shows_the_guides_numbers_on_a_terminal_only_and_leaves_its_line_to_the_log() -> None:
     terminal = Terminal()
     with training_bar(terminal) as bar:
-        assert bar is not None
-        bar.show(EVENT | {"step": 490})
-        bar.show(EVENT)
-    shown = terminal.getvalue()
-    assert "Training:   5%" in shown and "500/10000" in shown
-    assert "loss=68.2341, ce=2.5000, distrust=65.7341, tok/s=168.5, mem=45.2GB" in shown
-    with training_bar(io.StringIO()) as bar:
-        assert bar is None
-
-
-def test_the_bar_leaves_its_line_to_the_log() -> None:
-    terminal = Terminal()
-    with training_bar(terminal) as bar:
-        assert bar is not None
-        bar.give_way()  # nothing is drawn yet
-        bar.show(EVENT)
-        bar.give_way()
+        bar.clear()
+        assert not terminal.getvalue().strip(), "nothing is drawn before the first report"
+        move_bar(bar, REPORT.model_copy(update={"step": 490}))
+        move_bar(bar, REPORT)
+        bar.clear()
         terminal.write("a line of the log\n")
-    lines = terminal.getvalue().split("\n")
-    assert lines[0].rpartition("\r")[2] == "a line of the log"
-    assert "500/10000" in lines[1]
-
-
-def test_a_line_tells_the_time_left() -> None:
-    line = describe_step(EVENT)
-    assert line.startswith("step 500/10000: loss=68.2341") and line.endswith("3:57:50 left")
-    assert clock(75.9) == "01:15"
+    first, last, _ = terminal.getvalue().split("\n")
+    assert first.rpartition("\r")[2] == "a line of the log"
+    assert "Training:   5%" in last and "500/10000" in last
+    assert "loss=68.2341, ce=2.5000, distrust=65.7341, tok/s=168.5, mem=45.2GB" in last
+    with training_bar(io.StringIO()) as bar:
+        assert bar.disable
+    assert REPORT.line.startswith("step 500/10000: loss=68.2341") and REPORT.line.endswith("3:57:50 left")
 
 
 def test_tensorboard_gets_what_metrics_hold(base: Path, mixture: Path, tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
-    recipe = tiny_recipe(base, max_steps=4, report_to="tensorboard")
-    subprocess.run(specify(tmp_path, mixture, recipe), stdout=subprocess.DEVNULL, check=True, timeout=120)
     run = tmp_path / "runs" / "run"
+    assert events_of(specify(run, mixture, tiny_recipe(base, max_steps=4, report_to="tensorboard")))[0] == 0
     scalars: dict[str, list[tuple[int, float]]] = {}
     for file in (run / "tensorboard").glob("events.*"):
         content = file.read_bytes()
@@ -86,16 +81,14 @@ def test_tensorboard_gets_what_metrics_hold(base: Path, mixture: Path, tmp_path:
             content = content[16 + size :]
             for value in event.summary.value:
                 scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
-    rows = read_metrics(run)
-    expected = [(row["step"], pytest.approx(row["ce"])) for row in rows if row["kind"] == "train"]
-    assert scalars["train/cross_entropy"] == expected
+    assert scalars["train/cross_entropy"] == [(row["step"], pytest.approx(row["ce"])) for row in rows(run, "train")]
     assert [step for step, _ in scalars["valid/valid_ce_low"]] == [0, 3, 4]
     assert {"train/train_loss", "train/learning_rate", "train/peak_memory", "valid/val_loss"} <= scalars.keys()
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_tracker(Recipe(), tmp_path) is None
-    monkeypatch.setattr("mlx_lm.tuner.callbacks.wandb", None)
+    open_tracker(Recipe(), tmp_path)("train", 1, {})  # files alone need nothing
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(PrerequisiteError, match=r"wandb needs a library .*uv sync --extra tracking"):
         open_tracker(Recipe(report_to="wandb"), tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -111,15 +104,18 @@ def test_a_picture_holds_every_line_in_its_plot() -> None:
     assert lines == [["56.0,316.0", "720.0,40.0"], ["56.0,178.0", "720.0,109.0"]]
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"A & B", "<x>", "step", "nats", "1", "3"} <= set(texts)
-    address = as_address(svg)
-    assert b64decode(address.split(",", 1)[1]).decode() == svg
+    assert b64decode(as_data_url(svg).split(",", 1)[1]).decode() == svg
     assert draw_lines("nothing", {"one point": [(0, 1.0)]}, "nats") is None
     assert draw_lines("flat", {"a": [(0, 1.0), (1, 1.0)]}, "nats") is not None
-
-
-def test_round_values_cover_their_range() -> None:
     assert round_values(0.13, 0.92) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert round_values(5, 5)[0] <= 5 <= round_values(5, 5)[-1]
+
+
+def test_curves_come_from_the_metrics(tmp_path: Path) -> None:
+    assert loss_lines(read_metrics(tmp_path))["training"] == [], "a run that has reported nothing yet"
+    valid = {"step": 0, "kind": "valid", "valid_ce": 2.0, "valid_ce_low": 2.0, "valid_ce_high": 2.5}
+    table = pa.Table.from_pylist([valid, {"step": 1, "kind": "train", "ce": 1.0}], schema=METRICS_SCHEMA)
+    assert loss_lines(table)["validation"] == [(0, 2.0)] and loss_lines(table)["training"] == [(1, 1.0)]
+    assert gap_line(table) == [(0, 0.5)]
 
 
 def test_variants_are_every_combination_and_their_names_are_plain() -> None:
@@ -138,26 +134,29 @@ def test_variants_are_every_combination_and_their_names_are_plain() -> None:
         ({"model": [f"m{n}" for n in range(MOST_VARIANTS + 1)]}, "65 runs are more than 64"),
     ],
 )
-def test_what_cannot_be_compared_is_told(choices: dict[str, Any], named: str) -> None:
+def test_what_cannot_be_compared_is_named(choices: dict[str, Any], named: str) -> None:
     with pytest.raises(ParameterError, match=named):
         variants(Recipe(), choices)
 
 
-def test_a_row_says_how_far_the_voices_moved_apart() -> None:
-    result = {"steps": 9, "seconds": 3.5, "effective_sample_share": 0.31}
-    result |= {"valid_ce_before": 2.0, "valid_ce_after": 1.5, "valid_ce_low_before": 2.0, "valid_ce_low_after": 1.2}
-    result |= {"valid_ce_high_before": 2.0, "valid_ce_high_after": 1.9}
-    row = row_of("a", result)
-    assert row["gap"] == pytest.approx(0.7)
-    assert row_of("b", {"steps": 1, "seconds": 1.0, "effective_sample_share": 1.0})["gap"] is None
-    text = as_markdown([row, {"run": "c", "problem": "no | such model"}])
+def test_a_comparison_shows_how_far_the_voices_moved_apart_and_what_failed(tmp_path: Path) -> None:
+    result = TrainingResult.model_construct(
+        steps=9,
+        seconds=3.5,
+        effective_sample_share=0.31,
+        valid_ce_before=2.0,
+        valid_ce_after=1.5,
+        valid_ce_low_before=2.0,
+        valid_ce_low_after=1.2,
+        valid_ce_high_before=2.0,
+        valid_ce_high_after=1.9,
+    )
+    row = ComparedRun.of("a", result)
+    assert row.gap == pytest.approx(0.7)
+    assert ComparedRun.of("b", result.model_copy(update={"valid_ce_low_after": None})).gap is None
+    failed = ComparedRun(run="c", problem="no | such\nmodel")
+    compared = Comparison(folder=tmp_path, rows=[row, failed], pictures=[tmp_path / "effect.svg"])
+    text = compared.markdown().splitlines()
     assert "| a | 9 | 2.000 -> 1.500 | 2.000 -> 1.200 | 2.000 -> 1.900 | +0.700 | 31% | 3.5 |  |" in text
-    assert text.splitlines()[-1].endswith("| no / such model |")
-
-
-def test_curves_come_from_the_metrics(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    row = dict.fromkeys(("ce", "valid_ce", "valid_ce_low", "valid_ce_high"))
-    rows = [row | {"step": 0, "valid_ce": 2.0, "valid_ce_low": 2.0, "valid_ce_high": 2.5}, row | {"step": 1, "ce": 1.0}]
-    assert loss_lines(rows)["validation"] == [(0, 2.0)] and loss_lines(rows)["training"] == [(1, 1.0)]
-    assert gap_line(rows) == [(0, 0.5)]
+    assert text[-1].endswith(r"| no \| such model |")
+    assert compared.summary()[2].startswith("c ") and compared.summary()[3] == f"picture {tmp_path / 'effect.svg'}"
