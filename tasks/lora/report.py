@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from storage.errors import PrerequisiteError
 from storage.events import Emit
-from storage.inside import open_no_link
 from storage.parquet import write_shard
+from storage.safe_paths import open_no_link
 from tasks.lora.display import METRICS, METRICS_SCHEMA, StepReport, read_metrics
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import WindowMeans

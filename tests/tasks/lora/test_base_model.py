@@ -110,7 +110,7 @@ def test_a_copy_that_another_process_makes_is_waited_for(wide: Path, tmp_path: P
 
     def log(line: str) -> None:
         lines.append(line)
-        if line.startswith("Another process makes"):
+        if "waiting until it has ended" in line:
             release.set()
 
     assert in_four_bits(str(wide), log=log) == copy
