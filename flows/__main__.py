@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
         return exit_status(name, error)
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    print(json.dumps(result, ensure_ascii=False, default=plain) if as_json else summary(name, result))
     return 0
 
 
@@ -147,7 +147,13 @@ def tell_story(stream: TextIO) -> None:
     story.propagate = False
 
 
-def summary(name: str, result: dict[str, Any]) -> str:
+def plain(value: Any) -> Any:
+    """Return a typed result as its record; anything else as its words."""
+    dump = getattr(value, "model_dump", None)
+    return str(value) if dump is None else dump(mode="json")
+
+
+def summary(name: str, result: Any) -> str:
     """Write what a flow did, for a person."""
     from flows.summaries import summarise
 

@@ -6,7 +6,8 @@ import pytest
 from multidict import CIMultiDict
 
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
-from tasks.sources.answers import check_object, error_of, parse_json, retry_after
+from storage.hub_errors import retry_after
+from tasks.sources.answers import check_object, error_of, parse_json
 
 JSON = CIMultiDict({"Content-Type": "application/json; charset=utf-8"})
 HTML = CIMultiDict({"Content-Type": "text/html"})

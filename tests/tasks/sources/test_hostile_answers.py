@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, SourceUnavailable
-from tasks.sources.answers import check_object, error_of, parse_json, redirect_target, retry_after
+from storage.hub_errors import named_pause, retry_after
+from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.hub_errors import named_pause
+from tasks.sources.file_rows import BadLine, lines_of, parse_line
 from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps, first
-from tasks.sources.json_lines import BadLine, lines_of, parse_line
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document, Reject

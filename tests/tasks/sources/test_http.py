@@ -14,9 +14,11 @@ from storage.errors import (
     ItemUnavailable,
 )
 from tasks.sources.answers import redirect_target
-from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.pace import DOWN_AFTER, limiter_for
-from tasks.sources.web import Web, courteous_rate, user_agent
+from tasks.sources.catalogue import load_catalogue
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.http import ArchiveClient
+from tasks.sources.pace import DOWN_AFTER, Tally, limiter_for
+from tasks.sources.web import Web, user_agent
 from tests.tasks.sources.conftest import FakeClock, Handler, Serve, client_to
 
 
@@ -255,14 +257,25 @@ async def test_the_pace_holds_for_requests_sent_together(serve: Serve) -> None:
         assert loop.time() - start >= 0.28
 
 
-def test_ceilings_protect_the_public_archive() -> None:
-    assert courteous_rate(10, None, 2, "https://archive.org") == 2
-    assert courteous_rate(1, None, 2, "https://archive.org") == 1
-    assert courteous_rate(10, 5, 2, "https://archive.org") == 5
-    assert courteous_rate(10, None, 2, "http://127.0.0.1:8000") == 10
-    assert courteous_rate(10, 0.5, 2, "http://127.0.0.1:8000") == 0.5
-    assert courteous_rate(10, None, 2, "https://archive.org", 0.5) == 0.5
-    assert courteous_rate(10, 5, 2, "https://archive.org", 50) == 5
+@pytest.mark.parametrize(
+    ("wanted", "catalogue", "own", "root", "rate"),
+    [
+        (10, None, None, "https://archive.org", 2),
+        (1, None, None, "https://archive.org", 1),
+        (10, 5, None, "https://archive.org", 5),
+        (10, None, None, "http://127.0.0.1:8000", 10),
+        (10, 0.5, None, "http://127.0.0.1:8000", 0.5),
+        (10, None, 0.5, "https://archive.org", 0.5),
+        (10, 5, 50, "https://archive.org", 5),
+    ],
+)
+def test_ceilings_protect_the_public_archive(
+    wanted: float, catalogue: float | None, own: float | None, root: str, rate: float
+) -> None:
+    spec = load_catalogue()["internet_archive_books"].model_copy(update={"requests_per_second": catalogue})
+    connection = Connection(archive_org_url=root, archive_org_per_second=own)
+    archives = Archives(connection, Pace(requests_per_second=wanted), Web())
+    assert archives.rate(spec, "archive.org") == rate
 
 
 async def test_a_connection_that_the_host_closed_costs_a_turn(serve: Serve, clock: FakeClock) -> None:
@@ -331,7 +344,7 @@ async def test_a_probe_that_finds_its_page_gone_rejects_no_other(serve: Serve, c
     async with client_to(root, clock) as client:
         await client.get_json(client.url("known"))
         for _ in range(DOWN_AFTER):
-            client.pace.hear(ArchiveBusy("503"))
+            client.pace.note(ArchiveBusy("503"))
         assert client.pace.is_down
         assert await client.get_json(client.url("wanted")) == {"items": [1]}
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
+from storage.hub_errors import named_pause
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hub_errors import hub_error, named_pause
+from tasks.sources.hub_table import dataset_error
 from tests.tasks.sources.hub_double import make_fields
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -52,12 +53,12 @@ def wrapped(outer: Exception, inner: Exception) -> Exception:
 def test_what_a_failure_of_the_hub_means(error: Exception, kind: type[DistrustError], words: str) -> None:
     spec = SourceSpec.model_validate(make_fields(revision="v9"))
     with pytest.raises(kind, match=words):
-        raise hub_error(error, spec)
+        raise dataset_error(error, spec)
 
 
 def test_a_named_pause_of_the_hub_is_kept() -> None:
     spec = SourceSpec.model_validate(make_fields())
-    error = hub_error(named("HfHubHTTPError", status=429, **{"Retry-After": "55"}), spec)
+    error = dataset_error(named("HfHubHTTPError", status=429, **{"Retry-After": "55"}), spec)
     assert isinstance(error, ArchiveBusy)
     assert error.retry_after_seconds == 55
 

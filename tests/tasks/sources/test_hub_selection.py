@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.sources.catalogue import SourceSpec, load_catalogue
-from tasks.sources.hub_selection import pushed_down
+from tasks.sources.hub_table import pushed_down
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document
 from tests.tasks.sources.hub_double import make_fields

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.sources.ranges import RangeReader
+from tasks.sources.rows import RangeReader
 
 
 class Stream:
