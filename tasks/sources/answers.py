@@ -45,8 +45,7 @@ def error_of(
         url: For the message.
         page: The beginning of the body, if that is a web page.
         wants_json: Whether a web page is the wrong answer.
-        block_seconds: How long the archive shuts out a client that was too fast, if that is known; assumed for a block
-            and for a 429 that names no pause.
+        block_seconds: The pause in seconds to assume for a block, and for a 429 that names none.
     """
     pause = retry_after(headers.get("Retry-After"))
     if is_challenge(headers, page):

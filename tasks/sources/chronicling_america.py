@@ -117,11 +117,13 @@ class ChroniclingAmerica:
             if not more or not answer["results"] or number > DEPTH_LIMIT // PAGE_SIZE:
                 break
             try:
-                answer = await self._search(span, number)
+                before_this, answer = answer["results"], await self._search(span, number)
             except ItemUnavailable as error:
                 if error.reason != "not-found":
                     raise
                 break  # past the last page: the number of pages is an estimate
+            if answer["results"] == before_this:
+                break  # the search ignores the page number
         if listed < total:
             self.remark = f"the search of {span.start} to {span.end} counts {total} pages and lists {listed}"
         return len(pages) - before

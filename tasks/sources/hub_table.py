@@ -185,13 +185,7 @@ def absent_columns(spec: SourceSpec, absent: set[str], names: set[str]) -> Sourc
 
 
 def dataset_error(error: BaseException, spec: SourceSpec, *, first_contact: bool = False) -> DistrustError:
-    """Return the error of this project for something that the Hub's libraries raised about a source.
-
-    Args:
-        error: What was raised.
-        spec: The catalogue entry.
-        first_contact: Nothing came from the Hub before, so a Hub that cannot be reached means that there is no network.
-    """
+    """Return the error of this project for something that the Hub's libraries raised about a source."""
     about, said = f"source {spec.name!r}: dataset {spec.repo}", " ".join(str(error).split())[:300]
     if "scripts are no longer supported" in said:
         return SourceUnavailable(

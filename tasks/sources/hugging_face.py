@@ -71,12 +71,7 @@ class HuggingFaceDataset:
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
 
-        With a year filter it is not known how many of them are kept.
-
-        Raises:
-            SourceUnavailable: The dataset cannot be had.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub does not answer now.
+        With a year filter it is not known how many of them are kept. Raises as `plan`.
         """
         info = await asyncio.to_thread(self._look_up, self._spec.revision)
         return None if self._spec.year_filter else _rows_described(info.card_data, self._spec)
@@ -119,13 +114,7 @@ class HuggingFaceDataset:
         return f"{self._spec.repo}:{self._spec.split}:{start}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows.
-
-        Raises:
-            SourceUnavailable: The dataset cannot be read, or lacks a column.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub cannot be reached now.
-        """
+        """Read one range of rows; raises as `plan`, and SourceUnavailable where a column is missing."""
         refuse_folder(self._spec)
         await self._check_access(str(item.data["revision"]))
         start = int(item.data["start"])

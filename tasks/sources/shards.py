@@ -48,16 +48,12 @@ def items_per_shard(spec: SourceSpec) -> int:
 
 @dataclass
 class SourceDownload:
-    """One source being downloaded: its open archive, its folder, and how far it is.
+    """One source being downloaded: its open archive, the folder of its shards, and how far it is.
 
     Attributes:
-        source: The archive.
-        spec: The catalogue entry.
-        folder: Where the shards appear.
         concurrency: Items asked for at a time, over all shards under way.
         limit: How many documents are wanted.
         retried: The reasons of rejects that are fetched again.
-        throughput: Counts the outcomes as they come in.
     """
 
     source: Source

@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, SourceUnavailable
+from storage.errors import ArchiveBusy, CorruptAnswer, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.chronicling_america import (
-    Slice,
-)
 from tasks.sources.connection import Archives, Connection, Pace
-from tasks.sources.newspaper_pages import find_segment, full_text, plan_page
+from tasks.sources.newspaper_pages import find_segment, plan_page
 from tasks.sources.source import Document, Reject, reserve
 from tasks.sources.web import Web
 from tests.tasks.sources.conftest import FakeClock, Serve, opened, recorded
@@ -188,30 +185,10 @@ async def test_what_one_half_lacks_the_other_gives(library: Library, serve: Serv
     assert len(items) == len({item.native_id for item in items}) == 30
 
 
-def test_halves_cover_a_slice_without_overlap() -> None:
-    early, late = Slice(date(1900, 1, 1), date(1900, 1, 2)).halves()
-    assert early == Slice(date(1900, 1, 1), date(1900, 1, 1))
-    assert late == Slice(date(1900, 1, 2), date(1900, 1, 2))
-
-
 async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:
     library.ignores_dates = True
     with pytest.raises(SourceUnavailable, match="ignores the dates"):
         await plan(library, serve, clock, limit=10)
-
-
-async def test_an_empty_span_is_an_empty_plan(library: Library, serve: Serve, clock: FakeClock) -> None:
-    library.per_day = 0
-    assert await plan(library, serve, clock, limit=10) == []
-
-
-async def test_a_first_challenge_page_is_waited_out_for_a_while_and_never_read(
-    library: Library, serve: Serve, clock: FakeClock
-) -> None:
-    library.challenges = 99
-    with pytest.raises(ArchiveBlocked, match="blocks this client"):
-        await plan(library, serve, clock, limit=10)
-    assert clock.slept and max(clock.slept) <= 2
 
 
 async def test_a_block_parks_the_host_for_the_block_time(library: Library, serve: Serve, clock: FakeClock) -> None:
@@ -337,17 +314,6 @@ async def test_a_429_with_a_pause_beyond_patience_reaches_the_caller(
 )
 def test_where_the_segment_is_found(fields: dict[str, Any], segment: str) -> None:
     assert find_segment(fields) == segment
-
-
-@pytest.mark.parametrize("value", [None, "text", {}, {"id": ["http://www.loc.gov/item/sn1/"]}, {"id": "%%%"}])
-def test_other_hits_are_no_pages(value: Any) -> None:
-    assert plan_page(value) is None
-
-
-def test_the_only_page_is_taken() -> None:
-    assert full_text({"x": {"full_text": "t"}}) == "t"
-    with pytest.raises(CorruptAnswer):
-        full_text({"x": "t"})
 
 
 def test_a_recorded_hit_is_planned() -> None:

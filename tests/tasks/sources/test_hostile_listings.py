@@ -110,6 +110,7 @@ def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
     [{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/", "page_id": "\ud800"}], "pagination": {}}]
 )
 @example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"of": 10**9}}])
+@example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"total": 10**9}}])
 def test_pages_of_the_newspaper_search(pages: list[Any]) -> None:
     # 31 days are halved into at most 61 slices, each asked for one page; a round that adds nothing ends the plan.
     walk(pages, test_chronicling_america.make_spec(), most_requests=4 * 61 + 4)

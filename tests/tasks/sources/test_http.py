@@ -7,7 +7,6 @@ from aiohttp import web
 
 from storage.errors import (
     ArchiveAway,
-    ArchiveBlocked,
     ArchiveBusy,
     ArchiveUnreachable,
     CorruptAnswer,
@@ -77,30 +76,6 @@ async def test_too_many_is_never_answered_by_asking_at_once(serve: Serve, clock:
     async with client_to(root, clock, first_delay_seconds=2) as client:
         await client.get_json(client.url("a"))
     assert 2 <= sum(clock.slept) <= 4
-
-
-async def test_permanent_refusals_are_not_tried_again(serve: Serve, clock: FakeClock) -> None:
-    root = await serve({"/a": scripted(web.Response(status=403, text="no"), good())})
-    tally = Tally()
-    async with client_to(root, clock) as client:
-        with pytest.raises(ItemUnavailable) as caught:
-            await client.get_body(client.url("a"), tally=tally)
-    assert (caught.value.reason, tally.attempts, clock.slept) == ("access-restricted", 1, [])
-
-
-async def test_html_in_place_of_json_is_a_block_and_never_data(serve: Serve, clock: FakeClock) -> None:
-    page = web.Response(text="<title>Just a moment...</title>", content_type="text/html")
-    root = await serve({"/a": scripted(page, good())})
-    async with client_to(root, clock, attempts=1) as client:
-        with pytest.raises(ArchiveBlocked, match="do not restart at once"):
-            await client.get_json(client.url("a"))
-
-
-async def test_truncated_json_is_asked_for_again(serve: Serve, clock: FakeClock) -> None:
-    broken = web.Response(text='{"items": [1, 2', content_type="application/json")
-    root = await serve({"/a": scripted(broken, good())})
-    async with client_to(root, clock) as client:
-        assert await client.get_json(client.url("a")) == {"items": [1]}
 
 
 async def test_a_connection_that_breaks_off_is_transient(serve: Serve, clock: FakeClock) -> None:

@@ -10,7 +10,7 @@ from aiohttp import web
 from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps, first
+from tasks.sources.internet_archive_items import check_item, choose_texts, find_stamps, first
 from tasks.sources.source import Document, Reject
 from tests.tasks.sources.conftest import FakeClock, Serve, opened, recorded
 
@@ -173,11 +173,6 @@ async def test_a_listing_in_a_circle_is_an_error(archive: Archive, serve: Serve,
     archive.pages = {"": page("a", cursor="c1", total=2), "c1": page("a", cursor="c1", total=2)}
     with pytest.raises(CorruptAnswer, match="keeps sending the same page"):
         await plan(archive, serve, clock)
-
-
-async def test_a_search_without_results_is_an_empty_plan(archive: Archive, serve: Serve, clock: FakeClock) -> None:
-    archive.pages = {"": page(total=0)}
-    assert await plan(archive, serve, clock) == []
 
 
 async def test_an_item_becomes_a_document(archive: Archive, serve: Serve, clock: FakeClock) -> None:
@@ -392,26 +387,11 @@ async def test_an_item_that_vanishes_while_it_is_read_is_a_reject(
     assert (document.title, document.extra["file"]) == ("Now", "new_djvu.txt")
 
 
-async def test_an_item_whose_server_is_down_is_a_reject(serve: Serve, clock: FakeClock) -> None:
-    async def down(request: web.Request) -> web.Response:
-        return web.Response(status=503)
-
-    async with opened(make_spec(), await serve({"/metadata/{id}": down}), clock, attempts=2) as source:
-        outcomes = [outcome async for outcome in source.fetch(Item(native_id="x"))]
-    assert [(o.reason, o.attempts) for o in outcomes if isinstance(o, Reject)] == [("archive-busy", 2)]
-
-
 def test_stamps_of_digitisers_are_recorded_where_they_stand() -> None:
     text = "Digitized by the Internet Archive\nin 2008 with funding from\n\nTHE HISTORY\n" + "x" * 30_000
     assert find_stamps(text) == {"internet-archive": 0}
     assert find_stamps("p. 1\nDIGITIZED BY GOOGLE") == {"google": 5}
     assert find_stamps("x" * 30_000 + "Digitized by Google") == find_stamps("The history of Google") == {}
-
-
-def test_metadata_values_are_scalars_or_lists() -> None:
-    assert every(None) == every("") == every([]) == []
-    assert every(["a", None, " b\n"]) == ["a", "b"]
-    assert first({}.get("x")) is None
 
 
 @pytest.mark.parametrize("name", ["bhagavadgitawith00londiala", "in.ernet.dli.2015.386852", "journalofexpedit00ford"])

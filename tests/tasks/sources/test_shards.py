@@ -16,7 +16,7 @@ from storage.shard_plan import Item, ShardSpec
 from tasks.sources import raw_dataset
 from tasks.sources.catalogue import SourceSpec, load_catalogue
 from tasks.sources.raw_dataset import read_outcome, request_key
-from tasks.sources.shards import SourceDownload, items_per_shard
+from tasks.sources.shards import SourceDownload
 from tasks.sources.source import Document, Reject
 
 Answer = Callable[[Item], list[Document | Reject]]
@@ -230,10 +230,6 @@ async def test_a_source_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_shard_may_be_empty(tmp_path: Path) -> None:
-    assert await run(tmp_path, lambda item: [], "a", "b") == ([], [])
-
-
 def test_the_request_key_ignores_pace_and_remarks() -> None:
     spec = load_catalogue()["historical_newspapers"]
     key = request_key(spec, 100)
@@ -256,11 +252,6 @@ def test_the_request_key_ignores_pace_and_remarks() -> None:
     # A key that keeps its default is no part of the request, so that new keys leave old downloads as they are.
     assert request_key(spec.model_copy(update={"front_pages_only": False}), 100) == key
     assert request_key(load_catalogue()["historical_newspapers"], 100) == key
-
-
-def test_shards_are_of_a_size_that_may_be_lost() -> None:
-    for spec in load_catalogue().values():
-        assert 1 <= items_per_shard(spec) <= 200
 
 
 async def test_a_shard_cut_short_keeps_what_the_archive_has_withdrawn(tmp_path: Path) -> None:

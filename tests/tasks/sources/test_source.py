@@ -7,7 +7,6 @@ import pytest
 from storage.errors import ParameterError
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.connection import Connection, Pace
-from tasks.sources.source import reserve
 from tests.tasks.sources.conftest import opened
 
 
@@ -71,10 +70,6 @@ def test_a_root_is_an_absolute_url(url: str) -> None:
 def test_a_pace_has_bounds(fields: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="outside"):
         Pace(**fields)
-
-
-def test_the_reserve_is_a_quarter_and_a_few() -> None:
-    assert (reserve(1), reserve(100), reserve(30_000)) == (11, 135, 37_510)
 
 
 @pytest.mark.parametrize("name", ["wikipedia", "classical_philosophy", "historical_newspapers"])
