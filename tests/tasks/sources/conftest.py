@@ -51,6 +51,12 @@ async def client_to(
         yield ArchiveClient(web, root, requests_per_second=requests_per_second, **options)
 
 
+def make_spec(**fields: Any) -> SourceSpec:
+    """Make a catalogue entry; without fields, of local files."""
+    entry = {"name": "s", "archive": "local_files", "path": "p", "source_type": "wiki", "trivium": "logic"}
+    return SourceSpec.model_validate(entry | fields)
+
+
 @asynccontextmanager
 async def opened(
     spec: SourceSpec,

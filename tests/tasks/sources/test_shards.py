@@ -14,18 +14,13 @@ from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import Item, ShardSpec
 from tasks.sources import raw_dataset
-from tasks.sources.catalogue import SourceSpec, load_catalogue
+from tasks.sources.catalogue import load_catalogue
 from tasks.sources.raw_dataset import read_outcome, request_key
 from tasks.sources.shards import SourceDownload
 from tasks.sources.source import Document, Reject
+from tests.tasks.sources.conftest import make_spec
 
 Answer = Callable[[Item], list[Document | Reject]]
-
-
-def make_spec(**fields: Any) -> SourceSpec:
-    return SourceSpec.model_validate(
-        {"name": "s", "archive": "local_files", "path": "p", "source_type": "wiki", "trivium": "logic", **fields}
-    )
 
 
 def document(name: str, text: str = "A text that is long enough.", **fields: Any) -> Document:
