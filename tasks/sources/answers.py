@@ -16,7 +16,7 @@ from storage.hub_errors import retry_after
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 GONE = {404: "not-found", 410: "not-found"} | dict.fromkeys((401, 403, 451), "access-restricted")
 REFUSALS = frozenset({200, 401, 403})
-"""With a web page in place of data, these refuse one page or shut out the client: the status alone does not tell."""
+"""With a web page in place of data, these may refuse one page or shut out the client."""
 
 _HALVES = re.compile(r"\\u[dD][89a-fA-F]")
 _CHALLENGE_HEADERS = {"cf-mitigated": ("challenge",), "x-amzn-waf-action": ("challenge", "captcha")}

@@ -73,18 +73,31 @@ class FileRow(dict[str, Any]):
 Row = FileRow | BadLine
 
 
-class _Expanding(io.RawIOBase):
-    """Counts what comes out of a packed file and stops a bomb."""
+class BoundedReader(io.RawIOBase):
+    """Reads what comes out of a packed file, and stops a file that expands too far.
+
+    Args:
+        inner: The unpacked bytes.
+        limit: Most bytes, from the beginning or from the last `restart` on.
+    """
 
     def __init__(self, inner: IO[bytes], limit: int) -> None:
-        self._inner = inner
-        self._left = limit
-        self._limit = limit
+        self._inner, self._limit, self._left = inner, limit, limit
+
+    def restart(self) -> None:
+        """Count from here on."""
+        self._left = self._limit
 
     def readable(self) -> bool:
+        """Tell that this is for reading."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read the next bytes.
+
+        Raises:
+            OSError: There are too many.
+        """
         data = self._inner.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
@@ -93,6 +106,7 @@ class _Expanding(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
+        """Close the packed file."""
         self._inner.close()
         super().close()
 
@@ -127,7 +141,7 @@ def _open_binary(path: Path) -> IO[bytes]:
     else:
         return path.open("rb")
     limit = max(EXPANSION_FLOOR_BYTES, LARGEST_EXPANSION * path.stat().st_size)
-    return io.BufferedReader(_Expanding(packed, limit))
+    return io.BufferedReader(BoundedReader(packed, limit))
 
 
 def _json_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:

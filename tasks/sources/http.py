@@ -1,4 +1,4 @@
-"""Asking an archive over HTTP: paced, retrying, size-capped, and never redirected to strangers."""
+"""Asking an archive over HTTP: paced, retrying, size-capped, and never redirected to an unknown host."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class _InDoubt(ArchiveBusy):
-    """A page was refused by a host that answered nothing else yet, so that nobody can tell why."""
+    """A page was refused by a host that answered nothing else yet, so the reason is unknown."""
 
     def __init__(self, own: DistrustError) -> None:
         super().__init__(f"{own}; the archive has answered nothing else so far")
@@ -108,8 +108,8 @@ class ArchiveClient:
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
             ArchiveBlocked: A web page came in place of data.
-            CorruptAnswer: The answer kept being no such object.
-            ItemUnavailable: There is no such thing, or it is not for us.
+            CorruptAnswer: The answer was never such an object.
+            ItemUnavailable: It does not exist, or access is restricted.
         """
         if params:
             url = url.update_query({key: str(value) for key, value in params.items()})
@@ -150,7 +150,7 @@ class ArchiveClient:
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
             CorruptAnswer: Size or checksum kept being wrong.
-            ItemUnavailable: There is no such file, it is not for us, or it exceeds `cap` bytes.
+            ItemUnavailable: It does not exist, access is restricted, or it exceeds `cap` bytes.
         """
         part = PartialFile(to.with_name(f"{to.name}.part"), cap=cap, size=size, checksum=checksum)
 

@@ -60,7 +60,7 @@ class HubStream:
             identity = {**table.identity, "form": table.form, "columns": list(table.columns)}
             self._tables[revision] = table, Positions(self._folder, identity)
         table, positions = self._tables[revision]
-        stream, rows, number = self._nearest(table, positions, start)  # `number` rows lie behind
+        stream, rows, number = self._nearest(table, positions, start)  # `number` rows come before it
         step, first = self._spec.rows_per_item, self._spec.first_row
         seen: set[str] = set()
         state: dict[str, Any] | None = None

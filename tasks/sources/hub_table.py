@@ -51,10 +51,10 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
 
     JSON lines are read as lines: the library's JSON reader takes the columns' types from the first ten megabytes
     and fails on a column that holds nothing there, or on a key that comes later. Of Parquet only the needed columns
-    are fetched, and row groups whose statistics lie outside the years are skipped.
+    are fetched, and row groups whose statistics are outside the years are skipped.
 
     Raises:
-        SourceUnavailable: There is no such split or column.
+        SourceUnavailable: The split or a column is missing.
     """
     builder = _builder_of(spec, token, revision)
     from datasets import __version__

@@ -167,7 +167,7 @@ class HuggingFaceDataset:
 
 
 def _rows_described(card: Any, spec: SourceSpec) -> int | None:
-    """Return the rows of a split by the dataset's card; a selection of files is described nowhere."""
+    """Return the rows of a split by the dataset's card; a card does not describe a selection of files."""
     described = card.get("dataset_info") if card is not None and not (spec.data_files or spec.data_dir) else None
     for config in described if isinstance(described, list) else [described]:
         if not isinstance(config, dict) or config.get("config_name", "default") != (spec.config or "default"):

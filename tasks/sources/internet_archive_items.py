@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import CorruptAnswer, ItemUnavailable
+from tasks.sources.dates import roman_number
 
 TEXT_FORMAT = "DjVuTXT"
 TEXT_SUFFIX = "_djvu.txt"
@@ -16,7 +17,7 @@ MOST_VOLUMES = 100
 """An item with more texts of one name is a collection, not a work in volumes."""
 WHOLE_SHARE = 0.9
 VARIANTS = frozenset(("bw", "color", "colour", "copy", "text", "ocr", "scan", "orig", "original", "old", "new"))
-"""Words that tell copies of one volume apart, and not volumes."""
+"""Words that distinguish copies of one volume, not volumes."""
 
 STAMPS = {
     "google-books": "This is a digital copy of a book that was preserved for generations",
@@ -151,13 +152,8 @@ def _places(names: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
 def _value(found: re.Match[str]) -> int:
     kind, written = next((kind, written) for kind, written in found.groupdict().items() if written)
     if kind == "roman":
-        return _roman(written)
+        return roman_number(written)
     return int(written[:18]) if written.isdigit() else _WORDS[written]
-
-
-def _roman(numeral: str) -> int:
-    values = [{"c": 100, "l": 50, "x": 10, "v": 5, "i": 1}[letter] for letter in numeral]
-    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
 
 
 def _in_order(volumes: Sequence[TextFile]) -> list[TextFile]:

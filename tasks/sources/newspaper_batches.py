@@ -20,6 +20,7 @@ from storage.shard_plan import Item
 from tasks.sources.answers import parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
+from tasks.sources.file_rows import BoundedReader
 from tasks.sources.http import ArchiveClient
 from tasks.sources.pace import Tally
 from tasks.sources.source import NOTHING, Document, Reject, reject_of, reserve
@@ -65,7 +66,7 @@ class NewspaperBatches:
         """Choose as many files as it takes, evenly over the library's list.
 
         Raises:
-            SourceUnavailable: There is no list.
+            SourceUnavailable: The library has no list of files.
         """
         try:
             entries = [entry for entry in await self._listed() if entry["batch"] not in known]
@@ -122,9 +123,9 @@ class NewspaperBatches:
     def _pages(self, path: Path) -> Iterator[Document | Reject]:
         longest = self._spec.max_file_bytes
         try:
-            with GuardedFile(path, 2 * longest) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+            with unpacked(path, 2 * longest) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
                 for member in archive:
-                    packed.begin_member()
+                    packed.restart()  # a header can claim any size for its member
                     known = _PAGE.fullmatch(member.name)
                     if known is None or not member.isreg() or not self._is_wanted(known["day"]):
                         continue
@@ -172,34 +173,9 @@ class NewspaperBatches:
         )
 
 
-class GuardedFile(bz2.BZ2File):
-    """Reads a packed tar, and stops when one member grows too large: a header can claim any size.
-
-    Args:
-        path: The packed file.
-        longest_member_bytes: Most bytes from one member's header to the next.
-    """
-
-    def __init__(self, path: Path, longest_member_bytes: int) -> None:
-        super().__init__(path)
-        self._longest = longest_member_bytes
-        self._since = 0
-
-    def begin_member(self) -> None:
-        """Note that a member begins."""
-        self._since = 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read on.
-
-        Raises:
-            ValueError: The member is too long.
-        """
-        chunk = super().read(-1 if size is None else size)
-        self._since += len(chunk)
-        if self._since > self._longest:
-            raise ValueError(f"a member exceeds {self._longest} bytes")
-        return chunk
+def unpacked(path: Path, longest_member_bytes: int) -> BoundedReader:
+    """Open a bulk file for reading; more bytes than `longest_member_bytes` without a restart are an OSError."""
+    return BoundedReader(bz2.BZ2File(path), longest_member_bytes)
 
 
 def _is_batch(entry: Any) -> bool:

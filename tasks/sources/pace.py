@@ -19,7 +19,7 @@ DOWN_AFTER = 5
 """So many failures in a row, over all requests, mean that the host is down and not one of its items."""
 FIRST_PARK_SECONDS, LONGEST_PARK_SECONDS = 5.0, 300.0
 RECENT = 20
-"""How many answers tell whether a host is overloaded."""
+"""How many answers decide whether a host is overloaded."""
 OVERLOADED = 5
 """So many of them saying "later" halve the pace; one now and then, whatever its status, does not."""
 SLOWEST = 32
@@ -92,7 +92,7 @@ class HostPace:
         self.refused: set[URL] = set()
         """Pages that were refused while nothing was answered yet."""
         self.parks = True
-        """Whether failures in a row park the host; then something must tell a dead item from a dead host."""
+        """Whether failures in a row park the host; that needs a way to distinguish a dead item from a dead host."""
         self.probing = asyncio.Lock()
         self._share, self._notify, self._patience = share, notify, patience_seconds
         self._rate, self._limiter = requests_per_second, limiter_for(requests_per_second)
@@ -206,7 +206,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Patience:
-    """Asks one host again while that may help: the only place where a request is repeated by itself.
+    """Asks one host again while that may help: the only place where a request is repeated automatically.
 
     Args:
         pace: The host's pace, which knows of its pauses and whether it is down.

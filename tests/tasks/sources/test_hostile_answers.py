@@ -23,7 +23,7 @@ from tasks.sources.answers import check_object, error_of, parse_json, redirect_t
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.file_rows import BadLine, lines_of, parse_line, read_rows
 from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps
-from tasks.sources.newspaper_batches import GuardedFile
+from tasks.sources.newspaper_batches import unpacked
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document, Reject
@@ -188,7 +188,7 @@ def test_newspaper_batches(tmp_path_factory: pytest.TempPathFactory, body: bytes
     for content in (body, bz2.compress(body)):
         path.write_bytes(content)
         try:
-            with GuardedFile(path, 10_000) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+            with unpacked(path, 10_000) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
                 list(archive)
         except (tarfile.TarError, EOFError, OSError, ValueError):
             pass  # all of them become "broken-archive"
