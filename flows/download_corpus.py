@@ -60,7 +60,7 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
 
 async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:
     """Download the sources of one archive; those that fail for now are run again."""
-    rounds = acquisition.Rounds(specs, download.layout, 3600 * download.parameters.patience_hours)
+    rounds = archives.Rounds(specs, download.layout, 3600 * download.parameters.patience_hours)
     async for spec in rounds:
         try:
             rounds.note(await download_source(download, spec))

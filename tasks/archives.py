@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
-from storage.errors import SourceUnavailable
+from storage.errors import DatasetBusy, SourceUnavailable
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.shard_plan import read_plan
@@ -24,12 +25,15 @@ from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.shared_pace import SharedPace
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.connection import Archives, Connection, Pace
-from tasks.sources.results import CatalogueResult, CatalogueRow, SurveyResult, SurveyRow
+from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
 from tasks.sources.survey import nothing_known, survey_source
 from tasks.sources.web import Web
 
 SURVEY_SECONDS = 10.0
 """How long a source is asked how much it has."""
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
+BUSY_POLL_SECONDS = 2.0
+"""How often to look whether another run has finished with a source."""
 
 
 def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) -> list[SourceSpec]:
@@ -146,6 +150,69 @@ async def survey(specs: Sequence[SourceSpec], max_samples: int, pace: Pace) -> S
     if rows and all(row.problem for row in rows):
         raise SourceUnavailable(nothing_known(rows))
     return SurveyResult(survey=rows)
+
+
+class Rounds:
+    """Names the sources of one archive in turn, and again, after longer and longer pauses, those that failed for now.
+
+    A source that another run is downloading is passed over, and named again when the others are done: two runs share
+    the work, and both end when all of it is done.
+
+    Args:
+        specs: The sources.
+        layout: The store; another file in a source's folder is headway, and patience begins anew.
+        patience_seconds: How long to go on without headway.
+    """
+
+    def __init__(self, specs: Sequence[SourceSpec], layout: Layout, patience_seconds: float) -> None:
+        self._specs, self._patience_seconds = specs, patience_seconds
+        self._folders = [layout.raw(spec.name) for spec in specs]
+        self._files, self._since, self._wait = self._count_files(), time.monotonic(), FIRST_WAIT_SECONDS
+        self._outcomes: dict[str, SourceOutcome] = {}
+        self._busy: set[str] = set()
+        self._announced: set[str] = set()
+
+    async def __aiter__(self) -> AsyncIterator[SourceSpec]:
+        pending = list(self._specs)
+        while pending:
+            for spec in pending:
+                self._busy.discard(spec.name)
+                yield spec
+            if pending := [spec for spec in pending if spec.name in self._busy]:
+                await asyncio.sleep(BUSY_POLL_SECONDS)
+                continue
+            pending = [spec for spec in self._specs if self._outcomes[spec.name].passing]
+            wait = self.next_wait() if pending else None
+            if wait is None:
+                return
+            run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
+            await asyncio.sleep(wait)
+
+    def note(self, outcome: SourceOutcome) -> None:
+        """Note what became of the source that was named last."""
+        self._outcomes[outcome.source] = outcome
+
+    def note_busy(self, spec: SourceSpec, error: DatasetBusy) -> None:
+        """Note that another run is downloading a source."""
+        if spec.name not in self._announced:
+            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
+        self._busy.add(spec.name)
+        self._announced.add(spec.name)
+
+    @property
+    def outcomes(self) -> list[SourceOutcome]:
+        """The last outcome of every source."""
+        return [self._outcomes[spec.name] for spec in self._specs]
+
+    def _count_files(self) -> int:
+        return sum(1 for folder in self._folders for _ in folder.glob("*.parquet"))
+
+    def next_wait(self) -> float | None:
+        """Return the seconds to wait before the next round; none if patience is over."""
+        if (files := self._count_files()) > self._files:
+            self._files, self._since, self._wait = files, time.monotonic(), FIRST_WAIT_SECONDS
+        wait, self._wait = self._wait, min(LONGEST_WAIT_SECONDS, 2 * self._wait)
+        return wait if time.monotonic() + wait - self._since <= self._patience_seconds else None
 
 
 @task(task_run_name="check-catalogue", **LOCAL_WORK)

@@ -7,11 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-_TABLE = Path(__file__).with_name("languages.txt")
+_LINES = Path(__file__).with_name("languages.txt").read_text("utf-8").splitlines()
 """A language a line: ISO 639-1, then 639-2 (bibliographic and terminological), then names in several languages."""
-_CODES = MappingProxyType(
-    {name: line.split()[0] for line in _TABLE.read_text("utf-8").splitlines() for name in line.split()}
-)
+_CODES = MappingProxyType({name: line.split()[0] for line in _LINES for name in line.split()})
 _UNKNOWN = frozenset({"und", "unknown", "undetermined", "mul", "multiple", "zxx", "mis", "none", "null"})
 _TAG = re.compile(r"([a-z]{2,3})[-_][a-z0-9_-]+")
 _SEPARATORS = re.compile(r"[;,/|]")

@@ -21,7 +21,7 @@ from flows.download_corpus import download_corpus
 from flows.summaries import summarise
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
-from tasks import acquisition, archives
+from tasks import archives
 from tasks.sources.connection import Pace
 from tests.tasks.sources.hostile import HostileArchive, HostileItem, Misdeed, corrupt, drop, status
 
@@ -298,7 +298,7 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
 async def test_a_refresh_that_comes_round_again_asks_for_no_more(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     wanted = parameters | {"patience_hours": 1.0, "max_samples": 20}
     await download_corpus(**wanted)
     for number in range(35, 55):  # the first that are new: all of four rounds' tries fail
@@ -313,7 +313,7 @@ async def test_a_refresh_that_comes_round_again_asks_for_no_more(
 async def test_what_a_failed_try_brought_is_not_counted_twice(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(30, 50):
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5
     assert (await download_corpus(**parameters | {"patience_hours": 1.0})).sources[0].documents == 70
@@ -355,7 +355,7 @@ async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str,
 async def test_a_source_that_failed_for_now_comes_round_again(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(20):  # so many in a row that it must be the archive, in each of four rounds
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     result = await download_corpus(**parameters | {"patience_hours": 1.0})
@@ -379,7 +379,7 @@ async def test_a_search_that_fails_for_now_gives_no_source_up(
     monkeypatch: pytest.MonkeyPatch,
     faults: list[Misdeed],
 ) -> None:
-    monkeypatch.setattr(acquisition, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     archive.about_search = faults
     result = await download_corpus(**parameters | {"patience_hours": 1.0, "max_samples": 5})
     assert (result.sources[0].documents, archive.about_search) == (5, [])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage.layout import Layout
-from tasks import acquisition
+from tasks import archives
 from tasks.sources.catalogue import load_catalogue
 
 
@@ -13,8 +13,8 @@ def test_rounds_grow_apart_and_begin_anew_with_headway(tmp_path: Path, monkeypat
     layout, specs = Layout.of(str(tmp_path)), [load_catalogue()[name] for name in ("wikipedia", "big_patent")]
     layout.raw("wikipedia").mkdir(parents=True)
     now = [0.0]
-    monkeypatch.setattr(acquisition.time, "monotonic", lambda: now[0])
-    waiting = acquisition.Rounds(specs, layout, 1000.0)
+    monkeypatch.setattr(archives.time, "monotonic", lambda: now[0])
+    waiting = archives.Rounds(specs, layout, 1000.0)
 
     def waits() -> list[float]:
         found = []
