@@ -260,6 +260,7 @@ async def test_a_refresh_of_nothing_is_a_first_download(parameters: dict[str, An
     assert result.sources[0].documents == 70 and not result.sources[0].reused
     assert stored(parameters) == {name: text(name) for name in archive.items}
     assert set(archive.requests.values()) == {1}
+    assert (await download_corpus(**parameters)).sources[0].reused, "and later runs take it for the same request"
 
 
 async def test_a_refresh_finishes_a_first_download_before_it_asks_for_more(
@@ -319,15 +320,6 @@ async def test_what_a_failed_try_brought_is_not_counted_twice(
     assert (await download_corpus(**parameters | {"patience_hours": 1.0})).sources[0].documents == 70
     told = await progress()
     assert told.startswith("books: 70 of 70 documents") and "rejected" not in told
-
-
-async def test_a_refresh_of_what_was_never_downloaded_is_a_download(
-    parameters: dict[str, Any], archive: HostileArchive
-) -> None:
-    result = await download_corpus(**parameters, max_samples=20, refresh=True)
-    assert result.sources[0].documents == len(stored(parameters)) == 20
-    again = await download_corpus(**parameters, max_samples=20)
-    assert again.sources[0].reused, "and later runs take it for the same request"
 
 
 async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_source(

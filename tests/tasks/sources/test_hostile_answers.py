@@ -162,6 +162,7 @@ PAGE = "http://www.loc.gov/resource/sn1/1900-01-01/ed-1/"
             OBJECTS,
             [
                 {"image_url": "http://[word-coordinates-service"},
+                {"image_url": "https://tile.loc.gov/word-coordinates-service?segment=/service/../x.xml"},
                 {"resource": {"fulltext_file": "http://[broken"}},
                 {"resource": {"fulltext_file": "https://tile.loc.gov:99999/x"}},
                 {"resource": {"fulltext_file": "https://tile.loc.gov//evil.example/x"}},

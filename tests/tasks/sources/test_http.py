@@ -16,7 +16,7 @@ from tasks.sources.answers import redirect_target
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.connection import Archives, Connection, Pace
 from tasks.sources.http import ArchiveClient
-from tasks.sources.pace import DOWN_AFTER, Tally, limiter_for
+from tasks.sources.pace import DOWN_AFTER, Tally
 from tasks.sources.web import Web, user_agent
 from tests.tasks.sources.conftest import FakeClock, Handler, Serve, client_to
 
@@ -45,19 +45,6 @@ async def test_a_named_pause_is_kept_and_tries_are_counted(serve: Serve, clock: 
     assert tally.attempts == 2
 
 
-async def test_a_pause_holds_back_the_whole_client(serve: Serve, clock: FakeClock) -> None:
-    root = await serve(
-        {"/a": scripted(web.Response(status=429, headers={"Retry-After": "300"})), "/b": scripted(good())}
-    )
-    async with client_to(root, clock, patience_seconds=200) as client:
-        for path in ("a", "b"):
-            with pytest.raises(ArchiveAway, match="keeps us waiting for 300 s"):
-                await client.get_json(client.url(path))
-        clock.now += 301
-        assert await client.get_json(client.url("b"))
-    assert sum(clock.slept) == 0
-
-
 async def test_without_a_named_pause_the_backoff_doubles(serve: Serve, clock: FakeClock) -> None:
     root = await serve({"/a": scripted(web.Response(status=503))})
     tally = Tally()
@@ -76,21 +63,6 @@ async def test_too_many_is_never_answered_by_asking_at_once(serve: Serve, clock:
     async with client_to(root, clock, first_delay_seconds=2) as client:
         await client.get_json(client.url("a"))
     assert 2 <= sum(clock.slept) <= 4
-
-
-async def test_a_connection_that_breaks_off_is_transient(serve: Serve, clock: FakeClock) -> None:
-    async def cut(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"half")
-        assert request.transport is not None
-        request.transport.close()
-        return response
-
-    root = await serve({"/a": cut})
-    async with client_to(root, clock, attempts=2) as client:
-        with pytest.raises(CorruptAnswer, match="broke off"):
-            await client.get_body(client.url("a"))
 
 
 async def test_nobody_at_home_is_told_of_soon(clock: FakeClock) -> None:
@@ -213,13 +185,6 @@ def test_urls_quote_what_is_not_trusted() -> None:
     client = ArchiveClient(Web(), "http://h/root/", requests_per_second=1)
     assert str(client.url("metadata", "../x y")) == "http://h/root/metadata/..%2Fx%20y"
     assert str(client.url("d", "sub/a b#c?.txt", keep_slashes=True)) == "http://h/root/d/sub/a%20b%23c%3F.txt"
-
-
-@pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (20 / 60, 1), (9.0, 1), (10.0, 1), (100.0, 10)])
-def test_no_burst_passes_the_limiter(rate: float, at_once: float) -> None:
-    limiter = limiter_for(rate)
-    assert limiter.max_rate == pytest.approx(at_once)
-    assert limiter.max_rate / limiter.time_period == pytest.approx(rate)
 
 
 async def test_the_pace_holds_for_requests_sent_together(serve: Serve) -> None:
