@@ -103,15 +103,12 @@ class HuggingFaceDataset:
         end = start + rows
         return [
             Item(
-                native_id=self._range_id(at),
-                url=dataset_page(self._spec.repo, revision),
+                native_id=f"{self._spec.repo}:{self._spec.split}:{at}",
+                url=f"{HUB}/datasets/{self._spec.repo}/tree/{revision}",
                 data={"revision": revision, "start": at, "rows": min(step, end - at)},
             )
             for at in range(start, end, step)
         ]
-
-    def _range_id(self, start: int) -> str:
-        return f"{self._spec.repo}:{self._spec.split}:{start}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one range of rows; raises as `plan`, and SourceUnavailable where a column is missing."""
@@ -177,8 +174,3 @@ def _rows_described(card: Any, spec: SourceSpec) -> int | None:
             if isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0:
                 return rows
     return None
-
-
-def dataset_page(repo: str, revision: str) -> str:
-    """Return the address of a dataset at a commit."""
-    return f"{HUB}/datasets/{repo}/tree/{revision}"
