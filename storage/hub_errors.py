@@ -26,6 +26,7 @@ class HubRepository:
         check: What to check when there is no such repository: "check the name, or name a local folder".
         instead: What to do when it cannot be had at all: "name another model".
         revision: The branch, tag or commit that was asked for.
+        named_in: Where the revision is named: " of the catalogue entry".
         refused: The error for everything that trying again cannot change.
     """
 
@@ -34,6 +35,7 @@ class HubRepository:
     check: str
     instead: str
     revision: str = ""
+    named_in: str = ""
     refused: type[DistrustError] = PrerequisiteError
 
 
@@ -88,7 +90,7 @@ def _refusal(repository: HubRepository, kinds: set[str], statuses: set[int], wor
     if "DisabledRepoError" in kinds or "Access to this resource is disabled" in words:
         return f"{about} was disabled by the Hub; see {page}, or {repository.instead}"
     if kinds & {"RevisionNotFoundError", "RevisionNotFound"} or re.search(r"Revision '.*' doesn't exist", words):
-        return f"{about} has no revision {repository.revision!r}; correct the revision"
+        return f"{about} has no revision {repository.revision!r}; correct `revision`{repository.named_in}"
     missing = {"RepositoryNotFoundError", "DatasetNotFoundError", "RepoNotFound", "HFValidationError"}
     if kinds & missing or statuses & {401, 403}:
         return (

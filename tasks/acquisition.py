@@ -70,10 +70,7 @@ async def open_download(
 async def plan_source(download: SourceDownload, layout: Layout, *, refresh: bool = False) -> ShardPlan:
     """List what a source offers and freeze it into shards, or go on with the plan of an interrupted download.
 
-    Args:
-        download: The source.
-        layout: The store.
-        refresh: Ask the archive for items that the plan of a complete source does not hold yet, and add them to it.
+    With `refresh`, items that the plan of a complete source does not hold yet are added to it.
 
     Raises:
         SourceUnavailable: The archive finds nothing, or cannot be read at all.

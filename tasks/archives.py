@@ -37,12 +37,7 @@ BUSY_POLL_SECONDS = 2.0
 
 
 def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) -> list[SourceSpec]:
-    """Return the sources that were named, or all that are not optional.
-
-    Args:
-        catalogue: A file of the user's own, if any.
-        names: The names; empty for all.
-        bulk: Read the newspapers from the library's bulk files.
+    """Return the sources that were named, or all that are not optional; with `bulk`, newspapers as bulk files.
 
     Raises:
         ParameterError: A name is not in the catalogue.
@@ -70,12 +65,7 @@ async def connect() -> Connection:
 
 @asynccontextmanager
 async def open_archives(pace: Pace, patience_hours: float) -> AsyncIterator[Archives]:
-    """Open what all sources of a download share.
-
-    Args:
-        pace: How fast archives are asked.
-        patience_hours: How long an archive that answered before is waited for.
-    """
+    """Open what all sources of a download share; an archive that answered before is waited for so many hours."""
     connection = await connect()
     # What is loaded by now stays: a full collection that walks through it holds up every request for .4 s.
     gc.freeze()
@@ -120,11 +110,6 @@ async def survey_one(spec: SourceSpec, limit: int, archives: Archives) -> Survey
 
 async def survey(specs: Sequence[SourceSpec], max_samples: int, pace: Pace) -> SurveyResult:
     """Ask every source how much it has: all archives at once, each source with one short try.
-
-    Args:
-        specs: The sources.
-        max_samples: Most documents of each.
-        pace: How fast archives are asked.
 
     Raises:
         SourceUnavailable: Not one source could be asked; the message says which archives are out of reach.

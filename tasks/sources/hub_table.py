@@ -204,6 +204,7 @@ def dataset_error(error: BaseException, spec: SourceSpec, *, first_contact: bool
         check=f"check `repo` of the catalogue entry against {page}",
         instead="name another dataset with the same texts",
         revision=spec.revision,
+        named_in=" of the catalogue entry",
         refused=SourceUnavailable,
     )
     return hub_error(error, repository, first_contact=first_contact)

@@ -20,11 +20,8 @@ def open_source(
 ) -> AbstractAsyncContextManager[Source]:
     """Open the archive of a catalogue entry; close it with the context.
 
-    Args:
-        spec: The catalogue entry.
-        archives: How archives are reached.
-        workspace: A folder of this source's own for what an interrupted read goes on from: a part of a file, the
-            position in a stream. Losing it costs time, never correctness. None: nothing is kept.
+    `workspace` is a folder of this source's own for what an interrupted read goes on from: a part of a file, the
+    position in a stream. Losing it costs time, never correctness. None: nothing is kept.
     """
     match spec.archive:
         case "internet_archive":

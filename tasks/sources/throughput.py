@@ -11,12 +11,9 @@ from tasks.sources.source import Document, Reject
 
 
 class Throughput:
-    """Counts the outcomes of one source as they come in.
+    """Counts the outcomes of one source, of which `wanted` documents are asked for, as they come in.
 
-    Args:
-        wanted: How many documents the source is asked for.
-        show: Called with the fraction done (0..1) and one line for a person after each change.
-        clock: Seconds from any fixed moment.
+    After each change `show` is called with the fraction done (0..1) and one line for a person.
     """
 
     def __init__(
