@@ -100,7 +100,11 @@ def wrapped(outer: Exception, inner: Exception) -> Exception:
         (named("GatedRepoError", status=403), SourceUnavailable, "accept its terms"),
         (named("RepositoryNotFoundError", status=401), SourceUnavailable, "does not exist or is private"),
         (named("DatasetNotFoundError"), SourceUnavailable, "does not exist"),
-        (named("RevisionNotFoundError", status=404), SourceUnavailable, "no revision 'v9'; correct `revision` of the catalogue entry"),
+        (
+            named("RevisionNotFoundError", status=404),
+            SourceUnavailable,
+            "no revision 'v9'; correct `revision` of the catalogue entry",
+        ),
         (named("HfHubHTTPError", status=503), ArchiveBusy, "answered 503"),
         (named("HfHubHTTPError", status=429), ArchiveBusy, "answered 429"),
         (wrapped(FileNotFoundError("x.parquet"), named("HTTPStatusError", status=429)), ArchiveBusy, "answered 429"),
