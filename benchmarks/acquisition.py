@@ -27,8 +27,10 @@ from benchmarks.newspaper_archive import FIRST_DAY, PAGES_A_DAY, hit, serve
 from deployments.server import client_environment, local_server
 from storage.shard_plan import Item, ShardSpec
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.shards import fetch_shard
-from tasks.sources.source import Archives, Connection, Pace, Source
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.opening import open_source
+from tasks.sources.shards import SourceDownload
+from tasks.sources.source import Source
 from tasks.sources.web import Web
 
 LATENCY_SECONDS = 0.1
@@ -78,7 +80,7 @@ def items(count: int) -> list[Item]:
 async def source(root: str, requests_per_second: float) -> AsyncIterator[Source]:
     connection = Connection(loc_url=root, loc_text_url=root)
     pace = Pace(concurrency=CONCURRENCY, requests_per_second=requests_per_second, first_delay_seconds=0.2)
-    async with Web() as web_, Archives(connection, pace, web_).open(SPEC) as opened:
+    async with Web() as web_, open_source(SPEC, Archives(connection, pace, web_)) as opened:
         yield opened
 
 
@@ -88,7 +90,7 @@ async def fetch(root: str, requests_per_second: float, count: int) -> float:
         async with source(root, requests_per_second) as opened:
             shard = ShardSpec.of(0, items(count))
             start = time.monotonic()
-            outcome = await fetch_shard(opened, SPEC, shard, Path(folder), CONCURRENCY, count)
+            outcome = await SourceDownload(opened, SPEC, Path(folder), CONCURRENCY).fetch(shard, count)
             return outcome.documents / (time.monotonic() - start)
 
 
@@ -137,17 +139,18 @@ async def many(root: str, rate: float, count: int, *, flow: bool) -> None:
             result = await download_corpus(
                 store=folder, catalogue=str(catalogue), sources=["newspapers"], rate_limit=rate, max_samples=count
             )
-            documents = result["sources"][0]["documents"]
+            documents = result.sources[0].documents
         else:
             from storage.shard_plan import make_plan
             from tasks.sources.shards import items_per_shard
 
             documents, start = 0, time.monotonic()
             async with source(root, rate) as opened:
+                download = SourceDownload(opened, SPEC, Path(folder), CONCURRENCY)
                 plan = make_plan(SPEC.name, "", await opened.plan(count), items_per_shard(SPEC))
                 for shard in plan.shards:
                     if documents < count:
-                        done = await fetch_shard(opened, SPEC, shard, Path(folder), CONCURRENCY, count - documents)
+                        done = await download.fetch(shard, count - documents)
                         documents += done.documents
         seconds = time.monotonic() - start
     assert documents == count

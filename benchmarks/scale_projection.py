@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tasks.sources.chronicling_america import TEXT_PER_MINUTE
-from tasks.sources.internet_archive import PUBLIC_REQUESTS_PER_SECOND
+from tasks.sources.connection import ARCHIVE_ORG_PER_SECOND, TEXTS_PER_MINUTE
 
 SIZES = (10**7, 10**9)
 TEXT_KB = 6.0
@@ -18,8 +17,8 @@ STAGES = ("download", "score", "rebalance", "train")
 KEEPS = ("rebalance", "train")
 """Stages that keep something of every document in memory; the others work in batches of bounded size."""
 ARCHIVES = {
-    "internet_archive": PUBLIC_REQUESTS_PER_SECOND / 2,  # metadata and text of every book
-    "chronicling_america": TEXT_PER_MINUTE / 60,
+    "internet_archive": ARCHIVE_ORG_PER_SECOND / 2,  # metadata and text of every book
+    "chronicling_america": TEXTS_PER_MINUTE / 60,
 }
 """Documents a second at the pace that this project asks the public archives with; rows of the Hub come by the file."""
 MIXTURE_SAMPLES = 100_000

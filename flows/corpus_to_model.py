@@ -41,7 +41,7 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> dict[str, Any]
         announce(name, results[name])
 
     await stage("download", download_corpus, DownloadCorpusParameters)
-    usable = [found["source"] for found in results["download"]["sources"] if found["manifest"] and found["documents"]]
+    usable = results["download"].usable_sources
     await stage("score", score_corpus, ScoreCorpusParameters, sources=usable)
     await stage("rebalance", rebalance_corpus, RebalanceCorpusParameters, sources=usable)
     # What somebody looks for is on the page of this run, too, and not on those of its stages alone.

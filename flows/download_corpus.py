@@ -1,4 +1,4 @@
-"""Download: plan every source, fetch its missing shards, seal it."""
+"""Download: plan every source, fetch its missing shards, complete it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from prefect import flow
 
@@ -16,16 +15,13 @@ from flows.parameters import takes
 from storage.errors import DatasetBusy, DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
-from tasks.acquisition import Session
+from tasks.acquisition import SourceDownload
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
-from tasks.policies import run_logger, shown_progress
+from tasks.policies import run_logger
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.outcome import SourceOutcome
-from tasks.sources.source import Archives, Pace
-
-BUSY_POLL_SECONDS = 2.0
-"""How often to look whether another run is done with a source."""
+from tasks.sources.connection import Archives, Pace
+from tasks.sources.results import CatalogueResult, DownloadResult, ShardOutcome, SourceOutcome, SurveyResult
 
 
 @dataclass
@@ -34,108 +30,83 @@ class Download:
 
     parameters: DownloadCorpusParameters
     layout: Layout
-    reach: Archives
-    shards: list[dict[str, Any]] = field(default_factory=list)
+    archives: Archives
+    shards: dict[str, list[ShardOutcome]] = field(default_factory=dict)
     refreshed: set[str] = field(default_factory=set)
-    waited_for: set[str] = field(default_factory=set)
-
-    def limit(self, spec: SourceSpec) -> int:
-        """How many documents a source is asked for."""
-        return min(spec.target, self.parameters.max_samples)
 
 
 @flow(name="download-corpus", flow_run_name=named("download-corpus"))
 @takes(DownloadCorpusForm)
-async def download_corpus(parameters: DownloadCorpusForm) -> dict[str, Any]:
+async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | CatalogueResult | SurveyResult:
     """Pull documents from the archives into Parquet; a second run fetches only what is missing."""
     layout = await parameters.open_store()
     if parameters.list_catalogue:
-        return {"catalogue": archives.list_catalogue(archives.every_source(parameters.catalogue), layout)}
+        return archives.list_catalogue(parameters.catalogue, layout)
     specs = archives.choose_sources(parameters.catalogue, parameters.sources, bulk=parameters.bulk)
     pace = Pace(parameters.concurrency, parameters.rate_limit)
     if parameters.dry_run:
-        limits = {spec.name: min(spec.target, parameters.max_samples) for spec in specs}
-        return {"survey": await archives.survey(specs, limits, pace)}
-    async with archives.open_archives(pace, parameters.patience_hours) as reach:
-        download = Download(parameters, layout, reach)
-        # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
-        names = sorted({spec.archive for spec in specs})
+        return await archives.survey(specs, parameters.max_samples, pace)
+    async with archives.open_archives(pace, parameters.patience_hours) as opened:
+        download = Download(parameters, layout, opened)
         async with shared(layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):
-            groups = await asyncio.gather(
-                *(download_archive(download, [spec for spec in specs if spec.archive == name]) for name in names)
-            )
-    outcomes = [outcome for group in groups for outcome in group]
-    await download_report.report_shards(outcomes, download.shards)
-    download_report.require_every_band(outcomes)
-    announce_sealed(
-        "raw", "corpus", parameters.store, sources=[outcome.source for outcome in outcomes if outcome.usable]
-    )
-    return {"sources": [vars(outcome) for outcome in outcomes]}
+            # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
+            groups = await asyncio.gather(*(download_archive(download, group) for group in archives.by_archive(specs)))
+    result = DownloadResult(sources=[outcome for outcomes in groups for outcome in outcomes])
+    await download_report.report_download(result, download.shards)
+    result.require_every_band()
+    announce_sealed("raw", "corpus", parameters.store, sources=result.usable_sources)
+    return result
 
 
 async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:
-    """Download the sources of one archive; those that cannot be read for now come round again.
+    """Download the sources of one archive; those that fail for now are run again."""
+    rounds = archives.Rounds(specs, download.layout, 3600 * download.parameters.patience_hours)
+    async for spec in rounds:
+        try:
+            rounds.note(await download_source(download, spec))
+        except DatasetBusy as error:
+            rounds.note_busy(spec, error)
+    return rounds.outcomes
 
-    A source that another run is downloading is passed over, and looked at again when the others are done: two runs
-    share the work, and both end when all of it is done.
+
+async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome:
+    """Download one source; one that cannot be read is reported, and the others go on.
+
+    Raises:
+        DatasetBusy: Another run is downloading it.
     """
-    outcomes: dict[str, SourceOutcome] = {}
-    folders = [download.layout.raw(spec.name) for spec in specs]
-    rounds = acquisition.Rounds(folders, 3600 * download.parameters.patience_hours)
-    pending = list(specs)
-    while pending:
-        found = [(spec, await download_source(download, spec)) for spec in pending]
-        outcomes |= {spec.name: outcome for spec, outcome in found if outcome}
-        if busy := [spec for spec, outcome in found if outcome is None]:
-            pending = busy
-            await asyncio.sleep(BUSY_POLL_SECONDS)
-            continue
-        pending = [spec for spec in specs if outcomes[spec.name].passing]
-        wait = rounds.next_wait() if pending else None
-        if wait is None:
-            break
-        run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
-        await asyncio.sleep(wait)
-    return [outcomes[spec.name] for spec in specs]
-
-
-async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome | None:
-    """Download one source; one that cannot be read is reported, and the others go on. None: another run is at it."""
-    parameters, layout, limit = download.parameters, download.layout, download.limit(spec)
+    parameters, layout = download.parameters, download.layout
+    limit = min(spec.target, parameters.max_samples)
     try:
         earlier = acquisition.finished_download(spec, layout, limit)
         if earlier is not None and not (parameters.refresh or parameters.retry_failed):
             return earlier
-        async with (
-            acquisition.only_downloader(spec, layout),
-            shown_progress(f"download-{spec.name.replace('_', '-')}", spec.name) as progress,
-            acquisition.open_session(
-                spec, layout, limit, download.reach, progress, retry_failed=parameters.retry_failed
-            ) as session,
-        ):
-            return await fetch_missing(download, session)
-    except DatasetBusy as error:
-        if spec.name not in download.waited_for:
-            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
-        download.waited_for.add(spec.name)
-        return None
+        async with acquisition.open_download(
+            spec, layout, limit, download.archives, retry_failed=parameters.retry_failed
+        ) as source:
+            return await fetch_missing(download, source)
+    except DatasetBusy:
+        raise
     except DistrustError as error:
         run_logger().error("source %s is incomplete: %s", spec.name, error)
         return acquisition.failed_download(spec, layout, limit, error)
 
 
-async def fetch_missing(download: Download, session: Session) -> SourceOutcome:
-    """Fetch every shard of a source that is not there, mend those with failed items, and seal the source."""
-    parameters = download.parameters
-    # A source that comes round again goes on with the plan that was added to; asked anew, it would add to it each time.
-    refresh = parameters.refresh and session.spec.name not in download.refreshed
-    plan = await acquisition.plan_source(session, refresh=refresh)
-    download.refreshed.add(session.spec.name)
-    limit = max(session.limit, plan.wanted)
-    plan, done = await acquisition.fetch_shards(session, plan, limit)
-    if parameters.retry_failed or sum(outcome.documents for outcome in done) < limit:
-        for shard in acquisition.shards_to_mend(session, islice(plan.shards, len(done))):
-            room = limit - sum(outcome.documents for outcome in done)
-            done[shard.index] = await acquisition.mend_one_shard(session, shard, room)
-    download.shards += [download_report.shard_row(session.spec.name, outcome) for outcome in done]
-    return await acquisition.seal_source(session, done)
+async def fetch_missing(download: Download, source: SourceDownload) -> SourceOutcome:
+    """Fetch every missing shard of a source, mend those with failed items, and complete the source."""
+    parameters, layout, name = download.parameters, download.layout, source.spec.name
+    # A source that is run again goes on with its extended plan; asked anew, it would be extended each time.
+    plan = await acquisition.plan_source(source, layout, refresh=parameters.refresh and name not in download.refreshed)
+    download.refreshed.add(name)
+    limit = max(source.limit, plan.wanted)
+    plan, done = await acquisition.fetch_shards(source, layout, plan, limit)
+
+    def room() -> int:
+        return limit - sum(outcome.documents for outcome in done)
+
+    if parameters.retry_failed or room() > 0:
+        for shard in islice(plan.shards, len(done)):
+            if source.lacks_documents(shard):
+                done[shard.index] = await acquisition.mend_shard(source, shard, room())
+    download.shards[name] = done
+    return await acquisition.complete_source(source, layout, done)

@@ -18,67 +18,9 @@ def summarise(name: str, result: Any) -> str:
     return "\n".join(result.summary() if hasattr(result, "summary") else SUMMARIES[name](result))
 
 
-def describe_download(result: dict[str, Any]) -> list[str]:
-    """Documents, rejects and incomplete sources; or what was only looked at."""
-    if "catalogue" in result:
-        return describe_catalogue(result["catalogue"])
-    if "survey" in result:
-        return describe_survey(result["survey"])
-    sources = result["sources"]
-    there = [source for source in sources if source["manifest"]]
-    lines = [f"{sum(s['documents'] for s in there):,} documents from {len(there)} of {len(sources)} sources"]
-    width = max((len(source["source"]) for source in sources), default=0)
-    for source in sources:
-        state = "already complete" if source["reused"] else "fetched"
-        if source["problem"]:
-            state = f"kept, not refreshed: {source['problem']}"
-        rejected = f", {source['rejects']:,} rejected" if source["rejects"] else ""
-        outcome = (
-            f"{source['documents']:>6,} {state}{rejected}" if source["manifest"] else f"incomplete: {source['problem']}"
-        )
-        lines.append(f"  {source['source']:<{width}}  {source['band']:<6}  {outcome}")
-    return lines
-
-
-def describe_catalogue(rows: list[dict[str, Any]]) -> list[str]:
-    """Every source by authority band, with what of it is on disk."""
-    lines = [f"{len(rows)} sources; those with * are fetched only when they are named"]
-    width = max(len(row["source"]) for row in rows) + 1
-    for band in ("low", "medium", "high"):
-        lines.append(f"{band} authority")
-        for row in rows:
-            if row["band"] == band:
-                name = row["source"] + ("*" if row["optional"] else "")
-                begun = f"{row['shards']} shards" if row["shards"] else "nothing"
-                there = f"{row['documents']:,} documents" if row["sealed"] else begun
-                lines.append(
-                    f"  {name:<{width}}  {row['archive']:<19}  target {row['target']:>6,}  "
-                    f"on disk: {there}  ({row['licence']})"
-                )
-    return lines
-
-
-def describe_survey(rows: list[dict[str, Any]]) -> list[str]:
-    """What every source offers, and what its download would take; only what an archive has said is added up."""
-    told = [row for row in rows if not row["problem"] and row["documents"] is not None]
-    total = f"{sum(row['documents'] for row in told):,} documents, {sum(row['bytes'] for row in told) / 1e9:.1f} GB"
-    lines = [
-        f"{total} in {len(told)} of {len(rows)} sources; nothing was fetched. "
-        "Sources of one archive take turns, archives do not wait for each other"
-    ]
-    width = max(len(row["source"]) for row in rows)
-    for row in rows:
-        if row["problem"]:
-            what = f"could not be reached: {row['problem']}" if row["unreachable"] else row["problem"]
-        else:
-            much = f"about {row['bytes'] / 1e6:,.0f} MB and {row['hours']:.1f} h"
-            what = (
-                f"{row['documents']:>6,} documents of {row['offered']:,} offered, {much}"
-                if row["documents"] is not None
-                else f"it does not say how many it has; the {row['wanted']:,} wanted would take {much}"
-            )
-        lines.append(f"  {row['source']:<{width}}  {what}")
-    return lines
+def own_summary(result: Any) -> list[str]:
+    """The lines that a typed result has for itself."""
+    return list(result.summary())
 
 
 def describe_score(result: dict[str, Any]) -> list[str]:
@@ -172,7 +114,7 @@ def describe_export(result: dict[str, Any]) -> list[str]:
 
 
 STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "download": ("Downloaded", describe_download),
+    "download": ("Downloaded", own_summary),
     "score": ("Scored", describe_score),
     "rebalance": ("Balanced", describe_rebalance),
     "train": ("Trained", describe_train),
@@ -181,7 +123,7 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
 }
 
 
-def announce(stage: str, result: dict[str, Any]) -> None:
+def announce(stage: str, result: Any) -> None:
     """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
     title, describe = STAGES[stage]
     first, *rest = describe(result)
@@ -197,7 +139,7 @@ def describe_pipeline(result: dict[str, Any]) -> list[str]:
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "download-corpus": describe_download,
+    "download-corpus": own_summary,
     "score-corpus": describe_score,
     "rebalance-corpus": describe_rebalance,
     "train-adapter": describe_train,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
@@ -16,7 +16,7 @@ from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
-from storage.errors import ArchiveBusy, DistrustError, PrerequisiteError, SourceUnavailable
+from storage.errors import DatasetBusy, SourceUnavailable
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.shard_plan import read_plan
@@ -24,32 +24,20 @@ from storage.vocabulary import BANDS
 from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.shared_pace import SharedPace
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
-from tasks.sources.estimate import estimate
-from tasks.sources.source import Archives, Connection, Pace
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
+from tasks.sources.survey import nothing_known, survey_source
 from tasks.sources.web import Web
 
 SURVEY_SECONDS = 10.0
 """How long a source is asked how much it has."""
-ARCHIVES = {
-    "internet_archive": "the Internet Archive",
-    "chronicling_america": "the Library of Congress",
-    "hugging_face": "the Hugging Face Hub",
-    "local_files": "a local folder",
-}
-
-
-def every_source(catalogue: str) -> list[SourceSpec]:
-    """Return all sources of the catalogue, those that are fetched only when named among them."""
-    return list(load_catalogue(Path(catalogue) if catalogue else None).values())
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
+BUSY_POLL_SECONDS = 2.0
+"""How often to look whether another run has finished with a source."""
 
 
 def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) -> list[SourceSpec]:
-    """Return the sources that were named, or all that are not optional.
-
-    Args:
-        catalogue: A file of the user's own, if any.
-        names: The names; empty for all.
-        bulk: Read the newspapers from the library's bulk files.
+    """Return the sources that were named, or all that are not optional; with `bulk`, newspapers as bulk files.
 
     Raises:
         ParameterError: A name is not in the catalogue.
@@ -57,6 +45,12 @@ def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) 
     chosen = named_sources(load_catalogue(Path(catalogue) if catalogue else None), names)
     newspapers = {"bulk": True} if bulk else {}
     return [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
+
+
+def by_archive(specs: Sequence[SourceSpec]) -> list[list[SourceSpec]]:
+    """Group sources by their archive, in the order of the archives' names."""
+    names = sorted({spec.archive for spec in specs})
+    return [[spec for spec in specs if spec.archive == name] for name in names]
 
 
 async def connect() -> Connection:
@@ -71,12 +65,7 @@ async def connect() -> Connection:
 
 @asynccontextmanager
 async def open_archives(pace: Pace, patience_hours: float) -> AsyncIterator[Archives]:
-    """Open what all sources of a download share.
-
-    Args:
-        pace: How fast archives are asked.
-        patience_hours: How long an archive that answered before is waited for.
-    """
+    """Open what all sources of a download share; an archive that answered before is waited for so many hours."""
     connection = await connect()
     # What is loaded by now stays: a full collection that walks through it holds up every request for .4 s.
     gc.freeze()
@@ -87,63 +76,40 @@ async def open_archives(pace: Pace, patience_hours: float) -> AsyncIterator[Arch
         yield Archives(connection, pace, web)
 
 
-def list_catalogue(specs: Sequence[SourceSpec], layout: Layout) -> list[dict[str, Any]]:
-    """Describe every source and what of it is on disk, by authority band."""
-    rows = []
-    for spec in sorted(specs, key=lambda spec: BANDS.index(spec.band)):
-        folder = layout.raw(spec.name)
-        manifest, plan = read_manifest(folder), read_plan(folder)
-        finished = sum(shard.is_finished(folder) for shard in plan.shards) if plan else 0
-        rows.append(
-            {
-                "source": spec.name,
-                "band": spec.band,
-                "archive": spec.archive,
-                "target": spec.target,
-                "optional": spec.optional,
-                "documents": manifest.rows if manifest else 0,
-                "shards": f"{finished} of {len(plan.shards)}" if plan else "",
-                "sealed": manifest is not None,
-                "licence": spec.licence,
-                "note": spec.note,
-            }
-        )
-    return rows
+def list_catalogue(catalogue: str, layout: Layout) -> CatalogueResult:
+    """Describe every source and what of it is on disk, by authority band; also those that are fetched when named."""
+    specs = load_catalogue(Path(catalogue) if catalogue else None).values()
+    return CatalogueResult(
+        catalogue=[_catalogue_row(spec, layout) for spec in sorted(specs, key=lambda spec: BANDS.index(spec.band))]
+    )
+
+
+def _catalogue_row(spec: SourceSpec, layout: Layout) -> CatalogueRow:
+    folder = layout.raw(spec.name)
+    manifest, plan = read_manifest(folder), read_plan(folder)
+    finished = sum(shard.is_finished(folder) for shard in plan.shards) if plan else 0
+    return CatalogueRow(
+        source=spec.name,
+        band=spec.band,
+        archive=spec.archive,
+        target=spec.target,
+        optional=spec.optional,
+        documents=manifest.rows if manifest else 0,
+        shards=f"{finished} of {len(plan.shards)}" if plan else "",
+        sealed=manifest is not None,
+        licence=spec.licence,
+        note=spec.note,
+    )
 
 
 @task(task_run_name="survey-{spec.name}", **LOCAL_WORK)
-async def survey_source(spec: SourceSpec, limit: int, archives: Archives) -> dict[str, Any]:
-    """Ask a source how much it has, and estimate what its download would take; nothing is written.
-
-    Where the archive does not say how much it has, ``documents`` is none: what is wanted was not found yet.
-    """
-    row = {"source": spec.name, "band": spec.band, "archive": spec.archive, "wanted": limit, "unreachable": False}
-    try:
-        # A question per source is asked beside a download that is under way, and waits for none.
-        async with asyncio.timeout(SURVEY_SECONDS), archives.open(spec) as source:
-            found = estimate(spec, await source.count(), limit, archives.connection, archives.pace)
-    except TimeoutError:
-        return row | {"unreachable": True, "problem": f"no answer within {SURVEY_SECONDS:.0f} s"}
-    except DistrustError as error:
-        away = isinstance(error, ArchiveBusy | PrerequisiteError)
-        return row | {"unreachable": away, "problem": str(_below(error)) if away else str(error)}
-    return row | vars(found) | {"documents": None if found.offered is None else found.documents, "problem": ""}
+async def survey_one(spec: SourceSpec, limit: int, archives: Archives) -> SurveyRow:
+    """Ask a source how much it has, and estimate what its download would take; nothing is written."""
+    return await survey_source(spec, limit, archives, SURVEY_SECONDS)
 
 
-def _below(error: BaseException) -> BaseException:
-    """Return what the network said, below what this project made of it."""
-    while isinstance(error, DistrustError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-async def survey(specs: Sequence[SourceSpec], limits: Mapping[str, int], pace: Pace) -> list[dict[str, Any]]:
+async def survey(specs: Sequence[SourceSpec], max_samples: int, pace: Pace) -> SurveyResult:
     """Ask every source how much it has: all archives at once, each source with one short try.
-
-    Args:
-        specs: The sources.
-        limits: How many documents of each are wanted.
-        pace: How fast archives are asked.
 
     Raises:
         SourceUnavailable: Not one source could be asked; the message says which archives are out of reach.
@@ -152,29 +118,86 @@ async def survey(specs: Sequence[SourceSpec], limits: Mapping[str, int], pace: P
     async with Web(connection.contact, patience_seconds=0.0, silence_seconds=SURVEY_SECONDS) as web:
         archives = Archives(connection, replace(pace, attempts=1), web)
 
-        async def ask(archive: str) -> list[dict[str, Any]]:
-            rows: list[dict[str, Any]] = []
-            for spec in (spec for spec in specs if spec.archive == archive):
-                if rows and rows[-1]["unreachable"]:  # one archive is not knocked at again for each of its sources
-                    rows.append(rows[-1] | {"source": spec.name, "band": spec.band, "wanted": limits[spec.name]})
+        async def ask(group: Sequence[SourceSpec]) -> list[SurveyRow]:
+            rows: list[SurveyRow] = []
+            for spec in group:
+                limit = min(spec.target, max_samples)
+                if rows and rows[-1].unreachable:  # an archive that does not answer is not asked for its other sources
+                    rows.append(rows[-1].model_copy(update={"source": spec.name, "band": spec.band, "wanted": limit}))
                 else:
-                    rows.append(await survey_source(spec, limits[spec.name], archives))
+                    rows.append(await survey_one(spec, limit, archives))
             return rows
 
-        groups = await asyncio.gather(*(ask(archive) for archive in dict.fromkeys(spec.archive for spec in specs)))
-    found = {row["source"]: row for rows in groups for row in rows}
+        # Questions are asked beside a download that is under way, and do not wait for it.
+        groups = await asyncio.gather(*map(ask, by_archive(specs)))
+    found = {row.source: row for rows in groups for row in rows}
     rows = [found[spec.name] for spec in specs]
-    if rows and all(row["problem"] for row in rows):
-        raise SourceUnavailable(_nothing_known(rows))
-    return rows
+    if rows and all(row.problem for row in rows):
+        raise SourceUnavailable(nothing_known(rows))
+    return SurveyResult(survey=rows)
 
 
-def _nothing_known(rows: Sequence[dict[str, Any]]) -> str:
-    away = {row["archive"]: row["problem"] for row in rows if row["unreachable"]}
-    reasons = [f"{ARCHIVES[archive]} could not be reached ({problem})" for archive, problem in away.items()]
-    reasons += [row["problem"] for row in rows if not row["unreachable"]]
-    advice = "; check the network and run again" if away else ""
-    return f"nothing is known of what there is: {'; '.join(reasons)}{advice}"
+class Rounds:
+    """Names the sources of one archive in turn, and again, after longer and longer pauses, those that failed for now.
+
+    A source that another run is downloading is passed over, and named again when the others are done: two runs share
+    the work, and both end when all of it is done.
+
+    Args:
+        specs: The sources.
+        layout: The store; another file in a source's folder is headway, and patience begins anew.
+        patience_seconds: How long to go on without headway.
+    """
+
+    def __init__(self, specs: Sequence[SourceSpec], layout: Layout, patience_seconds: float) -> None:
+        self._specs, self._patience_seconds = specs, patience_seconds
+        self._folders = [layout.raw(spec.name) for spec in specs]
+        self._files, self._since, self._wait = self._count_files(), time.monotonic(), FIRST_WAIT_SECONDS
+        self._outcomes: dict[str, SourceOutcome] = {}
+        self._busy: set[str] = set()
+        self._announced: set[str] = set()
+
+    async def __aiter__(self) -> AsyncIterator[SourceSpec]:
+        pending = list(self._specs)
+        while pending:
+            for spec in pending:
+                self._busy.discard(spec.name)
+                yield spec
+            if pending := [spec for spec in pending if spec.name in self._busy]:
+                await asyncio.sleep(BUSY_POLL_SECONDS)
+                continue
+            pending = [spec for spec in self._specs if self._outcomes[spec.name].passing]
+            wait = self.next_wait() if pending else None
+            if wait is None:
+                return
+            run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
+            await asyncio.sleep(wait)
+
+    def note(self, outcome: SourceOutcome) -> None:
+        """Note what became of the source that was named last."""
+        self._outcomes[outcome.source] = outcome
+
+    def note_busy(self, spec: SourceSpec, error: DatasetBusy) -> None:
+        """Note that another run is downloading a source."""
+        if spec.name not in self._announced:
+            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
+        self._busy.add(spec.name)
+        self._announced.add(spec.name)
+
+    @property
+    def outcomes(self) -> list[SourceOutcome]:
+        """The last outcome of every source."""
+        return [self._outcomes[spec.name] for spec in self._specs]
+
+    def _count_files(self) -> int:
+        return sum(1 for folder in self._folders for _ in folder.glob("*.parquet"))
+
+    def next_wait(self) -> float | None:
+        """Return the seconds to wait before the next round; none if patience is over."""
+        if (files := self._count_files()) > self._files:
+            self._files, self._since, self._wait = files, time.monotonic(), FIRST_WAIT_SECONDS
+        wait, self._wait = self._wait, min(LONGEST_WAIT_SECONDS, 2 * self._wait)
+        return wait if time.monotonic() + wait - self._since <= self._patience_seconds else None
 
 
 @task(task_run_name="check-catalogue", **LOCAL_WORK)

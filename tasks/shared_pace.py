@@ -24,7 +24,7 @@ BATCH = 10
 """So many requests are asked for at a time: at two a second, a question to the server every five seconds."""
 ASK_SECONDS = 5.0
 AWAY_SECONDS = 60.0
-TOLD_AFTER_SECONDS = 5.0
+NAMED_AFTER_SECONDS = 5.0
 LOCKED = 423
 
 
@@ -53,13 +53,13 @@ class SharedPace:
 
     async def _take(self, host: str) -> None:
         limit = f"pace-{host}"
-        begun, told = time.monotonic(), False
+        begun, announced = time.monotonic(), False
         while (seconds := await self._ask(host, limit)) > 0:
-            if not told and time.monotonic() - begun + seconds > TOLD_AFTER_SECONDS:
+            if not announced and time.monotonic() - begun + seconds > NAMED_AFTER_SECONDS:
                 self._logger().warning(
                     "waiting about %.0f s: other machines use the pace that the Prefect limit %s allows", seconds, limit
                 )
-                told = True
+                announced = True
             await asyncio.sleep(seconds)
 
     async def _ask(self, host: str, limit: str) -> float:

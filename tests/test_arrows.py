@@ -13,9 +13,9 @@ ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
 FOLDERS = ("sources", "signals", "mixture", "lora", "evals", "exports")
 # Parameter models, which are the forms, and results are all that flows may see of a room.
 PARAMETER_MODELS = {
-    "tasks.sources.source",
+    "tasks.sources.connection",
     "tasks.sources.catalogue",
-    "tasks.sources.outcome",
+    "tasks.sources.results",
     "tasks.mixture.parameters",
     "tasks.lora.recipe",
     "tasks.lora.comparison",

@@ -108,7 +108,7 @@ class DocumentFolder:
             self._check_known(path, served)
             all_served += served
         if not all_served:
-            raise ParameterError(f"{self.folder} holds no documents: {self._first_fault(self.files[0])}")
+            raise ParameterError(f"{self.folder} contains no documents: {self._first_fault(self.files[0])}")
 
     def _chunks(self, path: Path) -> Iterator[bytes]:
         try:
@@ -138,7 +138,7 @@ class DocumentFolder:
         faults = [skipped for skipped in self.skipped if skipped.file == path.name]
         first = self._first_fault(path)
         if not faults or not all(fault.reason.startswith("source_type ") for fault in faults):
-            raise ParameterError(f"{path} holds no documents: {first}")
+            raise ParameterError(f"{path} contains no documents: {first}")
         raise ParameterError(
             f"{path} belongs to no source of the catalogue ({first}). Name the file after one of "
             f"{', '.join(sorted(SOURCE_OF_FILE))}, or give its lines a source_type out of "
@@ -159,7 +159,7 @@ def _fault_of(folder: Path) -> str:
     there = (
         f"only {', '.join(names[:MAX_NAMED])}{' and more' if len(names) > MAX_NAMED else ''}" if names else "nothing"
     )
-    return f"{folder} holds no *{SUFFIX} files, {there}"
+    return f"{folder} contains no *{SUFFIX} files, {there}"
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
@@ -200,7 +200,7 @@ def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
 def _fields_of(row: Mapping[str, Any], stem: str) -> dict[str, Any]:
     text = row.get("text")
     if not isinstance(text, str):
-        raise ValueError("there is no `text`" if text is None else "text: a string is wanted")
+        raise ValueError("there is no `text`" if text is None else "text: it must be a string")
     kind = str(row.get("source_type"))
     source = SOURCE_OF_FILE.get(stem) or SOURCE_OF_TYPE.get(kind)
     if source is None:

@@ -119,7 +119,7 @@ class SourceSummary:
 
 
 class Summariser:
-    """Sums up documents one after the other, so that a large folder never lies in memory."""
+    """Sums up documents one after the other, so that a large folder is never in memory as a whole."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, hashlib._Hash] = {}
@@ -147,7 +147,7 @@ class Summariser:
             ParameterError: If nothing was.
         """
         if not self._counts:
-            raise ParameterError("there are no documents to serve; give at least one, or a folder that holds some")
+            raise ParameterError("there are no documents to serve; give at least one, or a folder that contains some")
         return {
             source: SourceSummary(
                 self._counts[source],

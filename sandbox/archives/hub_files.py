@@ -20,7 +20,7 @@ FILE_ROWS, FILE_CHARACTERS = 10_000, 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository: where it lies, its size in bytes and its git object id."""
+    """One file of a repository: its path, its size in bytes and its git object id."""
 
     path: str
     local: Path

@@ -35,7 +35,7 @@ def write_catalogue(
         base: A catalogue of the user's own, which the written one contains.
 
     Raises:
-        ParameterError: If there are no documents or `base` is no catalogue.
+        ParameterError: If there are no documents or `base` is not a catalogue.
     """
     known = load_catalogue(base)
     if isinstance(documents, Mapping):
@@ -56,7 +56,7 @@ def write_catalogue(
 def _entry(spec: SourceSpec, summary: SourceSummary) -> Entry:
     common: Entry = {"target": summary.documents, "optional": False, "snapshot": f"sandbox {summary.digest}"}
     if spec.year_filter is not None and summary.years is not None and spec.year_filter.min is not None:
-        # Whoever puts older documents under a source means them; the upper bound is the source's claim and stays.
+        # Older documents under a source are put there on purpose; the upper bound is the source's claim and stays.
         common["year_filter"] = spec.year_filter.model_dump(exclude_none=True) | {
             "min": min(spec.year_filter.min, summary.years[0])
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class TextSlot:
-    """Where a text lies in the spool: byte offset and length, with its MD5 as the archives state it."""
+    """Where a text is stored in the spool: byte offset and length, with its MD5 as the archives state it."""
 
     offset: int
     length: int
@@ -25,7 +25,7 @@ class TextSpool:
         self._end = 0
 
     def append(self, text: str) -> TextSlot:
-        """Store a text and return where it lies."""
+        """Store a text and return where it is stored."""
         content = text.encode()
         self._file.write(content)
         slot = TextSlot(self._end, len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())

@@ -1,32 +1,24 @@
-"""What an archive's HTTP answer means: data, "come back later", "not to be had", or a locked door."""
+"""What an archive's HTTP answer means: data, "come back later", "not to be had", or a client that is shut out."""
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from yarl import URL
 
 from storage.addresses import is_safe
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
-
-_HALVES = re.compile(r"\\u[dD][89a-fA-F]")
+from storage.hub_errors import retry_after
 
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-GONE = {
-    401: "access-restricted",
-    403: "access-restricted",
-    404: "not-found",
-    410: "not-found",
-    451: "access-restricted",
-}
+GONE = {404: "not-found", 410: "not-found"} | dict.fromkeys((401, 403, 451), "access-restricted")
 REFUSALS = frozenset({200, 401, 403})
-"""With a web page where data belongs, these refuse one page or shut out the client: the status alone does not tell."""
+"""With a web page in place of data, these may refuse one page or shut out the client."""
 
+_HALVES = re.compile(r"\\u[dD][89a-fA-F]")
 _CHALLENGE_HEADERS = {"cf-mitigated": ("challenge",), "x-amzn-waf-action": ("challenge", "captcha")}
 _CHALLENGE = re.compile(
     rb"just a moment\.\.\.|attention required! \| cloudflare|cf[-_]chl|/cdn-cgi/challenge-platform|captcha"
@@ -52,16 +44,15 @@ def error_of(
         headers: Headers, case-insensitive.
         url: For the message.
         page: The beginning of the body, if that is a web page.
-        wants_json: Whether a web page is not what was asked for.
-        block_seconds: How long the archive shuts out a client that was too fast, where it is known to; assumed
-            for a block and for a 429 that names no pause.
+        wants_json: Whether a web page is the wrong answer.
+        block_seconds: The pause in seconds to assume for a block, and for a 429 that names none.
     """
+    pause = retry_after(headers.get("Retry-After"))
     if is_challenge(headers, page):
-        return blocked(url, retry_after(headers.get("Retry-After")) or block_seconds)
+        return blocked(url, pause or block_seconds)
     if wants_json and status == 200 and is_html(headers):
         return CorruptAnswer(f"{url} answered with a web page in place of data")
     if status in LATER:
-        pause = retry_after(headers.get("Retry-After"))
         overloaded = status == 429 or (status == 503 and pause is not None)
         if pause is None and status == 429:
             pause = block_seconds
@@ -97,27 +88,11 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After header (seconds or an HTTP date) as seconds from now; none if absent or unreadable."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
-
-
 def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
-    """Return where a redirect leads, if that is one of `hosts` or a subdomain of one, by TLS or on this machine.
+    """Return where a redirect leads: one of `hosts` or a subdomain of one, by TLS or on this machine.
 
     Raises:
-        ItemUnavailable: It leads to a stranger, away from TLS, or cannot be read.
+        ItemUnavailable: It leads to another host, away from TLS, or cannot be read.
     """
     try:
         target = url.join(URL(location, encoded="%" in location))
@@ -138,7 +113,7 @@ def parse_json(body: bytes, headers: Mapping[str, str], url: str) -> Any:
     """Parse an answer that must be JSON; a character that no text can hold becomes a question mark.
 
     Raises:
-        CorruptAnswer: It is not JSON by its own words, or does not parse.
+        CorruptAnswer: Its media type is not JSON, or it does not parse.
     """
     kind = media_type(headers)
     if not (kind in ("application/json", "text/json") or kind.endswith("+json")):
@@ -157,7 +132,7 @@ def check_object(value: Any, url: str, expect: tuple[str, ...]) -> dict[str, Any
     """Return a JSON value if it is an object with certain keys.
 
     Raises:
-        CorruptAnswer: It is no object, or lacks a key.
+        CorruptAnswer: It is not an object, or lacks a key.
     """
     if not isinstance(value, dict):
         raise CorruptAnswer(f"{url} answered with a JSON {type(value).__name__}, not an object")

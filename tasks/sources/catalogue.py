@@ -242,7 +242,7 @@ def named_sources(catalogue: Mapping[str, SourceSpec], names: Sequence[str]) -> 
     """Return the sources that were named, each once, or all that are not optional.
 
     Raises:
-        ParameterError: A name is not in the catalogue; the nearest names are told.
+        ParameterError: A name is not in the catalogue; the message names the nearest ones.
     """
     if unknown := [name for name in dict.fromkeys(names) if name not in catalogue]:
         raise ParameterError("; ".join(_unknown(name, catalogue) for name in unknown))
@@ -271,7 +271,7 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
         raise ParameterError(f"the catalogue {path} is not TOML: {error}") from error
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
-        raise ParameterError(f"the keys {loose} of {path} lie outside a table; begin each source with [its_name]")
+        raise ParameterError(f"the keys {loose} of {path} are outside a table; begin each source with [its_name]")
     return tables
 
 

@@ -14,19 +14,18 @@ from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.answers import check_object, media_type, parse_json
 from tasks.sources.catalogue import SourceSpec
+from tasks.sources.connection import Archives
 from tasks.sources.dates import year_of
-from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.library_of_congress import LibraryClients
+from tasks.sources.http import ArchiveClient
 from tasks.sources.newspaper_pages import WORDS, full_text, plan_page, text_address
-from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
-from tasks.sources.web import Web
+from tasks.sources.pace import Tally
+from tasks.sources.source import NOTHING, Document, Reject, document_or_reject, item_id, reserve
 
+HITS, PAGES = "of", "total"
+"""How the search names its numbers of results and of pages, whatever the words suggest."""
 PAGE_SIZE = 100
 DEPTH_LIMIT = 100_000
 """The search shows nothing past this many hits, so a slice with as many is cut in two."""
-API_PER_MINUTE = 18.0
-TEXT_PER_MINUTE = 135.0
-"""A tenth below the limits that loc.gov published in 2026: 20 and 150 a minute."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,10 @@ class Slice:
 
 
 @asynccontextmanager
-async def open_chronicling_america(
-    spec: SourceSpec, connection: Connection, pace: Pace, web: Web, current_year: int
-) -> AsyncIterator[ChroniclingAmerica]:
+async def open_chronicling_america(spec: SourceSpec, archives: Archives) -> AsyncIterator[ChroniclingAmerica]:
     """Open Chronicling America for one catalogue entry, with one pace for its search and one for its texts."""
-    library = LibraryClients(spec, connection, pace, web)
-    own = connection.loc_api_per_minute, connection.loc_text_per_minute
-    api = library.client("search", connection.loc_url, spec.api_per_minute, API_PER_MINUTE, own[0])
-    texts = library.client("texts", connection.loc_text_url, spec.text_per_minute, TEXT_PER_MINUTE, own[1])
-    yield ChroniclingAmerica(spec, api, texts, current_year)
+    api, texts = archives.client(spec, "search"), archives.client(spec, "texts")
+    yield ChroniclingAmerica(spec, api, texts, archives.current_year)
 
 
 class ChroniclingAmerica:
@@ -68,7 +62,7 @@ class ChroniclingAmerica:
 
     async def count(self) -> int | None:
         """Ask the search how many pages the span holds."""
-        return _hits(await self._search(self._span(), 1))
+        return _count(await self._search(self._span(), 1), HITS)
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Search the span of the catalogue entry, slice by slice, passing over what is known.
@@ -99,7 +93,7 @@ class ChroniclingAmerica:
         span come from all over it, without a search through all of it.
         """
         answer = await self._search(span, 1)
-        if _hits(answer) < DEPTH_LIMIT or span.start == span.end:
+        if _count(answer, HITS) < DEPTH_LIMIT or span.start == span.end:
             return await self._read_slice(span, quota, pages, answer)
         early, late = span.halves()
         added = await self._collect(early, (quota + 1) // 2, pages)
@@ -109,7 +103,7 @@ class ChroniclingAmerica:
 
     async def _read_slice(self, span: Slice, quota: int, pages: dict[str, Item], answer: dict[str, Any]) -> int:
         before, number, listed = len(pages), 1, 0
-        total = min(_hits(answer), DEPTH_LIMIT)
+        total = min(_count(answer, HITS), DEPTH_LIMIT)
         while True:
             for item in self._planned(answer["results"], span):
                 if len(pages) - before >= quota:
@@ -119,15 +113,17 @@ class ChroniclingAmerica:
             listed, number = listed + len(answer["results"]), number + 1
             if len(pages) - before >= quota:
                 return quota
-            more = number <= _pages(answer) or bool(answer["pagination"].get("next"))
+            more = number <= _count(answer, PAGES) or bool(answer["pagination"].get("next"))
             if not more or not answer["results"] or number > DEPTH_LIMIT // PAGE_SIZE:
                 break
             try:
-                answer = await self._search(span, number)
+                before_this, answer = answer["results"], await self._search(span, number)
             except ItemUnavailable as error:
                 if error.reason != "not-found":
                     raise
-                break  # past the last page: the number of pages is an estimate, as all totals of archives
+                break  # past the last page: the number of pages is an estimate
+            if answer["results"] == before_this:
+                break  # the search ignores the page number
         if listed < total:
             self.remark = f"the search of {span.start} to {span.end} counts {total} pages and lists {listed}"
         return len(pages) - before
@@ -141,10 +137,10 @@ class ChroniclingAmerica:
         parts = 2 if size % 2 == 0 else 5  # 100, 50, 25, 5, 1
         first, end = (number - 1) * parts + 1, number * parts
         answers = [await self._search(span, first, size // parts)]
-        for part in range(first + 1, min(end, _pages(answers[0])) + 1):
+        for part in range(first + 1, min(end, _count(answers[0], PAGES)) + 1):
             answers.append(await self._search(span, part, size // parts))
         hits = [hit for answer in answers for hit in answer["results"]]
-        pages = -(-_pages(answers[0]) // parts)
+        pages = -(-_count(answers[0], PAGES) // parts)
         return {"results": hits, "pagination": {**answers[-1]["pagination"], "total": pages}}
 
     async def _search_page(self, span: Slice, number: int, size: int) -> dict[str, Any]:
@@ -185,7 +181,7 @@ class ChroniclingAmerica:
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read the text of one page."""
         tally = Tally()
-        yield await settle(self._document(item, tally), self._spec.name, item, tally)
+        yield await document_or_reject(self._document(item, tally), self._spec.name, item, tally)
 
     async def _document(self, item: Item, tally: Tally) -> Document:
         data = item.data
@@ -229,15 +225,6 @@ class ChroniclingAmerica:
         if media_type(headers) == "text/plain":
             return body.decode("utf-8", errors="replace")
         return full_text(check_object(parse_json(body, headers, str(address)), str(address), ()))
-
-
-def _hits(answer: dict[str, Any]) -> int:
-    # `of` counts results and `total` counts pages, whatever their names suggest.
-    return _count(answer, "of")
-
-
-def _pages(answer: dict[str, Any]) -> int:
-    return _count(answer, "total")
 
 
 def _count(answer: dict[str, Any], key: str) -> int:

@@ -128,7 +128,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
     for hundred in _HUNDRED.findall(text):
         yield int(hundred) * 100, int(hundred) * 100 + 99
     for numeral in _ROMAN_YEAR.findall(re.sub(r"(?<=[MDCLXVI])\.? ?(?=[MDCLXVI])", "", text)):
-        if len(numeral) > 2 and (year := _roman(numeral)) >= FIRST_ROMAN_YEAR:  # MD is a doctor
+        if len(numeral) > 2 and (year := roman_number(numeral)) >= FIRST_ROMAN_YEAR:  # MD is a doctor
             yield year, year
 
 
@@ -139,11 +139,12 @@ def _centuries(text: str) -> Iterator[tuple[int, int]]:
         digits, numeral, word = found["digits"] or found["range"], found["roman"] or found["after"], found["word"]
         if word and word.lower() not in _ORDINALS:
             continue
-        number = _ORDINALS.index(word.lower()) + 11 if word else int(digits) if digits else _roman(numeral)
+        number = _ORDINALS.index(word.lower()) + 11 if word else int(digits) if digits else roman_number(numeral)
         yield number * 100 - 99, number * 100
 
 
-def _roman(numeral: str) -> int:
+def roman_number(numeral: str) -> int:
+    """Return the value of a Roman numeral."""
     values = [_ROMAN[letter] for letter in numeral.upper()]
     return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
 

@@ -1,12 +1,14 @@
-"""Rows of one file of the user's own: JSON lines, CSV or Parquet."""
+"""Rows of one file: JSON lines, CSV or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import SourceUnavailable
-from tasks.sources.json_lines import BadLine, lines_of, parse_line
 
 PARQUET = ".parquet"
 CSV_SUFFIXES = (".csv", ".csv.zst", ".csv.gz")
@@ -25,6 +26,42 @@ EXPANSION_FLOOR_BYTES = 64 * 2**20
 LARGEST_EXPANSION = 200
 """A packed file may grow to so many times its size, or to the floor; prose packs to a tenth, a bomb to a thousandth."""
 MAX_ROW_GROUP_BYTES = 2 * 2**30
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is not a row: the countable reason, and the sentence for a person."""
+
+    reason: str
+    detail: str
+
+
+def lines_of(stream: IO[bytes], cap: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines that are not blank, with their number from one on.
+
+    None stands in place of a line longer than `cap` bytes, which is never held in memory.
+    """
+    number = 0
+    while line := stream.readline(cap + 1):
+        number += 1
+        if len(line) > cap and not line.endswith(b"\n"):
+            while (rest := stream.readline(cap)) and not rest.endswith(b"\n"):
+                pass
+            yield number, None
+        elif line.strip():
+            yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+
+
+def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | BadLine:
+    """Read one line; bytes that are not UTF-8 become U+FFFD, as everywhere in the corpus."""
+    if line is None:
+        return BadLine("line-too-long", f"line {number} exceeds {cap} bytes")
+    try:
+        value = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        return BadLine("bad-json", f"line {number}: {error}")
+    return value if isinstance(value, dict) else BadLine("bad-json", f"line {number} is not a JSON object")
 
 
 class FileRow(dict[str, Any]):
@@ -36,26 +73,40 @@ class FileRow(dict[str, Any]):
 Row = FileRow | BadLine
 
 
-class _Expanding(io.RawIOBase):
-    """Counts what comes out of a packed file and stops a bomb."""
+class BoundedReader(io.RawIOBase):
+    """Reads what comes out of a packed file, and stops a file that expands too far.
+
+    Args:
+        inner: The unpacked bytes.
+        limit: Most bytes, from the beginning or from the last `restart` on.
+    """
 
     def __init__(self, inner: IO[bytes], limit: int) -> None:
-        self._inner = inner
-        self._left = limit
-        self._limit = limit
+        self._inner, self._limit, self._left = inner, limit, limit
+
+    def restart(self) -> None:
+        """Count from here on."""
+        self._left = self._limit
 
     def readable(self) -> bool:
+        """Tell that this is for reading."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read the next bytes.
+
+        Raises:
+            OSError: There are too many.
+        """
         data = self._inner.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise OSError(f"expands to more than {self._limit:,} bytes; unpack it yourself if it is no mistake")
+            raise OSError(f"expands to more than {self._limit:,} bytes; unpack it yourself if that is right")
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
+        """Close the packed file."""
         self._inner.close()
         super().close()
 
@@ -68,7 +119,7 @@ def read_rows(path: Path, cap: int) -> Iterator[Row]:
         cap: The longest line, in bytes.
 
     Raises:
-        SourceUnavailable: The file is broken, or grows beyond all measure.
+        SourceUnavailable: The file is broken, or expands too far.
     """
     try:
         if path.name.endswith(PARQUET):
@@ -83,13 +134,14 @@ def read_rows(path: Path, cap: int) -> Iterator[Row]:
 def _open_binary(path: Path) -> IO[bytes]:
     packed: Any
     if path.name.endswith(".zst"):
-        packed = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # unlike zstandard's, it tells a file cut short
+        # Unlike zstandard's reader, this one notices a file that was cut short.
+        packed = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
     elif path.name.endswith(".gz"):
         packed = gzip.GzipFile(path, "rb")
     else:
         return path.open("rb")
     limit = max(EXPANSION_FLOOR_BYTES, LARGEST_EXPANSION * path.stat().st_size)
-    return io.BufferedReader(_Expanding(packed, limit))
+    return io.BufferedReader(BoundedReader(packed, limit))
 
 
 def _json_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
@@ -118,7 +170,7 @@ def _csv_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
         except csv.Error as error:
             problem = BadLine("bad-csv", f"line {reader.line_num}: {error}")
         if too_long:
-            # Whatever else the reader made of it: a row without one of its lines is no row.
+            # Whatever the reader made of the rest: a row that lacks one of its lines is rejected.
             ends = f"; its row ends in line {reader.line_num}" if reader.line_num > too_long[0] else ""
             problem = BadLine("line-too-long", f"line {too_long[0]} exceeds {cap} bytes{ends}")
             too_long.clear()
@@ -180,7 +232,7 @@ def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _value(scalar: Any) -> Any:
-    """Return what a Parquet file holds at one place; bytes that are no UTF-8 become U+FFFD, as everywhere else."""
+    """Return what a Parquet file holds at one place; bytes that are not UTF-8 become U+FFFD."""
     match scalar:
         case pa.DictionaryScalar():
             return _value(scalar.value)

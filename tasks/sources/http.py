@@ -1,4 +1,4 @@
-"""Asking an archive over HTTP: paced, retrying, size-capped, and never redirected to strangers."""
+"""Asking an archive over HTTP: paced, retrying, size-capped, and never redirected to an unknown host."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from storage.errors import (
     TransientError,
 )
 from tasks.sources.answers import REFUSALS, blocked, check_object, error_of, is_html, parse_json, redirect_target
+from tasks.sources.pace import Patience, Tally
 from tasks.sources.partial import PartialFile
-from tasks.sources.patience import Patience
-from tasks.sources.patience import Tally as Tally
 from tasks.sources.web import Web
 
 JSON_CAP_BYTES = 64 * 2**20
@@ -43,7 +42,7 @@ Got = TypeVar("Got")
 
 
 class _Refused(Exception):
-    """A web page came where data belongs: either this page is closed to everybody, or this client is shut out."""
+    """A web page came in place of data: this page is closed to everybody, or this client is shut out."""
 
     def __init__(self, own: DistrustError) -> None:
         super().__init__(str(own))
@@ -51,7 +50,7 @@ class _Refused(Exception):
 
 
 class _InDoubt(ArchiveBusy):
-    """A page was refused by a host that answered nothing else yet, so that nobody can tell why."""
+    """A page was refused by a host that answered nothing else yet, so the reason is unknown."""
 
     def __init__(self, own: DistrustError) -> None:
         super().__init__(f"{own}; the archive has answered nothing else so far")
@@ -59,17 +58,16 @@ class _InDoubt(ArchiveBusy):
 
 
 class ArchiveClient:
-    """Asks one archive; an answer is data or an error of the tree in `storage.errors`.
+    """Asks one service of an archive; an answer is data or an error of `storage.errors`.
 
     Args:
-        web: Session and paces.
-        base_url: Root of the archive; redirects may lead to its host and that host's subdomains.
-        requests_per_second: The pace of the host.
-        service: Which of the host's services, where each has a limit of its own.
+        web: Sessions and paces.
+        base_url: Root of the service; redirects may lead to its host and that host's subdomains.
+        requests_per_second: The pace of the service.
+        service: Its name, since the services of one host have limits of their own.
         allowed_hosts: Further hosts that a redirect may lead to.
-        attempts: Tries per request; only transient errors are tried again, and tries while the host is down for
-            everybody are not counted.
-        first_delay_seconds: The first backoff; it doubles, with jitter.
+        attempts: Tries per request, as `Patience` counts them.
+        first_delay_seconds: The first backoff.
         block_seconds: How long the archive is known to shut out a client that was too fast.
     """
 
@@ -110,8 +108,8 @@ class ArchiveClient:
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
             ArchiveBlocked: A web page came in place of data.
-            CorruptAnswer: The answer kept being no such object.
-            ItemUnavailable: There is no such thing, or it is not for us.
+            CorruptAnswer: The answer was never such an object.
+            ItemUnavailable: It does not exist, or access is restricted.
         """
         if params:
             url = url.update_query({key: str(value) for key, value in params.items()})
@@ -145,14 +143,14 @@ class ArchiveClient:
             to: Where it appears once size and checksum are verified.
             cap: Most bytes.
             size: Its size, where the archive lists it.
-            checksum: Algorithm of `hashlib` and hex digest, where the archive lists one. Without one, nothing
-                could tell a wrong continuation, so each attempt starts over.
+            checksum: Algorithm of `hashlib` and hex digest, where the archive lists one. Without one, each attempt
+                starts over.
             tally: Counts the tries that made no headway.
 
         Raises:
             ArchiveBusy: The archive kept asking to come back later.
             CorruptAnswer: Size or checksum kept being wrong.
-            ItemUnavailable: There is no such file, it is not for us, or it exceeds `cap` bytes.
+            ItemUnavailable: It does not exist, access is restricted, or it exceeds `cap` bytes.
         """
         part = PartialFile(to.with_name(f"{to.name}.part"), cap=cap, size=size, checksum=checksum)
 
@@ -160,7 +158,7 @@ class ArchiveClient:
             if not part.is_complete:
                 await self._turn(lambda: self._append(url, part), url)
             await asyncio.to_thread(part.verify, str(url))
-            # Whoever finds the file under its name does not check it again.
+            # A file under its final name is not checked again.
             await asyncio.to_thread(sync_file, part.path)
             os.replace(part.path, to)
 
@@ -216,7 +214,7 @@ class ArchiveClient:
             async with self.pace.probing:
                 if self.pace.is_down:
                     trouble = await self._probe(self.pace.known_good)
-                    self.pace.hear(trouble)
+                    self.pace.note(trouble)
                     if trouble is not None:
                         raise trouble
                     await self.pace.turn()
@@ -224,14 +222,14 @@ class ArchiveClient:
         try:
             got = await self._send(request, url)
         except DistrustError as error:
-            self.pace.hear(error)
+            self.pace.note(error)
             raise
         except _Refused as refusal:
             async with self.pace.probing:
                 verdict = await self._judge(refusal.own, url, blocks)
-                self.pace.hear(verdict)
+                self.pace.note(verdict)
             raise verdict from refusal
-        self.pace.hear(None)
+        self.pace.note(None)
         return got
 
     async def _probe(self, known: URL) -> DistrustError | None:

@@ -1,21 +1,27 @@
-"""The rows of one split of a dataset, streamed by `datasets` from any row on."""
+"""The rows of one split of a dataset, streamed by `datasets` from any row on, also after a restart."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.errors import DistrustError
+from storage.atomic import remove_temporaries, write_json
+from storage.errors import DistrustError, StoreError
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hub_errors import hub_error
-from tasks.sources.hub_positions import Position, Positions, digest_row
-from tasks.sources.hub_table import MAX_LINE_BYTES, Table, absent_columns, open_table
-from tasks.sources.json_lines import BadLine, parse_line
+from tasks.sources.file_rows import BadLine, parse_line
+from tasks.sources.hub_table import MAX_LINE_BYTES, Table, absent_columns, dataset_error, open_table
 from tasks.sources.rows import columns_of
 from tasks.sources.source import Reject
 
+RECENT = 32
+"""So many of the last positions are kept: a shard under way starts some ranges before the last row that was read."""
+SPARSE_ROWS = 100_000
+"""Of older positions one in so many rows is kept, for shards that are fetched again later."""
 CHECKED_ROWS = 100
 """A column that none of so many first rows has is taken for absent."""
 
@@ -46,7 +52,7 @@ class HubStream:
         except DistrustError:
             raise
         except Exception as error:
-            raise hub_error(error, self._spec) from error
+            raise dataset_error(error, self._spec) from error
 
     def _rows(self, revision: str, start: int) -> Iterator[HubRow]:
         if revision not in self._tables:
@@ -54,7 +60,7 @@ class HubStream:
             identity = {**table.identity, "form": table.form, "columns": list(table.columns)}
             self._tables[revision] = table, Positions(self._folder, identity)
         table, positions = self._tables[revision]
-        stream, rows, number = self._nearest(table, positions, start)  # `number` rows lie behind
+        stream, rows, number = self._nearest(table, positions, start)  # `number` rows come before it
         step, first = self._spec.rows_per_item, self._spec.first_row
         seen: set[str] = set()
         state: dict[str, Any] | None = None
@@ -84,13 +90,17 @@ class HubStream:
                 rows = _rows_of(stream, table)
                 found = next(rows, None)
             except (KeyError, IndexError, TypeError, AssertionError) as error:
-                _log.warning("the position at row %d cannot be taken up (%r)", position.row, error)
+                _log.warning("the position at row %d cannot be used (%r)", position.row, error)
                 positions.forget(position.row)
                 continue
             if found is not None and digest_row(found) == position.last_row:
                 _log.info("%s: going on from row %d", self._spec.name, position.row)
                 return stream, rows, position.row
-            _log.warning("%s: another row lies before row %d than was read; left out", self._spec.name, position.row)
+            _log.warning(
+                "%s: the row before row %d is not the one that was read; position not used",
+                self._spec.name,
+                position.row,
+            )
             positions.forget(position.row)
         stream = table.build()
         return stream, _rows_of(stream, table), 0
@@ -118,3 +128,99 @@ def _rows_of(stream: Any, table: Table) -> Iterator[HubRow]:
             yield Reject("", None, parsed.reason, parsed.detail)
         else:
             yield {name: value for name, value in parsed.items() if {name, name.partition(".")[0]} & wanted}
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a stream.
+
+    Attributes:
+        row: How many rows come before it.
+        state: What the library needs to go on from the row before it.
+        last_row: Digest of that row: it is read again, and must be the same one.
+    """
+
+    row: int
+    state: dict[str, Any]
+    last_row: str
+
+
+class Positions:
+    """The saved positions of one stream, in memory and, given a folder, on disk.
+
+    Losing them costs time, never rows; a position of anything but this very stream is never used.
+
+    Args:
+        folder: Where they are stored; none keeps them in memory.
+        identity: All that decides which rows the stream has, in which order.
+    """
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
+        self._folder = folder
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._kept: dict[int, Position] = {}
+        if folder is not None and folder.is_dir():
+            remove_temporaries(folder)
+            self._load(folder)
+
+    def save(self, position: Position) -> None:
+        """Keep a position; older ones thin out. A full disk only costs time."""
+        self._kept[position.row] = position
+        if self._folder is not None:
+            try:
+                write_json(self._file(position.row), {"identity": self._identity, **asdict(position)})
+            except (OSError, StoreError) as error:
+                _log.warning("position %d is not saved (%s)", position.row, error)
+        self._thin()
+
+    def before(self, row: int) -> Iterator[Position]:
+        """Yield the positions from which `row` can be reached, the nearest first."""
+        yield from [self._kept[kept] for kept in sorted(self._kept, reverse=True) if kept <= row]
+
+    def forget(self, row: int) -> None:
+        """Drop a position that proved wrong."""
+        self._kept.pop(row, None)
+        if self._folder is not None:
+            self._file(row).unlink(missing_ok=True)
+
+    def _file(self, row: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"position-{row:012d}.json"
+
+    def _load(self, folder: Path) -> None:
+        refused = 0
+        for file in sorted(folder.glob("position-*.json")):
+            position = _read(file, self._identity)
+            if position is None:
+                refused += 1
+                file.unlink(missing_ok=True)
+            else:
+                self._kept[position.row] = position
+        if refused:
+            _log.info("%d saved positions are broken or of another revision, version or selection: not used", refused)
+
+    def _thin(self) -> None:
+        older = sorted(self._kept)[:-RECENT]
+        milestones: dict[int, int] = {}
+        for row in older:
+            milestones.setdefault(row // SPARSE_ROWS, row)
+        for row in set(older) - set(milestones.values()):
+            self.forget(row)
+
+
+def digest_row(row: Any) -> str:
+    """Return a digest of a row's content."""
+    content = json.dumps(row, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read(file: Path, identity: dict[str, Any]) -> Position | None:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if content["identity"] != identity:
+            return None
+        position = Position(content["row"], content["state"], content["last_row"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    valid = isinstance(position.row, int) and position.row > 0 and isinstance(position.state, dict)
+    return position if valid and isinstance(position.last_row, str) else None

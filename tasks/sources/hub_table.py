@@ -1,25 +1,32 @@
-"""The files of one split of a dataset, and how `datasets` streams their rows."""
+"""The files of one split of a dataset, how `datasets` streams their rows, and what its errors mean."""
 
 from __future__ import annotations
 
 import functools
 import io
 import json
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from storage.errors import SourceUnavailable
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.errors import DistrustError, SourceUnavailable
+from storage.hub_errors import HubRepository, error_chain, hub_error
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hub_selection import pushed_down
-from tasks.sources.json_lines import lines_of
+from tasks.sources.file_rows import lines_of
 from tasks.sources.rows import columns_of
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 PEEKED_BYTES = 65_536
 MAX_LINE_BYTES = 64 * 2**20
+
+_OTHER_COLUMNS = ("column names don't match", "No match for FieldRef", "Couldn't cast")
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,10 @@ def open_table(spec: SourceSpec, token: str | None, revision: str) -> Table:
 
     JSON lines are read as lines: the library's JSON reader takes the columns' types from the first ten megabytes
     and fails on a column that holds nothing there, or on a key that comes later. Of Parquet only the needed columns
-    are fetched, and row groups whose statistics lie outside the years are skipped.
+    are fetched, and row groups whose statistics are outside the years are skipped.
 
     Raises:
-        SourceUnavailable: There is no such split or column.
+        SourceUnavailable: The split or a column is missing.
     """
     builder = _builder_of(spec, token, revision)
     from datasets import __version__
@@ -175,3 +182,69 @@ def absent_columns(spec: SourceSpec, absent: set[str], names: set[str]) -> Sourc
         f"source {spec.name!r}: {spec.repo} has no columns {sorted(absent)}, only {sorted(names)}; "
         "correct `columns` of the catalogue entry"
     )
+
+
+def dataset_error(error: BaseException, spec: SourceSpec, *, first_contact: bool = False) -> DistrustError:
+    """Return the error of this project for something that the Hub's libraries raised about a source."""
+    about, said = f"source {spec.name!r}: dataset {spec.repo}", " ".join(str(error).split())[:300]
+    if "scripts are no longer supported" in said:
+        return SourceUnavailable(
+            f"{about} needs a script of its own, which is never run; try revision = 'refs/convert/parquet' with "
+            "data_dir = the configuration's name, or another dataset with the same texts"
+        )
+    if any(words in str(link) for words in _OTHER_COLUMNS for link in error_chain(error)):
+        return SourceUnavailable(
+            f"{about}: its files do not share one set of columns ({said}); name files that do with `data_files` of the "
+            "catalogue entry"
+        )
+    page = f"https://huggingface.co/datasets/{spec.repo}"
+    repository = HubRepository(
+        about,
+        page,
+        check=f"check `repo` of the catalogue entry against {page}",
+        instead="name another dataset with the same texts",
+        revision=spec.revision,
+        named_in=" of the catalogue entry",
+        refused=SourceUnavailable,
+    )
+    return hub_error(error, repository, first_contact=first_contact)
+
+
+def pushed_down(spec: SourceSpec, schema: pa.Schema) -> pc.Expression | None:
+    """Return a filter that Parquet statistics can answer and that keeps every row of the years; none if none can.
+
+    The year must come from one column, a date or a whole number (1923 or 19230315), and rows without a year must
+    be unwanted. The filter is only a first sieve: each row that passes is still read and checked.
+    """
+    years = spec.year_filter
+    paths = [path for value in (spec.columns.year, spec.columns.date) for path in _several(value) if path]
+    if years is None or years.unknown == "keep" or len(paths) != 1 or paths[0] not in schema.names:
+        return None
+    kind = schema.field(paths[0]).type
+    column = pc.field(paths[0])
+    low, high = years.min, years.max
+    if pa.types.is_integer(kind) and kind.bit_width >= 32:
+        compact = _between(column, low and low * 10_000, high and high * 10_000 + 9_999)
+        return _between(column, low, high) | (compact & (column > 9_999))
+    if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
+        return None
+    try:
+        # A day more on either side: the time zones of a text and of its date may differ.
+        first = low and _day(kind, low - 1, 12, 31)
+        last = high and _day(kind, high + 1, 1, 2)
+    except (pa.ArrowInvalid, ValueError):
+        return None  # the type does not reach that far
+    return _between(column, first, last)
+
+
+def _between(column: pc.Expression, low: Any, high: Any) -> pc.Expression:
+    bounds = [column >= low] * (low is not None) + [column <= high] * (high is not None)
+    return functools.reduce(operator.and_, bounds, column.is_valid())
+
+
+def _day(kind: pa.DataType, year: int, month: int, day: int) -> pa.Scalar:
+    return pa.scalar(date(year, month, day)).cast(kind)
+
+
+def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value

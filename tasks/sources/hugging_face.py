@@ -16,14 +16,12 @@ from storage.addresses import check_hub
 from storage.errors import ArchiveBusy, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hub_errors import hub_error
+from tasks.sources.connection import Archives
 from tasks.sources.hub_stream import HubRow, HubStream
-from tasks.sources.hub_table import refuse_folder
-from tasks.sources.patience import Patience
-from tasks.sources.ranges import RangeReader
-from tasks.sources.rows import map_row
-from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, reserve
-from tasks.sources.web import Web
+from tasks.sources.hub_table import dataset_error, refuse_folder
+from tasks.sources.pace import HostPace, Patience
+from tasks.sources.rows import RangeReader, map_row
+from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 HUB = "https://huggingface.co"
 DEFAULT_SCAN_ROWS = 1_000_000
@@ -38,14 +36,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @asynccontextmanager
 async def open_hugging_face(
-    spec: SourceSpec, connection: Connection, pace: Pace, web: Web, current_year: int, workspace: Path | None = None
+    spec: SourceSpec, archives: Archives, workspace: Path | None = None
 ) -> AsyncIterator[HuggingFaceDataset]:
     """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
     check_hub()
-    host = web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
-    host.parks = False  # nothing tells a dead file of the Hub from a dead Hub, so the source itself comes round again
-    patience = Patience(host, pace.attempts, pace.first_delay_seconds)
-    source = HuggingFaceDataset(spec, connection.hf_token, patience, current_year, workspace)
+    host = archives.web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
+    host.parks = False  # a dead file of the Hub looks like a dead Hub, so the whole source is run again instead
+    source = HuggingFaceDataset(spec, archives, host, workspace)
     try:
         yield source
     finally:
@@ -57,13 +54,11 @@ class HuggingFaceDataset:
 
     remark = ""
 
-    def __init__(
-        self, spec: SourceSpec, token: str | None, patience: Patience, current_year: int, workspace: Path | None = None
-    ) -> None:
+    def __init__(self, spec: SourceSpec, archives: Archives, host: HostPace, workspace: Path | None = None) -> None:
         self._spec = spec
-        self._token = token
-        self._patience = patience
-        self._current_year = current_year
+        self._token = token = archives.connection.hf_token
+        self._patience = Patience(host, archives.pace.attempts, archives.pace.first_delay_seconds)
+        self._current_year = archives.current_year
         self._workspace = workspace
         self._looked_up = False
         self._looking_up = asyncio.Lock()
@@ -76,21 +71,16 @@ class HuggingFaceDataset:
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
 
-        With a year filter nobody knows how many of them are kept.
-
-        Raises:
-            SourceUnavailable: The dataset cannot be had.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub does not answer now.
+        With a year filter it is not known how many of them are kept. Raises as `plan`.
         """
         info = await asyncio.to_thread(self._look_up, self._spec.revision)
-        return None if self._spec.year_filter else _rows_told(info.card_data, self._spec)
+        return None if self._spec.year_filter else _rows_described(info.card_data, self._spec)
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the rows into ranges, enough for `limit` documents; the rows themselves are not read.
 
-        The Hub does not tell in general how many rows there are: ranges past the end hold nothing. With a year
-        filter nobody knows how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
+        The Hub does not always say how many rows there are: ranges past the end hold nothing. With a year
+        filter it is not known how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
 
         Raises:
             SourceUnavailable: The dataset does not exist, is gated, or needs a script.
@@ -113,26 +103,17 @@ class HuggingFaceDataset:
         end = start + rows
         return [
             Item(
-                native_id=self._range_id(at),
-                url=dataset_page(self._spec.repo, revision),
+                native_id=f"{self._spec.repo}:{self._spec.split}:{at}",
+                url=f"{HUB}/datasets/{self._spec.repo}/tree/{revision}",
                 data={"revision": revision, "start": at, "rows": min(step, end - at)},
             )
             for at in range(start, end, step)
         ]
 
-    def _range_id(self, start: int) -> str:
-        return f"{self._spec.repo}:{self._spec.split}:{start}"
-
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows.
-
-        Raises:
-            SourceUnavailable: The dataset cannot be read, or lacks a column.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub cannot be reached now.
-        """
+        """Read one range of rows; raises as `plan`, and SourceUnavailable where a column is missing."""
         refuse_folder(self._spec)
-        await self._meet(str(item.data["revision"]))
+        await self._check_access(str(item.data["revision"]))
         start = int(item.data["start"])
         read = partial(self._reader.read, str(item.data["revision"]), start, int(item.data["rows"]))
         rows = await self._patience.ask(read)
@@ -142,12 +123,12 @@ class HuggingFaceDataset:
             else:
                 yield map_row(row, number, self._spec, self._current_year, origin=item.url)
 
-    async def _meet(self, revision: str) -> None:
+    async def _check_access(self, revision: str) -> None:
         """Before anything is read at a pinned commit, make sure that it can be: the libraries would try for minutes."""
         async with self._looking_up:
             if self._looked_up or self._has_begun():
                 return
-            with suppress(ArchiveBusy):  # whoever reads knows how long to wait for that
+            with suppress(ArchiveBusy):  # the reading that follows waits for that
                 await asyncio.to_thread(self._look_up, revision)
             self._looked_up = True
 
@@ -169,7 +150,7 @@ class HuggingFaceDataset:
                 url = huggingface_hub.hf_hub_url(spec.repo, file, repo_type="dataset", revision=info.sha)
                 huggingface_hub.get_hf_file_metadata(url, token=token, timeout=LOOK_UP_SECONDS)
         except Exception as error:
-            raise hub_error(error, spec, first_contact=True) from error
+            raise dataset_error(error, spec, first_contact=True) from error
         return info
 
     def _resolve(self, revision: str) -> str:
@@ -182,8 +163,8 @@ class HuggingFaceDataset:
         return str(info.sha)
 
 
-def _rows_told(card: Any, spec: SourceSpec) -> int | None:
-    """Return the rows of a split by the dataset's card; a selection of files is described nowhere."""
+def _rows_described(card: Any, spec: SourceSpec) -> int | None:
+    """Return the rows of a split by the dataset's card; a card does not describe a selection of files."""
     described = card.get("dataset_info") if card is not None and not (spec.data_files or spec.data_dir) else None
     for config in described if isinstance(described, list) else [described]:
         if not isinstance(config, dict) or config.get("config_name", "default") != (spec.config or "default"):
@@ -193,8 +174,3 @@ def _rows_told(card: Any, spec: SourceSpec) -> int | None:
             if isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0:
                 return rows
     return None
-
-
-def dataset_page(repo: str, revision: str) -> str:
-    """Return the address of a dataset at a commit."""
-    return f"{HUB}/datasets/{repo}/tree/{revision}"

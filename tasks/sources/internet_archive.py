@@ -14,13 +14,13 @@ from typing import Any
 from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
+from tasks.sources.connection import Archives
 from tasks.sources.dates import YearSpan, date_of, years_of
-from tasks.sources.http import ArchiveClient, Tally
+from tasks.sources.http import ArchiveClient
 from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first, integer
-from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, item_id, reserve, settle
-from tasks.sources.web import Web, courteous_rate
+from tasks.sources.pace import Tally
+from tasks.sources.source import NOTHING, Document, Reject, document_or_reject, item_id, reserve
 
-PUBLIC_REQUESTS_PER_SECOND = 2.0
 MIN_PAGE, MAX_PAGE = 100, 5000
 VOLUME_BREAK = "\n\f\n"
 """Between two volumes, as the archive's texts break between two pages."""
@@ -30,31 +30,12 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 @asynccontextmanager
 async def open_internet_archive(
-    spec: SourceSpec,
-    connection: Connection,
-    pace: Pace,
-    web: Web,
-    current_year: int,
-    workspace: Path | None = None,
+    spec: SourceSpec, archives: Archives, workspace: Path | None = None
 ) -> AsyncIterator[InternetArchive]:
     """Open the Internet Archive for one catalogue entry."""
-    root = connection.archive_org_url
-    client = ArchiveClient(
-        web,
-        root,
-        requests_per_second=courteous_rate(
-            pace.requests_per_second,
-            spec.requests_per_second,
-            PUBLIC_REQUESTS_PER_SECOND,
-            root,
-            connection.archive_org_per_second,
-        ),
-        allowed_hosts=connection.allowed_hosts,
-        attempts=pace.attempts,
-        first_delay_seconds=pace.first_delay_seconds,
-    )
+    client = archives.client(spec, "archive.org")
     with TemporaryDirectory(prefix="distrust-") as temporary:
-        yield InternetArchive(spec, client, current_year, workspace or Path(temporary))
+        yield InternetArchive(spec, client, archives.current_year, workspace or Path(temporary))
 
 
 class InternetArchive:
@@ -78,14 +59,14 @@ class InternetArchive:
 
         Raises:
             SourceUnavailable: The search cannot be used.
-            CorruptAnswer: The listing turns in a circle, or is empty where the archive counts items.
+            CorruptAnswer: The listing repeats itself, or is empty where the archive counts items.
         """
         self.remark = ""
         try:
             identifiers = await self._enumerate(reserve(limit), known)
         except ItemUnavailable as error:
             raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
-        return [Item(native_id=name, url=self._details(name)) for name in identifiers]
+        return [Item(native_id=name, url=str(self._client.url("details", name))) for name in identifiers]
 
     async def _enumerate(self, wanted: int, known: Mapping[str, Item]) -> list[str]:
         found: dict[str, None] = {}
@@ -96,9 +77,9 @@ class InternetArchive:
             page = await self._page(cursor, wanted if with_count else None)
             names = [str(entry["identifier"]) for entry in page["items"] if _has_identifier(entry)]
             if names and names[0] in first_of_page and not asked_again:
-                # Some servers ignore the cursor when a count comes with it and send the first page for ever.
+                # Some servers ignore the cursor when a count comes with it, and always send the first page.
                 if not with_count:
-                    raise CorruptAnswer(f"the search {self._spec.query!r} sends the same page again and again")
+                    raise CorruptAnswer(f"the search {self._spec.query!r} keeps sending the same page")
                 with_count = False
                 continue
             first_of_page.update(names[:1])
@@ -135,7 +116,7 @@ class InternetArchive:
             self._most_on_a_page = max(MIN_PAGE, count // 2)
             return await self._page(cursor, wanted)
         if not isinstance(page["items"], list):
-            raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are no list")
+            raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are not a list")
         return page
 
     def _note_shortfall(self, total: int | None, listed: int) -> None:
@@ -149,15 +130,12 @@ class InternetArchive:
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Read one item."""
         tally = Tally()
-        yield await settle(self._document(item, tally), self._spec.name, item, tally)
-
-    def _details(self, identifier: str) -> str:
-        return str(self._client.url("details", identifier))
+        yield await document_or_reject(self._document(item, tally), self._spec.name, item, tally)
 
     async def _document(self, item: Item, tally: Tally) -> Document:
         identifier = item.native_id
         if not _IDENTIFIER.fullmatch(identifier):
-            raise ItemUnavailable("bad-identifier", f"{identifier!r} is no identifier of the archive")
+            raise ItemUnavailable("bad-identifier", f"{identifier!r} is not an identifier of the archive")
         answer = await self._metadata(identifier, tally)
         metadata = check_item(answer, identifier)
         years = self._years(metadata)
@@ -169,7 +147,7 @@ class InternetArchive:
         except ItemUnavailable as error:
             if error.reason != "not-found":
                 raise
-            # A file may have been renamed since the metadata was written, so they are read once more. By then the whole
+            # A file may have been renamed since the metadata was written, so it is read once more. By then the whole
             # item may be gone.
             answer = await self._metadata(identifier, tally)
             metadata = check_item(answer, identifier)
@@ -187,7 +165,7 @@ class InternetArchive:
         return await self._client.get_json(self._client.url("metadata", identifier), tally=tally)
 
     async def _texts(self, identifier: str, files: list[TextFile], tally: Tally) -> list[str]:
-        """Download all volumes of a work, or none: a document that lacks one is no document."""
+        """Download all volumes of a work, or none: a work that lacks a volume is rejected."""
         cap, size = self._spec.max_file_bytes, sum(file.size or 0 for file in files)
         if size > cap:
             what = files[0].name if len(files) == 1 else f"the {len(files)} volumes from {files[0].name} on"
@@ -210,7 +188,7 @@ class InternetArchive:
         name = file.name
         if name.startswith("/") or ".." in name.split("/"):
             raise ItemUnavailable("bad-file-name", f"the item lists the file {name!r}")
-        # The name on disk is made here; neither the identifier nor the file's name has a say in it.
+        # The name on disk does not contain the identifier or the file's name, which come from the archive.
         path = self._workspace / hashlib.sha256(f"{identifier}/{name}/{file.md5}".encode()).hexdigest()[:32]
         if path.is_file():  # an earlier try at another volume failed
             return path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import CorruptAnswer, ItemUnavailable
+from tasks.sources.dates import roman_number
 
 TEXT_FORMAT = "DjVuTXT"
 TEXT_SUFFIX = "_djvu.txt"
@@ -16,7 +17,7 @@ MOST_VOLUMES = 100
 """An item with more texts of one name is a collection, not a work in volumes."""
 WHOLE_SHARE = 0.9
 VARIANTS = frozenset(("bw", "color", "colour", "copy", "text", "ocr", "scan", "orig", "original", "old", "new"))
-"""Words that tell copies of one volume apart, and not volumes."""
+"""Words that distinguish copies of one volume, not volumes."""
 
 STAMPS = {
     "google-books": "This is a digital copy of a book that was preserved for generations",
@@ -25,7 +26,7 @@ STAMPS = {
     "jstor-early-journals": "Early Journal Content on JSTOR",
     "microsoft": "Digitized by Microsoft",
 }
-"""Words of the digitisers, not of the author; where they stand is recorded, so that a reader can leave them out."""
+"""Words of the digitisers, not of the author; their position is recorded, so that a reader can leave them out."""
 STAMPED_CHARS = 20_000
 
 _COUNTED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -63,13 +64,13 @@ def check_item(answer: dict[str, Any], identifier: str) -> dict[str, Any]:
     if not answer:
         raise ItemUnavailable("not-found", f"there is no item {identifier!r}")
     if answer.get("is_dark") in (True, "true"):
-        raise ItemUnavailable("dark", f"the archive keeps {identifier!r} out of sight")
+        raise ItemUnavailable("dark", f"the archive has hidden {identifier!r}")
     metadata = answer.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(answer.get("files"), list):
         raise CorruptAnswer(f"the metadata of {identifier!r} lacks metadata{{}} or files[]")
-    told = first(metadata.get("identifier"))
-    if told is not None and told != identifier:
-        raise CorruptAnswer(f"the metadata of {identifier!r} is about {told!r}")
+    named = first(metadata.get("identifier"))
+    if named is not None and named != identifier:
+        raise CorruptAnswer(f"the metadata of {identifier!r} is about {named!r}")
     lent = LENDING_COLLECTIONS.intersection(every(metadata.get("collection")))
     if (first(metadata.get("access-restricted-item")) or "").lower() == "true" or lent:
         raise ItemUnavailable("access-restricted", f"{identifier!r} can only be borrowed, not downloaded")
@@ -98,7 +99,7 @@ def choose_texts(answer: dict[str, Any]) -> list[TextFile]:
     volumes = _in_order(readable[largest])
     if private := [volume.name for volume in volumes if volume.private]:
         raise ItemUnavailable(
-            "private-file", f"{private[0]} is private, so {len(private)} of {len(volumes)} volumes lack"
+            "private-file", f"{private[0]} is private, so {len(private)} of {len(volumes)} volumes are missing"
         )
     if len(volumes) > MOST_VOLUMES:
         raise ItemUnavailable(
@@ -125,7 +126,7 @@ def _plain(name: str) -> str:
 
 
 def _work_of(name: str) -> str:
-    """Return what the names of all volumes of a work share; behind its number a volume may have a title of its own."""
+    """Return what all volume names of a work have in common; behind its number a volume may have its own title."""
     stem = _plain(name)
     volume = _VOLUME.search(stem)
     return re.sub(r"[\W_\d]+", " ", stem[: volume.start()] if volume else _NUMBER.sub("", stem)).strip()
@@ -151,13 +152,8 @@ def _places(names: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
 def _value(found: re.Match[str]) -> int:
     kind, written = next((kind, written) for kind, written in found.groupdict().items() if written)
     if kind == "roman":
-        return _roman(written)
+        return roman_number(written)
     return int(written[:18]) if written.isdigit() else _WORDS[written]
-
-
-def _roman(numeral: str) -> int:
-    values = [{"c": 100, "l": 50, "x": 10, "v": 5, "i": 1}[letter] for letter in numeral]
-    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
 
 
 def _in_order(volumes: Sequence[TextFile]) -> list[TextFile]:
@@ -178,7 +174,7 @@ def _in_order(volumes: Sequence[TextFile]) -> list[TextFile]:
 
 
 def find_stamps(text: str) -> dict[str, int]:
-    """Return which digitisers' stamps stand at the beginning of a text, and at which character."""
+    """Return the digitisers' stamps at the beginning of a text, with the character at which each begins."""
     beginning = text[:STAMPED_CHARS].lower()
     places = {name: beginning.find(stamp.lower()) for name, stamp in STAMPS.items()}
     return {name: place for name, place in places.items() if place >= 0}
@@ -196,6 +192,6 @@ def first(value: Any) -> str | None:
 
 
 def integer(value: Any) -> int | None:
-    """Read a number as the archive writes it, in digits; none if it is no number."""
+    """Read a number as the archive writes it, in digits; none if it is not a number."""
     text = str(value)
     return int(text) if len(text) < 20 and text.isascii() and text.isdigit() else None

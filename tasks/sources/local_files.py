@@ -15,16 +15,12 @@ from typing import Any
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import Columns, SourceSpec
-from tasks.sources.file_rows import ROW_SUFFIXES, TEXT_SUFFIXES, Row, read_rows
-from tasks.sources.json_lines import BadLine
-from tasks.sources.ranges import RangeReader
-from tasks.sources.rows import map_row, missing_text, pick
+from tasks.sources.file_rows import ROW_SUFFIXES, TEXT_SUFFIXES, BadLine, Row, read_rows
+from tasks.sources.rows import RangeReader, map_row, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
 """Scores that the user's rows may already have; they are kept beside the document."""
-
-
 MOST_KINDS = 5
 
 
@@ -55,7 +51,7 @@ class LocalFiles:
         await self._reader.close()
 
     async def count(self) -> int | None:
-        """Count the texts of a folder of texts; nobody counts the rows of tables before they are read.
+        """Count the texts of a folder of texts; none for tables, whose rows are counted when they are read.
 
         Raises:
             ParameterError: The folder or file is not there.
@@ -67,7 +63,7 @@ class LocalFiles:
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the files into ranges of rows, enough for `limit` documents; a text file is one row.
 
-        With a year filter nobody knows how many rows that takes: then up to `scan_rows` rows, or all of them.
+        With a year filter it is not known how many rows that takes: then up to `scan_rows` rows, or all of them.
 
         Raises:
             ParameterError: The folder or file is not there.
@@ -85,7 +81,7 @@ class LocalFiles:
         seen = {str(file) for item in known.values() for file, _ in item.data.get("texts", ())}
         sizes = {item.data["file"]: item.data["file_bytes"] for item in known.values() if "file" in item.data}
         for file in sizes:
-            self._unchanged(file, sizes[file])  # the rows added to a file would lie behind a range that is known
+            self._unchanged(file, sizes[file])  # rows added to a file would come after a range that is known
         async for item, rows in self._cut([file for file in files if file not in seen]):
             if planned >= min(bounds, default=planned + 1):
                 break
@@ -141,7 +137,7 @@ class LocalFiles:
         if not files:
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: {self._root} holds no file that ends in "
-                f"{', '.join((*ROW_SUFFIXES, *TEXT_SUFFIXES))}; {_what_is_there(names)}"
+                f"{', '.join((*ROW_SUFFIXES, *TEXT_SUFFIXES))}; {_contents(names)}"
             )
         return files, [name for name in found if name not in set(files)]
 
@@ -152,7 +148,7 @@ class LocalFiles:
         return self._root if self._root.is_file() else self._root / file
 
     def _unchanged(self, file: str, size: int) -> Path:
-        """Return the path of a file that is still as it was planned; a plan on disk is not believed blindly."""
+        """Return the path of a file that is still as it was planned; a plan on disk is checked."""
         path = self._path(file)
         if not self._is_inside(file) or not path.is_file() or path.stat().st_size != size:
             raise SourceUnavailable(
@@ -234,8 +230,8 @@ class LocalFiles:
         return map_row(row, 0, spec, self._current_year, origin=file)
 
 
-def _what_is_there(names: list[str]) -> str:
-    """Say what a folder holds in place of files that can be read."""
+def _contents(names: list[str]) -> str:
+    """Say what a folder holds instead of files that can be read."""
     if not names:
         return "it is empty"
     kinds = Counter(Path(name).suffix or Path(name).name for name in names)

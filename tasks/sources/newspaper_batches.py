@@ -19,13 +19,12 @@ from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.answers import parse_json
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.library_of_congress import LibraryClients
-from tasks.sources.source import NOTHING, Connection, Document, Pace, Reject, reject_of, reserve
-from tasks.sources.web import Web
+from tasks.sources.connection import Archives
+from tasks.sources.file_rows import BoundedReader
+from tasks.sources.http import ArchiveClient
+from tasks.sources.pace import Tally
+from tasks.sources.source import NOTHING, Document, Reject, reject_of, reserve
 
-BATCHES_PER_MINUTE = 0.9
-"""A tenth below what the library allows: ten bulk files in ten minutes."""
 LARGEST_BATCH_BYTES = 16 * 2**30
 PAGES_AT_ONCE = 100
 
@@ -40,14 +39,11 @@ _PAGE = re.compile(
 
 @asynccontextmanager
 async def open_newspaper_batches(
-    spec: SourceSpec, connection: Connection, pace: Pace, web: Web, current_year: int, workspace: Path | None = None
+    spec: SourceSpec, archives: Archives, workspace: Path | None = None
 ) -> AsyncIterator[NewspaperBatches]:
     """Open the bulk files for one catalogue entry."""
-    client = LibraryClients(spec, connection, pace, web).client(
-        "bulk", connection.loc_bulk_url, None, BATCHES_PER_MINUTE
-    )
     with TemporaryDirectory(prefix="distrust-") as temporary:
-        yield NewspaperBatches(spec, client, current_year, workspace or Path(temporary))
+        yield NewspaperBatches(spec, archives.client(spec, "bulk"), workspace or Path(temporary))
 
 
 class NewspaperBatches:
@@ -55,23 +51,22 @@ class NewspaperBatches:
 
     remark = ""
 
-    def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
+    def __init__(self, spec: SourceSpec, client: ArchiveClient, workspace: Path) -> None:
         self._spec = spec
         self._client = client
-        self._current_year = current_year
         self._workspace = workspace
 
     async def count(self) -> int | None:
         """Add up the pages of all files; none if the list does not say."""
         pages = [entry.get("page_count") for entry in await self._listed()]
-        told = [number for number in pages if isinstance(number, int)]
-        return sum(told) if told and len(told) == len(pages) else None
+        known = [number for number in pages if isinstance(number, int)]
+        return sum(known) if known and len(known) == len(pages) else None
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Choose as many files as it takes, evenly over the library's list.
 
         Raises:
-            SourceUnavailable: There is no list.
+            SourceUnavailable: The library has no list of files.
         """
         try:
             entries = [entry for entry in await self._listed() if entry["batch"] not in known]
@@ -99,12 +94,12 @@ class NewspaperBatches:
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
         """Download one file, or what is missing of it, and read its pages."""
-        # The name on disk is made here; the library's list has no say in it.
+        # The name on disk does not contain the name in the library's list.
         path = self._workspace / hashlib.sha256(item.native_id.encode()).hexdigest()[:32]
         tally = Tally()
         try:
             await self._download(item, path, tally)
-            pages = self._pages(path)
+            pages = islice(self._pages(path), self._spec.pages_per_batch)
             while some := await asyncio.to_thread(list, islice(pages, PAGES_AT_ONCE)):
                 for page in some:
                     yield page
@@ -126,14 +121,11 @@ class NewspaperBatches:
         )
 
     def _pages(self, path: Path) -> Iterator[Document | Reject]:
-        return islice(self._all_pages(path), self._spec.pages_per_batch)
-
-    def _all_pages(self, path: Path) -> Iterator[Document | Reject]:
         longest = self._spec.max_file_bytes
         try:
-            with GuardedFile(path, 2 * longest) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+            with unpacked(path, 2 * longest) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
                 for member in archive:
-                    packed.begin_member()
+                    packed.restart()  # a header can claim any size for its member
                     known = _PAGE.fullmatch(member.name)
                     if known is None or not member.isreg() or not self._is_wanted(known["day"]):
                         continue
@@ -181,34 +173,9 @@ class NewspaperBatches:
         )
 
 
-class GuardedFile(bz2.BZ2File):
-    """Lets a packed tar be read, but not for ever between two members: a header can claim any size.
-
-    Args:
-        path: The packed file.
-        longest_member_bytes: Most bytes from one member's header to the next.
-    """
-
-    def __init__(self, path: Path, longest_member_bytes: int) -> None:
-        super().__init__(path)
-        self._longest = longest_member_bytes
-        self._since = 0
-
-    def begin_member(self) -> None:
-        """Note that a member begins."""
-        self._since = 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read on.
-
-        Raises:
-            ValueError: The member is too long.
-        """
-        chunk = super().read(-1 if size is None else size)
-        self._since += len(chunk)
-        if self._since > self._longest:
-            raise ValueError(f"a member exceeds {self._longest} bytes")
-        return chunk
+def unpacked(path: Path, longest_member_bytes: int) -> BoundedReader:
+    """Open a bulk file for reading; more bytes than `longest_member_bytes` without a restart are an OSError."""
+    return BoundedReader(bz2.BZ2File(path), longest_member_bytes)
 
 
 def _is_batch(entry: Any) -> bool:

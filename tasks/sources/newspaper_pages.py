@@ -22,7 +22,7 @@ _IMAGE_TITLE = re.compile(r"^Image \d+ of ")
 
 
 def plan_page(hit: Any) -> Item | None:
-    """Read one search hit as an item; none if it does not tell which page of which issue it is."""
+    """Read one search hit as an item; none if it does not name a page of an issue."""
     if not isinstance(hit, dict):
         return None
     address = _first(hit.get("id")).replace("http://", "https://", 1)

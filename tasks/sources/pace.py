@@ -1,31 +1,39 @@
-"""When a host may be asked: its pace, the pauses that it asks for, and the wait while it is down."""
+"""When a host may be asked, and asked again: its pace, its pauses, and the wait while it is down."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 from yarl import URL
 
-from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, ArchiveUnreachable, TransientError
+from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, ArchiveUnreachable, DistrustError, TransientError
 
 DOWN_AFTER = 5
 """So many failures in a row, over all requests, mean that the host is down and not one of its items."""
 FIRST_PARK_SECONDS, LONGEST_PARK_SECONDS = 5.0, 300.0
 RECENT = 20
-"""How many answers tell whether a host is overloaded."""
+"""How many answers decide whether a host is overloaded."""
 OVERLOADED = 5
 """So many of them saying "later" halve the pace; one now and then, whatever its status, does not."""
 SLOWEST = 32
 RECOVERY_SECONDS = 15.0
 """After so long, or after `RECENT` answers that were mostly good, a pace that was halved doubles."""
+LONGEST_BACKOFF_SECONDS = 60.0
+HEADWAY_BYTES = 2**16
+"""A try that brought at least so many bytes of a file is not counted."""
+
+Got = TypeVar("Got")
 
 
 class Clock:
-    """The time and the waiting of a client, so that a test can hand in its own."""
+    """The time and the waiting of a client; a test hands in its own."""
 
     def time(self) -> float:
         """Return seconds from any fixed moment."""
@@ -47,12 +55,11 @@ async def alone(host: str) -> None:
 
 
 class HostPace:
-    """The turns of all requests of this process to one host, whatever source they are for.
+    """The turns of all requests of this process to one host.
 
-    Three things hold a request back. The *pace*: a limiter, made slower while the host is overloaded (every
-    request then takes twice, four times, ... as many permits) and quicker again, step by step. A *pause* that the
-    host asked for. And *parking*: a host that answered before and now fails again and again is asked again after
-    pauses that grow, until it answers or patience ends; other hosts go on.
+    Three things hold a request back: the pace, a limiter that is slowed down while the host is overloaded; a pause
+    that the host asked for; and parking. A host that answered before and now fails again and again is parked: it is
+    asked after pauses that grow, until it answers or patience ends.
 
     Args:
         host: Its name, for messages.
@@ -73,9 +80,7 @@ class HostPace:
         clock: Clock,
         share: Callable[[str], Awaitable[None]] = alone,
     ) -> None:
-        self.host = host
-        self._share = share
-        self.clock = clock
+        self.host, self.clock = host, clock
         self.answers = 0
         """How many requests were answered well."""
         self.blocks = 0
@@ -87,21 +92,16 @@ class HostPace:
         self.refused: set[URL] = set()
         """Pages that were refused while nothing was answered yet."""
         self.parks = True
-        """Whether failures in a row park the host; then something must tell a dead item from a dead host."""
+        """Whether failures in a row park the host; that needs a way to distinguish a dead item from a dead host."""
         self.probing = asyncio.Lock()
-        self._rate = requests_per_second
-        self._limiter = limiter_for(requests_per_second)
-        self._patience = patience_seconds
-        self._notify = notify
-        self._slowness = 1
-        self._slowed_at = 0.0
+        self._share, self._notify, self._patience = share, notify, patience_seconds
+        self._rate, self._limiter = requests_per_second, limiter_for(requests_per_second)
+        self._slowness, self._slowed_at = 1, 0.0
         self._recent: deque[bool] = deque(maxlen=RECENT)
-        self._shut_until = 0.0
-        self._failures = 0
-        self._parked = 0
+        self._shut_until, self._why = 0.0, ""
+        self._failures = self._parked = 0
         self._silent_since: float | None = None
-        self._why = ""
-        self._told = False
+        self._announced = False
 
     @property
     def is_down(self) -> bool:
@@ -156,19 +156,19 @@ class HostPace:
                 )
             await self.clock.sleep(left)
 
-    def hear(self, error: Exception | None) -> None:
+    def note(self, error: Exception | None) -> None:
         """Note what came of a request: none or an error that is not transient means that the host is well."""
         self.reached = self.reached or not isinstance(error, ArchiveUnreachable)
         if not isinstance(error, TransientError):
-            self._well()
+            self._note_answer()
         elif isinstance(error, ArchiveBusy):
             self.blocks += isinstance(error, ArchiveBlocked)
-            self._busy(error)
+            self._note_failure(error)
 
-    def _well(self) -> None:
-        if self._told:
+    def _note_answer(self) -> None:
+        if self._announced:
             self._notify(f"{self.host} answers again")
-            self._told = False
+            self._announced = False
         self.answers += 1
         self._failures, self._parked, self._silent_since = 0, 0, None
         self.refused.clear()
@@ -177,30 +177,114 @@ class HostPace:
             self._slowed_at -= RECOVERY_SECONDS
             self._recent.clear()
 
-    def _busy(self, error: ArchiveBusy) -> None:
+    def _note_failure(self, error: ArchiveBusy) -> None:
         now = self.clock.time()
         self._silent_since = now if self._silent_since is None else self._silent_since
         self._failures += 1
         self._recent.append(True)
         down = self.parks and self.answers > 0 and self._failures >= DOWN_AFTER
         if sum(self._recent) >= OVERLOADED and not down:
-            self._slow_down()
+            self._recent.clear()  # what the requests already under way will say is about the old pace
+            self._slowness, self._slowed_at = min(SLOWEST, 2 * self.slowness), now
         pause = error.retry_after_seconds or 0.0
         if down and self._shut_until <= now:
             pause = pause or min(LONGEST_PARK_SECONDS, FIRST_PARK_SECONDS * 2**self._parked)
             self._parked += 1
-        if pause:
-            self._shut(now + pause, str(error))
+        if now + pause > max(now, self._shut_until):
+            self._shut_until, self._why = now + pause, str(error)
+            if pause >= FIRST_PARK_SECONDS:
+                self._announced = True
+                self._notify(f"{self.host} is parked for {pause:.0f} s ({error}); other archives go on")
 
-    def _slow_down(self) -> None:
-        # What the requests already under way will say is about the old pace.
-        self._recent.clear()
-        self._slowness, self._slowed_at = min(SLOWEST, 2 * self.slowness), self.clock.time()
 
-    def _shut(self, until: float, why: str) -> None:
-        if until <= self._shut_until:
-            return
-        self._shut_until, self._why = until, why
-        if (seconds := until - self.clock.time()) >= FIRST_PARK_SECONDS:
-            self._told = True
-            self._notify(f"{self.host} is parked for {seconds:.0f} s ({why}); other archives go on")
+@dataclass
+class Tally:
+    """How often one item was asked for: the most tries that any of its requests took."""
+
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Asks one host again while that may help: the only place where a request is repeated automatically.
+
+    Args:
+        pace: The host's pace, which knows of its pauses and whether it is down.
+        attempts: Tries per request; only transient errors are tried again, and tries while the host is down for
+            everybody are not counted.
+        first_delay_seconds: The first backoff; it doubles, with jitter.
+    """
+
+    pace: HostPace
+    attempts: int = 5
+    first_delay_seconds: float = 1.0
+
+    async def persist(
+        self, ask: Callable[[], Awaitable[Got]], tally: Tally | None = None, headway: Callable[[], int] = lambda: 0
+    ) -> Got:
+        """Ask until there is an answer, or until the tries are used up.
+
+        Args:
+            ask: One try; it waits for the host's turn, and notes in the pace what came of it.
+            tally: Counts the tries.
+            headway: How many bytes the next try can go on from.
+
+        Raises:
+            ArchiveUnreachable: Nothing ever came from the host.
+            TransientError: The last try's error.
+        """
+        tally = tally or Tally()
+        tries, reached, answers = 0, headway(), self.pace.answers
+        while True:
+            tally.attempts = max(tally.attempts, tries + 1)
+            try:
+                return await ask()
+            except ArchiveAway:
+                raise
+            except TransientError as error:
+                if self._is_host_wide(error, answers):
+                    continue  # it says nothing about this request; `HostPace.turn` knows when patience ends
+                if (now := headway()) >= reached + HEADWAY_BYTES:
+                    tries, reached = 0, now
+                tries, answers = tries + 1, self.pace.answers
+                if tries >= self.attempts or self.pace.is_unreachable:
+                    raise self._final(error) from error
+                await self.pace.clock.sleep(self._delay(error, tries))
+
+    async def ask(self, work: Callable[[], Awaitable[Got]]) -> Got:
+        """Persist with work that does not wait for turns: the requests of a library."""
+
+        async def once() -> Got:
+            await self.pace.turn()
+            try:
+                got = await work()
+            except DistrustError as error:
+                self.pace.note(error)
+                raise
+            self.pace.note(None)
+            return got
+
+        return await self.persist(once)
+
+    def _is_host_wide(self, error: TransientError, answers: int) -> bool:
+        # An answer that is corrupt came from a host that answers: it counts, or it would be asked for without end.
+        if not isinstance(error, ArchiveBusy):
+            return False
+        return self.pace.is_down or (bool(error.retry_after_seconds) and 0 < self.pace.answers == answers)
+
+    def _delay(self, error: TransientError, tries: int) -> float:
+        busy = error if isinstance(error, ArchiveBusy) else None
+        if busy and busy.retry_after_seconds:
+            return 0.0  # the pause holds back all requests to the host, in `HostPace.turn`
+        # A single fault mostly passes at once, and asking again costs a turn of the pace. "Too many" never does.
+        if not (pauses := tries - 1 + bool(busy and busy.overloaded)):
+            return 0.0
+        jitter = random.random()  # noqa: S311
+        return min(LONGEST_BACKOFF_SECONDS, self.first_delay_seconds * (2.0 ** (pauses - 1) + jitter))
+
+    def _final(self, error: TransientError) -> TransientError:
+        if not isinstance(error, ArchiveUnreachable):
+            return error
+        if self.pace.reached:
+            return ArchiveBusy(str(error))
+        return ArchiveUnreachable(f"{error}; check the network and the address")

@@ -1,4 +1,4 @@
-"""Half a file on disk, and what a continuation must prove before a byte of it is added."""
+"""A half-received file on disk, and what a continuation must prove before a byte is added."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PartialFile:
 
     @property
     def kept(self) -> int:
-        """How many bytes are there to go on from; what a link leads to is no part of this file."""
+        """How many bytes the next attempt can go on from; a link is never followed."""
         if self.checksum is None or self.path.is_symlink():
             return 0
         try:
@@ -44,7 +44,7 @@ class PartialFile:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether only the check is left to do."""
+        """Tell whether only the check is left."""
         return self.size is not None and 0 < self.size == self.kept
 
     def request_headers(self) -> dict[str, str]:
@@ -61,10 +61,10 @@ class PartialFile:
         if status != 206:
             self._offset = 0
             return
-        told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        given = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         encoded = headers.get("Content-Encoding", "identity").lower() != "identity"
-        wrong_total = told is not None and self.size is not None and told[3] not in ("*", str(self.size))
-        if told is None or encoded or wrong_total or int(told[1]) != self._offset:
+        wrong_total = given is not None and self.size is not None and given[3] not in ("*", str(self.size))
+        if given is None or encoded or wrong_total or int(given[1]) != self._offset:
             self.discard()
             raise CorruptAnswer(
                 f"asked for the bytes from {self._offset}, got {headers.get('Content-Range')!r} "
@@ -111,5 +111,5 @@ class PartialFile:
             raise CorruptAnswer(f"{url} has {algorithm.upper()} {found}, the archive lists {wanted}")
 
     def discard(self) -> None:
-        """Throw away what is there."""
+        """Delete the bytes."""
         self.path.unlink(missing_ok=True)

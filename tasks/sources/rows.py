@@ -1,10 +1,12 @@
-"""One row of a table becomes one document, or a reject with its reason."""
+"""Rows of tables: read range by range, each made into one document or a reject with its reason."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 from tasks.sources.catalogue import Columns, Path_, SourceSpec
 from tasks.sources.dates import YearSpan, date_of, years_of
@@ -15,6 +17,8 @@ TITLE_CHARS = 120
 MOST_COLUMNS = 20
 
 _PART = re.compile(r"\{([^{}]+)\}")
+
+Row = TypeVar("Row")
 
 
 def map_row(
@@ -137,3 +141,64 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, Mapping):
         return None
     return str(value).strip() or None
+
+
+class RangeReader(Generic[Row]):
+    """Reads ranges of named streams off the event loop, one at a time.
+
+    The stream stays open between ranges, so consecutive ranges are read in one go; any other range opens the
+    stream anew at its start.
+
+    Args:
+        open_at: Opens a stream at a row; blocking.
+    """
+
+    def __init__(self, open_at: Callable[[str, int], Iterator[Row]]) -> None:
+        self._open_at = open_at
+        self._lock = asyncio.Lock()
+        self._iterator: Iterator[Row] | None = None
+        self._stream = ""
+        self._position = 0
+        self._ends: dict[str, int] = {}
+
+    async def read(self, stream: str, start: int, count: int) -> list[Row]:
+        """Read rows `start` .. `start + count`; fewer where the stream ends."""
+        async with self._lock:
+            work = asyncio.ensure_future(asyncio.to_thread(self._read, stream, start, count))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # The thread cannot be stopped, and the iterator belongs to it until it is done.
+                await asyncio.wait([work])
+                if not work.cancelled():
+                    work.exception()  # read, so that asyncio does not report it as lost
+                raise
+
+    async def close(self) -> None:
+        """Close the open stream."""
+        async with self._lock:
+            await asyncio.to_thread(self._drop)
+
+    def _read(self, stream: str, start: int, count: int) -> list[Row]:
+        if start >= self._ends.get(stream, start + 1):
+            return []
+        try:
+            if self._iterator is None or (self._stream, self._position) != (stream, start):
+                self._drop()
+                self._iterator = self._open_at(stream, start)
+                self._stream, self._position = stream, start
+            rows = list(islice(self._iterator, count))
+        except BaseException:
+            self._drop()
+            raise
+        self._position = start + len(rows)
+        if len(rows) < count:
+            self._ends[stream] = self._position
+            self._drop()
+        return rows
+
+    def _drop(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

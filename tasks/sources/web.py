@@ -1,4 +1,4 @@
-"""What all archives of a process share: the HTTP session, and one pace for each host."""
+"""The HTTP sessions of a process, and one pace for each host that it asks."""
 
 from __future__ import annotations
 
@@ -22,32 +22,13 @@ PATIENCE_SECONDS = 48 * 3600.0
 
 
 def user_agent(contact: str) -> str:
-    """Name this program and whom to write to, as archives ask."""
+    """Name this program and a contact, as archives ask."""
     contact = re.sub(r"[^\x21-\x7e]+|[()]", " ", contact).strip()
     return f"{PRODUCT} (+{contact})" if contact else f"{PRODUCT} (no contact given)"
 
 
-def is_loopback(url: str) -> bool:
-    """Tell whether a root URL is on this machine, where no public archive needs protection."""
-    return URL(url).host in LOOPBACK
-
-
-def courteous_rate(
-    wanted: float, ceiling: float | None, public_ceiling: float, base_url: str, own_ceiling: float | None = None
-) -> float:
-    """Return the requests a second to use: what is wanted, under every ceiling that holds for the archive.
-
-    A ceiling that the catalogue or the user's connection gives always holds. Where the catalogue gives none, the
-    public archive's own limit holds, unless the "archive" is a server on this machine.
-    """
-    wanted = min(wanted, own_ceiling or wanted)
-    if ceiling is None:
-        return wanted if is_loopback(base_url) else min(wanted, public_ceiling)
-    return min(wanted, ceiling)
-
-
 class Web:
-    """The HTTP session of a process and the pace of every host.
+    """The HTTP sessions of a process and the pace of every host.
 
     Args:
         contact: For the User-Agent.
@@ -81,17 +62,17 @@ class Web:
         )
         self._paces: dict[tuple[str, str], HostPace] = {}
         self._stack = AsyncExitStack()
-        self._abroad: aiohttp.ClientSession | None = None
-        self._at_home: aiohttp.ClientSession | None = None
+        self._proxied: aiohttp.ClientSession | None = None
+        self._direct: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # A proxy of the environment has no business between this process and a server on the same machine.
-        self._abroad = await self._stack.enter_async_context(self._new_session(through_proxy=True))
-        self._at_home = await self._stack.enter_async_context(self._new_session(through_proxy=False))
+        # A proxy of the environment does not belong between this process and a server on the same machine.
+        self._proxied = await self._stack.enter_async_context(self._new_session(through_proxy=True))
+        self._direct = await self._stack.enter_async_context(self._new_session(through_proxy=False))
         return self
 
     def _new_session(self, *, through_proxy: bool) -> aiohttp.ClientSession:
-        # How many requests are under way is for each source to say, and for its pace to allow.
+        # Each source limits how many requests are under way.
         session = aiohttp.ClientSession(
             headers=self._headers,
             timeout=self._timeout,
@@ -99,8 +80,8 @@ class Web:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=through_proxy,
         )
-        # A kept connection that the host closed would be asked again behind the pace's back; there is no public
-        # switch for that, but the library's own test client turns the same one.
+        # aiohttp repeats a request on a kept connection that the host closed, without waiting for the pace. There is no
+        # public option against that; the library's own test client sets the same attribute.
         session._retry_connection = False
         return session
 
@@ -108,7 +89,7 @@ class Web:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
-        self._abroad = self._at_home = None
+        self._proxied = self._direct = None
 
     def pace_of(self, root: str, requests_per_second: float, service: str = "") -> HostPace:
         """Return the pace of a host, at the given rate; a host may have several services with limits of their own."""
@@ -127,8 +108,8 @@ class Web:
         return self._paces[key]
 
     def session_to(self, url: URL) -> aiohttp.ClientSession:
-        """Return the session for a URL; there is one while the context is open."""
-        session = self._at_home if url.host in LOOPBACK else self._abroad
+        """Return the session for a URL; there is one only while the context is open."""
+        session = self._direct if url.host in LOOPBACK else self._proxied
         if session is None:
             raise RuntimeError("the web is not open; use it as an async context manager")
         return session

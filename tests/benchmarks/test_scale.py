@@ -8,8 +8,9 @@ import pytest
 from benchmarks.scale import next_line
 from benchmarks.scale_projection import ARCHIVES
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.estimate import estimate
-from tasks.sources.source import Connection, Pace
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.survey import estimate
+from tasks.sources.web import Web
 
 
 async def start(code: str) -> asyncio.subprocess.Process:
@@ -29,5 +30,5 @@ async def test_a_stage_that_dies_is_named() -> None:
 )
 def test_the_projection_asks_the_archives_no_faster_than_a_download_does(archive: str, source: str) -> None:
     spec = load_catalogue()[source]
-    found = estimate(spec, None, 1_000_000, Connection(), Pace(concurrency=10, requests_per_second=10.0))
+    found = estimate(spec, None, 1_000_000, Archives(Connection(), Pace(), Web()))
     assert 1_000_000 / ARCHIVES[archive] / 3600 == pytest.approx(found.hours, rel=0.02)

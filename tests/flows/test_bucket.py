@@ -59,7 +59,7 @@ async def test_a_second_machine_takes_up_what_the_first_one_sealed(
 
     monkeypatch.setenv("DISTRUST_MIRROR", str(tmp_path / "second"))
     again = await download_corpus(store=URI, catalogue=str(catalogue), sources=list(KINDS), max_samples=40)
-    assert all(source["reused"] and source["documents"] == 40 for source in again["sources"])
+    assert all(source.reused and source.documents == 40 for source in again.sources)
     await score_corpus(store=URI)
     await rebalance_corpus(store=URI, near_duplicates=False)
     second = Layout.of(URI)

@@ -22,8 +22,7 @@ from flows.summaries import summarise
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
 from tasks import archives
-from tasks.sources import rounds
-from tasks.sources.source import Pace
+from tasks.sources.connection import Pace
 from tests.tasks.sources.hostile import HostileArchive, HostileItem, Misdeed, corrupt, drop, status
 
 pytestmark = pytest.mark.prefect
@@ -96,8 +95,8 @@ async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
     result = await download_corpus(**parameters, dry_run=True)
     assert sum(archive.requests.values()) == 1
     assert not (Path(parameters["store"]) / "raw").exists()
-    (row,) = result["survey"]
-    assert (row["source"], row["offered"], row["documents"], row["problem"]) == ("books", 70, 70, "")
+    (row,) = result.survey
+    assert (row.source, row.offered, row.documents, row.problem) == ("books", 70, 70, "")
     assert "books      70 documents of 70 offered, about 35 MB" in summarise("download-corpus", result)
 
 
@@ -118,10 +117,10 @@ async def test_a_dry_run_shows_who_answered_and_who_did_not(
     catalogue.write_text(catalogue.read_text() + PAPERS + own)
     monkeypatch.setenv("DISTRUST_LOC_URL", "http://127.0.0.1:9")
     result = await download_corpus(**parameters | {"sources": ["papers", "books", "mine"]}, dry_run=True)
-    papers, books, mine = result["survey"]
-    assert papers["unreachable"] and "documents" not in papers
-    assert books["documents"] == 70
-    assert (mine["documents"], mine["wanted"]) == (None, 10_000), "what is wanted was not found"
+    papers, books, mine = result.survey
+    assert papers.unreachable and papers.documents is None
+    assert books.documents == 70
+    assert (mine.documents, mine.wanted) == (None, 10_000), "what is wanted was not found"
     told = summarise("download-corpus", result)
     assert told.startswith("70 documents, 0.0 GB in 1 of 3 sources; nothing was fetched")
     assert "papers  could not be reached: Cannot connect to host 127.0.0.1:9" in told
@@ -182,7 +181,7 @@ async def test_a_total_that_the_listing_does_not_reach_is_said_and_ends_nothing(
 ) -> None:
     archive.uncounted = 3
     result = await download_corpus(**parameters)
-    assert result["sources"][0]["documents"] == 70
+    assert result.sources[0].documents == 70
     manifest = read_manifest(Path(parameters["store"]) / "raw" / "books")
     assert manifest is not None
     assert manifest.notes["listing"] == "the search counts 73 items and lists 70; what is listed is used"
@@ -194,7 +193,7 @@ async def test_failed_items_come_round_again_before_the_source_is_sealed(
     archive.items["book-07"].about_metadata = [status(500)] * 5
     result = await download_corpus(**parameters)
     assert stored(parameters) == {name: text(name) for name in archive.items}
-    assert result["sources"][0]["rejects"] == 0
+    assert result.sources[0].rejects == 0
     assert archive.requests["metadata/book-07"] == 6
     assert all(count == 1 for path, count in archive.requests.items() if path != "metadata/book-07")
 
@@ -206,14 +205,14 @@ async def test_failed_items_are_kept_and_can_be_fetched_alone(
         archive.items[name].about_file, archive.items[name].for_ever = [status(500)], True
     archive.items["book-08"].metadata = {"access-restricted-item": "true"}
     result = await download_corpus(**parameters)
-    assert (result["sources"][0]["documents"], result["sources"][0]["rejects"]) == (67, 3)
+    assert (result.sources[0].documents, result.sources[0].rejects) == (67, 3)
     for item in archive.items.values():
         item.about_file = []
     archive.requests.clear()
     again = await download_corpus(**parameters)
-    assert again["sources"][0]["reused"] and not archive.requests
+    assert again.sources[0].reused and not archive.requests
     mended = await download_corpus(**parameters, retry_failed=True)
-    assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (69, 1)
+    assert (mended.sources[0].documents, mended.sources[0].rejects) == (69, 1)
     assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
     assert stored(parameters) == {name: text(name) for name in archive.items if name != "book-08"}
 
@@ -225,11 +224,11 @@ async def test_what_a_host_kept_from_us_is_fetched_once_the_host_is_trusted(
     mirror = os.environ["DISTRUST_ARCHIVE_ORG_URL"].rstrip("/").replace("127.0.0.1", "localhost")
     archive.abroad = {"book-07": mirror, "book-60": mirror}
     result = await download_corpus(**parameters)
-    assert (result["sources"][0]["documents"], result["sources"][0]["rejects"]) == (68, 2)
+    assert (result.sources[0].documents, result.sources[0].rejects) == (68, 2)
     monkeypatch.setenv("DISTRUST_ALLOWED_HOSTS", "mirror.example, localhost")
     archive.requests.clear()
     mended = await download_corpus(**parameters, retry_failed=True)
-    assert (mended["sources"][0]["documents"], mended["sources"][0]["rejects"]) == (70, 0)
+    assert (mended.sources[0].documents, mended.sources[0].rejects) == (70, 0)
     assert set(archive.requests) == {f"{kind}/book-{n}" for kind in ("metadata", "download") for n in ("07", "60")}
     assert stored(parameters) == {name: text(name) for name in archive.items}
 
@@ -246,7 +245,7 @@ async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], ar
     after = stored(parameters)
     # The ten items that the first request had no room for are new as well.
     assert after == {name: text(name) for name in archive.items}
-    assert result["sources"][0]["documents"] == 77
+    assert result.sources[0].documents == 77
     assert (await progress()).startswith("books: 77 of 77 documents")
     assert {path for path in archive.requests if "book-0" in path} == set()
     assert shard.stat().st_mtime_ns == written
@@ -258,9 +257,10 @@ async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], ar
 
 async def test_a_refresh_of_nothing_is_a_first_download(parameters: dict[str, Any], archive: HostileArchive) -> None:
     result = await download_corpus(**parameters, refresh=True)
-    assert result["sources"][0]["documents"] == 70 and not result["sources"][0]["reused"]
+    assert result.sources[0].documents == 70 and not result.sources[0].reused
     assert stored(parameters) == {name: text(name) for name in archive.items}
     assert set(archive.requests.values()) == {1}
+    assert (await download_corpus(**parameters)).sources[0].reused, "and later runs take it for the same request"
 
 
 async def test_a_refresh_finishes_a_first_download_before_it_asks_for_more(
@@ -272,8 +272,8 @@ async def test_a_refresh_finishes_a_first_download_before_it_asks_for_more(
         await download_corpus(**parameters, max_samples=20, refresh=True)
     for item in archive.items.values():
         item.about_file = []
-    (source,) = (await download_corpus(**parameters, max_samples=20, refresh=True))["sources"]
-    assert source["documents"] == len(stored(parameters)) == 20
+    (source,) = (await download_corpus(**parameters, max_samples=20, refresh=True)).sources
+    assert source.documents == len(stored(parameters)) == 20
     assert archive.requests["scrape"] == 1
 
 
@@ -285,9 +285,9 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
     monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", "http://127.0.0.1:9")
     result = await download_corpus(**parameters, max_samples=60, refresh=True)
     assert "60 kept, not refreshed: " in summarise("download-corpus", result)
-    (source,) = result["sources"]
-    assert "could not be read" in source["problem"]
-    assert (source["documents"], source["manifest"]) == (60, f"{parameters['store']}/raw/books/manifest.json")
+    (source,) = result.sources
+    assert "could not be read" in source.problem
+    assert (source.documents, source.manifest) == (60, f"{parameters['store']}/raw/books/manifest.json")
     assert stored(parameters) == before
     with pytest.raises(SourceUnavailable, match="could not be read"):  # what is sealed answers another request
         await download_corpus(**parameters, max_samples=61, refresh=True)
@@ -299,14 +299,14 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
 async def test_a_refresh_that_comes_round_again_asks_for_no_more(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     wanted = parameters | {"patience_hours": 1.0, "max_samples": 20}
     await download_corpus(**wanted)
     for number in range(35, 55):  # the first that are new: all of four rounds' tries fail
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     archive.requests.clear()
-    (source,) = (await download_corpus(**wanted, refresh=True))["sources"]
-    assert (source["documents"], source["problem"]) == (40, "")
+    (source,) = (await download_corpus(**wanted, refresh=True)).sources
+    assert (source.documents, source.problem) == (40, "")
     assert archive.requests["scrape"] == 1
     assert len(stored(parameters)) == 40
 
@@ -314,21 +314,12 @@ async def test_a_refresh_that_comes_round_again_asks_for_no_more(
 async def test_what_a_failed_try_brought_is_not_counted_twice(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(30, 50):
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5
-    assert (await download_corpus(**parameters | {"patience_hours": 1.0}))["sources"][0]["documents"] == 70
+    assert (await download_corpus(**parameters | {"patience_hours": 1.0})).sources[0].documents == 70
     told = await progress()
     assert told.startswith("books: 70 of 70 documents") and "rejected" not in told
-
-
-async def test_a_refresh_of_what_was_never_downloaded_is_a_download(
-    parameters: dict[str, Any], archive: HostileArchive
-) -> None:
-    result = await download_corpus(**parameters, max_samples=20, refresh=True)
-    assert result["sources"][0]["documents"] == len(stored(parameters)) == 20
-    again = await download_corpus(**parameters, max_samples=20)
-    assert again["sources"][0]["reused"], "and later runs take it for the same request"
 
 
 async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_source(
@@ -348,7 +339,7 @@ async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_so
 
 async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str, Any], archive: HostileArchive) -> None:
     first, second = await asyncio.gather(download_corpus(**parameters), download_corpus(**parameters))
-    assert first["sources"][0]["documents"] == second["sources"][0]["documents"] == 70
+    assert first.sources[0].documents == second.sources[0].documents == 70
     assert stored(parameters) == {name: text(name) for name in archive.items}
     assert set(archive.requests.values()) == {1}
 
@@ -356,11 +347,11 @@ async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str,
 async def test_a_source_that_failed_for_now_comes_round_again(
     parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     for number in range(20):  # so many in a row that it must be the archive, in each of four rounds
         archive.items[f"book-{number:02}"].about_file = [corrupt] * 5 * 4
     result = await download_corpus(**parameters | {"patience_hours": 1.0})
-    assert result["sources"][0]["documents"] == 70
+    assert result.sources[0].documents == 70
     assert stored(parameters) == {name: text(name) for name in archive.items}
 
 
@@ -380,10 +371,10 @@ async def test_a_search_that_fails_for_now_gives_no_source_up(
     monkeypatch: pytest.MonkeyPatch,
     faults: list[Misdeed],
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(archives, "FIRST_WAIT_SECONDS", 0.01)
     archive.about_search = faults
     result = await download_corpus(**parameters | {"patience_hours": 1.0, "max_samples": 5})
-    assert (result["sources"][0]["documents"], archive.about_search) == (5, [])
+    assert (result.sources[0].documents, archive.about_search) == (5, [])
 
 
 async def test_cancelled_half_way_it_leaves_sealed_shards_only(

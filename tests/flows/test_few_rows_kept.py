@@ -47,10 +47,10 @@ def stored(parameters: dict[str, Any]) -> list[list[str]]:
 
 
 async def test_few_rows_make_one_shard(parameters: dict[str, Any]) -> None:
-    (source,) = (await download_corpus(**parameters))["sources"]
+    (source,) = (await download_corpus(**parameters)).sources
     assert stored(parameters) == [KEPT]
-    assert (source["documents"], source["rejects"]) == (len(KEPT), ROWS - len(KEPT))
-    assert (await download_corpus(**parameters))["sources"][0]["reused"]
+    assert (source.documents, source.rejects) == (len(KEPT), ROWS - len(KEPT))
+    assert (await download_corpus(**parameters)).sources[0].reused
 
 
 @pytest.mark.parametrize(("enough", "most"), [(1000, 900), (5, 100_000), (1, 1)])

@@ -15,6 +15,7 @@ from prefect.utilities.names import generate_slug
 from flows import corpus_to_model as pipeline
 from flows.names import is_made_up, named
 from flows.prune_store import prune_store
+from tasks.sources.results import DownloadResult
 from tests.tasks.evals.conftest import write_finished_run
 from tests.tasks.exports.conftest import an_export
 
@@ -64,7 +65,7 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
     # The evaluation is a real one; what the other stages hand on is all that this flow sees of them.
     file = {"file": "model.safetensors", "bytes": 1, "sha256": "0"}
     results: dict[str, Any] = {
-        "download_corpus": {"sources": []},
+        "download_corpus": DownloadResult(sources=[]),
         "score_corpus": {},
         "rebalance_corpus": {"distribution": "low 27 %"},
         "train_adapter": {},

@@ -67,11 +67,11 @@ def ids(store: str, source: str) -> list[str]:
 
 async def test_a_second_download_fetches_nothing_and_a_larger_one_only_the_rest(parameters: dict[str, Any]) -> None:
     first = await download_corpus(**parameters, max_samples=3)
-    assert [source["documents"] for source in first["sources"]] == [3, 3, 3]
+    assert [source.documents for source in first.sources] == [3, 3, 3]
     again = await download_corpus(**parameters, max_samples=3)
-    assert all(source["reused"] for source in again["sources"])
+    assert all(source.reused for source in again.sources)
     more = await download_corpus(**parameters, max_samples=5)
-    assert [source["documents"] for source in more["sources"]] == [5, 5, 5]
+    assert [source.documents for source in more.sources] == [5, 5, 5]
     assert ids(parameters["store"], "press") == [f"press:{n}" for n in range(5)]
 
 
@@ -83,7 +83,7 @@ async def test_a_missing_source_is_skipped_while_its_band_keeps_another(
     catalogue.write_text(catalogue.read_text() + gone + "trivium = 'grammar'\nprior_authority = 0.9\n", "utf-8")
     parameters["sources"] = [*KINDS, "gone"]
     result = await download_corpus(**parameters)
-    problem = {source["source"]: source["problem"] for source in result["sources"]}
+    problem = {source.source: source.problem for source in result.sources}
     assert "nowhere" in problem["gone"] and not problem["press"]
     with pytest.raises(SourceUnavailable, match=r"high authority.*gone"):
         await download_corpus(**parameters | {"sources": ["old_patents", "gone"]})

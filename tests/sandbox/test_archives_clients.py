@@ -27,7 +27,8 @@ from pathlib import Path
 from datasets import load_dataset
 from sandbox.archives.documents import ARCHIVE_OF
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.source import Archives, Connection, Pace
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.opening import open_source
 from tasks.sources.web import Web
 
 found = {"rows": {}, "resumed": {}, "read": {}}
@@ -55,7 +56,7 @@ async def read(spec):
     pace = Pace(requests_per_second=1000, first_delay_seconds=0.01)
     outcomes = []
     connection = Connection.from_environment()
-    async with Web() as web, Archives(connection, pace, web).open(spec) as source:
+    async with Web() as web, open_source(spec, Archives(connection, pace, web)) as source:
         for item in await source.plan(spec.target):
             outcomes += [asdict(one) async for one in source.fetch(item)]
     return outcomes

@@ -45,7 +45,7 @@ async def test_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
 def test_a_wrong_folder_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "holds no *.jsonl.zst files" in capsys.readouterr().err
+    assert "contains no *.jsonl.zst files" in capsys.readouterr().err
 
 
 async def test_a_port_that_is_taken_is_named() -> None:

@@ -121,9 +121,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ([], "holds no documents: mine.jsonl.zst is empty"),
+        ([], "contains no documents: mine.jsonl.zst is empty"),
         ([b"", {"id": "a", "body": "b"}], "mine.jsonl.zst:2: there is no `text`"),
-        ([{"id": "a", "text": 3}], "mine.jsonl.zst:1: text: a string is wanted"),
+        ([{"id": "a", "text": 3}], "mine.jsonl.zst:1: text: it must be a string"),
         ([b"{broken"], "mine.jsonl.zst:1: not JSON"),
     ],
 )
@@ -139,7 +139,7 @@ def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, lines: list[A
 def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("Dear")
     for folder, told in [
-        (tmp_path, r"holds no \*.jsonl.zst files, only letters.txt"),
+        (tmp_path, r"contains no \*.jsonl.zst files, only letters.txt"),
         (tmp_path / "missing", f"there is no folder {tmp_path / 'missing'}"),
         (tmp_path / "letters.txt", "is a file, not a folder"),
     ]:
@@ -208,7 +208,7 @@ def test_what_is_no_file_is_not_waited_for_and_a_linked_one_is_a_file(tmp_path: 
     (folder / "endless.jsonl.zst").symlink_to("/dev/zero")
     (folder / "nowhere.jsonl.zst").symlink_to(tmp_path / "nowhere")
     (folder / "folder.jsonl.zst").mkdir()
-    with pytest.raises(ParameterError, match="holds no"):
+    with pytest.raises(ParameterError, match="contains no"):
         DocumentFolder(folder)
     write_lines(elsewhere, corpus_row())
     (folder / "wikipedia.jsonl.zst").symlink_to(elsewhere)

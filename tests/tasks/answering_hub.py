@@ -24,12 +24,14 @@ time.sleep = lambda seconds: None
 from storage.errors import DistrustError
 from tasks.lora.fetch import fetch_model
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.source import Archives, Connection, Pace
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.opening import open_source
 from tasks.sources.web import Web
 
 async def read(repository):
     fields = {"name": "hub", "archive": "hugging_face", "repo": repository, "source_type": "wiki", "trivium": "grammar"}
-    async with Archives(Connection(), Pace(attempts=2), Web()).open(SourceSpec.model_validate(fields)) as source:
+    archives = Archives(Connection(), Pace(attempts=2), Web())
+    async with open_source(SourceSpec.model_validate(fields), archives) as source:
         items = await source.plan(2)
         found = [outcome async for outcome in source.fetch(items[0])]
         return {"revision": items[0].data["revision"], "documents": len(found)}

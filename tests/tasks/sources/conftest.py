@@ -10,7 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.connection import Archives, Connection, Pace
 from tasks.sources.http import ArchiveClient
+from tasks.sources.opening import open_source
 from tasks.sources.pace import Clock
 from tasks.sources.web import Web
 
@@ -46,6 +49,31 @@ async def client_to(
     about_web = {name: options.pop(name) for name in names if name in options}
     async with Web(clock=clock, **about_web) as web:
         yield ArchiveClient(web, root, requests_per_second=requests_per_second, **options)
+
+
+def make_spec(**fields: Any) -> SourceSpec:
+    """Make a catalogue entry; without fields, of local files."""
+    entry = {"name": "s", "archive": "local_files", "path": "p", "source_type": "wiki", "trivium": "logic"}
+    return SourceSpec.model_validate(entry | fields)
+
+
+@asynccontextmanager
+async def opened(
+    spec: SourceSpec,
+    to: str | Connection = "",
+    clock: Clock | None = None,
+    workspace: Path | None = None,
+    **options: Any,
+) -> AsyncIterator[Any]:
+    """Open a source whose archive is at `to`; options are those of the web and of the pace, by name."""
+    about_web = {
+        name: options.pop(name) for name in ("patience_seconds", "notify", "silence_seconds") if name in options
+    }
+    connection = to if isinstance(to, Connection) else Connection(to, to, to, to) if to else Connection()
+    async with Web(clock=clock, **about_web) as web:
+        archives = Archives(connection, Pace(**{"requests_per_second": 1000.0, **options}), web, 2026)
+        async with open_source(spec, archives, workspace) as source:
+            yield source
 
 
 @pytest.fixture

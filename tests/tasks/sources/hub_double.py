@@ -26,7 +26,9 @@ slept = []
 time.sleep = slept.append
 from pathlib import Path
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.source import Archives, Connection, Pace, Reject
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.opening import open_source
+from tasks.sources.source import Reject
 from tasks.sources.pace import Clock
 from tasks.sources.web import Web
 from storage.errors import DistrustError
@@ -46,7 +48,7 @@ async def read(command):
     for begin, end in command.get("parts", [[0, None]]):
         web = Web(clock=Written(), patience_seconds=command.get("patience", 3600.0))
         archives = Archives(Connection.from_environment(), Pace(), web)
-        source = await archives.open(spec, workspace).__aenter__()
+        source = await open_source(spec, archives, workspace).__aenter__()
         if command.get("count"):
             found["count"] = await source.count()
             continue

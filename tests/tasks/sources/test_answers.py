@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from multidict import CIMultiDict
 
 from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, ItemUnavailable
-from tasks.sources.answers import check_object, error_of, parse_json, retry_after
+from tasks.sources.answers import check_object, error_of, parse_json
 
 JSON = CIMultiDict({"Content-Type": "application/json; charset=utf-8"})
 HTML = CIMultiDict({"Content-Type": "text/html"})
@@ -14,23 +12,6 @@ CHALLENGES = [
     CIMultiDict({"Content-Type": "text/html", "CF-Mitigated": "challenge"}),
     CIMultiDict({"Content-Type": "text/html", "X-Amzn-Waf-Action": "captcha"}),
 ]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("7", 7.0),
-        (" 120 ", 120.0),
-        ("Mon, 05 Oct 2026 12:00:30 GMT", 30.0),
-        ("Mon, 05 Oct 2026 11:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-3", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, datetime(2026, 10, 5, 12, tzinfo=UTC)) == seconds
 
 
 def test_a_web_page_in_place_of_data_is_never_data() -> None:
@@ -106,14 +87,6 @@ def test_what_counts_as_too_many_requests(status: int, headers: dict[str, str], 
     error = error_of(status, CIMultiDict(headers), "u", wants_json=True)
     assert isinstance(error, ArchiveBusy)
     assert error.overloaded is overloaded
-
-
-def test_good_json_is_parsed() -> None:
-    assert error_of(200, JSON, "u", wants_json=True) is None
-    assert check_object(parse_json(b'{"items": [], "total": 0}', JSON, "u"), "u", ("items",)) == {
-        "items": [],
-        "total": 0,
-    }
 
 
 @pytest.mark.parametrize(

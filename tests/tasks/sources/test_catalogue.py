@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
+from tasks.sources.catalogue import load_catalogue, named_sources
+from tests.tasks.sources.conftest import make_spec
 
 PRIORS = {
     "patent_pre1970": (0.05, 7.0),
@@ -149,16 +150,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_the_year_filter(year: int | None, unknown: str, reason: str | None) -> None:
-    spec = SourceSpec.model_validate(
-        {
-            "name": "s",
-            "archive": "local_files",
-            "path": "p",
-            "source_type": "wiki",
-            "trivium": "logic",
-            "year_filter": {"min": 1900, "max": 1928, "unknown": unknown},
-        }
-    )
+    spec = make_spec(year_filter={"min": 1900, "max": 1928, "unknown": unknown})
     assert spec.outside_years(year) == reason
     assert spec.model_copy(update={"year_filter": None}).outside_years(year) is None
 

@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, SourceUnavailable
+from storage.errors import ArchiveBusy, CorruptAnswer, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.chronicling_america import (
-    Slice,
-    open_chronicling_america,
-)
-from tasks.sources.newspaper_pages import find_segment, full_text, plan_page
-from tasks.sources.source import Connection, Document, Pace, Reject, reserve
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.newspaper_pages import find_segment, plan_page
+from tasks.sources.source import Document, Reject, reserve
 from tasks.sources.web import Web
-from tests.tasks.sources.conftest import FakeClock, Serve, recorded
+from tests.tasks.sources.conftest import FakeClock, Serve, opened, recorded
 
 SEGMENT = "/service/ndnp/curiv/batch_curiv_ocotillo_ver01/data/sn92070146/00414189696/1924112001/1270.xml"
 
@@ -121,13 +118,7 @@ async def test_totals_are_estimates(library: Library, serve: Serve, clock: FakeC
     span = {"date_from": "1900-01-01", "date_to": "1900-01-10"}
     for more, names_next, factor in [(0, False, 1), (2, False, 1), (-2, True, 1), (1, True, 2)]:
         library.pages_more, library.names_next, library.factor = more, names_next, factor
-        connection = await library.open(serve)
-        async with (
-            Web(clock=clock) as web,
-            open_chronicling_america(
-                make_spec(**span), connection, Pace(requests_per_second=1000), web, 2026
-            ) as source,
-        ):
+        async with opened(make_spec(**span), await library.open(serve), clock) as source:
             assert len(await source.plan(100)) == 30
             expected = "the search of 1900-01-01 to 1900-01-10 counts 60 pages and lists 30" if factor == 2 else ""
             assert source.remark == expected
@@ -139,12 +130,7 @@ def library() -> Library:
 
 
 async def plan(library: Library, serve: Serve, clock: FakeClock, limit: int, **fields: Any) -> list[Item]:
-    connection = await library.open(serve)
-    pace = Pace(requests_per_second=1000, attempts=2)
-    async with (
-        Web(clock=clock) as web,
-        open_chronicling_america(make_spec(**fields), connection, pace, web, 2026) as source,
-    ):
+    async with opened(make_spec(**fields), await library.open(serve), clock, attempts=2) as source:
         return await source.plan(limit)
 
 
@@ -153,12 +139,8 @@ async def fetch(
 ) -> Document | Reject:
     item = plan_page(page)
     assert item is not None
-    connection = await library.open(serve)
-    pace = Pace(requests_per_second=1000, attempts=2)
-    async with (
-        Web(clock=clock, patience_seconds=patience_seconds) as web,
-        open_chronicling_america(make_spec(licence="pd"), connection, pace, web, 2026) as source,
-    ):
+    options = {"patience_seconds": patience_seconds, "attempts": 2}
+    async with opened(make_spec(licence="pd"), await library.open(serve), clock, **options) as source:
         async for outcome in source.fetch(item):
             return outcome
     raise AssertionError("an item without an outcome")
@@ -203,42 +185,20 @@ async def test_what_one_half_lacks_the_other_gives(library: Library, serve: Serv
     assert len(items) == len({item.native_id for item in items}) == 30
 
 
-def test_halves_cover_a_slice_without_overlap() -> None:
-    early, late = Slice(date(1900, 1, 1), date(1900, 1, 2)).halves()
-    assert early == Slice(date(1900, 1, 1), date(1900, 1, 1))
-    assert late == Slice(date(1900, 1, 2), date(1900, 1, 2))
-
-
 async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:
     library.ignores_dates = True
     with pytest.raises(SourceUnavailable, match="ignores the dates"):
         await plan(library, serve, clock, limit=10)
 
 
-async def test_an_empty_span_is_an_empty_plan(library: Library, serve: Serve, clock: FakeClock) -> None:
-    library.per_day = 0
-    assert await plan(library, serve, clock, limit=10) == []
-
-
-async def test_a_first_challenge_page_is_waited_out_for_a_while_and_never_read(
-    library: Library, serve: Serve, clock: FakeClock
-) -> None:
-    library.challenges = 99
-    with pytest.raises(ArchiveBlocked, match="blocks this client"):
-        await plan(library, serve, clock, limit=10)
-    assert clock.slept and max(clock.slept) <= 2
-
-
 async def test_a_block_parks_the_host_for_the_block_time(library: Library, serve: Serve, clock: FakeClock) -> None:
     sentences: list[str] = []
     library.challenges_from = 1
     library.challenges = 3
-    connection = await library.open(serve)
-    async with Web(clock=clock, notify=sentences.append) as web:
-        spec = make_spec(block_seconds=3600)
-        async with open_chronicling_america(spec, connection, Pace(requests_per_second=1000), web, 2026) as source:
-            assert await source.count() == 31
-            assert len(await source.plan(5)) == reserve(5)
+    spec = make_spec(block_seconds=3600)
+    async with opened(spec, await library.open(serve), clock, notify=sentences.append) as source:
+        assert await source.count() == 31
+        assert len(await source.plan(5)) == reserve(5)
     assert sum(clock.slept) == pytest.approx(3 * 3600, abs=5)
     assert "parked for 3600 s" in sentences[0] and "other archives go on" in sentences[0]
     assert sentences[-1].endswith("answers again")
@@ -246,11 +206,8 @@ async def test_a_block_parks_the_host_for_the_block_time(library: Library, serve
 
 async def test_known_pages_are_passed_over(library: Library, serve: Serve, clock: FakeClock) -> None:
     first = await plan(library, serve, clock, limit=1)
-    connection = await library.open(serve)
-    async with Web(clock=clock) as web:
-        pace = Pace(requests_per_second=1000)
-        async with open_chronicling_america(make_spec(), connection, pace, web, 2026) as source:
-            more = await source.plan(1, {item.native_id: item for item in first})
+    async with opened(make_spec(), await library.open(serve), clock) as source:
+        more = await source.plan(1, {item.native_id: item for item in first})
     assert len(first) == len(more) == reserve(1)
     assert not {item.native_id for item in first} & {item.native_id for item in more}
 
@@ -320,17 +277,16 @@ async def test_a_page_without_segment_is_looked_up(library: Library, serve: Serv
     assert library.segments == [SEGMENT]
 
 
-async def test_the_public_archive_has_limits_of_its_own(clock: FakeClock) -> None:
-    async with Web(clock=clock) as web:
-        async with open_chronicling_america(make_spec(), Connection(), Pace(), web, 2026) as source:
-            assert source._api._block_seconds == source._texts._block_seconds == 3600
-            assert source._api.pace._limiter.time_period == pytest.approx(60 / 18)
-            assert source._texts.pace._limiter.time_period == pytest.approx(60 / 135)
-        spec = make_spec(api_per_minute=6, text_per_minute=60, block_seconds=30)
-        async with open_chronicling_america(spec, Connection(), Pace(), web, 2026) as source:
-            assert source._api._block_seconds == source._texts._block_seconds == 30
-            assert source._api.pace._limiter.time_period == pytest.approx(10.0)
-            assert source._texts.pace._limiter.time_period == pytest.approx(1.0)
+@pytest.mark.parametrize(
+    ("fields", "search", "texts", "block_seconds"),
+    [({}, 18, 135, 3600), ({"api_per_minute": 6, "text_per_minute": 60, "block_seconds": 30}, 6, 60, 30)],
+)
+def test_the_public_archive_has_limits_of_its_own(
+    fields: dict[str, Any], search: float, texts: float, block_seconds: float
+) -> None:
+    archives, spec = Archives(Connection(), Pace(), Web()), make_spec(**fields)
+    assert (60 * archives.rate(spec, "search"), 60 * archives.rate(spec, "texts")) == pytest.approx((search, texts))
+    assert archives.client(spec, "search")._block_seconds == block_seconds
 
 
 async def test_a_429_with_a_pause_beyond_patience_reaches_the_caller(
@@ -358,17 +314,6 @@ async def test_a_429_with_a_pause_beyond_patience_reaches_the_caller(
 )
 def test_where_the_segment_is_found(fields: dict[str, Any], segment: str) -> None:
     assert find_segment(fields) == segment
-
-
-@pytest.mark.parametrize("value", [None, "text", {}, {"id": ["http://www.loc.gov/item/sn1/"]}, {"id": "%%%"}])
-def test_other_hits_are_no_pages(value: Any) -> None:
-    assert plan_page(value) is None
-
-
-def test_the_only_page_is_taken() -> None:
-    assert full_text({"x": {"full_text": "t"}}) == "t"
-    with pytest.raises(CorruptAnswer):
-        full_text({"x": "t"})
 
 
 def test_a_recorded_hit_is_planned() -> None:

@@ -14,11 +14,8 @@ from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import ShardSpec
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.internet_archive import open_internet_archive
-from tasks.sources.shards import fetch_shard
-from tasks.sources.source import Connection, Pace
-from tasks.sources.web import Web
-from tests.tasks.sources.conftest import FakeClock, Serve
+from tasks.sources.shards import SourceDownload
+from tests.tasks.sources.conftest import FakeClock, Serve, opened
 from tests.tasks.sources.hostile import (
     HostileArchive,
     HostileItem,
@@ -93,17 +90,14 @@ async def test_everything_obtainable_arrives_once_and_byte_identical(
     spec = SourceSpec.model_validate(SPEC)
     sentences: list[str] = []
     tracemalloc.start()
-    async with (
-        Web(clock=clock, silence_seconds=0.5, notify=sentences.append) as web,
-        open_internet_archive(
-            spec, Connection(archive_org_url=root), Pace(requests_per_second=1000), web, 2026, tmp_path / "unfinished"
-        ) as source,
-    ):
+    async with opened(
+        spec, root, clock, tmp_path / "unfinished", silence_seconds=0.5, notify=sentences.append
+    ) as source:
         items = [*(await source.plan(100))]
         # Identifiers come from the archive, so they are as little trusted as file names.
         items += [replace(items[0], native_id=name) for name in ("../x", "%2e%2e", "/etc", "gone")]
         shard = ShardSpec.of(0, items)
-        await fetch_shard(source, spec, shard, tmp_path / "books", 10, 1000)
+        await SourceDownload(source, spec, tmp_path / "books", 10).fetch(shard, 1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     rows = read_shard(tmp_path / "books" / shard.file, RAW_SCHEMA).to_pylist()
@@ -148,15 +142,10 @@ async def test_a_host_that_is_down_for_ten_minutes_costs_ten_minutes(
 
     watch = Outage()
     sentences: list[str] = []
-    async with (
-        Web(clock=watch, notify=sentences.append) as web,
-        open_internet_archive(
-            spec, Connection(archive_org_url=root), Pace(requests_per_second=1000), web, 2026
-        ) as source,
-    ):
+    async with opened(spec, root, watch, notify=sentences.append) as source:
         items = await source.plan(60)
         shard = ShardSpec.of(0, items)
-        fetching = asyncio.create_task(fetch_shard(source, spec, shard, tmp_path, 10, 1000))
+        fetching = asyncio.create_task(SourceDownload(source, spec, tmp_path, 10).fetch(shard, 1000))
         while len(archive.times) < 30:
             await asyncio.sleep(0.001)
         down["from"], archive.down_until = watch.now, float("inf")
@@ -177,13 +166,8 @@ async def test_the_last_items_of_a_shard_may_fail_without_waiting_for_ever(
     archive = HostileArchive({**good, **bad})
     root = await serve(archive.routes())
     spec = SourceSpec.model_validate(SPEC)
-    async with (
-        Web(clock=clock) as web,
-        open_internet_archive(
-            spec, Connection(archive_org_url=root), Pace(requests_per_second=1000), web, 2026
-        ) as source,
-    ):
+    async with opened(spec, root, clock) as source:
         shard = ShardSpec.of(0, await source.plan(10))
-        outcome = await fetch_shard(source, spec, shard, tmp_path, 10, 1000)
+        outcome = await SourceDownload(source, spec, tmp_path, 10).fetch(shard, 1000)
     assert (outcome.documents, outcome.reasons) == (3, {"archive-busy": 4})
     assert clock.now - 1000 < 3600

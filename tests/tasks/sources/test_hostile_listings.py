@@ -19,19 +19,16 @@ from hypothesis import strategies as st
 
 from storage.errors import DistrustError
 from storage.shard_plan import Item, make_plan, write_plan
-from tasks.sources.chronicling_america import open_chronicling_america
-from tasks.sources.internet_archive import open_internet_archive
-from tasks.sources.source import Connection, Pace, Source, reserve
-from tasks.sources.web import Web
+from tasks.sources.catalogue import SourceSpec
+from tasks.sources.source import Source, reserve
 from tests.tasks.sources import test_chronicling_america, test_internet_archive
-from tests.tasks.sources.conftest import FakeClock
+from tests.tasks.sources.conftest import FakeClock, opened
 from tests.tasks.sources.test_hostile_answers import NASTY, VALUES
 
 BOUNDED = settings(
     max_examples=40, deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 LIMIT = 20
-PACE = Pace(requests_per_second=1000, attempts=2)
 NUMBERS = st.one_of(st.integers(-3, 300), st.just(10**30), st.booleans(), st.none(), st.text(max_size=3))
 NAMES = st.one_of(st.sampled_from(["a", "b", "c", "d"]), NASTY, VALUES)
 
@@ -49,7 +46,6 @@ SEARCHES = st.fixed_dictionaries(
         "pagination": st.one_of(st.fixed_dictionaries({"of": NUMBERS, "total": NUMBERS}), VALUES),
     }
 )
-Open = Callable[[str, Web], Any]
 
 
 @asynccontextmanager
@@ -72,13 +68,13 @@ async def served(pages: list[Any]) -> AsyncIterator[tuple[str, list[str]]]:
         await server.close()
 
 
-def walk(pages: list[Any], open_source: Open, most_requests: int) -> None:
+def walk(pages: list[Any], spec: SourceSpec, most_requests: int) -> None:
     """Count and plan from some pages; what comes of it can be kept on disk, or is an error of this project."""
 
     async def attempt(use: Callable[[Source], Awaitable[Any]]) -> Any:
         async with served(pages) as (root, asked):
             try:
-                async with Web(clock=FakeClock()) as session, open_source(root, session) as source:
+                async with opened(spec, root, FakeClock(), attempts=2) as source:
                     return await use(source)
             except DistrustError:
                 return None
@@ -104,11 +100,7 @@ def walk(pages: list[Any], open_source: Open, most_requests: int) -> None:
 @example([{"items": [], "cursor": "c1"}])
 @example([{"items": [{"identifier": "a"}, {}], "cursor": "c1"}, {"items": [{}, {"identifier": "a"}], "cursor": "c1"}])
 def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
-    def open_source(root: str, session: Web) -> Any:
-        connection = Connection(archive_org_url=root)
-        return open_internet_archive(test_internet_archive.make_spec(), connection, PACE, session, 2026)
-
-    walk(pages, open_source, most_requests=2 * len(pages) + 4)
+    walk(pages, test_internet_archive.make_spec(), most_requests=2 * len(pages) + 4)
 
 
 @BOUNDED
@@ -118,10 +110,7 @@ def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
     [{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/", "page_id": "\ud800"}], "pagination": {}}]
 )
 @example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"of": 10**9}}])
+@example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"total": 10**9}}])
 def test_pages_of_the_newspaper_search(pages: list[Any]) -> None:
-    def open_source(root: str, session: Web) -> Any:
-        connection = Connection(loc_url=root, loc_text_url=root)
-        return open_chronicling_america(test_chronicling_america.make_spec(), connection, PACE, session, 2026)
-
     # 31 days are halved into at most 61 slices, each asked for one page; a round that adds nothing ends the plan.
-    walk(pages, open_source, most_requests=4 * 61 + 4)
+    walk(pages, test_chronicling_america.make_spec(), most_requests=4 * 61 + 4)

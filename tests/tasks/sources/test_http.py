@@ -7,16 +7,17 @@ from aiohttp import web
 
 from storage.errors import (
     ArchiveAway,
-    ArchiveBlocked,
     ArchiveBusy,
     ArchiveUnreachable,
     CorruptAnswer,
     ItemUnavailable,
 )
 from tasks.sources.answers import redirect_target
-from tasks.sources.http import ArchiveClient, Tally
-from tasks.sources.pace import DOWN_AFTER, limiter_for
-from tasks.sources.web import Web, courteous_rate, user_agent
+from tasks.sources.catalogue import load_catalogue
+from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.http import ArchiveClient
+from tasks.sources.pace import DOWN_AFTER, Tally
+from tasks.sources.web import Web, user_agent
 from tests.tasks.sources.conftest import FakeClock, Handler, Serve, client_to
 
 
@@ -44,19 +45,6 @@ async def test_a_named_pause_is_kept_and_tries_are_counted(serve: Serve, clock: 
     assert tally.attempts == 2
 
 
-async def test_a_pause_holds_back_the_whole_client(serve: Serve, clock: FakeClock) -> None:
-    root = await serve(
-        {"/a": scripted(web.Response(status=429, headers={"Retry-After": "300"})), "/b": scripted(good())}
-    )
-    async with client_to(root, clock, patience_seconds=200) as client:
-        for path in ("a", "b"):
-            with pytest.raises(ArchiveAway, match="keeps us waiting for 300 s"):
-                await client.get_json(client.url(path))
-        clock.now += 301
-        assert await client.get_json(client.url("b"))
-    assert sum(clock.slept) == 0
-
-
 async def test_without_a_named_pause_the_backoff_doubles(serve: Serve, clock: FakeClock) -> None:
     root = await serve({"/a": scripted(web.Response(status=503))})
     tally = Tally()
@@ -75,45 +63,6 @@ async def test_too_many_is_never_answered_by_asking_at_once(serve: Serve, clock:
     async with client_to(root, clock, first_delay_seconds=2) as client:
         await client.get_json(client.url("a"))
     assert 2 <= sum(clock.slept) <= 4
-
-
-async def test_permanent_refusals_are_not_tried_again(serve: Serve, clock: FakeClock) -> None:
-    root = await serve({"/a": scripted(web.Response(status=403, text="no"), good())})
-    tally = Tally()
-    async with client_to(root, clock) as client:
-        with pytest.raises(ItemUnavailable) as caught:
-            await client.get_body(client.url("a"), tally=tally)
-    assert (caught.value.reason, tally.attempts, clock.slept) == ("access-restricted", 1, [])
-
-
-async def test_html_in_place_of_json_is_a_block_and_never_data(serve: Serve, clock: FakeClock) -> None:
-    page = web.Response(text="<title>Just a moment...</title>", content_type="text/html")
-    root = await serve({"/a": scripted(page, good())})
-    async with client_to(root, clock, attempts=1) as client:
-        with pytest.raises(ArchiveBlocked, match="do not restart at once"):
-            await client.get_json(client.url("a"))
-
-
-async def test_truncated_json_is_asked_for_again(serve: Serve, clock: FakeClock) -> None:
-    broken = web.Response(text='{"items": [1, 2', content_type="application/json")
-    root = await serve({"/a": scripted(broken, good())})
-    async with client_to(root, clock) as client:
-        assert await client.get_json(client.url("a")) == {"items": [1]}
-
-
-async def test_a_connection_that_breaks_off_is_transient(serve: Serve, clock: FakeClock) -> None:
-    async def cut(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"half")
-        assert request.transport is not None
-        request.transport.close()
-        return response
-
-    root = await serve({"/a": cut})
-    async with client_to(root, clock, attempts=2) as client:
-        with pytest.raises(CorruptAnswer, match="broke off"):
-            await client.get_body(client.url("a"))
 
 
 async def test_nobody_at_home_is_told_of_soon(clock: FakeClock) -> None:
@@ -238,13 +187,6 @@ def test_urls_quote_what_is_not_trusted() -> None:
     assert str(client.url("d", "sub/a b#c?.txt", keep_slashes=True)) == "http://h/root/d/sub/a%20b%23c%3F.txt"
 
 
-@pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (20 / 60, 1), (9.0, 1), (10.0, 1), (100.0, 10)])
-def test_no_burst_passes_the_limiter(rate: float, at_once: float) -> None:
-    limiter = limiter_for(rate)
-    assert limiter.max_rate == pytest.approx(at_once)
-    assert limiter.max_rate / limiter.time_period == pytest.approx(rate)
-
-
 async def test_the_pace_holds_for_requests_sent_together(serve: Serve) -> None:
     root = await serve({"/a": scripted(good())})
     loop = asyncio.get_running_loop()
@@ -255,14 +197,25 @@ async def test_the_pace_holds_for_requests_sent_together(serve: Serve) -> None:
         assert loop.time() - start >= 0.28
 
 
-def test_ceilings_protect_the_public_archive() -> None:
-    assert courteous_rate(10, None, 2, "https://archive.org") == 2
-    assert courteous_rate(1, None, 2, "https://archive.org") == 1
-    assert courteous_rate(10, 5, 2, "https://archive.org") == 5
-    assert courteous_rate(10, None, 2, "http://127.0.0.1:8000") == 10
-    assert courteous_rate(10, 0.5, 2, "http://127.0.0.1:8000") == 0.5
-    assert courteous_rate(10, None, 2, "https://archive.org", 0.5) == 0.5
-    assert courteous_rate(10, 5, 2, "https://archive.org", 50) == 5
+@pytest.mark.parametrize(
+    ("wanted", "catalogue", "own", "root", "rate"),
+    [
+        (10, None, None, "https://archive.org", 2),
+        (1, None, None, "https://archive.org", 1),
+        (10, 5, None, "https://archive.org", 5),
+        (10, None, None, "http://127.0.0.1:8000", 10),
+        (10, 0.5, None, "http://127.0.0.1:8000", 0.5),
+        (10, None, 0.5, "https://archive.org", 0.5),
+        (10, 5, 50, "https://archive.org", 5),
+    ],
+)
+def test_ceilings_protect_the_public_archive(
+    wanted: float, catalogue: float | None, own: float | None, root: str, rate: float
+) -> None:
+    spec = load_catalogue()["internet_archive_books"].model_copy(update={"requests_per_second": catalogue})
+    connection = Connection(archive_org_url=root, archive_org_per_second=own)
+    archives = Archives(connection, Pace(requests_per_second=wanted), Web())
+    assert archives.rate(spec, "archive.org") == rate
 
 
 async def test_a_connection_that_the_host_closed_costs_a_turn(serve: Serve, clock: FakeClock) -> None:
@@ -331,7 +284,7 @@ async def test_a_probe_that_finds_its_page_gone_rejects_no_other(serve: Serve, c
     async with client_to(root, clock) as client:
         await client.get_json(client.url("known"))
         for _ in range(DOWN_AFTER):
-            client.pace.hear(ArchiveBusy("503"))
+            client.pace.note(ArchiveBusy("503"))
         assert client.pace.is_down
         assert await client.get_json(client.url("wanted")) == {"items": [1]}
 

@@ -15,10 +15,7 @@ import pytest
 from storage.errors import SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.hugging_face import open_hugging_face
-from tasks.sources.source import Connection, Pace
-from tasks.sources.web import Web
-from tests.tasks.sources.conftest import Serve
+from tests.tasks.sources.conftest import Serve, opened
 from tests.tasks.sources.hub_double import COMMIT, CONVERTED, Hub, make_fields, run_reader
 
 COLUMNS = {"text": "text", "id": "id", "date": "metadata.publication_date"}
@@ -311,7 +308,7 @@ async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, serve: Serve) -
     ("environment", "words"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "is there a network?"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network"),
     ],
 )
 async def test_without_a_network_it_says_so_at_once(
@@ -398,7 +395,7 @@ async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, serve: Serv
 
 async def test_a_pinned_dataset_is_planned_without_asking() -> None:
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT, rows_per_item=100, first_row=30))
-    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
+    async with opened(spec) as source:
         items = await source.plan(100)
     assert [(item.data["start"], item.data["rows"]) for item in items] == [(30, 100), (130, 100), (230, 70)]
     assert items[0].url == f"https://huggingface.co/datasets/org/ds/tree/{COMMIT}"
@@ -407,7 +404,7 @@ async def test_a_pinned_dataset_is_planned_without_asking() -> None:
 async def test_rows_are_added_where_the_known_ones_end() -> None:
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT, rows_per_item=100, first_row=30))
     known: dict[str, Item] = {}
-    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
+    async with opened(spec) as source:
         for limit in (100, 40, 1):  # 270 rows, 120, 22: no plan ends at a multiple of a hundred
             items = await source.plan(limit, known)
             assert known.keys().isdisjoint(item.native_id for item in items)
@@ -422,7 +419,7 @@ async def test_a_folder_of_the_same_name_is_not_mistaken_for_the_dataset(
     (tmp_path / "org" / "ds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     spec = SourceSpec.model_validate(make_fields(revision=COMMIT))
-    async with open_hugging_face(spec, Connection(), Pace(), Web(), 2026) as source:
+    async with opened(spec) as source:
         item = (await source.plan(1))[0]
         with pytest.raises(SourceUnavailable, match="hides the dataset"):
             [outcome async for outcome in source.fetch(item)]

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import ParameterError
-from tasks.sources.catalogue import SourceSpec, load_catalogue
+from tasks.sources.catalogue import load_catalogue
 from tasks.sources.languages import language_code
+from tests.tasks.sources.conftest import make_spec
 
 
 @pytest.mark.parametrize(
@@ -55,16 +56,7 @@ def test_a_code_is_its_own_code(value: str) -> None:
     [("English", None), ("eng", None), ("lat.", None), ("fre", "other-language"), (None, None), ("eng; fre", None)],
 )
 def test_the_language_filter_keeps_what_names_no_language(language: str | None, reason: str | None) -> None:
-    spec = SourceSpec.model_validate(
-        {
-            "name": "s",
-            "archive": "local_files",
-            "path": "p",
-            "source_type": "wiki",
-            "trivium": "grammar",
-            "languages": ["eng", "Latin", "en"],
-        }
-    )
+    spec = make_spec(languages=["eng", "Latin", "en"])
     assert spec.languages == ("en", "la")
     assert spec.outside_languages(language) == reason
     assert spec.model_copy(update={"languages": ()}).outside_languages(language) is None

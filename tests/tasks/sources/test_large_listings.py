@@ -9,12 +9,11 @@ from aiohttp import web
 
 from storage.errors import SourceUnavailable
 from tasks.sources import http
-from tasks.sources.chronicling_america import open_chronicling_america
-from tasks.sources.internet_archive import MIN_PAGE, open_internet_archive
-from tasks.sources.source import Connection, Pace, reserve
-from tasks.sources.web import Web
+from tasks.sources.connection import Pace
+from tasks.sources.internet_archive import MIN_PAGE
+from tasks.sources.source import reserve
 from tests.tasks.sources import test_chronicling_america, test_internet_archive
-from tests.tasks.sources.conftest import FakeClock, Serve
+from tests.tasks.sources.conftest import FakeClock, Serve, opened
 from tests.tasks.sources.hostile import HostileArchive, HostileItem
 
 PACE = Pace(requests_per_second=1000)
@@ -44,8 +43,8 @@ async def test_newspaper_hits_come_in_order_and_once(
     library = Verbose()
     library.per_day, library.chars = 9, chars  # 279 hits, of 550 bytes each
     monkeypatch.setattr(http, "JSON_CAP_BYTES", 40_000 * 9 if chars > 10_000 else 40_000)
-    connection, spec = await library.open(serve), test_chronicling_america.make_spec()
-    async with Web(clock=clock) as web_, open_chronicling_america(spec, connection, PACE, web_, 2026) as source:
+    spec = test_chronicling_america.make_spec()
+    async with opened(spec, await library.open(serve), clock) as source:
         items = await source.plan(1000)
         assert await source.count() == 279
     found = [(item.data["date"], item.data["sequence"]) for item in items]
@@ -57,13 +56,13 @@ async def test_a_search_of_books_is_asked_for_shorter_pages(
 ) -> None:
     names = [f"book-{number:04}" for number in range(900)]
     archive = HostileArchive({name: HostileItem(b"") for name in names})
-    connection = Connection(archive_org_url=await serve(archive.routes()))
+    root = await serve(archive.routes())
     spec = test_internet_archive.make_spec()
     monkeypatch.setattr(http, "JSON_CAP_BYTES", 250 * 40)  # an entry has 29 bytes
-    async with Web(clock=clock) as web_, open_internet_archive(spec, connection, PACE, web_, 2026) as source:
+    async with opened(spec, root, clock) as source:
         assert [item.native_id for item in await source.plan(600)] == names[: reserve(600)]
     assert archive.requests["scrape"] < 8
     monkeypatch.setattr(http, "JSON_CAP_BYTES", MIN_PAGE * 10)
-    async with Web(clock=clock) as web_, open_internet_archive(spec, connection, PACE, web_, 2026) as source:
+    async with opened(spec, root, clock) as source:
         with pytest.raises(SourceUnavailable, match="too-large"):
             await source.plan(600)

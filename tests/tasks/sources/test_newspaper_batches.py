@@ -13,10 +13,9 @@ from aiohttp import web
 from storage.errors import SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec, load_catalogue
-from tasks.sources.newspaper_batches import NewspaperBatches, open_newspaper_batches
-from tasks.sources.source import Archives, Connection, Document, Pace, Reject
-from tasks.sources.web import Web
-from tests.tasks.sources.conftest import FakeClock, Serve
+from tasks.sources.connection import Connection
+from tasks.sources.source import Document, Reject, Source
+from tests.tasks.sources.conftest import FakeClock, Serve, opened
 
 FIRST_ISSUE = "historical_newspapers:sn84026749/1905-03-04/ed-1"
 PAGES = {
@@ -90,7 +89,7 @@ def make_spec(**fields: Any) -> SourceSpec:
     return entry.model_copy(update={"bulk": True, "date_from": entry.date_from.replace(1900), **fields})  # type: ignore[union-attr]
 
 
-async def read(source: NewspaperBatches, item: Item) -> list[Document | Reject]:
+async def read(source: Source, item: Item) -> list[Document | Reject]:
     return [outcome async for outcome in source.fetch(item)]
 
 
@@ -101,11 +100,7 @@ def bulk() -> Bulk:
 
 async def test_pages_come_out_of_the_file(bulk: Bulk, serve: Serve, clock: FakeClock, tmp_path: Path) -> None:
     bulk.add("batch_dlc_a_ver01", packed(PAGES))
-    connection = await bulk.open(serve)
-    async with (
-        Web(clock=clock) as web_,
-        open_newspaper_batches(make_spec(), connection, Pace(), web_, 2026, tmp_path) as source,
-    ):
+    async with opened(make_spec(), await bulk.open(serve), clock, tmp_path) as source:
         assert await source.count() == 3
         (item,) = await source.plan(100)
         outcomes = await read(source, item)
@@ -128,11 +123,7 @@ async def test_a_download_that_died_goes_on(bulk: Bulk, serve: Serve, clock: Fak
     body = packed(PAGES)
     bulk.add("b1", body)
     (tmp_path / (hashlib.sha256(b"b1").hexdigest()[:32] + ".part")).write_bytes(body[:100])
-    connection = await bulk.open(serve)
-    async with (
-        Web(clock=clock) as web_,
-        open_newspaper_batches(make_spec(), connection, Pace(), web_, 2026, tmp_path) as source,
-    ):
+    async with opened(make_spec(), await bulk.open(serve), clock, tmp_path) as source:
         (item,) = await source.plan(10)
         assert len(await read(source, item)) == 3
     assert bulk.asked == ["b1.tar.bz2@100"]
@@ -151,19 +142,12 @@ async def test_files_are_spread_over_the_list_and_pages_are_limited(
         "no entry",  # type: ignore[list-item]
     ]
     connection = await bulk.open(serve)
-    spec = make_spec(pages_per_batch=1)
-    async with (
-        Web(clock=clock) as web_,
-        open_newspaper_batches(spec, connection, Pace(requests_per_second=500), web_, 2026, tmp_path) as source,
-    ):
+    async with opened(make_spec(pages_per_batch=1), connection, clock, tmp_path) as source:
         every = await source.plan(100)
         assert [item.native_id for item in every] == [f"b{number}" for number in range(10)]
         assert len(await read(source, every[0])) == 1
         assert every[0].url.endswith("/data/ocr/b0.tar.bz2") and "evil" not in every[0].url
-    async with (
-        Web(clock=clock) as web_,
-        open_newspaper_batches(make_spec(pages_per_batch=4), connection, Pace(), web_, 2026, tmp_path) as source,
-    ):
+    async with opened(make_spec(pages_per_batch=4), connection, clock, tmp_path) as source:
         assert [item.native_id for item in await source.plan(2)] == ["b0", "b3", "b6"]
 
 
@@ -182,11 +166,7 @@ async def test_a_broken_file_is_a_reject(
     bulk: Bulk, serve: Serve, clock: FakeClock, tmp_path: Path, body: bytes, reason: str
 ) -> None:
     bulk.add("b1", body)
-    connection = await bulk.open(serve)
-    async with (
-        Web(clock=clock) as web_,
-        open_newspaper_batches(make_spec(max_file_bytes=2**20), connection, Pace(), web_, 2026, tmp_path) as source,
-    ):
+    async with opened(make_spec(max_file_bytes=2**20), await bulk.open(serve), clock, tmp_path) as source:
         (item,) = await source.plan(10)
         outcomes = await read(source, item)
     assert isinstance(outcomes[-1], Reject)
@@ -196,8 +176,6 @@ async def test_a_broken_file_is_a_reject(
 
 async def test_no_list_no_source(serve: Serve, clock: FakeClock) -> None:
     root = await serve({"/elsewhere": Bulk().list})
-    async with Web(clock=clock) as web_:
-        archives = Archives(Connection(loc_url=root, loc_bulk_url=root), Pace(), web_)
-        async with archives.open(make_spec()) as source:
-            with pytest.raises(SourceUnavailable, match="no list of bulk files"):
-                await source.plan(10)
+    async with opened(make_spec(), root, clock) as source:
+        with pytest.raises(SourceUnavailable, match="no list of bulk files"):
+            await source.plan(10)

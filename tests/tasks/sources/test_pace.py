@@ -22,9 +22,9 @@ def busy(pause: float | None = None, *, overloaded: bool = False) -> ArchiveBusy
 
 async def test_a_named_pause_shuts_the_host_for_everybody(clock: FakeClock) -> None:
     pace, sentences = make_pace(clock)
-    pace.hear(None)
-    pace.hear(busy(30))
-    pace.hear(busy(10))  # a shorter one under way does not shorten it
+    pace.note(None)
+    pace.note(busy(30))
+    pace.note(busy(10))  # a shorter one under way does not shorten it
     await asyncio.gather(pace.turn(), pace.turn())
     assert clock.now >= 1030
     assert sentences == ["h.example is parked for 30 s (answered 503); other archives go on"]
@@ -33,21 +33,21 @@ async def test_a_named_pause_shuts_the_host_for_everybody(clock: FakeClock) -> N
 
 async def test_a_host_that_fails_again_and_again_is_parked_for_longer_each_time(clock: FakeClock) -> None:
     pace, sentences = make_pace(clock)
-    pace.hear(None)
+    pace.note(None)
     for _ in range(DOWN_AFTER - 1):
-        pace.hear(busy())
+        pace.note(busy())
     assert not pace.is_down
-    pace.hear(busy())
+    pace.note(busy())
     assert pace.is_down
     pauses = []
     for _ in range(8):
         before = clock.now
         await pace.turn()
         pauses.append(round(clock.now - before))
-        pace.hear(busy())
+        pace.note(busy())
     assert pauses == [5, 10, 20, 40, 80, 160, 300, 300]
     await pace.turn()
-    pace.hear(None)
+    pace.note(None)
     assert not pace.is_down
     assert sentences[-1] == "h.example answers again"
     before = clock.now
@@ -57,9 +57,9 @@ async def test_a_host_that_fails_again_and_again_is_parked_for_longer_each_time(
 
 async def test_failures_under_way_when_the_host_is_parked_count_once(clock: FakeClock) -> None:
     pace, sentences = make_pace(clock)
-    pace.hear(None)
+    pace.note(None)
     for _ in range(DOWN_AFTER + 10):
-        pace.hear(busy())
+        pace.note(busy())
     before = clock.now
     await pace.turn()
     assert clock.now - before == pytest.approx(5)
@@ -68,22 +68,22 @@ async def test_failures_under_way_when_the_host_is_parked_count_once(clock: Fake
 
 async def test_patience_ends(clock: FakeClock) -> None:
     pace, _ = make_pace(clock, patience_seconds=100)
-    pace.hear(None)
+    pace.note(None)
     for _ in range(DOWN_AFTER):
-        pace.hear(busy())
+        pace.note(busy())
     with pytest.raises(ArchiveAway, match="patience ends after 100 s: answered 503"):
         while True:
             await pace.turn()
-            pace.hear(busy())
+            pace.note(busy())
     assert clock.now - 1000 <= 100
 
 
 async def test_a_host_that_named_a_pause_is_there_though_it_answered_nothing_yet(clock: FakeClock) -> None:
     pace, _ = make_pace(clock)
     for _ in range(DOWN_AFTER * 2):
-        pace.hear(ArchiveUnreachable("no route"))
+        pace.note(ArchiveUnreachable("no route"))
     assert pace.is_unreachable and not pace.is_down and pace.pause_left == 0
-    pace.hear(busy(3000))
+    pace.note(busy(3000))
     assert not pace.is_unreachable
     await pace.turn()
     assert clock.now == pytest.approx(4000)
@@ -91,17 +91,17 @@ async def test_a_host_that_named_a_pause_is_there_though_it_answered_nothing_yet
 
 def test_what_concerns_an_item_is_an_answer(clock: FakeClock) -> None:
     pace, _ = make_pace(clock)
-    pace.hear(ItemUnavailable("not-found"))
+    pace.note(ItemUnavailable("not-found"))
     assert pace.answers == 1
-    pace.hear(CorruptAnswer("broken"))  # says nothing: a proxy, a cut line, or the host
+    pace.note(CorruptAnswer("broken"))  # says nothing: a proxy, a cut line, or the host
     assert pace.answers == 1
 
 
 def overload(pace: HostPace, times: int = 1) -> None:
     """Let a host say "later" to half of what it is asked until its pace was halved so often."""
     for _ in range(times * OVERLOADED):
-        pace.hear(None)
-        pace.hear(busy(overloaded=True))
+        pace.note(None)
+        pace.note(busy(overloaded=True))
 
 
 def test_an_overloaded_host_is_asked_less_and_soon_more_again(clock: FakeClock) -> None:
@@ -110,7 +110,7 @@ def test_an_overloaded_host_is_asked_less_and_soon_more_again(clock: FakeClock) 
     assert pace.slowness == 4
     for expected in (2, 1):
         for _ in range(RECENT):
-            pace.hear(None)
+            pace.note(None)
         assert pace.slowness == expected
     overload(pace, 20)
     assert pace.slowness == SLOWEST
@@ -130,7 +130,7 @@ async def test_a_host_that_says_too_many_now_and_then_is_asked_at_its_pace(clock
     while clock.now < before + 1200:
         clock.now += pace.slowness / rate
         asked += 1
-        pace.hear(busy(overloaded=True) if noise.random() < 0.04 else None)
+        pace.note(busy(overloaded=True) if noise.random() < 0.04 else None)
     assert asked >= 0.9 * 1200 * rate
 
 
@@ -145,17 +145,17 @@ def test_a_host_that_takes_half_as_much_is_found_out(clock: FakeClock, rate: flo
         good = allowance >= 1 - 1e-6
         allowance -= good
         asked, refused = asked + 1, refused + (not good)
-        pace.hear(None if good else busy(overloaded=True))
+        pace.note(None if good else busy(overloaded=True))
     assert refused / asked < 0.3 and asked - refused > 0.4 * 1200 * rate
 
 
 def test_a_fault_now_and_then_slows_nothing(clock: FakeClock) -> None:
     pace, _ = make_pace(clock)
     for number in range(400):
-        pace.hear(busy() if number % 10 == 9 else None)
+        pace.note(busy() if number % 10 == 9 else None)
         assert pace.slowness == 1
     for number in range(20):
-        pace.hear(busy() if number % 3 == 2 else None)
+        pace.note(busy() if number % 3 == 2 else None)
     assert pace.slowness > 1
 
 

@@ -10,8 +10,7 @@ import pytest
 from aiohttp import web
 
 from storage.errors import CorruptAnswer, ItemUnavailable
-from tasks.sources.http import Tally
-from tasks.sources.patience import HEADWAY_BYTES
+from tasks.sources.pace import HEADWAY_BYTES, Tally
 from tests.tasks.sources.conftest import FakeClock, Serve, client_to
 
 BODY = bytes(range(256)) * 2048

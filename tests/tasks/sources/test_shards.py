@@ -13,25 +13,14 @@ from storage.errors import ArchiveBusy, SourceUnavailable
 from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, REJECT_SCHEMA
 from storage.shard_plan import Item, ShardSpec
-from tasks.sources import stored
-from tasks.sources.catalogue import SourceSpec, load_catalogue
-from tasks.sources.shards import (
-    fetch_shard,
-    items_per_shard,
-    items_to_retry,
-    request_key,
-    retry_shard,
-)
+from tasks.sources import raw_dataset
+from tasks.sources.catalogue import load_catalogue
+from tasks.sources.raw_dataset import read_outcome, request_key
+from tasks.sources.shards import SourceDownload
 from tasks.sources.source import Document, Reject
-from tasks.sources.stored import read_outcome
+from tests.tasks.sources.conftest import make_spec
 
 Answer = Callable[[Item], list[Document | Reject]]
-
-
-def make_spec(**fields: Any) -> SourceSpec:
-    return SourceSpec.model_validate(
-        {"name": "s", "archive": "local_files", "path": "p", "source_type": "wiki", "trivium": "logic", **fields}
-    )
 
 
 def document(name: str, text: str = "A text that is long enough.", **fields: Any) -> Document:
@@ -46,7 +35,12 @@ class Memory:
         self.started: list[str] = []
         self.running = self.most_running = 0
 
-    async def plan(self, limit: int) -> list[Item]:
+    remark = ""
+
+    async def count(self) -> int | None:
+        return None
+
+    async def plan(self, limit: int, known: object = None) -> list[Item]:
         return []
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
@@ -66,6 +60,10 @@ def shard_of(*names: str) -> ShardSpec:
     return ShardSpec.of(3, [Item(native_id=name) for name in names])
 
 
+def download(folder: Path, source: Memory, concurrency: int = 2, **fields: Any) -> SourceDownload:
+    return SourceDownload(source, make_spec(**fields), folder, concurrency)
+
+
 def one(item: Item) -> list[Document | Reject]:
     return [document(item.native_id)]
 
@@ -74,7 +72,7 @@ async def run(
     folder: Path, answer: Answer, *names: str, room: int = 100, concurrency: int = 3, **fields: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     shard = shard_of(*names)
-    outcome = await fetch_shard(Memory(answer), make_spec(**fields), shard, folder, concurrency, room)
+    outcome = await download(folder, Memory(answer), concurrency, **fields).fetch(shard, room)
     rows = read_shard(folder / shard.file, RAW_SCHEMA).to_pylist()
     rejects = read_shard(folder / shard.rejects_file, REJECT_SCHEMA).to_pylist()
     assert (outcome.documents, outcome.rejects) == (len(rows), len(rejects))
@@ -88,7 +86,7 @@ async def test_documents_keep_the_order_of_the_items(tmp_path: Path) -> None:
     source = Memory(one)
     shard = shard_of(*names)
     assert not shard.is_finished(tmp_path)
-    outcome = await fetch_shard(source, make_spec(), shard, tmp_path, 3, 100)
+    outcome = await download(tmp_path, source, 3).fetch(shard, 100)
     assert shard.is_finished(tmp_path)
     assert (outcome.file, outcome.documents, outcome.reasons) == ("shard-00003.parquet", 8, {})
     assert outcome.bytes == (tmp_path / shard.file).stat().st_size
@@ -101,7 +99,7 @@ async def test_documents_keep_the_order_of_the_items(tmp_path: Path) -> None:
 async def test_a_full_shard_asks_for_no_more(tmp_path: Path) -> None:
     source = Memory(one)
     shard = shard_of(*(f"i{n}" for n in range(9)))
-    outcome = await fetch_shard(source, make_spec(), shard, tmp_path, 2, 3)
+    outcome = await download(tmp_path, source, 2).fetch(shard, 3)
     assert outcome.documents == 3
     assert len(source.started) < 9
     assert source.running == 0
@@ -161,7 +159,7 @@ async def test_one_silent_item_is_its_own_fault(tmp_path: Path) -> None:
 async def test_a_silent_archive_fails_the_shard(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(20)]
     with pytest.raises(ArchiveBusy, match="20 items in a row could not be had for now; answered 503"):
-        await fetch_shard(Memory(silent(*names)), make_spec(), shard_of("first", *names), tmp_path, 2, 100)
+        await download(tmp_path, Memory(silent(*names)), 2).fetch(shard_of("first", *names), 100)
     assert not list(tmp_path.iterdir())
 
 
@@ -173,33 +171,32 @@ async def test_failed_items_are_fetched_again_alone(tmp_path: Path) -> None:
             return [Reject("s:d", None, "access-restricted")]
         return silent("b", "c")(item)
 
-    spec = make_spec()
-    await fetch_shard(Memory(answer), spec, shard, tmp_path, 2, 3)
-    assert [item.native_id for item in items_to_retry(spec, shard, tmp_path)] == ["b", "c"]
+    await download(tmp_path, Memory(answer), 2).fetch(shard, 3)
+    assert download(tmp_path, Memory(one)).lacks_documents(shard)
     source = Memory(silent("c"))
-    outcome = await retry_shard(source, spec, shard, tmp_path, 2)
+    outcome = await download(tmp_path, source, 2).retry(shard)
     assert (source.started, outcome.documents) == (["b", "c"], 2)
     assert outcome.reasons == {"access-restricted": 1, "archive-busy": 1}
     assert shard.is_whole(tmp_path)
-    outcome = await retry_shard(Memory(one), spec, shard, tmp_path, 2)
+    outcome = await download(tmp_path, Memory(one), 2).retry(shard)
     ids = read_shard(tmp_path / shard.file, RAW_SCHEMA).column("id").to_pylist()
     assert (ids, outcome.reasons) == (["s:a", "s:b", "s:c"], {"access-restricted": 1})
-    assert items_to_retry(spec, shard, tmp_path) == []
+    assert not download(tmp_path, Memory(one)).lacks_documents(shard)
 
 
 async def test_a_retry_that_died_half_way_doubles_nothing(tmp_path: Path) -> None:
-    shard, spec = shard_of("a", "b"), make_spec()
-    await fetch_shard(Memory(silent("b")), spec, shard, tmp_path, 2, 10)
+    shard = shard_of("a", "b")
+    await download(tmp_path, Memory(silent("b")), 2).fetch(shard, 10)
     before = (tmp_path / shard.rejects_file).read_bytes()
-    await retry_shard(Memory(one), spec, shard, tmp_path, 2)
+    await download(tmp_path, Memory(one), 2).retry(shard)
     (tmp_path / shard.rejects_file).write_bytes(before)  # as if the process had died before writing it
     source = Memory(one)
-    outcome = await retry_shard(source, spec, shard, tmp_path, 2)
+    outcome = await download(tmp_path, source, 2).retry(shard)
     assert (source.started, outcome.documents, outcome.rejects) == ([], 2, 0)
 
 
 async def test_long_texts_go_to_disk_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "BUFFER_CHARS", 1000)
+    monkeypatch.setattr(raw_dataset, "BUFFER_CHARS", 1000)
     rows, _ = await run(tmp_path, lambda item: [document(item.native_id, item.native_id * 400)], *"abcdefg", room=5)
     assert [row["text"] for row in rows] == [name * 400 for name in "abcde"]
     assert not shard_of(*"abcdefg").is_whole(tmp_path)
@@ -215,14 +212,6 @@ async def test_other_languages_are_rejected_when_some_are_named(tmp_path: Path) 
     assert [(reject["id"], reject["reason"]) for reject in rejects] == [("s:b", "other-language")]
 
 
-async def test_every_outcome_is_watched(tmp_path: Path) -> None:
-    seen: list[str] = []
-    await fetch_shard(
-        Memory(silent("b")), make_spec(), shard_of("a", "b"), tmp_path, 2, 10, lambda outcome: seen.append(outcome.id)
-    )
-    assert seen == ["s:a", "s:b"]
-
-
 async def test_a_source_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
     def answer(item: Item) -> list[Document | Reject]:
         if item.native_id == "b":
@@ -231,13 +220,9 @@ async def test_a_source_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
 
     source = Memory(answer)
     with pytest.raises(SourceUnavailable, match="gated"):
-        await fetch_shard(source, make_spec(), shard_of("a", "b", "c", "d"), tmp_path, 4, 100)
+        await download(tmp_path, source, 4).fetch(shard_of("a", "b", "c", "d"), 100)
     assert source.running == 0
     assert not list(tmp_path.iterdir())
-
-
-async def test_a_shard_may_be_empty(tmp_path: Path) -> None:
-    assert await run(tmp_path, lambda item: [], "a", "b") == ([], [])
 
 
 def test_the_request_key_ignores_pace_and_remarks() -> None:
@@ -264,33 +249,28 @@ def test_the_request_key_ignores_pace_and_remarks() -> None:
     assert request_key(load_catalogue()["historical_newspapers"], 100) == key
 
 
-def test_shards_are_of_a_size_that_may_be_lost() -> None:
-    for spec in load_catalogue().values():
-        assert 1 <= items_per_shard(spec) <= 200
-
-
 async def test_a_shard_cut_short_keeps_what_the_archive_has_withdrawn(tmp_path: Path) -> None:
-    shard, spec = shard_of("a", "b", "c", "d"), make_spec()
-    await fetch_shard(Memory(one), spec, shard, tmp_path, 1, 2)
+    shard = shard_of("a", "b", "c", "d")
+    await download(tmp_path, Memory(one), 1).fetch(shard, 2)
 
     def withdrawn(item: Item) -> list[Document | Reject]:
         return [Reject("s:a", None, "dark")] if item.native_id == "a" else one(item)
 
     source = Memory(withdrawn)
-    outcome = await retry_shard(source, spec, shard, tmp_path, 1, room=1)
+    outcome = await download(tmp_path, source, 1).retry(shard, 1)
     assert (outcome.documents, shard.is_whole(tmp_path)) == (3, False)
-    outcome = await retry_shard(source, spec, shard, tmp_path, 1, room=5)
+    outcome = await download(tmp_path, source, 1).retry(shard, 5)
     ids = read_shard(tmp_path / shard.file, RAW_SCHEMA).column("id").to_pylist()
     assert (ids, outcome.rejects, shard.is_whole(tmp_path)) == (["s:a", "s:b", "s:c", "s:d"], 0, True)
     assert "a" not in source.started
 
 
 async def test_failed_items_that_no_room_was_left_for_wait_on(tmp_path: Path) -> None:
-    shard, spec = shard_of("a", "b", "c"), make_spec()
-    await fetch_shard(Memory(silent("a", "b", "c")), spec, shard, tmp_path, 1, 3)
-    outcome = await retry_shard(Memory(one), spec, shard, tmp_path, 1, room=1)
+    shard = shard_of("a", "b", "c")
+    await download(tmp_path, Memory(silent("a", "b", "c")), 1).fetch(shard, 3)
+    outcome = await download(tmp_path, Memory(one), 1).retry(shard, 1)
     assert (outcome.documents, outcome.reasons) == (1, {"archive-busy": 2})
-    assert [item.native_id for item in items_to_retry(spec, shard, tmp_path)] == ["b", "c"]
+    assert download(tmp_path, Memory(one)).lacks_documents(shard)
 
 
 async def test_ids_are_compared_as_they_are_stored(tmp_path: Path) -> None:

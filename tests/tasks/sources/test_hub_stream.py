@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.sources.hub_positions import RECENT, SPARSE_ROWS, Position, Positions, digest_row
+from tasks.sources.hub_stream import RECENT, SPARSE_ROWS, Position, Positions, digest_row
 
 IDENTITY = {"repo": "org/ds", "revision": "a" * 40, "columns": ("text",)}
 

@@ -10,36 +10,23 @@ from contextlib import contextmanager
 from tasks.sources.source import Document, Reject
 
 
-class Meter:
-    """Counts the outcomes of one source as they come in.
+class Throughput:
+    """Counts the outcomes of one source, of which `wanted` documents are asked for, as they come in.
 
-    Args:
-        wanted: How many documents the source is asked for.
-        clock: Seconds from any fixed moment.
+    After each change `show` is called with the fraction done (0..1) and one line for a person.
     """
 
-    def __init__(self, wanted: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wanted: int,
+        show: Callable[[float, str], None] = lambda fraction, line: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.wanted = wanted
         self.documents = 0
         self.rejects: Counter[str] = Counter()
-        self._clock = clock
-        self._began = clock()
-        self._fetched = 0
-        self._fetched_bytes = 0
-
-    @property
-    def share(self) -> float:
-        """How much of what is wanted is there, 0..1."""
-        return min(1.0, self.documents / self.wanted) if self.wanted else 1.0
-
-    def note(self, outcome: Document | Reject) -> None:
-        """Count one outcome."""
-        if isinstance(outcome, Reject):
-            self.rejects[outcome.reason] += 1
-            return
-        self.documents += 1
-        self._fetched += 1
-        self._fetched_bytes += len(outcome.text.encode())
+        self._show, self._clock, self._began = show, clock, clock()
+        self._fetched = self._fetched_bytes = 0
 
     @contextmanager
     def attempt(self) -> Iterator[Callable[[Document | Reject], None]]:
@@ -48,11 +35,15 @@ class Meter:
 
         def note(outcome: Document | Reject) -> None:
             nonlocal documents
-            self.note(outcome)
             if isinstance(outcome, Reject):
                 rejects[outcome.reason] += 1
+                self.rejects[outcome.reason] += 1
             else:
                 documents += 1
+                self.documents += 1
+                self._fetched += 1
+                self._fetched_bytes += len(outcome.text.encode())
+            self._show(self.fraction, self.describe())
 
         try:
             yield note
@@ -65,6 +56,12 @@ class Meter:
         """Count what an earlier run fetched; it says nothing about the speed of this one."""
         self.documents += documents
         self.rejects.update(rejects)
+        self._show(self.fraction, self.describe())
+
+    @property
+    def fraction(self) -> float:
+        """How much of what is wanted is fetched, 0..1."""
+        return min(1.0, self.documents / self.wanted) if self.wanted else 1.0
 
     def describe(self) -> str:
         """Say it in one line."""

@@ -6,8 +6,8 @@ import pytest
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.source import Archives, Connection, Pace, reserve
-from tasks.sources.web import Web
+from tasks.sources.connection import Connection, Pace
+from tests.tasks.sources.conftest import opened
 
 
 def test_the_connection_comes_from_the_environment() -> None:
@@ -44,9 +44,9 @@ def test_the_connection_comes_from_the_environment() -> None:
     )
     assert (paced.archive_org_per_second, paced.loc_api_per_minute, paced.loc_text_per_minute) == (0.5, 7.5, 60)
     assert paced.allowed_hosts == ("mirror.example", "files.example")
-    with pytest.raises(ParameterError, match="'fast', which is no number"):
+    with pytest.raises(ParameterError, match="'fast', which is not a number"):
         Connection.from_environment({"DISTRUST_LOC_API_PER_MINUTE": "fast"})
-    with pytest.raises(ParameterError, match="lies outside"):
+    with pytest.raises(ParameterError, match="is outside"):
         Connection(archive_org_per_second=0)
 
 
@@ -72,11 +72,7 @@ def test_a_pace_has_bounds(fields: dict[str, Any]) -> None:
         Pace(**fields)
 
 
-def test_the_reserve_is_a_quarter_and_a_few() -> None:
-    assert (reserve(1), reserve(100), reserve(30_000)) == (11, 135, 37_510)
-
-
 @pytest.mark.parametrize("name", ["wikipedia", "classical_philosophy", "historical_newspapers"])
 async def test_every_archive_of_the_catalogue_opens_without_asking_it(name: str) -> None:
-    async with Archives(Connection(), Pace(), Web()).open(load_catalogue()[name]) as source:
+    async with opened(load_catalogue()[name]) as source:
         assert callable(source.fetch)
