@@ -1,15 +1,14 @@
 """The life of a flow run: what ends or pauses the run ends its work, and a run whose process is dead is marked so.
 
-Prefect tells a worker's child of a cancel and nothing else: a run that is suspended, deleted or set to another state
-goes on working, and a run whose process was killed stays Running. Here every run watches its own state on the server,
-and holds a lock file for as long as its process lives, which the operating system drops however the process ends.
+Prefect informs a worker's child of a cancel and of nothing else: a run that is suspended, deleted or set to another
+state goes on working, and a run whose process was killed stays Running. Here every run watches its own state on the
+server. It also holds a lock file while its process lives; the operating system drops it however the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -36,7 +35,7 @@ POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 INTERRUPTED = 130
 RUNNER_GRACE_SECONDS = 6.0
-"""How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
+"""How long a worker has to end a run that is being cancelled before the run ends itself."""
 
 
 @dataclass
@@ -69,12 +68,6 @@ class Ending:
         raise Abort(self.message)
 
 
-def _hush_terminal() -> None:
-    """Keep the terminal to the line that counts: Prefect calls the end that was asked for a crash, several times."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: not record.getMessage().startswith(("Crash detected!", "Finished in state")))
-
-
 @dataclass
 class Life:
     """A run at work, the run that it is a part of, and why it has to end, once it has."""
@@ -89,13 +82,11 @@ class Life:
         """Stop the work; the first reason counts."""
         if self.ending is None and self.work is not None and not self.work.done():
             self.ending = ending
-            if not _has_runner():
-                _hush_terminal()
             run_logger().info("%s", ending.message)
             self.work.cancel()
 
     def interrupt(self) -> None:
-        """Stop at Ctrl-C; a second one waits for nothing, and the next command marks the run."""
+        """Stop at Ctrl-C; a second one ends the process at once, and the next command marks the run."""
         self.interrupts += 1
         if self.interrupts > 1:
             os.write(2, f"\nEnded at once. {GO_ON}\n".encode())

@@ -13,9 +13,20 @@ STORY = logging.getLogger("distrust.story")
 """What a person at the command line reads while the pipeline runs."""
 
 
-def summarise(name: str, result: dict[str, Any]) -> str:
+def summarise(name: str, result: Any) -> str:
     """Write the summary of a finished flow."""
-    return "\n".join(SUMMARIES[name](result))
+    return "\n".join(lines_of(name, result))
+
+
+def lines_of(name: str, result: Any) -> list[str]:
+    """Return the lines that a person reads: those of the result itself, if it can write them."""
+    lines: list[str] = result.summary() if hasattr(result, "summary") else SUMMARIES[name](result)
+    return lines
+
+
+def field(result: Any, name: str) -> Any:
+    """Read a field of a stage's result."""
+    return result[name] if isinstance(result, dict) else getattr(result, name)
 
 
 def describe_download(result: dict[str, Any]) -> list[str]:
@@ -189,29 +200,23 @@ def describe_pruning(result: dict[str, Any]) -> list[str]:
     return [*lines, "Nothing was removed; --no-dry-run removes it"] if dry and rows else lines
 
 
-STAGES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "download": ("Downloaded", describe_download),
-    "score": ("Scored", describe_score),
-    "rebalance": ("Balanced", describe_rebalance),
-    "train": ("Trained", describe_train),
-    "evaluate": ("Evaluated", describe_evaluate),
-    "export": ("Exported", describe_export),
+STAGES = {
+    "download": "Downloaded",
+    "score": "Scored",
+    "rebalance": "Balanced",
+    "train": "Trained",
+    "evaluate": "Evaluated",
+    "export": "Exported",
 }
 
 
-def announce(stage: str, result: dict[str, Any]) -> None:
-    """Tell what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
-    title, describe = STAGES[stage]
-    first, *rest = describe(result)
+def announce(stage: str, name: str, result: Any) -> None:
+    """Say what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
+    first, *rest = lines_of(name, result)
     number = list(STAGES).index(stage) + 1
-    text = "\n".join([f"{number}. {title}: {first}", *(f"   {line}".rstrip() for line in rest), ""])
+    text = "\n".join([f"{number}. {STAGES[stage]}: {first}", *(f"   {line}".rstrip() for line in rest), ""])
     run_logger().info("%s", text)
     STORY.info("%s", text)
-
-
-def describe_pipeline(result: dict[str, Any]) -> list[str]:
-    """Where the results lie; what each stage did was announced when it was done."""
-    return [f"Report: {result['evaluate']['report']}", f"Model:  {result['export']['folder']}"]
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
@@ -221,7 +226,6 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "train-adapter": describe_train,
     "evaluate-adapter": describe_evaluate,
     "export-model": describe_export,
-    "corpus-to-model": describe_pipeline,
     "compare-recipes": describe_comparison,
     "check-setup": describe_check,
     "prune-store": describe_pruning,

@@ -1,9 +1,8 @@
-"""``python -m tests.random_kills --kills 30 [--server]``: the whole pipeline, killed at random until it has ended.
+"""``python -m tests.random_kills --kills 30``: the whole pipeline, killed at random until it has ended.
 
 Each round starts `corpus-to-model` on archives of this machine and kills it with SIGKILL after a random time, again and
 again, until it comes to its end by itself; then the next round begins on an empty store. Every round must make what the
-first, undisturbed run made. Without a server the victim is a command with all its processes. With one, it is a flow of
-a worker, or the worker with all its flows, which `make up` starts again.
+first, undisturbed run made.
 """
 
 from __future__ import annotations
@@ -23,22 +22,18 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import httpx
 import mlx.core as mx
 import numpy as np
 import pyarrow.parquet as pq
 
-from deployments import processes, server
-from flows.arguments import parse
-from flows.forms import CorpusToModelParameters
+from deployments import processes
 from sandbox.__main__ import BUNDLED_DOCUMENTS, RECIPE, flow_command
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.manifest import find_damage, read_manifest
 
 PATIENCE_SECONDS = 240.0
-"""How long an undisturbed run may take from wherever it was; a run that waits for a dead one waits for ever."""
+"""How long a run that is left alone may take; one that waits for a dead run waits for ever."""
 SMALL = {"max-steps": "40", "save-every": "10", "eval-limit": "4", "perplexity-samples": "4", "max-new-tokens": "8"}
 SOURCES = "internet_archive_books,historical_newspapers,us_patents,wikipedia,scientific_papers,medical_guidelines"
 FLAGS = ["--accept-imbalance", "--sources", SOURCES]
@@ -113,61 +108,7 @@ class Command:
         self.process.wait()
 
 
-class Deployment:
-    """The pipeline as a run of a worker; the victim is the run's process, or the worker with all of them."""
-
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        self.environment = environment
-        self.parameters, _ = parse("corpus-to-model", CorpusToModelParameters, arguments)
-        self.up()
-
-    def up(self) -> None:
-        command = [sys.executable, "-m", "deployments", "up", "--port", str(server.free_port(0))]
-        answer = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=processes.ROOT)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        access = server.running_access()
-        assert access is not None
-        with httpx.Client(headers={"Prefect-Csrf-Client": "kills"}, timeout=30) as client:
-            token = client.get(f"{access.api_url}/csrf-token", params={"client": "kills"}).json()["token"]
-            client.headers["Prefect-Csrf-Token"] = token
-            return client.request(method, f"{access.api_url}/{path}", json=body).raise_for_status().json()
-
-    def start(self) -> None:
-        found = self.ask("GET", "deployments/name/corpus-to-model/corpus-to-model")
-        made_run = self.ask(
-            "POST", f"deployments/{found['id']}/create_flow_run", {"parameters": self.parameters | {"approve": False}}
-        )
-        self.run = made_run["id"]
-
-    def state(self) -> Any:
-        return self.ask("GET", f"flow_runs/{self.run}")["state"]
-
-    def ended(self) -> str:
-        state = self.state()
-        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            return "COMPLETED" if state["type"] == "COMPLETED" else f"{state['type']}: {state['message']}"
-        return ""
-
-    def kill(self, dice: random.Random) -> None:
-        worker = processes.living_process("worker-mac")
-        assert worker is not None
-        while self.state()["type"] == "SCHEDULED":  # nobody has taken it yet, so there is nothing to kill
-            time.sleep(0.2)
-        whole = dice.random() < 0.5
-        for pid in ([worker] if whole else []) + processes.descendants(worker):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if whole:
-            self.up()
-        deadline = time.monotonic() + 60
-        while not self.ended():
-            assert time.monotonic() < deadline, f"a killed run is shown at work after a minute: {self.state()}, {whole}"
-            time.sleep(0.5)
-
-
-def survive(victim: Command | Deployment, dice: random.Random, kills: int, store: Path, at: Counter[str]) -> int:
+def survive(victim: Command, dice: random.Random, kills: int, store: Path, at: Counter[str]) -> int:
     """Kill the pipeline until it comes to its end or has been killed often enough; return how many kills are left."""
     while True:
         victim.start()
@@ -189,7 +130,6 @@ async def main() -> None:
     """Kill, compare, and print what was found as one JSON line."""
     parser = argparse.ArgumentParser(prog="python -m tests.random_kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--server", action="store_true", help="runs of a worker on the server of `make up`")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     options = parser.parse_args()
     dice, begun, at = random.Random(options.seed), time.monotonic(), Counter[str]()
@@ -202,8 +142,7 @@ async def main() -> None:
             RECIPE.update(SMALL)
             os.environ |= archives.environment | {"HF_HOME": str(root / "hf")}
             command = flow_command(root / "catalogue.toml", "kills", str(root / "store"), FLAGS)
-            kind = Deployment if options.server else Command
-            victim = await asyncio.to_thread(kind, command[4 if options.server else 0 :], dict(os.environ))
+            victim = Command(command, dict(os.environ))
             store = root / "store"
             try:
                 await asyncio.to_thread(survive, victim, dice, 0, store, at)
@@ -218,7 +157,6 @@ async def main() -> None:
                 subprocess.run(down, cwd=processes.ROOT, check=False, capture_output=True)
     result = {
         "seed": options.seed,
-        "server": options.server,
         "kills": options.kills,
         "killed_at": dict(at),
         "rounds_that_made_the_same": rounds,
