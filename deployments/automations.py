@@ -54,7 +54,7 @@ def read_automations() -> list[dict[str, Any]]:
 
 
 async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) -> list[Change]:
-    """Create or update every automation; those that notify wait until a target was given once.
+    """Create or update every automation; those that notify are left out until a target is given once.
 
     Raises:
         ParameterError: There is no notification block of this name.
@@ -124,7 +124,7 @@ async def find_target(client: PrefectClient, name: str) -> UUID:
     slug, slash, document = name.partition("/")
     advice = "save one in the UI under Blocks (Slack Webhook, Custom Webhook, ...), then name it BLOCK-TYPE/NAME"
     if not slash:
-        raise ParameterError(f"notification target {name!r} is not spelt type/name, such as slack-webhook/alerts")
+        raise ParameterError(f"notification target {name!r} is not of the form type/name, such as slack-webhook/alerts")
     try:
         found = await client.read_block_document_by_name(document, block_type_slug=slug, include_secrets=False)
     except ObjectNotFound as error:

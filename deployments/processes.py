@@ -52,7 +52,7 @@ def spawn(name: str, command: list[str], environment: dict[str, str]) -> subproc
 
 
 def detach(process: subprocess.Popen[bytes]) -> None:
-    """Let a process outlive this one; Python would complain that nobody waited for it."""
+    """Let a process outlive this one, without Python's warning that it is still running."""
     process.returncode = 0
 
 
@@ -114,8 +114,8 @@ def descendants(pid: int) -> list[int]:
 def stop(name: str) -> bool:
     """Stop a process started here, gently first; tell whether it was running.
 
-    What a worker has started is ended before it, and has time to save: a worker that is interrupted kills its runs.
-    Meanwhile the worker is halted, since it would fill the place of each run that ends with the next one in its queue.
+    The processes that a worker has started end before it, and have time to save: an interrupted worker kills its runs.
+    Meanwhile the worker is suspended, since it would start the next run of its queue for each one that ends.
     """
     pid = living_process(name)
     if pid is not None:

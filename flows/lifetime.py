@@ -148,7 +148,7 @@ def _ending_above(life: Life) -> Ending | None:
 
 
 def _is_own(error: BaseException, life: Life) -> bool:
-    """Whether a pause is this run's own, as that of a run which waits for an approval; an end of its own is known."""
+    """Whether a pause is this run's own, as while it waits for an approval; `life.ending` holds an end of its own."""
     if isinstance(error, Abort):
         return False
     state = getattr(error, "state", None)
@@ -171,10 +171,10 @@ async def _watched(life: Life) -> AsyncIterator[None]:
 
 
 def _take_signals(life: Life) -> dict[signal.Signals, Any]:
-    """Let signals end the whole run; return the handlers to put back when it is over, none for a part of it.
+    """Let signals end the whole run; return the handlers to restore when it is over, none for a part of it.
 
-    A part takes SIGTERM once more: Prefect has put its own handler in the place of ours when the part began, and puts
-    ours back when the part ends.
+    A part takes SIGTERM once more: Prefect replaces our handler by its own when a part begins, and restores ours when
+    the part ends.
     """
     root = life
     while root.parent is not None:
@@ -195,7 +195,7 @@ def _take_signals(life: Life) -> dict[signal.Signals, Any]:
 
 
 def _has_runner() -> bool:
-    """Whether a worker started this process, which then passes signals on and knows what they mean."""
+    """Whether a worker started this process; it then handles the signals."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
@@ -234,6 +234,6 @@ async def _watch(life: Life) -> None:
 
 
 async def _take_back(client: PrefectClient, run: UUID) -> None:
-    """Say that a run lives which was taken for dead: a server that was away hears nothing of the runs at work."""
+    """Mark a run Running again that was taken for dead: a server that was away heard nothing of it."""
     state: State[Any] = State(type=StateType.RUNNING, message="Marked Crashed by mistake: the run is still working.")
     await client.set_flow_run_state(run, state, force=True)

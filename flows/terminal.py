@@ -57,7 +57,7 @@ def _fault_of_server(address: str) -> str | None:
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 return None if error.code in (401, 403) else _not_prefect(f"status {error.code}")
-            if time.monotonic() + TRY_AGAIN_SECONDS > deadline:
+            if time.monotonic() + 2 * TRY_AGAIN_SECONDS > deadline:  # before the whole question is given up
                 return f"answers with status {error.code}"
             time.sleep(TRY_AGAIN_SECONDS)
         except urllib.error.URLError as error:

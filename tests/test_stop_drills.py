@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from tests.station import Station, are_alive, families_of, processes_of, running
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
-THOROUGHLY = ("score-corpus", "train-adapter")
-"""One stage that works in its flow's process and one that has a child; the others lose their worker only."""
+WAYS = {"score-corpus": 2, "train-adapter": 4}
+"""How many ways a stage is stopped in before it loses its worker: it works in its flow's process, or has a child."""
 SEED = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
 
 
@@ -81,12 +82,14 @@ def test_a_stage_that_is_stopped_and_then_done_twice_at_once_makes_what_it_would
     random.seed(SEED)
     store, straight = (stage.prepare(tmp_path / name) for name in ("stopped", "straight"))
     victim = Victim(station, stage, store)
-    if stage.flow in THOROUGHLY:
-        victim.cancel()
-        victim.signal(signal.SIGTERM)
-        victim.signal(signal.SIGKILL)
-        victim.lose_worker(killed=False)
-    victim.lose_worker(killed=True)
+    ways = [
+        victim.cancel,
+        partial(victim.signal, signal.SIGKILL),
+        partial(victim.signal, signal.SIGTERM),
+        partial(victim.lose_worker, killed=False),
+    ]
+    for stop in (*ways[: WAYS.get(stage.flow, 0)], partial(victim.lose_worker, killed=True)):
+        stop()
 
     runs = []
     for place in (store, store, straight):
