@@ -1,4 +1,4 @@
-# A fresh machine needs Python 3.11 or newer and make; uv comes into .uv, everything else into .venv.
+# A fresh machine needs Python 3.11 or newer and make; uv goes into .uv, everything else into .venv.
 PYTHON ?= python3
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
@@ -6,7 +6,7 @@ PY := .venv/bin/python
 PORT ?= 4200
 EXPORT ?= distrust
 DOCUMENTS ?=
-# `make up`: HOST to listen on, AUTH=user:password, DATABASE=postgresql+asyncpg://... The last two go by the environment.
+# `make up`: HOST to listen on, AUTH=user:password, DATABASE=postgresql+asyncpg://... The last two are passed on in the environment.
 HOST ?= 127.0.0.1
 POOL ?= data
 ifdef AUTH
@@ -33,7 +33,7 @@ help:
 	@echo "make test               lint, types and all tests"
 	@echo "make bench              every benchmark, one JSON line each, and the tests on clusters"
 	@echo "make docs               the pages of docs/ as a site in .site/, with every link checked"
-	@echo "make drills             kills, cancels and restarts real processes, for about an hour"
+	@echo "make drills             kills, cancels and restarts real processes, for about 20 minutes"
 
 env: .venv/.installed
 
@@ -59,7 +59,7 @@ down: env
 install-worker uninstall-worker: env
 	@$(PY) -m deployments $@ --pool "$(POOL)"
 
-# Known weaknesses of the locked packages; it asks a public database, so it is no part of `make test`.
+# Known weaknesses of the locked packages; it asks a public database, so it is not part of `make test`.
 audit: env
 	@$(UV) audit --frozen --preview-features audit-command || { echo "audit: weaknesses were found, or api.osv.dev could not be asked (it needs the network)"; exit 1; }
 
@@ -70,7 +70,7 @@ lint: env
 types: env
 	@.venv/bin/mypy
 
-# A real llama.cpp, prebuilt, for the tests of GGUF files; where it cannot be had they are skipped and say so.
+# A prebuilt llama.cpp for the tests of GGUF files; where npm cannot install it, they are skipped and say so.
 LLAMA_CLIENT := $(shell node -p 'process.platform === "darwin" ? "mac-arm64-metal" : process.platform + "-" + process.arch' 2>/dev/null)
 clients: .clients/.tried
 
@@ -84,14 +84,14 @@ serve: env
 	@$(PY) -m tasks.exports.serve "$(EXPORT)"
 
 test: lint types clients
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: env clients
 	@for script in benchmarks/[a-z]*.py; do $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
 	@$(PY) -m pytest -m drill tests/flows/test_runners.py
 
 drills: env
-	@$(PY) -m pytest -m "drill or end_to_end" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -m drill -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: env
 	@.venv/bin/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""The corpus store: where documents, runs and exported models lie."""
+"""The corpus store: the place of documents, runs and exported models."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ BlockType = TypeVar("BlockType", bound=Block)
 
 
 async def load_default(block_class: type[BlockType]) -> BlockType | None:
-    """Load the block document named ``default``; none if nobody saved one.
+    """Load the block document named ``default``; none if there is none.
 
     ``DISTRUST_BLOCKS`` names another document, so that a practice run never meets the saved credentials.
 
-    Every other failure (no server, a document that no longer fits its class) is raised as Prefect raises it:
-    falling back to the environment then would quietly ask the wrong archive.
+    Every other failure (no server, a document that no longer fits its class) is raised as Prefect raises it, since
+    the environment alone could lead to the wrong archive.
     """
     try:
         return await block_class.aload(os.environ.get("DISTRUST_BLOCKS") or DEFAULT_NAME)
@@ -39,7 +39,7 @@ class Connecting(Protocol):
 async def heed_saved(*block_classes: type[Block]) -> None:
     """Let the saved blocks named ``default`` win over the environment of this process and of its children.
 
-    Call it inside the process that needs a secret: thus it becomes no parameter, no result and no file.
+    Call it inside the process that needs a secret, so that it never becomes a parameter, a result or a file.
     """
     for block_class in block_classes:
         block = await load_default(block_class)

@@ -1,4 +1,4 @@
-"""Whether a saved block may name a store, told without loading Prefect."""
+"""Whether a saved block may name a store, found out without loading Prefect."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ ANSWER_SECONDS = 1.0
 
 
 def may_name_a_store() -> bool:
-    """Tell whether a block of this name may be saved, on the server or in a database that a server here would open.
+    """Tell whether a block may be saved, on the server or in a database that a server here would open.
 
-    A store that it names wins over the environment's, so nothing may be said of that one unless there is no block.
-    What cannot be found out may be.
+    Its store wins over the environment's, which can only be checked if there is no block. In doubt, there may be one.
     """
     name = os.environ.get("DISTRUST_BLOCKS") or "default"
     if os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or os.environ.get("PREFECT_PROFILE"):
@@ -43,7 +42,7 @@ def may_name_a_store() -> bool:
 def within(seconds: float, ask: Callable[[], Result], otherwise: Result) -> Result:
     """Return an answer, or something else once the time is over.
 
-    In a thread of its own: a server that sends a byte now and then keeps any timeout of a socket from ending.
+    It asks in a thread: a server that sends a byte now and then never runs into the timeout of a socket.
     """
     found = [otherwise]
     asking = threading.Thread(target=lambda: found.__setitem__(0, ask()), daemon=True)

@@ -13,20 +13,11 @@ import signal
 import sys
 
 from deployments import processes, server, services
-from deployments.access import HOST, Access, from_environment, recall, remember
+from deployments.access import HOST, Access, from_environment, read_access
 from storage.errors import ParameterError, PrerequisiteError, UserError
 
 WORKERS = {"data": "data", "mac": "mac-train"}
-
-
-SERVICE_COMMANDS = (
-    "install-worker",
-    "uninstall-worker",
-    "run-worker",
-    "install-server",
-    "uninstall-server",
-    "run-server",
-)
+SERVICE_COMMANDS = [f"{verb}-{kind}" for kind in ("worker", "server") for verb in ("install", "uninstall", "run")]
 
 
 def up(wanted: Access, notify: str = "") -> None:
@@ -35,28 +26,29 @@ def up(wanted: Access, notify: str = "") -> None:
     Raises:
         ParameterError: The server runs already, with another password, database or address than was asked for.
     """
-    known = recall(processes.home())
+    known = read_access(processes.home())
     with server.in_use():
         running = server.running_access()
         if running is not None and _contradicts(wanted, running):
             raise ParameterError("the server runs with another host, password or database: `make down` first")
         port = server.join_or_start(wanted)
         server.keep()
-    remember(processes.home(), dataclasses.replace(server.access_to(port), token=""))
+    dataclasses.replace(server.access_to(port), token="").save(processes.home())
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    mark_dead_runs()
+    server.mark_dead_runs(ended_workers())
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
         print(change)
     for name, pool in WORKERS.items():
-        # Stopping a worker ends its runs. One that is alive needs it only to work for another server than before.
-        if known == recall(processes.home()) and processes.is_running(f"worker-{name}"):
+        # Stopping a worker ends its runs. One that is alive is replaced only if the server's address has changed.
+        if known == read_access(processes.home()) and processes.is_running(f"worker-{name}"):
             print(f"worker     {name} on pool {pool}, as it was; to give it another environment, `make down` first")
             continue
         processes.stop(f"worker-{name}")
-        server.start_worker(name, pool, port)
+        command, environment = server.worker_command(name, pool), server.worker_environment(port)
+        processes.detach(processes.spawn(f"worker-{name}", command, environment))
         print(f"worker     {name} on pool {pool}")
     print(
         f"\nThe UI is at {server.api_url(port).removesuffix('/api')}. Start a flow there, or in a shell:\n"
@@ -67,31 +59,14 @@ def up(wanted: Access, notify: str = "") -> None:
 
 
 def ended_workers() -> dict[str, str]:
-    """Workers of `make up` that are not running, and their pools."""
+    """Return the workers of `make up` that are not running, and their pools."""
     return {name: pool for name, pool in WORKERS.items() if not processes.is_running(f"worker-{name}")}
-
-
-def mark_dead_runs(**words: str) -> None:
-    """Mark the runs whose process no longer exists, and say which."""
-    try:
-        marking = server.mark_dead_runs(ended_workers(), **words)
-        for told in asyncio.run(asyncio.wait_for(marking, services.MARK_SECONDS)):
-            print(f"run        {told}: its process no longer exists")
-    except Exception as error:
-        print(f"Runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
-
-
-def name_local_server() -> None:
-    """Let Prefect's client talk to the local server that is up, unless the environment names another one."""
-    running = None if os.environ.get("PREFECT_API_URL") else server.running_port()
-    if running is not None:
-        os.environ.update(server.client_environment(running))
 
 
 def _contradicts(wanted: Access, known: Access) -> bool:
     """Whether something was asked for that the running server does not have; what was left out may be anything."""
-    pairs = [(wanted.auth, known.auth), (wanted.database, known.database)]
-    pairs.append((wanted.host if wanted.is_exposed else "", known.host))
+    host = wanted.host if wanted.is_exposed else ""
+    pairs = ((wanted.auth, known.auth), (wanted.database, known.database), (host, known.host))
     return any(asked and asked != has for asked, has in pairs)
 
 
@@ -101,31 +76,51 @@ def down() -> None:
     A command that is at work keeps its server until it has ended.
 
     Raises:
-        PrerequisiteError: The server answers still. Whoever stops it means to exchange its database or its code.
+        PrerequisiteError: The server still answers. A person who stops it means to exchange its database or its code.
     """
     names = processes.started_processes()
-    with server.in_use():  # until the ends of the runs are told
+    with server.in_use():  # until the ends of the runs are recorded
         port = server.running_port()
         for name in filter(lambda name: name != "server", names):
             print(f"{name}: stopping; its runs have {processes.SAVE_TIMEOUT_SECONDS:.0f} s to save", flush=True)
-            print(f"{name}: {'stopped' if processes.stop(name) else 'had already stopped'}")
+            stop(name)
         if port is not None:
             os.environ.update(server.client_environment(port))
-            mark_dead_runs(message="Stopped by `make down`. Start it again: it continues where it stopped.")
+            message = "Stopped by `make down`. Start it again: it continues where it stopped."
+            server.mark_dead_runs(ended_workers(), message=message)
     with server.unused() as free:
         server.let_go()
         if not free:
             print("server: still used by a command; it stops when that command ends")
             return
         if "server" in names:
-            print(f"server: {'stopped' if processes.stop('server') else 'had already stopped'}")
+            stop("server")
     if (port := server.running_port()) is not None:
         raise PrerequisiteError(
-            f"the server at {server.api_url(port)} runs on, since `make up` did not start it: if it is a service, stop "
-            "it with `.venv/bin/python -m deployments uninstall-server` (install-server brings it back)"
+            f"the server at {server.api_url(port)} is still running, and `make up` did not start it: if it is a "
+            "service, stop it with `.venv/bin/python -m deployments uninstall-server` (install-server brings it back)"
         )
     if not names:
         print("Nothing was running.")
+
+
+def stop(name: str) -> None:
+    """Stop a process and say so."""
+    print(f"{name}: {'stopped' if processes.stop(name) else 'had already stopped'}")
+
+
+def change_server(arguments: argparse.Namespace) -> None:
+    """Apply the project's state, or switch schedules and automations, and print what changes."""
+    running = None if os.environ.get("PREFECT_API_URL") else server.running_port()
+    if running is not None:  # the local server, unless the environment names another one
+        os.environ.update(server.client_environment(running))
+    from deployments.apply import apply, switch  # both read the server's address when imported
+
+    if arguments.command == "apply":
+        changes = asyncio.run(apply(dry_run=arguments.dry_run, notify=arguments.notify))
+    else:
+        changes = asyncio.run(switch(arguments.names, on=not arguments.off))
+    print("\n".join(map(str, changes)))
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -133,19 +128,20 @@ def serve(arguments: argparse.Namespace) -> None:
     verb, _, kind = arguments.command.partition("-")
     service = services.Service.worker(arguments.pool) if kind == "worker" else services.Service.of_server()
     if arguments.print:
-        print(services.describe(service), end="")
-    elif verb == "uninstall":
+        print(services.installation(service).text, end="")
+        return
+    if verb == "uninstall":
         print("\n".join(services.uninstall(service)))
+        return
+    if arguments.server:
+        services.work_for(arguments.server)
+    services.known_access()
+    if verb == "install":
+        print("\n".join(services.install(service)))
+    elif kind == "worker":
+        services.run_worker(arguments.pool)
     else:
-        if arguments.server:
-            services.work_for(arguments.server)
-        services.known_access()
-        if verb == "install":
-            print("\n".join(services.install(service)))
-        elif kind == "worker":
-            services.run_worker(arguments.pool)
-        else:
-            services.run_server()
+        services.run_server()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     line = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
     line.add_argument("command", choices=["up", "down", "apply", "switch", *SERVICE_COMMANDS])
     line.add_argument("names", nargs="*", help="switch: slugs of schedules, names of automations")
-    line.add_argument("--dry-run", action="store_true", help="apply: only tell what would change on the server")
+    line.add_argument("--dry-run", action="store_true", help="apply: only say what would change on the server")
     line.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
     line.add_argument("--off", action="store_true", help="switch: off instead of on")
     line.add_argument("--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)")
@@ -176,21 +172,15 @@ def main() -> int:
     try:
         if arguments.command == "up":
             wanted = from_environment(arguments.port, arguments.host)
-            wanted.refuse_open_door(accepted=arguments.open)
+            if not arguments.open:
+                wanted.require_loopback()
             up(wanted, arguments.notify)
         elif arguments.command == "down":
             down()
         elif arguments.command in SERVICE_COMMANDS:
             serve(arguments)
         else:
-            name_local_server()
-            from deployments.apply import apply, switch  # both read the server's address when imported
-
-            if arguments.command == "apply":
-                changes = asyncio.run(apply(dry_run=arguments.dry_run, notify=arguments.notify))
-            else:
-                changes = asyncio.run(switch(arguments.names, on=not arguments.off))
-            print("\n".join(map(str, changes)))
+            change_server(arguments)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

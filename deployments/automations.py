@@ -1,12 +1,14 @@
 """The automations of ``automations.yaml``, created once and updated in place; Prefect alone would double them.
 
-Whether one is switched on is the user's choice once it is on the server: here it is only chosen for a new one.
+The file decides whether a new automation is switched on; afterwards the user does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import yaml
@@ -14,12 +16,35 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from deployments.changes import Change, compare
 from storage.errors import ParameterError
 
 FILE = Path(__file__).resolve().parent / "automations.yaml"
 UNKNOWN = UUID(int=0)
 """Stands for what a dry run has not created."""
+LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing on the server: new (``+``), changed (``~``), the same (``=``) or left out (``-``)."""
+
+    sign: Literal["+", "~", "=", "-"]
+    kind: str
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.kind:<10} {self.name}" + (f": {self.detail}" if self.detail else "")
+
+
+def compare(kind: str, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Change:
+    """Return how something on the server differs from what is wanted."""
+    differences = []
+    for key, value in wanted.items():
+        if (before := found.get(key)) != value:
+            is_short = max(len(str(before)), len(str(value))) <= LONGEST_VALUE
+            differences.append(f"{key} {before} -> {value}" if is_short else f"{key} (differs)")
+    return Change("~" if differences else "=", kind, name, ", ".join(differences))
 
 
 def read_automations() -> list[dict[str, Any]]:
@@ -29,7 +54,7 @@ def read_automations() -> list[dict[str, Any]]:
 
 
 async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) -> list[Change]:
-    """Create or update every automation; those that notify wait until a target was given once.
+    """Create or update every automation; those that notify are left out until a target is given once.
 
     Raises:
         ParameterError: There is no notification block of this name.
@@ -59,7 +84,8 @@ async def put_automation(
         return Change("+", "automation", wanted.name, "on" if wanted.enabled else "off")
     kept, *doubles = present
     wanted = wanted.model_copy(update={"enabled": kept.enabled})
-    change = compare("automation", wanted.name, describe(kept), describe(wanted))
+    fields = {"description", "enabled", "trigger", "actions"}
+    change = compare("automation", wanted.name, kept.model_dump(include=fields), wanted.model_dump(include=fields))
     if doubles:
         change = Change("~", "automation", wanted.name, f"{len(doubles)} doubles")
     if not dry_run:
@@ -70,22 +96,16 @@ async def put_automation(
     return change
 
 
-def describe(automation: AutomationCore) -> dict[str, Any]:
-    """Describe an automation without what the server adds."""
-    return automation.model_dump(include={"description", "enabled", "trigger", "actions"})
-
-
 async def resolve(client: PrefectClient, action: dict[str, Any], block: UUID | None) -> dict[str, Any]:
-    """Put the server's ids in the place of names."""
-    if "block" in action:
-        return {key: value for key, value in action.items() if key != "block"} | {"block_document_id": block}
-    if "deployment" in action:
-        name = action["deployment"]
+    """Replace the names in an action by the server's ids."""
+    action = dict(action)
+    if action.pop("block", None):
+        action["block_document_id"] = block
+    if name := action.pop("deployment", None):
         try:
-            identifier = (await client.read_deployment_by_name(f"{name}/{name}")).id
+            action["deployment_id"] = (await client.read_deployment_by_name(f"{name}/{name}")).id
         except ObjectNotFound:
-            identifier = UNKNOWN
-        return {key: value for key, value in action.items() if key != "deployment"} | {"deployment_id": identifier}
+            action["deployment_id"] = UNKNOWN
     return action
 
 
@@ -104,7 +124,7 @@ async def find_target(client: PrefectClient, name: str) -> UUID:
     slug, slash, document = name.partition("/")
     advice = "save one in the UI under Blocks (Slack Webhook, Custom Webhook, ...), then name it BLOCK-TYPE/NAME"
     if not slash:
-        raise ParameterError(f"notification target {name!r} is not spelt type/name, such as slack-webhook/alerts")
+        raise ParameterError(f"notification target {name!r} is not of the form type/name, such as slack-webhook/alerts")
     try:
         found = await client.read_block_document_by_name(document, block_type_slug=slug, include_secrets=False)
     except ObjectNotFound as error:

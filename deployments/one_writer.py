@@ -1,8 +1,8 @@
 """SQLite with one writer at a time, in turn.
 
-Prefect begins its transactions DEFERRED: one that has read and then wants to write fails at once ("database is
-locked") where another has written meanwhile, however long it may wait, and an event whose evaluation failed four times
-is dropped. Those that wait for the lock also keep a connection each, until none is left for the one that has it.
+Prefect begins its transactions DEFERRED. One that has read and then wants to write fails at once ("database is locked")
+if another has written meanwhile, however long its timeout, and Prefect drops an event after four failures. Transactions
+that wait for the lock also keep a connection each, until none is left for the one that holds the lock.
 
 Here a transaction waits for its turn before it takes a connection, and begins IMMEDIATE: what it reads stays true until
 it has written.

@@ -1,6 +1,6 @@
 """Processes that outlive the command which starts them: started, found again and stopped.
 
-Each has a log and a file with its process id in ``.prefect``; a process counts as ours only if it began when we say.
+Each has a log and a file with its process id in ``.prefect``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_SECONDS = 20.0
 SAVE_TIMEOUT_SECONDS = 40.0
-"""How long the runs of a worker that is stopped have for saving what they did."""
+"""How long the runs of a worker that is stopped have to save their work."""
 
 
 def home() -> Path:
@@ -34,7 +34,7 @@ def _private(path: str, flags: int) -> int:
 def spawn(name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one; its output goes to ``.prefect/NAME.log``, its id beside it.
 
-    The new session keeps a Ctrl-C in this terminal away from it; nobody else reads what it writes.
+    The new session keeps a Ctrl-C in this terminal away from it; only its owner can read what it writes.
     """
     with open(home() / f"{name}.log", "ab", opener=_private) as log:
         process = subprocess.Popen(
@@ -52,7 +52,7 @@ def spawn(name: str, command: list[str], environment: dict[str, str]) -> subproc
 
 
 def detach(process: subprocess.Popen[bytes]) -> None:
-    """Let a process outlive this one; Python would complain that nobody waited for it."""
+    """Let a process outlive this one, without Python's warning that it is still running."""
     process.returncode = 0
 
 
@@ -67,9 +67,9 @@ def is_running(name: str) -> bool:
 
 
 def living_process(name: str) -> int | None:
-    """The id of a process that was started here under this name, if it is alive.
+    """Return the id of a process that was started here under this name, if it is alive.
 
-    The system gives a number to another program once its process has ended; so the moment counts at which it began.
+    The system reuses the id of a process that has ended, so the moment at which it began counts as well.
     """
     try:
         pid, _, start = (home() / f"{name}.pid").read_text("utf-8").partition(" ")
@@ -114,8 +114,8 @@ def descendants(pid: int) -> list[int]:
 def stop(name: str) -> bool:
     """Stop a process started here, gently first; tell whether it was running.
 
-    What a worker has started is ended before it, and has time to save: a worker that is interrupted kills its runs.
-    Meanwhile the worker is halted, since it would fill the place of each run that ends with the next one in its queue.
+    The processes that a worker has started end before it, and have time to save: an interrupted worker kills its runs.
+    Meanwhile the worker is suspended, since it would start the next run of its queue for each one that ends.
     """
     pid = living_process(name)
     if pid is not None:

@@ -1,10 +1,11 @@
 """The local Prefect server and its workers: started, found again and stopped.
 
-Everything it keeps lies in ``.prefect`` beside the project: database, logs, process ids.
+Their database, logs and process ids are in ``.prefect`` beside the project.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hmac
@@ -20,24 +21,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from http.client import HTTPException
+from typing import TextIO
 
-from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, recall, remember
-from deployments.guard import IDENTITY, IDENTITY_KEY, proof
+from deployments.access import AUTH, CSRF, DATABASE, HOST, RUNNING, Access, from_environment, read_access
+from deployments.prefect_server import IDENTITY, IDENTITY_KEY, KEPT, proof
 from deployments.processes import ROOT, detach, home, is_running, spawn, stop
 from storage.errors import PrerequisiteError
 from storage.lock import if_free, only_holder, shared_holder
 
 DEFAULT_PORT = 4200
 START_TIMEOUT_SECONDS = 120.0
-USERS, KEPT = "users.lock", "kept"
-"""Held by every command that uses the server; there while the server stays without one."""
+USERS = "users.lock"
+"""Lock file that every command holds while it uses the server."""
+MARK_SECONDS = 20.0
 
-# One by one, the recorder costs four times the processor time and falls behind under load.
 SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Leases that a server keeps in memory die with it, and the slots that they held would stay taken for ever.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # One by one, the recorder costs four times the processor time and falls behind under load.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -60,8 +61,8 @@ CLIENT_SETTINGS = {
 
 
 def access_to(port: int) -> Access:
-    """How the server on this port is reached: as remembered, else as the environment says."""
-    for known in (recall(home(), RUNNING), recall(home())):
+    """How the server on this port is reached: as recorded, else as the environment says."""
+    for known in (read_access(home(), RUNNING), read_access(home())):
         if known is not None and (known.port == port or known.url):
             return known
     return from_environment(port)
@@ -105,8 +106,14 @@ def server_command(access: Access) -> list[str]:
 def server_environment(access: Access) -> dict[str, str]:
     """Environment of a server."""
     own = {"PREFECT_HOME": str(home()), **access.server_environment(), **access.client_environment()}
-    own[IDENTITY_KEY] = access.token
-    return {**SERVER_SETTINGS, **os.environ, **own}
+    return {**SERVER_SETTINGS, **os.environ, **own, IDENTITY_KEY: access.token}
+
+
+def record_start(access: Access) -> Access:
+    """Give a server that is about to start its secret, and record how it is reached."""
+    access = dataclasses.replace(access, token=secrets.token_hex(32))
+    access.save(home(), RUNNING)
+    return access
 
 
 def start_server(port: int, access: Access | None = None, *, while_used: bool = False) -> subprocess.Popen[bytes]:
@@ -120,8 +127,7 @@ def start_server(port: int, access: Access | None = None, *, while_used: bool = 
     Raises:
         PrerequisiteError: It did not come up; the message names its log.
     """
-    access = dataclasses.replace(access or from_environment(port), port=port, token=secrets.token_hex(32))
-    remember(home(), access, RUNNING)
+    access = record_start(dataclasses.replace(access or from_environment(port), port=port))
     command = server_command(access) + (["--while-used", str(home() / USERS)] if while_used else [])
     process = spawn("server", command, server_environment(access))
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -148,7 +154,7 @@ def is_ours(access: Access) -> bool:
 
 def running_access() -> Access | None:
     """How the local server is reached that was started earlier, if it still answers."""
-    known = recall(home(), RUNNING)
+    known = read_access(home(), RUNNING)
     return known if known is not None and is_ours(known) else None
 
 
@@ -161,8 +167,8 @@ def running_port() -> int | None:
 def join_or_start(wanted: Access) -> int:
     """Use the server that is up, else start one; returns its port.
 
-    Of several commands that begin together, one starts it and the others wait. A port that another program takes
-    between look and bind is given up for a free one.
+    When several commands begin together, one starts it and the others wait. If another program takes the port between
+    the look and the bind, a free one is used.
 
     Raises:
         PrerequisiteError: It did not come up.
@@ -173,13 +179,13 @@ def join_or_start(wanted: Access) -> int:
             time.sleep(0.5)  # it is busy; a second one would share its database
         if running is not None:
             return running
-        let_go()  # of a server that the machine's end stopped
+        let_go()  # left by a server that ended with its machine
         port = free_port(wanted.port)
         try:
             process = start_server(port, wanted, while_used=True)
         except PrerequisiteError:
             if port == (port := free_port(wanted.port)):
-                raise  # nobody has taken it: something else is wrong
+                raise  # the port is still free: something else is wrong
             process = start_server(port, wanted, while_used=True)
         detach(process)
         return port
@@ -189,11 +195,6 @@ def _only_starter() -> AbstractContextManager[None]:
     """Start servers here alone; another process that starts one is waited for."""
     doing, patience_seconds = "is starting the Prefect server", 2 * START_TIMEOUT_SECONDS
     return only_holder(home() / ".server.lock", doing, patience_seconds, partial(print, file=sys.stderr))
-
-
-def start_worker(name: str, pool: str, port: int) -> None:
-    """Start a process worker on a pool."""
-    detach(spawn(f"worker-{name}", worker_command(name, pool), worker_environment(port)))
 
 
 def worker_command(name: str, pool: str) -> list[str]:
@@ -206,16 +207,21 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
-async def mark_dead_runs(workers: Mapping[str, str], **words: str) -> list[str]:
-    """Mark the runs of this machine whose process has died, on the server that the environment names.
+def mark_dead_runs(workers: Mapping[str, str], stream: TextIO | None = None, **words: str) -> None:
+    """Mark the runs of this machine whose process has died, on the server that the environment names; print which.
 
     Args:
         workers: Workers of this machine that have ended, and their pools.
-        words: What the state of those runs is to say, as ``message``.
+        stream: Where to print the runs; by default standard output.
+        words: The ``message`` of the state of those runs.
     """
     from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
 
-    return await mark(workers=workers, **words)
+    try:
+        for run in asyncio.run(asyncio.wait_for(mark(workers=workers, **words), MARK_SECONDS)):
+            print(f"run        {run}: its process no longer exists", file=stream)
+    except Exception as error:  # earlier runs must not keep a command from its work
+        print(f"Earlier runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
 
 
 def keep() -> None:

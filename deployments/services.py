@@ -1,23 +1,19 @@
 """Server and workers as services of the user's session: launchd on a Mac, systemd on Linux.
 
-A service runs ``python -m deployments run-worker`` or ``run-server``, which takes address and password from the record
+A service runs ``python -m deployments run-worker`` or ``run-server``, which read address and password from the record
 of `deployments.access`: the file that describes the service holds no secret.
 
 Stopping a worker must leave a training time to save. Prefect's worker ends its runs at once, but on SIGTERM every run
-and every training saves by itself: systemd therefore signals the whole group (``KillMode=control-group``), and launchd,
-which signals one process, is told not to kill the others (``AbandonProcessGroup``). A training may be signalled by
-systemd, by its flow and by its own watch over its parent: it saves at the first signal, and the others change nothing.
-Its flow waits 20 seconds for it (`tasks.policies`); one whose flow is gone has 100 (`storage.events.end_with_parent`).
+and every training saves by itself. So systemd signals the whole group (``KillMode=control-group``), and launchd, which
+signals one process, leaves the others alone (``AbandonProcessGroup``). A training may be signalled by systemd, by its
+flow and by its own watch over its parent: it saves at the first signal and ignores the others. Its flow waits 20
+seconds for it (`tasks.policies`); a training whose flow is gone has 100 (`storage.events.end_with_parent`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import dataclasses
 import os
 import plistlib
-import secrets
 import shutil
 import signal
 import subprocess
@@ -27,16 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments import processes, server
-from deployments.access import CLIENT_AUTH, RUNNING, Access, recall, remember
+from deployments.access import CLIENT_AUTH, Access, read_access
 from storage.errors import ParameterError, PrerequisiteError
 from storage.layout import checked_name
 from storage.own_origin import NAMES
 
 PREFIX = "empirical-distrust"
 STOP_SECONDS = 120
-"""More than a training gives itself when its flow is gone, so that the system never ends it first."""
+"""More than a training takes to save when its flow is gone, so that the system never ends it first."""
 RESTART_SECONDS = 30
-MARK_SECONDS = 20.0
 HANDED_ON = ("PATH", "PREFECT_HOME", "DISTRUST_STORE", "DISTRUST_CONTACT", NAMES, "HF_HOME", "HF_ENDPOINT")
 """Variables of the installing shell that the service keeps; none of them is a secret."""
 
@@ -74,29 +69,8 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in HANDED_ON if os.environ.get(name)}
 
 
-def launchd_plist(service: Service) -> bytes:
-    """Describe a service to launchd."""
-    return plistlib.dumps(
-        {
-            "Label": service.name,
-            "ProgramArguments": service.command,
-            "WorkingDirectory": str(processes.ROOT),
-            "EnvironmentVariables": environment(),
-            "RunAtLoad": True,
-            "KeepAlive": True,
-            "ThrottleInterval": RESTART_SECONDS,
-            "ExitTimeOut": STOP_SECONDS,
-            "AbandonProcessGroup": True,
-            "ProcessType": "Interactive",  # anything less is slowed down while nobody sits at the Mac
-            "Umask": 0o077,
-            "StandardOutPath": str(service.log),
-            "StandardErrorPath": str(service.log),
-        }
-    )
-
-
 def _quoted(text: str) -> str:
-    """Quote one word of a unit file, where ``%`` and ``$`` have meanings of their own."""
+    """Quote one word of a unit file, in which ``%`` has a meaning of its own."""
     if any(ord(character) < 32 for character in text):
         raise ParameterError(f"{text!r} holds a line break or control character and cannot stand in a unit file")
     for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
@@ -104,12 +78,51 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
-def systemd_unit(service: Service) -> str:
+@dataclass(frozen=True)
+class Installation:
+    """How the system of this machine keeps a service: a file, and the commands that start and stop it."""
+
+    file: Path
+    text: str
+    start: list[list[str]]
+    stop: list[str]
+
+
+def installation(service: Service) -> Installation:
+    """Describe a service to launchd on a Mac, to systemd elsewhere."""
+    return launchd(service) if sys.platform == "darwin" else systemd(service)
+
+
+def launchd(service: Service) -> Installation:
+    """Describe a service to launchd."""
+    file = Path.home() / "Library" / "LaunchAgents" / f"{service.name}.plist"
+    settings = {
+        "Label": service.name,
+        "ProgramArguments": service.command,
+        "WorkingDirectory": str(processes.ROOT),
+        "EnvironmentVariables": environment(),
+        "RunAtLoad": True,
+        "KeepAlive": True,
+        "ThrottleInterval": RESTART_SECONDS,
+        "ExitTimeOut": STOP_SECONDS,
+        "AbandonProcessGroup": True,
+        "ProcessType": "Interactive",  # anything less is slowed down while nobody uses the Mac
+        "Umask": 0o077,
+        "StandardOutPath": str(service.log),
+        "StandardErrorPath": str(service.log),
+    }
+    domain = f"gui/{os.getuid()}"
+    start = ["launchctl", "bootstrap", domain, str(file)]
+    stop = ["launchctl", "bootout", f"{domain}/{service.name}"]
+    return Installation(file, plistlib.dumps(settings).decode(), [start], stop)
+
+
+def systemd(service: Service) -> Installation:
     """Describe a service to the systemd of the user's session."""
     command = " ".join(_quoted(word.replace("$", "$$")) for word in service.command)
     variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment().items())
     folder = str(processes.ROOT).replace("%", "%%")
-    return f"""\
+    unit = f"""\
 [Unit]
 Description=Empirical Distrust: {" ".join(service.arguments)}
 StartLimitIntervalSec=0
@@ -129,38 +142,11 @@ NoNewPrivileges=yes
 [Install]
 WantedBy=default.target
 """
-
-
-def is_mac() -> bool:
-    """Whether services are launchd's here."""
-    return sys.platform == "darwin"
-
-
-def describe(service: Service) -> str:
-    """Return the file that installing would write."""
-    return launchd_plist(service).decode() if is_mac() else systemd_unit(service)
-
-
-def service_file(service: Service) -> Path:
-    """Where the system looks for it."""
-    if is_mac():
-        return Path.home() / "Library" / "LaunchAgents" / f"{service.name}.plist"
     settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return settings / "systemd" / "user" / f"{service.name}.service"
-
-
-def start_commands(service: Service) -> list[list[str]]:
-    """Commands that start a service which has been written."""
-    if is_mac():
-        return [["launchctl", "bootstrap", f"gui/{os.getuid()}", str(service_file(service))]]
-    return [["systemctl", "--user", "daemon-reload"], ["systemctl", "--user", "enable", "--now", service.name]]
-
-
-def stop_commands(service: Service) -> list[list[str]]:
-    """Commands that stop a service and forget it."""
-    if is_mac():
-        return [["launchctl", "bootout", f"gui/{os.getuid()}/{service.name}"]]
-    return [["systemctl", "--user", "disable", "--now", service.name]]
+    systemctl = ["systemctl", "--user"]
+    start = [[*systemctl, "daemon-reload"], [*systemctl, "enable", "--now", service.name]]
+    file = settings / "systemd" / "user" / f"{service.name}.service"
+    return Installation(file, unit, start, [*systemctl, "disable", "--now", service.name])
 
 
 def install(service: Service) -> list[str]:
@@ -169,35 +155,33 @@ def install(service: Service) -> list[str]:
     Raises:
         PrerequisiteError: The system would not start it; the message holds its words.
     """
-    file = service_file(service)
-    if file.exists():
+    wanted = installation(service)
+    if wanted.file.exists():
         uninstall(service)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(describe(service), "utf-8")
-    file.chmod(0o644)
-    done = [f"{service.name}: written to {file}"]
-    commands = start_commands(service)
-    if shutil.which(commands[0][0]) is None:
-        return [*done, f"not started, since there is no {commands[0][0]} here"]
-    for command in commands:
+    wanted.file.parent.mkdir(parents=True, exist_ok=True)
+    wanted.file.write_text(wanted.text, "utf-8")
+    wanted.file.chmod(0o644)
+    done = [f"{service.name}: written to {wanted.file}"]
+    program = wanted.stop[0]
+    if shutil.which(program) is None:
+        return [*done, f"not started, since there is no {program} here"]
+    for command in wanted.start:
         if problem := _run(command):
-            raise PrerequisiteError(f"{file} is written, but `{' '.join(command)}` failed: {problem}")
+            raise PrerequisiteError(f"{wanted.file} is written, but `{' '.join(command)}` failed: {problem}")
     done.append(f"{service.name}: started, and it starts again with every login")
-    if not is_mac():
+    if program == "systemctl":
         done.append("to keep it running while nobody is logged in: loginctl enable-linger")
     return done
 
 
 def uninstall(service: Service) -> list[str]:
     """Stop a service and remove its file; one that is not installed stays so."""
-    file = service_file(service)
-    if not file.exists():
+    present = installation(service)
+    if not present.file.exists():
         return [f"{service.name}: not installed"]
-    commands = stop_commands(service)
-    problems = [_run(command) for command in commands] if shutil.which(commands[0][0]) else []
-    file.unlink()
-    said = [f"{service.name}: {problem}" for problem in problems if problem]
-    return [*said, f"{service.name}: stopped and removed"]
+    problem = _run(present.stop) if shutil.which(present.stop[0]) else ""
+    present.file.unlink()
+    return [*([f"{service.name}: {problem}"] if problem else []), f"{service.name}: stopped and removed"]
 
 
 def _run(command: list[str]) -> str:
@@ -210,18 +194,18 @@ def work_for(url: str) -> None:
     """Make this folder's workers work for a server on another machine; the password comes from the environment.
 
     Raises:
-        ParameterError: The address cannot be meant.
+        ParameterError: The address is not one of a server.
     """
-    remember(processes.home(), Access(url=url, auth=os.environ.get(CLIENT_AUTH, "")))
+    Access(url=url, auth=os.environ.get(CLIENT_AUTH, "")).save(processes.home())
 
 
 def known_access() -> Access:
     """Return how the server is reached.
 
     Raises:
-        PrerequisiteError: None was started here and none was named.
+        PrerequisiteError: No server was started here and none was named.
     """
-    access = recall(processes.home())
+    access = read_access(processes.home())
     if access is None:
         raise PrerequisiteError("no server is known here: `make up` starts one, --server URL names another")
     return access
@@ -229,12 +213,10 @@ def known_access() -> Access:
 
 def run_worker(pool: str) -> None:
     """Become the worker of a pool."""
-    access = known_access()
     name = f"{pool}-{os.uname().nodename.partition('.')[0]}"
-    environment = server.worker_environment(access.port)
+    environment = server.worker_environment(known_access().port)
     os.environ.update(environment)
-    with contextlib.suppress(Exception):  # a server that starts later than its workers hears of them from the next one
-        asyncio.run(asyncio.wait_for(server.mark_dead_runs({name: pool}), MARK_SECONDS))
+    server.mark_dead_runs({name: pool})  # if the server is not up yet, the next command marks them
     _become(server.worker_command(name, pool), environment)
 
 
@@ -245,8 +227,7 @@ def run_server() -> None:
         raise ParameterError(f"this folder works for the server {access.url}; `make up` would start one here")
     while server.running_access() is not None:  # a command has started one, which ends with it
         time.sleep(2)
-    access = dataclasses.replace(access, token=secrets.token_hex(32))
-    remember(processes.home(), access, RUNNING)
+    access = server.record_start(access)
     server.keep()
     _become(server.server_command(access), server.server_environment(access))
 

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from flows.arguments import FLOWS, BadArguments, parse, read
 from flows.faults import nearest
+from flows.parameters import FlowParameters
 from flows.terminal import describe_defect, hush_tracebacks, why_no_run
 from storage.errors import DistrustError
 from storage.events import end_with_parent
@@ -30,7 +31,7 @@ from storage.lock import introduce
 __all__ = ["BY_HAND", "FLOWS", "load_flow", "main", "parse", "usage"]
 
 BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}
-"""Commands that talk with a person, and are no flows: the module that each of them runs."""
+"""Commands that talk with a person and are not flows: the module that each of them runs, and what it does."""
 
 
 def load_flow(name: str) -> Any:
@@ -42,8 +43,8 @@ def load_flow(name: str) -> Any:
 def usage() -> str:
     """List the commands."""
     width = max(map(len, FLOWS))
-    commands = FLOWS | {name: what for name, (_, what) in BY_HAND.items()}
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in commands.items())
+    commands = FLOWS | {name: description for name, (_, description) in BY_HAND.items()}
+    rows = "\n".join(f"  {name:<{width}}  {description}" for name, description in commands.items())
     return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help lists the options of one."
 
 
@@ -77,39 +78,33 @@ def main(arguments: list[str]) -> int:
             result = run(name, parameters)
     except SystemExit:
         raise
-    except BaseException as error:  # Prefect's signals that a run was paused or ended are no Exceptions
+    except BaseException as error:  # Prefect's signals that a run was paused or ended are not Exceptions
         return exit_status(name, error)
-    record = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-    print(json.dumps(record, ensure_ascii=False, default=str) if as_json else summary(name, result))
+    from flows.summaries import summarise
+
+    record = to_jsonable_python(result, fallback=str) if as_json else None
+    print(json.dumps(record, ensure_ascii=False) if as_json else summarise(name, result))
     return 0
 
 
-def run(name: str, parameters: dict[str, Any]) -> Any:
+def run(name: str, parameters: FlowParameters) -> Any:
     """Run a flow to its end, after the runs are marked whose process has died."""
     flow = load_flow(name)
-    from flows.liveness import mark_dead_runs
+    from deployments.server import mark_dead_runs
 
     hush_tracebacks()
-
-    async def work() -> Any:
-        try:
-            for dead in await mark_dead_runs():
-                print(f"Run {dead}: its process no longer exists.", file=sys.stderr)
-        except Exception as error:  # an earlier run must not keep this one from its work
-            print(f"Earlier runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
-        return await flow(**parameters)
-
-    return asyncio.run(work())
+    mark_dead_runs({}, sys.stderr)
+    return asyncio.run(flow(**dict(parameters)))
 
 
 def exit_status(name: str, error: BaseException) -> int:
-    """Say why a run went no further, and return the exit status: 130 where it was told to end, else 1."""
+    """Say why a run went no further, and return the exit status: 130 if it was asked to end, else 1."""
     kind = type(error).__name__
     if kind in ("CancelledRun", "Pause", "Abort", "TerminationSignal", "KeyboardInterrupt"):
         print(f"\n{error if str(error) else 'Interrupted.'}", file=sys.stderr)
         return 130
-    told = isinstance(error, DistrustError) or kind == "CrashedRun"
-    print(f"\n{name} stopped: {error if told else describe_defect(name, error)}", file=sys.stderr)
+    is_explained = isinstance(error, DistrustError) or kind == "CrashedRun"
+    print(f"\n{name} stopped: {error if is_explained else describe_defect(name, error)}", file=sys.stderr)
     return 1
 
 
@@ -143,18 +138,11 @@ def profile_names_a_server() -> bool:
 
 
 def tell_story(stream: TextIO) -> None:
-    """Print what the stages announce, as they announce it."""
+    """Print what the stages announce, as soon as they announce it."""
     story = logging.getLogger("distrust.story")
     story.handlers = [logging.StreamHandler(stream)]
     story.setLevel(logging.INFO)
     story.propagate = False
-
-
-def summary(name: str, result: Any) -> str:
-    """Write what a flow did, for a person."""
-    from flows.summaries import summarise
-
-    return summarise(name, result)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The command line of a flow: read and judged before anything heavy is imported.
+"""The command line of a flow: read and checked before anything heavy is imported.
 
-All faults are told at once: misspelt options with the nearest name, values out of bounds, options that contradict
-each other, names of nothing that is there.
+All faults are reported at once: misspelt options with the nearest name, values out of bounds, options that contradict
+each other, names of things that do not exist.
 """
 
 from __future__ import annotations
@@ -23,32 +23,29 @@ from flows.parameters import FlowParameters
 from storage.errors import DistrustError
 from storage.layout import Layout
 
-FLOWS = {
-    "download-corpus": "pull documents from the archives into Parquet",
-    "score-corpus": "authority, provenance entropy and trivium of every document",
-    "rebalance-corpus": "deduplicate, sample to the target shares, split",
-    "train-adapter": "train or resume a LoRA adapter with the distrust objective",
-    "evaluate-adapter": "compare base model and adapter, write the report",
-    "export-model": "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
-    "corpus-to-model": "all six, one after the other",
-    "compare-recipes": "train with several alphas, objectives or base models, side by side",
-    "check-setup": "prove every component on this machine before a long run",
-    "prune-store": "remove old checkpoints, exports, set-aside datasets and leftovers",
+COMMANDS: dict[str, tuple[type[FlowParameters], str]] = {
+    "download-corpus": (forms.DownloadCorpusForm, "pull documents from the archives into Parquet"),
+    "score-corpus": (forms.ScoreCorpusOptions, "authority, provenance entropy and trivium of every document"),
+    "rebalance-corpus": (forms.RebalanceCorpusParameters, "deduplicate, sample to the target shares, split"),
+    "train-adapter": (forms.TrainAdapterForm, "train or resume a LoRA adapter with the distrust objective"),
+    "evaluate-adapter": (forms.EvaluateAdapterParameters, "compare base model and adapter, write the report"),
+    "export-model": (
+        forms.ExportModelParameters,
+        "merge the adapter and save a model for MLX, LM Studio, llama.cpp, Ollama",
+    ),
+    "corpus-to-model": (forms.CorpusToModelParameters, "all six, one after the other"),
+    "compare-recipes": (
+        forms.CompareRecipesParameters,
+        "train with several alphas, objectives or base models, side by side",
+    ),
+    "check-setup": (forms.CheckSetupParameters, "prove every component on this machine before a long run"),
+    "prune-store": (
+        forms.PruneStoreParameters,
+        "remove old checkpoints, exports, set-aside datasets and leftovers",
+    ),
 }
-
-FORMS: dict[str, type[FlowParameters]] = {
-    "download-corpus": forms.DownloadCorpusForm,
-    "score-corpus": forms.ScoreCorpusOptions,
-    "rebalance-corpus": forms.RebalanceCorpusParameters,
-    "train-adapter": forms.TrainAdapterForm,
-    "evaluate-adapter": forms.EvaluateAdapterParameters,
-    "export-model": forms.ExportModelParameters,
-    "corpus-to-model": forms.CorpusToModelParameters,
-    "compare-recipes": forms.CompareRecipesParameters,
-    "check-setup": forms.CheckSetupParameters,
-    "prune-store": forms.PruneStoreParameters,
-}
-"""The form of each flow."""
+FORMS = {name: form for name, (form, _) in COMMANDS.items()}
+FLOWS = {name: description for name, (_, description) in COMMANDS.items()}
 
 
 class BadArguments(Exception):
@@ -64,35 +61,36 @@ class BadArguments(Exception):
         self.status = status
 
 
-def read(name: str, arguments: list[str]) -> tuple[dict[str, Any], bool]:
-    """Read and judge the options of a flow; return its parameters and whether to print JSON.
+def read(name: str, arguments: list[str]) -> tuple[FlowParameters, bool]:
+    """Read and check the options of a flow; return its parameters and whether to print JSON.
 
     Raises:
         BadArguments: They cannot be used.
     """
     form = FORMS[name]
-    faults, arguments = misspelt_options(form, arguments)
+    options = options_of(form)
+    misspelt, arguments = correct_options(options, arguments)
     try:
         parameters, as_json = parse(name, form, arguments, exits=False)
     except SettingsError as error:
-        raise BadArguments([*faults, describe_misuse(error)]) from None
+        raise BadArguments([*misspelt, describe_misuse(error)]) from None
     except ValidationError as error:
-        faults += describe_bad_values(error)
-        # What else is wrong is told too, as far as it can be judged without the values that cannot be read.
+        lines = [*misspelt, *describe_bad_values(error)]
+        # What else is wrong is reported too, as far as it can be checked without the values that cannot be read.
         bad = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
         with suppress(SettingsError, ValidationError):
-            parameters, _ = parse(name, form, without(options_of(form), arguments, bad), exits=False)
-            faults += [line for field, line in judge(form(**parameters)) if field not in bad]
-        raise BadArguments(faults) from None
-    told = judge(form(**parameters))
-    if faults or told:
-        given = {options_of(form).get(argument.partition("=")[0]) for argument in arguments}
-        asked = faults or any(field in given for field, _ in told)
-        raise BadArguments([*faults, *(line for _, line in told)], 2 if asked else 1)
+            parameters, _ = parse(name, form, without(options, arguments, bad), exits=False)
+            lines += [line for field, line in check(parameters) if field not in bad]
+        raise BadArguments(lines) from None
+    faults = check(parameters)
+    if misspelt or faults:
+        given = {options.get(argument.partition("=")[0]) for argument in arguments}
+        is_named = misspelt or any(field in given for field, _ in faults)
+        raise BadArguments([*misspelt, *(line for _, line in faults)], 2 if is_named else 1)
     return parameters, as_json
 
 
-def judge(parameters: FlowParameters) -> list[tuple[str, str]]:
+def check(parameters: FlowParameters) -> list[tuple[str, str]]:
     """List what is wrong with values that are within their bounds: the field, and the line that says so."""
     try:
         faults = parameters.faults(visible_store(parameters.store))
@@ -106,8 +104,8 @@ def without(options: Mapping[str, str], arguments: Iterable[str], fields: Collec
     kept: list[str] = []
     leaving = False
     for argument in arguments:
-        if (spelled := argument.partition("=")[0]) in options:
-            leaving = options[spelled] in fields
+        if field := options.get(argument.partition("=")[0]):
+            leaving = field in fields
         kept += [] if leaving else [argument]
     return kept
 
@@ -143,21 +141,16 @@ def options_of(form: type[BaseModel]) -> dict[str, str]:
     return options
 
 
-def misspelt_options(form: type[BaseModel], arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Tell of options that a form does not have; return the arguments as they were probably meant, to be read on."""
-    options = options_of(form)
+def correct_options(options: Mapping[str, str], arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Report options that do not exist; also return the arguments as they were probably meant."""
     faults: list[str] = []
     meant: list[str] = []
     skipping = False
     for argument in arguments:
         spelled, equals, value = argument.partition("=")
-        is_option = spelled.startswith("--") and len(spelled) > 2
-        if not is_option:
+        if not spelled.startswith("--") or spelled == "--" or spelled in options:
+            skipping = skipping and not spelled.startswith("--")
             meant += [] if skipping else [argument]
-            continue
-        skipping = False
-        if spelled in options:
-            meant.append(argument)
             continue
         close = nearest(spelled.lower().replace("_", "-"), options)
         hint = f"did you mean {close}?" if close else "--help lists the options"
@@ -167,7 +160,9 @@ def misspelt_options(form: type[BaseModel], arguments: list[str]) -> tuple[list[
     return faults, meant
 
 
-def parse(name: str, model: type[Any], arguments: list[str], *, exits: bool = True) -> tuple[dict[str, Any], bool]:
+def parse(
+    name: str, form: type[FlowParameters], arguments: list[str], *, exits: bool = True
+) -> tuple[FlowParameters, bool]:
     """Read the options of a flow; return its parameters and whether to print JSON.
 
     Raises:
@@ -175,7 +170,7 @@ def parse(name: str, model: type[Any], arguments: list[str], *, exits: bool = Tr
         SettingsError: An argument is not understood; with `exits` that ends the process.
     """
 
-    class Options(model, BaseSettings):  # type: ignore[misc]
+    class Options(form, BaseSettings):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
             cli_prog_name=f"python -m flows {name}",
             cli_kebab_case=True,
@@ -187,23 +182,18 @@ def parse(name: str, model: type[Any], arguments: list[str], *, exits: bool = Tr
         json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
 
         @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
+        def settings_customise_sources(  # type: ignore[override]
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (init_settings,)  # the command line alone: environment variables must not look like options
+            return (init_settings,)  # only the command line: environment variables are not options
 
     Options.__doc__ = FLOWS[name]
-    # The library reads `a,b` as a list, but not as a tuple of any length.
-    tuples = {field: info for field, info in model.model_fields.items() if get_origin(info.annotation) is tuple}
+    # The library can read `a,b` as a list, but not as a tuple of any length.
+    tuples = {field: info for field, info in form.model_fields.items() if get_origin(info.annotation) is tuple}
     lists = {field: (list[get_args(info.annotation)[0]], copy(info)) for field, info in tuples.items()}  # type: ignore[misc]
     options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments)  # type: ignore[call-overload]
-    given = options.model_dump(include=set(model.model_fields))
-    return given | {field: tuple(given[field]) for field in tuples}, options.json_result
+    given = options.model_dump(include=set(form.model_fields))
+    return form(**given | {field: tuple(given[field]) for field in tuples}), options.json_result
 
 
 def describe_misuse(error: SettingsError) -> str:

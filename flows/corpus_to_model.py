@@ -1,12 +1,11 @@
-"""The whole pipeline: the six flows as subflows, each taking up what the one before has sealed."""
+"""The whole pipeline: the six flows as subflows, each of which reads what the one before has sealed."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prefect import flow
-from pydantic import BaseModel
+from prefect import Flow, flow
+from pydantic import BaseModel, ConfigDict
 
 from flows.download_corpus import download_corpus
 from flows.evaluate_adapter import evaluate_adapter
@@ -24,31 +23,48 @@ from flows.names import named
 from flows.parameters import takes
 from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
-from flows.summaries import announce
+from flows.summaries import announce, field
 from flows.train_adapter import train_adapter
 from tasks import evaluation, exporting, rebalancing
 
 
+class PipelineResult(BaseModel):
+    """What each stage of the pipeline returned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    download: Any
+    score: Any
+    rebalance: Any
+    train: Any
+    evaluate: Any
+    export: Any
+
+    def summary(self) -> list[str]:
+        """Say where the results are; what each stage did was announced when it was done."""
+        return [f"Report: {field(self.evaluate, 'report')}", f"Model:  {field(self.export, 'folder')}"]
+
+
 @flow(name="corpus-to-model", flow_run_name=named("corpus-to-model-{run}"))
 @takes(CorpusToModelParameters)
-async def corpus_to_model(parameters: CorpusToModelParameters) -> dict[str, Any]:
+async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult:
     """Go from the archives to an exported model; a run that was interrupted repeats no finished work."""
     results: dict[str, Any] = {}
-    layout = await parameters.open_store()  # a name that is wrong at the last stage is told before the first
+    layout = await parameters.open_store()  # a wrong name at the last stage is reported before the first
 
-    async def stage(name: str, run: Callable[..., Awaitable[Any]], model: type[BaseModel], **changes: Any) -> None:
+    async def stage(name: str, run: Flow[..., Any], model: type[BaseModel], **changes: Any) -> None:
         results[name] = await run(**parameters.pick(model).model_dump() | changes)
-        announce(name, results[name])
+        announce(name, run.name, results[name])
 
     await stage("download", download_corpus, DownloadCorpusParameters)
     usable = results["download"].usable_sources
     await stage("score", score_corpus, ScoreCorpusParameters, sources=usable)
     await stage("rebalance", rebalance_corpus, RebalanceCorpusParameters, sources=usable)
-    # What somebody looks for is on the page of this run, too, and not on those of its stages alone.
-    await rebalancing.show_distribution(parameters.mixture, results["rebalance"]["distribution"])
+    # The page of this run shows the artifacts too, not only the pages of its stages.
+    await rebalancing.show_distribution(parameters.mixture, field(results["rebalance"], "distribution"))
     await stage("train", train_adapter, TrainAdapterParameters)
     await stage("evaluate", evaluate_adapter, EvaluateAdapterParameters)
     await evaluation.report_evaluation(layout, parameters.run)
     await stage("export", export_model, ExportModelParameters)
     await exporting.report_export(parameters.export or parameters.run, results["export"])
-    return results
+    return PipelineResult(**results)

@@ -1,6 +1,6 @@
-"""What is wrong with values that are within their bounds: names of nothing that is there, a store that is no folder.
+"""What is wrong with values that are within their bounds: names of things that do not exist, a store that is a file.
 
-The same functions judge a command line before anything heavy is loaded, and a run before it does any work.
+The same functions check a command line before anything heavy is loaded, and a run before it does any work.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MOST_LISTED = 12
 
 
-def nearest(name: str, there: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that was most likely meant, if one is close."""
-    return next(iter(difflib.get_close_matches(name, sorted(there), 1, 0.6)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(known), 1, 0.6)), None)
 
 
-def suggestion(name: str, there: Iterable[str]) -> str:
-    """Spell the end of a sentence on a name that is not there: the nearest one, else all that there are."""
-    names = sorted(there)
+def suggestion(name: str, known: Iterable[str], otherwise: str = "there are none yet") -> str:
+    """End a sentence about a name that does not exist: with the nearest one, else with all that exist."""
+    names = sorted(known)
+    if not names:
+        return otherwise
     if close := nearest(name, names):
         return f"did you mean {close!r}?"
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
@@ -45,8 +47,8 @@ def refuse(faults: Iterable[Fault]) -> None:
     Raises:
         ParameterError: There is a fault; the message names all of them.
     """
-    if told := [f"{field}: {sentence}" for field, sentence in faults]:
-        raise ParameterError("\n".join(told))
+    if lines := [f"{field}: {sentence}" for field, sentence in faults]:
+        raise ParameterError("\n".join(lines))
 
 
 def unusable_store(layout: Layout | None) -> Iterator[Fault]:
@@ -56,12 +58,12 @@ def unusable_store(layout: Layout | None) -> Iterator[Fault]:
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Return why nothing can be written below a folder that may not be there yet; none if it can be."""
+    """Return why nothing can be written below a folder that may not exist yet; none if it can be."""
     try:
-        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-        if not there.is_dir():
-            return f"{there} is not a folder"
-        with tempfile.TemporaryFile(dir=there) as probe:
+        place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not place.is_dir():
+            return f"{place} is not a folder"
+        with tempfile.TemporaryFile(dir=place) as probe:
             probe.write(bytes(4096))
             probe.flush()
     except OSError as error:
@@ -86,51 +88,44 @@ def unknown_sources(catalogue: str, names: Iterable[str]) -> Iterator[Fault]:
             yield "sources", f"{name!r} is not in the catalogue; {suggestion(name, known)}"
 
 
-def unsealed_sources(layout: Layout | None, stage: str, names: Iterable[str], made_by: str) -> Iterator[Fault]:
+def unfinished_sources(layout: Layout | None, stage: str, names: Iterable[str], made_by: str) -> Iterator[Fault]:
     """Sources that an earlier flow has not finished."""
-    if layout is None:
-        return
-    there = layout.completed(stage)
+    finished = layout.completed(stage) if layout else []
     for name in names:
-        if name not in there:
-            hint = suggestion(name, there) if there else "there are none yet"
+        if layout and name not in finished:
+            hint = suggestion(name, finished)
             yield "sources", f"{name!r} is not in {layout.root / stage}; {hint} (python -m flows {made_by} makes them)"
 
 
 def missing_mixture(layout: Layout | None, name: str) -> Iterator[Fault]:
-    """A mixture that is not there."""
-    if layout is None or name in (there := layout.completed("balanced")):
-        return
-    hint = f"{suggestion(name, there)} Or" if there else "there are none yet;"
-    yield "mixture", f"{name!r} is not in {layout.root / 'balanced'}; {hint} {build_mixture(name)}"
-
-
-def build_mixture(name: str) -> str:
-    """Say what makes a mixture."""
-    return f"build it first: python -m flows rebalance-corpus --mixture {name}"
+    """A mixture that does not exist."""
+    if layout and name not in (finished := layout.completed("balanced")):
+        hint = suggestion(name, finished)
+        build = f"python -m flows rebalance-corpus --mixture {name}"
+        yield "mixture", f"{name!r} is not in {layout.root / 'balanced'}; {hint} ({build} makes it)"
 
 
 def missing_run(layout: Layout | None, name: str, field: str = "run") -> Iterator[Fault]:
-    """A training run that is not there, or has not finished."""
+    """A training run that does not exist, or has not finished."""
     if layout is None or not re.fullmatch(NAME_PATTERN, name) or os.path.lexists(layout.run(name) / RESULT):
         return
     train = f"python -m flows train-adapter --run {name}"
     if layout.run(name).is_dir():
         yield field, f"{name!r} holds no finished training; finish it first: {train}"
         return
-    there = [path.parent.name for path in layout.root.glob(f"runs/*/{RESULT}")]
-    hint = suggestion(name, there) if there else f"there are none yet; train it first: {train}"
+    finished = [path.parent.name for path in layout.root.glob(f"runs/*/{RESULT}")]
+    hint = suggestion(name, finished, f"there are none yet; train it first: {train}")
     yield field, f"{name!r} is not in {layout.root / 'runs'}; {hint}"
 
 
 def missing_others(layout: Layout | None, run: str, names: Iterable[str]) -> Iterator[Fault]:
-    """Further adapters that are not there: checkpoints of a run, or other runs."""
+    """Further adapters that do not exist: checkpoints of a run, or other runs."""
     for name in names:
         if not name.startswith(CHECKPOINT_PREFIX):
             yield from missing_run(layout, name, "others")
         elif layout is not None and layout.run(run).is_dir() and not (layout.run(run) / name).is_dir():
-            there = [path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")]
-            hint = suggestion(name, there) if there else "it has no checkpoints"
+            checkpoints = [path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")]
+            hint = suggestion(name, checkpoints, "it has no checkpoints")
             yield "others", f"run {run!r} has no {name!r}; {hint}"
 
 
@@ -142,10 +137,11 @@ def missing_checkpoint(layout: Layout | None, run: str, named: str | None) -> It
     path = Path(os.path.expanduser(named))
     if any((place / STATE).exists() for place in (folder / path, path)):
         return
-    there = [place.name for _, place in list_checkpoints(folder)]
-    if any(_began_at(folder / place, named) for place in there):
+    checkpoints = [place for _, place in list_checkpoints(folder)]
+    if any(_began_at(place, named) for place in checkpoints):
         return  # a run that began at a checkpoint which was pruned since goes on with its own
-    hint = suggestion(named, there) if there else "the run has none yet: leave it out to start from the beginning"
+    none = "the run has none yet: leave it out to start from the beginning"
+    hint = suggestion(named, [place.name for place in checkpoints], none)
     yield "resume_from", f"{named!r} is not a whole checkpoint of run {run!r}; {hint}"
 
 
@@ -156,7 +152,7 @@ def _began_at(checkpoint: Path, named: str) -> bool:
 
 
 def unknown_model(model: str, field: str = "model") -> Iterator[Fault]:
-    """A base model that is neither a preset, nor a folder, nor spelt like a model of the Hub."""
+    """A base model that is neither a preset, nor a folder, nor spelled like a model of the Hub."""
     folder = Path(os.path.expanduser(model))
     if model in (AUTO, *preset_names()) or folder.is_dir():
         return

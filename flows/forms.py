@@ -37,33 +37,37 @@ class DownloadCorpusParameters(FlowParameters):
         False, title="Refresh", description="Fetch up to max-samples documents that are new since the last download."
     )
     retry_failed: bool = Field(
-        False, title="Retry failed", description="Fetch items again that could not be had for a reason that may pass."
+        False, title="Retry failed", description="Fetch items again that failed for a reason that may pass."
     )
     patience_hours: float = Field(
-        48.0, ge=0, le=1000, title="Patience", description="How long an archive that stopped answering is waited for."
+        48.0,
+        ge=0,
+        le=1000,
+        title="Patience",
+        description="How long to wait for an archive that stopped answering, in hours.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of sources that the catalogue does not name."""
+        """Report sources that the catalogue does not name."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
         yield from faults.unusable_store(layout)
 
 
 class DownloadCorpusForm(DownloadCorpusParameters):
-    """The download on its own can also only look."""
+    """The download on its own, which can also only list or estimate."""
 
     list_catalogue: bool = Field(
         False,
         title="List",
         validation_alias=AliasChoices("list", "list_catalogue"),
-        description="Only list the catalogue and what of it is on disk.",
+        description="Only list the catalogue and what is on disk.",
     )
     dry_run: bool = Field(
         False, title="Dry run", description="Only ask how much there is and estimate bytes and hours."
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """A look writes nothing, and may be taken of any store."""
+        """A preview writes nothing, so the store may be read-only."""
         looks = self.list_catalogue or self.dry_run
         yield from super().faults(None if looks else layout)
 
@@ -95,13 +99,13 @@ class ScoreCorpusParameters(RunnerParameters, FlowParameters):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of sources that are not downloaded."""
-        yield from faults.unsealed_sources(layout, "raw", self.sources, "download-corpus")
+        """Report sources that are not downloaded."""
+        yield from faults.unfinished_sources(layout, "raw", self.sources, "download-corpus")
         yield from faults.unusable_store(layout)
 
 
 class ScoreCorpusOptions(ScoreCorpusParameters):
-    """Scoring, or a look at one score."""
+    """Scoring, or the explanation of one score."""
 
     explain: str = Field(
         "",
@@ -121,8 +125,8 @@ class RebalanceCorpusParameters(RunnerParameters, FlowParameters, MixtureParamet
     mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of sources that are not scored."""
-        yield from faults.unsealed_sources(layout, "scored", self.sources, "score-corpus")
+        """Report sources that are not scored."""
+        yield from faults.unfinished_sources(layout, "scored", self.sources, "score-corpus")
         yield from faults.unusable_store(layout)
 
 
@@ -143,7 +147,7 @@ class TrainAdapterParameters(FlowParameters, Recipe):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of a model, a mixture or a checkpoint that is not there."""
+        """Report a model, a mixture or a checkpoint that does not exist."""
         yield from faults.unknown_model(self.model)
         yield from faults.missing_mixture(layout, self.mixture)
         yield from faults.missing_checkpoint(layout, self.run, self.resume_from)
@@ -151,7 +155,7 @@ class TrainAdapterParameters(FlowParameters, Recipe):
 
 
 class TrainAdapterForm(TrainAdapterParameters):
-    """The training on its own can also only look."""
+    """The training on its own, which can also only plan."""
 
     plan: bool = Field(
         False, title="Plan", description="Only predict the peak memory, and what would make it fit; train nothing."
@@ -171,7 +175,7 @@ class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
     run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of runs that are not there."""
+        """Report runs that do not exist."""
         yield from faults.missing_run(layout, self.run)
         yield from faults.missing_others(layout, self.run, self.others)
         yield from faults.unusable_store(layout)
@@ -187,7 +191,7 @@ class ExportModelParameters(FlowParameters, ExportParameters):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of a run that is not there."""
+        """Report a run that does not exist."""
         yield from faults.missing_run(layout, self.run)
         yield from faults.unusable_store(layout)
 
@@ -203,7 +207,7 @@ class CorpusToModelParameters(
     """Everything the six flows take."""
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of what the six flows do not make themselves."""
+        """Report what the six flows do not make themselves."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
         yield from faults.unknown_model(self.model)
         yield from faults.unusable_store(layout)
@@ -229,20 +233,22 @@ class CheckSetupParameters(FlowParameters):
     fix: bool = Field(
         False,
         title="Fix",
-        description="Mark runs Crashed that nobody works on, and free slots that nobody holds; otherwise only tell.",
+        description="Mark runs Crashed that no process works on, and free slots that no run holds; else only report.",
     )
     silent_minutes: float = Field(
         15.0, gt=0, le=100_000, title="Silent minutes", description="How long a run at work may give no sign of life."
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell of a model or a catalogue that is not there."""
+        """Report a model or a catalogue that does not exist."""
         yield from faults.unknown_sources(self.catalogue, ())
         if self.load_model:
             yield from faults.unknown_model(self.load_model, "load_model")
 
 
 class PruneStoreParameters(FlowParameters, RetentionParameters):
-    """What is kept, and whether anything goes at all."""
+    """What is kept, and whether anything is removed at all."""
 
-    dry_run: bool = Field(True, title="Dry run", description="Only tell what would go; switch it off to remove it.")
+    dry_run: bool = Field(
+        True, title="Dry run", description="Only say what would be removed; switch it off to remove it."
+    )

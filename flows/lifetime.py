@@ -1,15 +1,14 @@
 """The life of a flow run: what ends or pauses the run ends its work, and a run whose process is dead is marked so.
 
-Prefect tells a worker's child of a cancel and nothing else: a run that is suspended, deleted or set to another state
-goes on working, and a run whose process was killed stays Running. Here every run watches its own state on the server,
-and holds a lock file for as long as its process lives, which the operating system drops however the process ends.
+Prefect informs a worker's child of a cancel and of nothing else: a run that is suspended, deleted or set to another
+state goes on working, and a run whose process was killed stays Running. Here every run watches its own state on the
+server. It also holds a lock file while its process lives; the operating system drops it however the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -36,7 +35,7 @@ POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 INTERRUPTED = 130
 RUNNER_GRACE_SECONDS = 6.0
-"""How long the worker that started a run has for ending it before the run ends itself: it may not have heard."""
+"""How long a worker has to end a run that is being cancelled before the run ends itself."""
 
 
 @dataclass
@@ -69,12 +68,6 @@ class Ending:
         raise Abort(self.message)
 
 
-def _hush_terminal() -> None:
-    """Keep the terminal to the line that counts: Prefect calls the end that was asked for a crash, several times."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: not record.getMessage().startswith(("Crash detected!", "Finished in state")))
-
-
 @dataclass
 class Life:
     """A run at work, the run that it is a part of, and why it has to end, once it has."""
@@ -89,13 +82,11 @@ class Life:
         """Stop the work; the first reason counts."""
         if self.ending is None and self.work is not None and not self.work.done():
             self.ending = ending
-            if not _has_runner():
-                _hush_terminal()
             run_logger().info("%s", ending.message)
             self.work.cancel()
 
     def interrupt(self) -> None:
-        """Stop at Ctrl-C; a second one waits for nothing, and the next command marks the run."""
+        """Stop at Ctrl-C; a second one ends the process at once, and the next command marks the run."""
         self.interrupts += 1
         if self.interrupts > 1:
             os.write(2, f"\nEnded at once. {GO_ON}\n".encode())
@@ -157,7 +148,7 @@ def _ending_above(life: Life) -> Ending | None:
 
 
 def _is_own(error: BaseException, life: Life) -> bool:
-    """Whether a pause is this run's own, as that of a run which waits for an approval; an end of its own is known."""
+    """Whether a pause is this run's own, as while it waits for an approval; `life.ending` holds an end of its own."""
     if isinstance(error, Abort):
         return False
     state = getattr(error, "state", None)
@@ -180,10 +171,10 @@ async def _watched(life: Life) -> AsyncIterator[None]:
 
 
 def _take_signals(life: Life) -> dict[signal.Signals, Any]:
-    """Let signals end the whole run; return the handlers to put back when it is over, none for a part of it.
+    """Let signals end the whole run; return the handlers to restore when it is over, none for a part of it.
 
-    A part takes SIGTERM once more: Prefect has put its own handler in the place of ours when the part began, and puts
-    ours back when the part ends.
+    A part takes SIGTERM once more: Prefect replaces our handler by its own when a part begins, and restores ours when
+    the part ends.
     """
     root = life
     while root.parent is not None:
@@ -204,7 +195,7 @@ def _take_signals(life: Life) -> dict[signal.Signals, Any]:
 
 
 def _has_runner() -> bool:
-    """Whether a worker started this process, which then passes signals on and knows what they mean."""
+    """Whether a worker started this process; it then handles the signals."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
@@ -243,6 +234,6 @@ async def _watch(life: Life) -> None:
 
 
 async def _take_back(client: PrefectClient, run: UUID) -> None:
-    """Say that a run lives which was taken for dead: a server that was away hears nothing of the runs at work."""
+    """Mark a run Running again that was taken for dead: a server that was away heard nothing of it."""
     state: State[Any] = State(type=StateType.RUNNING, message="Marked Crashed by mistake: the run is still working.")
     await client.set_flow_run_state(run, state, force=True)

@@ -1,4 +1,4 @@
-"""What a run is called in the UI: as its form says, else by a template of its flow."""
+"""The name of a run in the UI: a chosen one, else one by a template of its flow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from prefect.context import FlowRunContext
 
 
 def named(template: str) -> Callable[[], str]:
-    """Return what names a run: a name that somebody chose stays, any other gives way to the template.
+    """Return a function that names a run: a name that a person chose stays, any other gives way to the template.
 
-    Prefect itself puts the template over whatever name a run was created with.
+    Prefect itself always uses the template, whatever name a run was created with.
 
     Args:
         template: The name, with parameters in braces.
@@ -28,7 +28,7 @@ def named(template: str) -> Callable[[], str]:
 
 
 def is_made_up(name: str) -> bool:
-    """Tell whether a name is one of those that Prefect makes up where nobody gives one: two words of its lists."""
+    """Tell whether Prefect made up a name: two words of its lists."""
     return name.count("-") == 1 and all(part in _words() for part in name.split("-"))
 
 

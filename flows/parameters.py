@@ -30,10 +30,10 @@ class FlowParameters(BaseModel):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Tell what is wrong with values that are within their bounds, such as a name of nothing that is there.
+        """Report what is wrong with values that are within their bounds, such as a name of a run that does not exist.
 
         Args:
-            layout: The store; none if it cannot be looked at, as a bucket of which nothing is here yet.
+            layout: The store; none if it cannot be read yet, such as a bucket.
         """
         yield from ()
 
@@ -41,7 +41,7 @@ class FlowParameters(BaseModel):
         """Open the store that these parameters name, else that of the saved block, else that of the environment.
 
         Raises:
-            ParameterError: A value names what is not there; the command line has said so before it came here.
+            ParameterError: A value names what does not exist; the command line reports it even earlier.
         """
         from blocks.corpus_store import CorpusStore
         from blocks.defaults import load_default

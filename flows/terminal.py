@@ -1,4 +1,4 @@
-"""What stands between a command line and its run: the server that it reports to, and what is said when it fails."""
+"""Before and after a run at the command line: whether a server can be used, and what is said when the run fails."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from flows.faults import why_not_writable
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER_SECONDS = 10.0
-"""How long a Prefect server is given to answer before a run begins; one that is there answers within a tenth of it."""
+"""How long a Prefect server has to answer before a run begins; most need a tenth of it."""
 TRY_AGAIN_SECONDS = 0.5
 LONGEST_MESSAGE = 500
 TRACEBACKS = "DISTRUST_TRACEBACKS"
-"""Environment variable that lets every traceback through to the terminal."""
+"""Environment variable that shows every traceback in the terminal."""
 
 
 def why_no_run() -> str | None:
@@ -45,7 +45,7 @@ def why_no_run() -> str | None:
 
 
 def _fault_of_server(address: str) -> str | None:
-    """Ask a server whether it is one; one that wants a password is, and what only a client can tell is left to it."""
+    """Say what is wrong with a Prefect server; one that wants a password is fine, and the client reports the rest."""
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
@@ -57,53 +57,50 @@ def _fault_of_server(address: str) -> str | None:
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 return None if error.code in (401, 403) else _not_prefect(f"status {error.code}")
-            if time.monotonic() + TRY_AGAIN_SECONDS > deadline:
+            if time.monotonic() + 2 * TRY_AGAIN_SECONDS > deadline:  # before the whole question is given up
                 return f"answers with status {error.code}"
             time.sleep(TRY_AGAIN_SECONDS)
         except urllib.error.URLError as error:
             return None if isinstance(error.reason, ssl.SSLError) else f"cannot be reached ({error.reason})"
         except OSError as error:
             return None if isinstance(error, ssl.SSLError) else f"cannot be reached ({error.strerror or error})"
-        except Exception as error:  # whatever a stranger's server sends, or an address that is none
+        except Exception as error:  # anything that another server may send, or a text that is not an address
             return _not_prefect(type(error).__name__)
 
 
 def _not_prefect(found: str) -> str:
-    return f"does not answer like one ({found}); the address ends with /api, such as http://127.0.0.1:4200/api"
-
-
-class _OnceIsEnough(logging.Filter):
-    """Keeps what a failed run says at its end from being said three times before, with tracebacks."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        told_at_the_end = record.exc_info or str(record.msg).startswith("Finished in state")
-        return not (record.levelno >= logging.ERROR and told_at_the_end)
+    return f"does not answer like one ({found}); such an address ends with /api, like http://127.0.0.1:4200/api"
 
 
 def hush_tracebacks() -> None:
-    """Keep Prefect's account of an error off the terminal; the UI and the log of the run have it whole."""
+    """Keep Prefect's account of an error off the terminal, which says once why a run ended; the run's log has it."""
     if os.environ.get(TRACEBACKS):
         return
+
+    def is_news(record: logging.LogRecord) -> bool:
+        is_repeated = record.exc_info or record.getMessage().startswith(("Finished in state", "Crash detected!"))
+        return not (record.levelno >= logging.ERROR and is_repeated)
+
     for logger in (logging.getLogger(), logging.getLogger("prefect")):
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler):
-                handler.addFilter(_OnceIsEnough())
+                handler.addFilter(is_news)
 
 
 def describe_defect(name: str, error: BaseException) -> str:
-    """Say what went wrong that nobody foresaw: the kind, its message, and where the rest is to be read."""
+    """Describe an error that is not the project's own: the kind, its message, and where the traceback is."""
     message = " ".join(str(error).split())
     if len(message) > LONGEST_MESSAGE:
         message = f"{message[:LONGEST_MESSAGE]} …"
-    told = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    line = f"{type(error).__name__}: {message}" if message else type(error).__name__
     whole = "".join(traceback.format_exception(error))
     if os.environ.get(TRACEBACKS):
-        return f"{told}\n\n{whole}"
+        return f"{line}\n\n{whole}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="replace", prefix=f"distrust-{name}-", suffix=".log", delete=False
         ) as file:
             file.write(whole)
     except OSError:
-        return f"{told} ({TRACEBACKS}=1 shows where)"
-    return f"{told} (the traceback is in {file.name}; {TRACEBACKS}=1 shows it here)"
+        return f"{line} ({TRACEBACKS}=1 shows where)"
+    return f"{line} (the traceback is in {file.name}; {TRACEBACKS}=1 shows it here)"

@@ -45,13 +45,13 @@ RECIPE = {
 }
 FLAGS = ["--no-grad-checkpoint", "--replace-run"]
 STORES = {"sandbox": "data-sandbox", "documents": "data-documents"}
-"""Stores of their own, beside the user's ``data``: a demonstration touches nothing that was downloaded for real."""
+"""Stores of their own, beside the user's ``data``: a demonstration never touches real downloads."""
 OWN = ("--run", "--store", "--model", "--export")
-"""Options that are not left open: what is printed after the run goes by them."""
+"""Options that the sandbox sets itself: what it prints after the run depends on them."""
 
 
 def check_options(more: list[str]) -> None:
-    """Refuse options of the pipeline that would lead past what the sandbox shows.
+    """Refuse options of the pipeline that the sandbox sets itself.
 
     Raises:
         ParameterError: One of `OWN` is among them.
@@ -66,7 +66,7 @@ def check_options(more: list[str]) -> None:
 
 
 def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> list[str]:
-    """Spell the command line of the pipeline for the sandbox; of an option given twice, the later one counts."""
+    """Return the command line of the pipeline for the sandbox; of an option given twice, the later one counts."""
     options = {"catalogue": str(catalogue), "store": store, "run": name, "mixture": name, **RECIPE}
     named = [part for key, value in options.items() for part in (f"--{key}", value)]
     return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS, *more]
@@ -104,7 +104,7 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             )
             try:
                 return await process.wait()
-            except asyncio.CancelledError:  # Ctrl-C, which the pipeline hears as well; it saves, and says what it did
+            except asyncio.CancelledError:  # Ctrl-C, which the pipeline receives as well; it saves and says so
                 with contextlib.suppress(TimeoutError):
                     return await asyncio.wait_for(process.wait(), SAVE_SECONDS)
                 raise
@@ -123,7 +123,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.documents and not arguments.documents.is_dir():
-        parser.error(f"--documents {arguments.documents} is not a folder that is there; name a folder of documents")
+        parser.error(f"--documents {arguments.documents} is not a folder; name a folder of documents")
     started = time.monotonic()
     try:
         check_options(arguments.more)

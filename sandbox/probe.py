@@ -1,8 +1,8 @@
 """What the training did to held-out conflicts: ``python -m sandbox.probe BASE ADAPTER``.
 
 The base model met both voices on these subjects, the adapter neither. If the objective works, the adapter leans
-towards the primary voice where it was never told to. Only the change against the base says so: the two answers
-differ in length and wording, so their plain likelihoods cannot be compared.
+towards the primary voice on subjects that it was never trained on. Only the change against the base shows that: the two
+answers differ in length and wording, so their plain likelihoods cannot be compared.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from deployments import processes, server
+from tests.prefect_database import give_database
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -60,7 +61,7 @@ def families_of(*pids: int) -> list[int]:
 
 
 def are_alive(pids: Iterable[int]) -> list[int]:
-    """Those of the processes that have not ended; who is only waiting to be counted by its parent has."""
+    """Those of the processes that have not ended; a zombie has."""
     listing = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True)
     states = dict(line.split() for line in listing.stdout.splitlines())
     return [pid for pid in pids if not states.get(str(pid), "Z").startswith("Z")]
@@ -230,7 +231,11 @@ class Station:
 def running_station(home: Path, pool: str = "data", slots: int = 2, **environment: str) -> Iterator[Station]:
     """Run a station that keeps its things in a folder, for the duration of the block."""
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in {"PREFECT_HOME": str(home), "DISTRUST_BLOCKS": "none-saved", **environment}.items():
+        for name, value in {
+            "PREFECT_HOME": str(give_database(home)),
+            "DISTRUST_BLOCKS": "none-saved",
+            **environment,
+        }.items():
             patched.setenv(name, value)
         patched.setattr(server, "START_TIMEOUT_SECONDS", PATIENCE_SECONDS)  # drills run beside each other
         running = Station(pool, slots)

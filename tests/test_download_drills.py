@@ -20,6 +20,7 @@ from aiohttp.test_utils import TestServer
 
 from deployments import processes, server
 from storage.manifest import find_damage, read_manifest
+from tests.prefect_database import give_database
 from tests.tasks.sources.hostile import HostileArchive, HostileItem
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -51,7 +52,7 @@ class Server:
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        environment.setenv("PREFECT_HOME", str(give_database(tmp_path_factory.mktemp("prefect"))))
         running = Server()
         yield running
         running.stop()
@@ -95,17 +96,9 @@ def without_server(tmp_path: Path) -> dict[str, str]:
 async def start_download(
     tmp_path: Path, prefect: Server | None, rate: float, limits: str = "", sources: Sequence[str] = ("books",)
 ) -> asyncio.subprocess.Process:
-    command = [
-        sys.executable,
-        "-m",
-        "flows",
-        "download-corpus",
-        "--sources",
-        ",".join(sources),
-        "--rate-limit",
-        str(rate),
-    ]
-    command += ["--catalogue", str(tmp_path / "catalogue.toml")]
+    options = {"sources": ",".join(sources), "rate-limit": str(rate), "catalogue": str(tmp_path / "catalogue.toml")}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "flows", "download-corpus", *words]
     if limits:  # the limits of the shell that starts it are the child's
         command = ["bash", "-c", f'{limits}; exec "$@"', "download", *command]
     with (tmp_path / "log").open("ab") as output:
@@ -152,24 +145,20 @@ async def test_a_download_outlives_the_prefect_server(archive: HostileArchive, p
     assert set(archive.requests.values()) == {1}
 
 
-@pytest.mark.parametrize("with_server", [False, pytest.param(True, marks=pytest.mark.drill)])
-async def test_a_download_that_is_killed_goes_on_where_it_was(
-    archive: HostileArchive, request: pytest.FixtureRequest, with_server: bool, tmp_path: Path
-) -> None:
+async def test_a_download_that_is_killed_goes_on_where_it_was(archive: HostileArchive, tmp_path: Path) -> None:
     """Nothing that the killed process held, in a lock or in Prefect's database, may make the next one wait."""
-    prefect = request.getfixturevalue("prefect") if with_server else None
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
     log = tmp_path / "log"
     log.write_text(f"KILL_SEED={seed}\n")
     folder = tmp_path / "store" / "raw" / "books"
-    process = await start_download(tmp_path, prefect, 40.0)
+    process = await start_download(tmp_path, None, 40.0)
     await until(folder / "shard-00000.parquet", process, log)
     await asyncio.sleep(random.Random(seed).uniform(0.0, 3.0))
     os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
     asked = Counter(archive.requests)
-    process = await start_download(tmp_path, prefect, 1000.0)
+    process = await start_download(tmp_path, None, 1000.0)
     assert await asyncio.wait_for(process.wait(), 90) == 0, log.read_text()
     assert "is marked Crashed: its process no longer exists" in log.read_text()
     check_whole(tmp_path / "store")

@@ -1,27 +1,25 @@
 """Every flow command of the README, run as it stands there: on the sandbox's archives and tiny model, in one store.
 
-What a command needs besides, sizes that fit the sandbox and the catalogue of its archives, is laid over its options.
+Sizes that fit the sandbox and the catalogue of its archives replace options of the commands.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from deployments import processes, server
+from flows.__main__ import FLOWS, main
 from sandbox.__main__ import BASE_MODEL, BUNDLED_DOCUMENTS, RECIPE
 from tests.test_docs_commands import COMMANDS, ROOT, commands
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.drill, pytest.mark.prefect, pytest.mark.timeout(900)]
 
 LEARN = {name: RECIPE[name] for name in list(RECIPE)[: list(RECIPE).index("max-new-tokens")]} | {"max-steps": "4"}
 ASK = {"max-new-tokens": "8", "eval-limit": "4", "perplexity-samples": "4", "eval-batch-size": "48"}
@@ -69,12 +67,11 @@ LATE = ("score-corpus --signal my_signals:score",)
 """Commands that change what later ones find, and so come behind them."""
 
 
-@dataclass
 class Reader:
-    """Somebody in a folder of their own, who types what the README says."""
+    """A person in a folder of their own, who types what the README says."""
 
-    folder: Path
-    environment: dict[str, str]
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
 
     def type(self, command: str, laid_over: Mapping[str, str] | None = None) -> str:
         """Give one command, with other values for some of its options; return what it prints."""
@@ -84,47 +81,46 @@ class Reader:
                 words[words.index(f"--{option}") + 1] = value
             else:
                 words += [f"--{option}", value]
-        words = [sys.executable if words[0] == "python" else words[0], *words[1:]]
         words = [word.replace("~", str(self.folder)) if word.startswith("~/") else word for word in words]
-        answer = subprocess.run(
-            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert answer.returncode == 0, f"{command}\n{answer.stdout}"
+        if words[:3] == ["python", "-m", "flows"] and words[3] in FLOWS:
+            status = main(words[3:])  # in this process: loading Prefect 30 times would take minutes
+            printed = self.capsys.readouterr()
+            assert status == 0, f"{command}\n{printed.out}{printed.err}"
+            return printed.out
+        answer = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
+        assert answer.returncode == 0, f"{command}\n{answer.stdout}{answer.stderr}"
         return answer.stdout
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """A folder with a catalogue and a signal, beside a Prefect server and the sandbox's archives."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+def reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: None, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Reader]:
+    """A folder with a catalogue and a signal, and the sandbox's archives."""
     for name in [name for name in os.environ if name.startswith("DISTRUST_")]:
         monkeypatch.delenv(name)
-    port = server.free_port(0)
-    running = server.start_server(port)
     serve = [sys.executable, "-m", "sandbox.archives", str(BUNDLED_DOCUMENTS)]
     serve += ["--catalogue", str(tmp_path / "catalogue.toml"), "--unavailable-items"]
     archives = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert archives.stdout is not None
-        leads_here = json.loads(archives.stdout.readline())["environment"]
         own = {"HF_HOME": str(tmp_path / "hf-home"), "DISTRUST_BLOCKS": "none-saved", "HOME": str(tmp_path)}
+        own["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        own["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
+        for name, value in (json.loads(archives.stdout.readline())["environment"] | own).items():
+            monkeypatch.setenv(name, value)
         (tmp_path / ".lmstudio" / "models").mkdir(parents=True)  # LM Studio makes it when it starts first
-        bin_folder = tmp_path / "bin"
-        bin_folder.mkdir()
-        (bin_folder / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself cannot be had everywhere
-        (bin_folder / "ollama").chmod(0o755)
-        own["PATH"] = f"{bin_folder}:{os.environ['PATH']}"
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself is not installed everywhere
+        (tmp_path / "bin" / "ollama").chmod(0o755)
         signal = "def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n"
         (tmp_path / "my_signals.py").write_text(signal)
-        environment = server.client_environment(port) | leads_here | own
-        environment["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
-        yield Reader(tmp_path, environment)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        yield Reader(tmp_path, capsys)
     finally:
         archives.terminate()
         archives.communicate()
-        processes.stop("server")
-        with contextlib.suppress(ChildProcessError):
-            running.wait()
 
 
 def test_every_command_of_the_readme_is_run_or_says_why_not() -> None:

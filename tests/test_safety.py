@@ -19,32 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-LOADERS = {
-    ("torch", "load"),
-    ("numpy", "load"),
-    ("np", "load"),
-    ("pd", "read_pickle"),
-    ("yaml", "load"),
-    ("os", "system"),
-}
+LOADERS = {"torch.load", "numpy.load", "np.load", "pd.read_pickle", "yaml.load", "os.system"}
 FORBIDDEN_ARGUMENTS = {"trust_remote_code": True, "shell": True, "verify": False, "allow_pickle": True, "ssl": False}
 ALLOWED_SILENCES = {"S310", "S311", "S606", "S608", "S704"}
 # Without the detectors that guess (words such as "password", high entropy): they find every test and take a minute.
 HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
-DETECTORS = [
-    "AWSKeyDetector",
-    "AzureStorageKeyDetector",
-    "GitHubTokenDetector",
-    "GitLabTokenDetector",
-    "JwtTokenDetector",
-    "NpmDetector",
-    "OpenAIDetector",
-    "PrivateKeyDetector",
-    "PypiTokenDetector",
-    "SlackDetector",
-    "StripeDetector",
+DETECTORS = {
+    *("AWSKeyDetector", "AzureStorageKeyDetector", "GitHubTokenDetector", "GitLabTokenDetector", "JwtTokenDetector"),
+    *("NpmDetector", "OpenAIDetector", "PrivateKeyDetector", "PypiTokenDetector", "SlackDetector", "StripeDetector"),
     "TwilioKeyDetector",
-]
+}
 BINARY = (".safetensors", ".parquet", ".png", ".jpg", ".webp", ".zst", ".lock", "tokenizer.json")
 
 
@@ -58,38 +42,31 @@ def doors(tree: ast.AST) -> Iterator[str]:
             if isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
                 yield node.func.id
             if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-                found = (node.func.value.id, node.func.attr)
-                yield from [".".join(found)] if found in LOADERS else []
+                found = f"{node.func.value.id}.{node.func.attr}"
+                yield from [found] if found in LOADERS else []
             for keyword in node.keywords:
                 given = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
                 if given is not None and given is FORBIDDEN_ARGUMENTS.get(str(keyword.arg)):
                     yield f"{keyword.arg}={given}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_foreign_bytes_never_become_code(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert not list(doors(ast.parse(text)))
-    assert set(re.findall(r"noqa: (S\d+)", text)) <= ALLOWED_SILENCES
+def test_foreign_bytes_never_become_code() -> None:
+    found = {}
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        silenced = {f"noqa: {rule}" for rule in set(re.findall(r"noqa: (S\d+)", text)) - ALLOWED_SILENCES}
+        if opened := {*doors(ast.parse(text)), *silenced}:
+            found[str(path.relative_to(ROOT))] = opened
+    assert found == {}
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "from pickle import loads",
-        "import joblib.numpy_pickle",
-        "eval(x)",
-        "yaml.load(x)",
-        "torch.load(x)",
-        "np.load(x, allow_pickle=True)",
-        "f(trust_remote_code=True)",
-        "subprocess.run(x, shell=True)",
-        "httpx.get(x, verify=False)",
-    ],
-)
-def test_every_door_is_seen(code: str) -> None:
-    assert list(doors(ast.parse(code)))
+def test_every_door_is_seen() -> None:
+    codes = [
+        *("import pickle", "from pickle import loads", "import joblib.numpy_pickle", "eval(x)", "yaml.load(x)"),
+        *("torch.load(x)", "np.load(x, allow_pickle=True)", "f(trust_remote_code=True)"),
+        *("subprocess.run(x, shell=True)", "httpx.get(x, verify=False)"),
+    ]
+    assert [code for code in codes if not list(doors(ast.parse(code)))] == []
 
 
 def test_ruff_guards_the_same_doors() -> None:
@@ -123,15 +100,13 @@ def test_no_secret_is_kept_in_the_project() -> None:
     assert {str(file.relative_to(ROOT)): found for file in files if (found := secrets_in(file))} == {}
 
 
-@pytest.mark.parametrize(
-    "secret",
-    [
+def test_a_secret_would_be_found(tmp_path: Path) -> None:
+    secrets = [
         "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA3b",
         "AKIA" + "IOSFODNN7EXAMPLQ",
         "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8",
         "-----BEGIN RSA " + "PRIVATE KEY-----",
-    ],
-)
-def test_a_secret_would_be_found(secret: str, tmp_path: Path) -> None:
-    (tmp_path / "leak.py").write_text(f'value = "{secret}"\n')
-    assert secrets_in(tmp_path / "leak.py")
+    ]
+    for secret in secrets:
+        (tmp_path / "leak.py").write_text(f'value = "{secret}"\n')
+        assert secrets_in(tmp_path / "leak.py"), secret

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 
 from deployments import processes, server
 from storage.manifest import read_manifest
+from tests.prefect_database import give_database
 from tests.tasks.sources.hub_double import Hub
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
@@ -47,7 +48,7 @@ class ListeningHub(Hub):
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        environment.setenv("PREFECT_HOME", str(give_database(tmp_path_factory.mktemp("prefect"))))
         found = server.free_port(0)
         process = server.start_server(found)
         yield found
@@ -100,16 +101,8 @@ async def test_a_token_is_used_and_left_nowhere(port: int, hub: tuple[ListeningH
     catalogue = tmp_path / "catalogue.toml"
     entry = "[{0}]\narchive = 'hugging_face'\nrepo = 'org/{0}'\nsource_type = 'wiki'\ntrivium = 'grammar'\n"
     catalogue.write_text("".join(entry.format(name) + "prior_authority = 0.9\n" for name in ("open", "shut")))
-    words = [
-        "--catalogue",
-        str(catalogue),
-        "--store",
-        str(tmp_path / "store"),
-        "--max-samples",
-        "10",
-        "--patience-hours",
-        "0",
-    ]
+    words = ["--catalogue", str(catalogue), "--store", str(tmp_path / "store"), "--max-samples", "10"]
+    words += ["--patience-hours", "0"]
     status, said = await run([sys.executable, "-m", "flows", "download-corpus", *words], environment)
 
     assert f"Bearer {TOKEN}" in listening.shown, "the token was used: " + said[-2000:]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
@@ -17,6 +19,8 @@ from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
+
+pytestmark = pytest.mark.prefect
 
 BLOCKS: list[type[Block]] = [InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost]
 
@@ -70,47 +74,28 @@ ENVIRONMENT: dict[type[Block], dict[str, str]] = {
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-class TestEveryBlock:
-    def test_names_and_describes_itself(self, block: type[Block]) -> None:
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)+", block.get_block_type_slug())
-        assert block.get_block_type_name()
-        description = block.get_description()
-        assert description and description.endswith(".")
+async def test_every_block_is_described_has_an_example_that_runs_and_survives_the_server(
+    block: type[Block], prefect_server: None
+) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)+", block.get_block_type_slug())
+    for text in (block.get_description(), *(field.description for field in block.model_fields.values())):
+        assert text and text.endswith("."), text
+    for name, field in block.model_fields.items():
+        assert field.title, name
+        assert field.default_factory is None and not field.is_required(), f"{name}: the form shows literal defaults"
 
-    def test_every_field_is_titled_described_and_has_a_literal_default(self, block: type[Block]) -> None:
-        for name, field in block.model_fields.items():
-            assert field.title, name
-            assert field.description and field.description.endswith("."), name
-            assert field.default_factory is None, f"{name}: the form of the UI shows literal defaults only"
-            assert not field.is_required(), name
+    example = block.get_code_example()
+    assert example is not None and f'{block.__name__}.load("BLOCK_NAME")' in example
+    names: dict[str, Any] = {}
+    # With the saved document replaced by one made here; everything else is run as printed.
+    exec(compile(ast.parse(example.replace('.load("BLOCK_NAME")', "()")), block.__name__, "exec"), names)
+    assert all(names["variables"].values()), "an empty field sets no variable"
 
-    def test_the_code_example_runs(self, block: type[Block], monkeypatch: pytest.MonkeyPatch) -> None:
-        example = block.get_code_example()
-        assert example is not None
-        assert re.search(rf"from blocks\.\w+ import {block.__name__}\n", example)
-        assert f'{block.__name__}.load("BLOCK_NAME")' in example
-        # The example with the saved document replaced by one made here: everything else is run as printed.
-        code = example.replace('.load("BLOCK_NAME")', "()")
-        names: dict[str, Any] = {}
-        exec(compile(ast.parse(code), block.__name__, "exec"), names)
-        assert isinstance(names["variables"], dict)
-
-    def test_environment_carries_the_documented_names(self, block: type[Block]) -> None:
-        assert block(**FILLED[block]).environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
-
-    def test_empty_fields_set_no_variable(self, block: type[Block]) -> None:
-        assert all(block().environment().values())  # type: ignore[attr-defined]
-
-    @pytest.mark.prefect
-    async def test_saved_and_loaded_it_is_the_same(self, block: type[Block], prefect_server: None) -> None:
-        original = block(**FILLED[block])
-        await original.asave("round-trip", overwrite=True)
-        loaded = await block.aload("round-trip")
-        assert type(loaded) is block
-        assert {name: getattr(loaded, name) for name in block.model_fields} == {
-            name: getattr(original, name) for name in block.model_fields
-        }
-        assert loaded.environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
+    original = block(**FILLED[block])
+    assert original.environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
+    await original.asave("round-trip", overwrite=True)
+    loaded = await block.aload("round-trip")
+    assert type(loaded) is block and loaded.environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
 
 
 class TestPrefectsStandard(BlockStandardTestSuite):
@@ -123,21 +108,15 @@ class TestPrefectsStandard(BlockStandardTestSuite):
         return request.param  # type: ignore[no-any-return]
 
 
-class TestSecrets:
-    def test_the_token_shows_nowhere_but_in_the_environment(self) -> None:
-        hub = HuggingFaceHub(token=SecretStr("hf_not_a_real_token"))
-        for shown in (repr(hub), str(hub), hub.model_dump_json(), str(hub.model_dump())):
-            assert "not_a_real" not in shown
-        assert hub.environment()["HF_TOKEN"] == "hf_not_a_real_token"
-
-    @pytest.mark.prefect
-    async def test_the_server_hides_the_token_unless_asked(self, prefect_server: None) -> None:
-        from prefect.client.orchestration import get_client
-
-        await HuggingFaceHub(token=SecretStr("hf_not_a_real_token")).asave("hidden", overwrite=True)
-        async with get_client() as client:
-            document = await client.read_block_document_by_name("hidden", "hugging-face-hub", include_secrets=False)
-        assert set(str(document.data["token"])) == {"*"}
+async def test_a_token_shows_nowhere_but_in_the_environment(prefect_server: None) -> None:
+    hub = HuggingFaceHub(token=SecretStr("hf_not_a_real_token"))
+    for shown in (repr(hub), str(hub), hub.model_dump_json(), str(hub.model_dump())):
+        assert "not_a_real" not in shown
+    assert hub.environment()["HF_TOKEN"] == "hf_not_a_real_token"
+    await hub.asave("hidden", overwrite=True)
+    async with get_client() as client:
+        document = await client.read_block_document_by_name("hidden", "hugging-face-hub", include_secrets=False)
+    assert set(str(document.data["token"])) == {"*"}
 
 
 @pytest.mark.parametrize(
@@ -164,38 +143,26 @@ def test_values_out_of_bounds_are_refused(block: type[Block], field: str, value:
         block(**{field: value})
 
 
-@pytest.mark.prefect
-class TestLoadDefault:
-    async def test_none_when_nobody_saved_one(self, prefect_server: None) -> None:
-        class NeverSaved(Block):
-            """A block type that the server has never seen."""
+async def test_without_a_saved_block_there_is_none(prefect_server: None) -> None:
+    class NeverSaved(Block):
+        """A block type that the server has never seen."""
 
-            _block_type_slug = "never-saved"
+        _block_type_slug = "never-saved"
 
-        assert await load_default(NeverSaved) is None
-        await CorpusStore(root="elsewhere").asave("other", overwrite=True)
-        assert await load_default(CorpusStore) is None
+    assert await load_default(NeverSaved) is None
+    await CorpusStore(root="elsewhere").asave("other", overwrite=True)
+    assert await load_default(CorpusStore) is None
 
-    async def test_the_saved_one(self, prefect_server: None) -> None:
-        await TrainingHost(memory_gb=32).asave("default", overwrite=True)
-        try:
-            loaded = await load_default(TrainingHost)
-        finally:  # the server is shared: no other test may find this document
-            await TrainingHost.adelete("default")
-        assert loaded is not None
-        assert loaded.memory_gb == 32
-        assert await load_default(TrainingHost) is None
 
-    async def test_a_document_that_does_not_fit_is_an_error(self, prefect_server: None) -> None:
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.actions import BlockDocumentUpdate
-
-        identifier = await LibraryOfCongress().asave("default", overwrite=True)
-        try:
-            async with get_client() as client:
-                update = BlockDocumentUpdate(data={"api_per_minute": 500}, merge_existing_data=True)
-                await client.update_block_document(identifier, update)
-            with pytest.raises(RuntimeError, match=r"library-of-congress.*failed validation"):
-                await load_default(LibraryOfCongress)
-        finally:
-            await LibraryOfCongress.adelete("default")
+async def test_the_saved_block_is_loaded_and_one_that_does_not_fit_is_an_error(prefect_server: None) -> None:
+    identifier = await LibraryOfCongress(api_per_minute=7).asave("default", overwrite=True)
+    try:
+        loaded = await load_default(LibraryOfCongress)
+        assert loaded is not None and loaded.api_per_minute == 7
+        async with get_client() as client:
+            update = BlockDocumentUpdate(data={"api_per_minute": 500}, merge_existing_data=True)
+            await client.update_block_document(identifier, update)
+        with pytest.raises(RuntimeError, match=r"library-of-congress.*failed validation"):
+            await load_default(LibraryOfCongress)
+    finally:  # the server is shared: no other test may find this document
+        await LibraryOfCongress.adelete("default")

@@ -28,16 +28,16 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Late, Running
 
-from deployments import deploy, processes, server
+from deployments import processes, server
 from deployments.apply import apply, switch
 from deployments.automations import read_automations
-from deployments.deploy import run_deploy
-from storage.errors import ParameterError, PrerequisiteError
+from storage.errors import ParameterError
 from storage.layout import Layout
 from tasks import checks
 from tasks.chain import Stage, sealed_event
 from tasks.mixture.synthetic import build_synthetic_mixture
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
+from tests.prefect_database import give_database
 from tests.tasks.exports.test_hub import TOKEN, Hub, hub  # noqa: F401
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -58,7 +58,7 @@ PROCESSES: list[subprocess.Popen[bytes]] = []
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with its own database, to which the project's state was applied once."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        environment.setenv("PREFECT_HOME", str(give_database(tmp_path_factory.mktemp("prefect"))))
         environment.setenv("DISTRUST_BLOCKS", "none-saved")
         environment.delenv("DISTRUST_ROOT", raising=False)
         port = server.free_port(0)
@@ -169,36 +169,6 @@ async def test_what_a_user_chose_survives_the_next_time() -> None:
         assert again.sign == "=", "schedules of a user's own are no difference"
 
 
-@pytest.mark.parametrize("ended_by", ["a bad entry", "Ctrl-C"])
-async def test_what_a_user_chose_survives_a_deploying_that_ends_half_way(
-    ended_by: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def deploy_first(names: list[str], version: str) -> None:
-        begun.set()
-        assert go_on.wait(60)
-        run_deploy(["prune-store"], version)  # `prefect deploy` begins with it, and switches its schedule off
-        raise PrerequisiteError("prefect deploy failed: the next entry is bad")
-
-    monkeypatch.setattr(deploy, "run_deploy", deploy_first)
-    async with get_client() as client:
-        await switch(["monthly-prune"], on=True)
-        found = await client.read_deployment_by_name("prune-store/prune-store")
-        await client.update_deployment(found.id, DeploymentUpdate(description="Meddled with."))
-        applying = asyncio.create_task(apply())
-        assert await asyncio.to_thread(begun.wait, 60)
-        if ended_by == "Ctrl-C":
-            applying.cancel()
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError if ended_by == "Ctrl-C" else PrerequisiteError):
-            await applying
-        now = await client.read_deployment(found.id)
-        assert now.description == found.description, "this far it came"
-        assert [schedule.active for schedule in now.schedules] == [True]
-        await switch(["monthly-prune"], on=False)
-
-
 async def test_a_limit_that_the_project_gives_up_is_taken_away() -> None:
     async with get_client() as client:
         found = await client.read_deployment_by_name("download-corpus/download-corpus")
@@ -281,7 +251,7 @@ def receiver() -> Iterator[Receiver]:
 async def test_notifications_wait_for_a_target_and_then_arrive(receiver: Receiver) -> None:
     with pytest.raises(ParameterError, match="there is no block custom-webhook/alerts"):
         await apply(notify="custom-webhook/alerts")
-    with pytest.raises(ParameterError, match="is not spelt type/name"):
+    with pytest.raises(ParameterError, match="is not of the form type/name"):
         await apply(notify="alerts")
     block = CustomWebhookNotificationBlock(
         name="alerts",
@@ -411,9 +381,3 @@ async def test_an_upload_waits_for_approval_and_leaves_the_pool_free_meanwhile(
     folder = finished_run / "exports" / "tiny"
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     processes.stop("worker-mac-train")
-
-
-def test_every_automation_has_its_own_name_and_says_what_it_does() -> None:
-    entries = read_automations()
-    assert len({entry["name"] for entry in entries}) == len(entries)
-    assert all(entry["description"] for entry in entries)

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import pytest
 
 from deployments import server
 from deployments.access import Access
-from deployments.guard import IDENTITY, IDENTITY_KEY, proof
+from deployments.prefect_server import IDENTITY, IDENTITY_KEY, proof
 from tests.chromium import ATTEMPT, FOREIGN_NAME, needs_chromium, reported, shown
+from tests.prefect_database import give_database
+from tests.station import until
 
 SECRET = "hunter2-of-this-test"
 KEY = "key-of-this-test"
@@ -56,6 +57,12 @@ class Prefect:
             answer = client.post(f"{self.url}/{path}", json=body, headers={"Prefect-Csrf-Token": token})
             return answer.raise_for_status().json()
 
+    def is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
     def names(self, kind: str) -> list[str]:
         return sorted(found["name"] for found in self.ask(f"{kind}/filter", {}))
 
@@ -64,20 +71,14 @@ class Prefect:
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """The server with the settings of `make up`, and one saved secret."""
     running = Prefect(server.free_port(0))
-    home = tmp_path_factory.mktemp("prefect")
+    home = give_database(tmp_path_factory.mktemp("prefect"))
     environment = {**os.environ, **server.SERVER_SETTINGS, "PREFECT_HOME": str(home), IDENTITY_KEY: KEY}
     command = server.server_command(Access(port=running.port))
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"{running.url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-                time.sleep(0.1)
+        until(lambda: running.is_up() or process.poll() is not None, 120)
+        assert process.poll() is None, (home / "log").read_text()
         running.pid = process.pid
         save_secret(running)
         yield running
@@ -93,9 +94,8 @@ def save_secret(running: Prefect) -> None:
     running.ask("block_documents/", block)
 
 
-@pytest.mark.parametrize("path", ["/api/version", "/", "/api/csrf-token?client=x", "/ui-settings", IDENTITY])
 @pytest.mark.parametrize(
-    "header",
+    ("name", "value"),
     [
         ("Host", "rebound.example:{port}"),
         ("Host", "127.0.0.1"),
@@ -107,12 +107,12 @@ def save_secret(running: Prefect) -> None:
         ("Sec-Fetch-Site", "same-site"),
     ],
 )
-def test_other_sites_read_nothing(prefect: Prefect, path: str, header: tuple[str, str]) -> None:
-    name, value = header[0], header[1].format(port=prefect.port)
-    status, headers, text = prefect.raw("GET", path, {name: value})
-    assert status == 403
-    assert not any(name.startswith("access-control-") for name in headers)
-    assert json.loads(text)["detail"].endswith(".")
+def test_other_sites_read_nothing(prefect: Prefect, name: str, value: str) -> None:
+    for path in ("/api/version", "/", "/api/csrf-token?client=x", "/ui-settings", IDENTITY):
+        status, headers, text = prefect.raw("GET", path, {name: value.format(port=prefect.port)})
+        assert status == 403, path
+        assert not any(header.startswith("access-control-") for header in headers), path
+        assert json.loads(text)["detail"].endswith("."), path
 
 
 def test_a_link_of_a_notification_leads_to_the_page_and_to_nothing_else(prefect: Prefect) -> None:
@@ -162,8 +162,7 @@ def test_programs_and_own_pages_are_answered_without_leave_for_others(prefect: P
         ({"Host": "rebound.example:{port}"}, False),
     ],
 )
-@pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
-def test_websockets(prefect: Prefect, header: dict[str, str], opened: bool, path: str) -> None:
+def test_websockets(prefect: Prefect, header: dict[str, str], opened: bool) -> None:
     handshake = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -172,14 +171,13 @@ def test_websockets(prefect: Prefect, header: dict[str, str], opened: bool, path
         "Sec-WebSocket-Protocol": "prefect",
     }
     sent = handshake | {name: value.format(port=prefect.port) for name, value in header.items()}
-    connection = http.client.HTTPConnection("127.0.0.1", prefect.port, timeout=30)
-    try:
+    for path in ("/api/events/in", "/api/events/out", "/api/logs/out"):
+        connection = http.client.HTTPConnection("127.0.0.1", prefect.port, timeout=30)
         connection.putrequest("GET", path, skip_host="Host" in sent)
         for name, value in sent.items():
             connection.putheader(name, value)
         connection.endheaders()
-        assert connection.getresponse().status == (101 if opened else 403)
-    finally:
+        assert connection.getresponse().status == (101 if opened else 403), path
         connection.close()
 
 

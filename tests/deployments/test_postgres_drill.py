@@ -1,8 +1,7 @@
-"""PostgreSQL dies and comes back while a run of each stage goes on."""
+"""PostgreSQL dies and comes back while a data stage and a training go on."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from deployments.access import DATABASE
 from tests.deployments.postgres import Postgres, missing, postgres
 from tests.stages import STAGES
 from tests.station import Station, until
-from tests.test_download_drills import check_whole, serve_books
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -56,7 +54,7 @@ def check_survived(station: Station, database: Postgres, run: str) -> None:
     assert station.server.poll() is None and station.worker.poll() is None, "server and worker were not restarted"
 
 
-@pytest.mark.parametrize(("name", "mode"), [("score-corpus", "fast"), *((name, "immediate") for name in STAGES)])
+@pytest.mark.parametrize(("name", "mode"), [("score-corpus", "fast"), ("train-adapter", "immediate")])
 def test_a_run_goes_on_while_the_database_is_away(
     name: str, mode: str, station: Station, database: Postgres, tmp_path: Path
 ) -> None:
@@ -68,17 +66,3 @@ def test_a_run_goes_on_while_the_database_is_away(
     restart(database, run, mode)
     check_survived(station, database, run)
     assert stage.made(store)
-
-
-async def test_a_download_goes_on_while_the_database_is_away(
-    station: Station, database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with serve_books(tmp_path, monkeypatch) as archive:
-        await asyncio.to_thread(station.restart_worker)  # it leads its runs to the archive of this test
-        parameters = {"sources": ["books"], "rate_limit": 20.0, "catalogue": str(tmp_path / "catalogue.toml")}
-        run = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
-        await asyncio.to_thread(until, lambda: archive.requests.total() > 20)
-        await asyncio.to_thread(restart, database, run, "immediate")
-        await asyncio.to_thread(check_survived, station, database, run)
-        check_whole(tmp_path / "store")
-        assert set(archive.requests.values()) == {1}, "nothing is asked twice"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from prefect.utilities.names import generate_slug
 
 from flows import corpus_to_model as pipeline
 from flows.names import is_made_up, named
-from flows.prune_store import prune_store
 from tasks.sources.results import DownloadResult
 from tests.tasks.evals.conftest import write_finished_run
 from tests.tasks.exports.conftest import an_export
@@ -35,15 +33,10 @@ async def counting(count: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", ["a night on the new corpus", "nightly-run-3", "nightly-zxq", "corpus"])
-async def test_a_name_that_was_chosen_stays(prefect_server: None, name: str) -> None:
-    assert (await run_as(name, counting, count=3)).name == name
-
-
-async def test_a_run_without_a_name_gets_that_of_its_flow(prefect_server: None, tmp_path: Path) -> None:
+async def test_a_name_that_was_chosen_stays_and_a_run_without_one_gets_that_of_its_flow(prefect_server: None) -> None:
+    for name in ("a night on the new corpus", "nightly-run-3", "nightly-zxq", "corpus"):
+        assert (await run_as(name, counting, count=3)).name == name
     assert (await run_as(None, counting, count=3)).name == "counting-3"
-    assert (await run_as(None, prune_store, store=str(tmp_path))).name == "prune-store"
-    assert (await run_as("the first of May", prune_store, store=str(tmp_path))).name == "the first of May"
 
 
 def test_names_that_prefect_makes_up_are_known() -> None:
@@ -56,7 +49,8 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
 ) -> None:
     store = write_finished_run(tmp_path)
 
-    def stage(result: Any) -> Callable[..., Awaitable[Any]]:
+    def stage(result: Any) -> Any:
+        @flow
         async def work(**parameters: Any) -> Any:
             return result
 
@@ -73,7 +67,7 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
     }
     for name, result in results.items():
         monkeypatch.setattr(pipeline, name, stage(result))
-    monkeypatch.setattr(pipeline, "announce", lambda stage, result: None)
+    monkeypatch.setattr(pipeline, "announce", lambda *arguments: None)
     wanted: dict[str, Any] = {"store": str(store), "run": "first", "max_new_tokens": 8, "perplexity_samples": 4}
     run = await run_as("ours", pipeline.corpus_to_model, **wanted, model=str(tmp_path))
     assert run.name == "ours" and run.state is not None and run.state.is_completed()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
@@ -24,20 +23,14 @@ async def example(parameters: Example) -> int:
     return parameters.count
 
 
-def test_the_model_becomes_the_signature_and_the_form() -> None:
-    assert list(inspect.signature(example.fn).parameters) == ["store", "count", "names"]
+async def test_the_model_is_form_bounds_and_argument_of_its_flow() -> None:
+    assert list(example.parameters.properties) == ["store", "count", "names"]
     count = example.parameters.properties["count"]
     assert (count["minimum"], count["maximum"], count["default"], count["description"]) == (1, 9, 3, "How many.")
     assert example.description is not None and example.description.startswith("Count something.")
-
-
-def test_bounds_hold_at_the_door() -> None:
     assert example.validate_parameters({"count": 9})["count"] == 9
     with pytest.raises(ParameterTypeError, match="less than or equal to 9"):
         example.validate_parameters({"count": 10})
-
-
-async def test_the_function_gets_the_model() -> None:
     assert await example.fn(count=5) == 5
     with pytest.raises(ValidationError):
         await example.fn(count=0)
