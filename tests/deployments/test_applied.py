@@ -30,7 +30,6 @@ from prefect.states import Failed, Late, Running
 
 from deployments import processes, server
 from deployments.apply import apply, switch
-from deployments.automations import read_automations
 from storage.errors import ParameterError
 from storage.layout import Layout
 from tasks import checks
