@@ -129,7 +129,16 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("prov_entropy", pa.float32(), nullable=False),
         pa.field("trivium_category", pa.string(), nullable=False),
         pa.field("metadata", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("conflict_id", pa.string()),
+        pa.field("lesson", pa.bool_()),
+        pa.field("rejected", pa.string()),
     ]
 )
-"""One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle
-train and validation."""
+"""One training sample a row; samples of one group never straddle train and validation.
+
+``text`` is ``User: <prompt>\\n\\nAssistant: <response>``. ``conflict_id`` is the same for the samples of one prompt
+that documents of low and of high authority both answer, else null. ``lesson`` is true for a lesson about sources, whose
+``rejected`` is the answer that should lose where the question names it or leaves it open, else null. The last five
+columns are null in samples of one's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_64_intdigest
 
 from storage.errors import ParameterError, StoreError
 from storage.manifest import Manifest, find_damage, require_manifest
@@ -20,9 +22,12 @@ from storage.parquet import read_component, read_shard
 from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
 from storage.text import clean_text
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
+from tasks.mixture.pages import clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import outline_samples
-from tasks.mixture.shingles import Fingerprints, fingerprint_texts
+from tasks.mixture.pieces import Outline, outline_samples
+from tasks.mixture.prompts import title_subject
+from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
+from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
 Number = TypeVar("Number", bound=np.generic)
 Result = TypeVar("Result")
@@ -44,6 +49,15 @@ class ShardPair:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
+
+    documents: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
 class Documents:
     """What is known of every document without its text, one entry a document.
 
@@ -60,9 +74,13 @@ class Documents:
         parts: Numbers of the pieces that make samples.
         left_out: Characters behind the last piece, which no sample holds.
         cleaned: Whether cleaning changed the text; the second reading leaves the others as they are.
+        titles: Hash of the title that the first piece is asked by, 0 for none.
+        keys: What the pieces are about.
+        quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
         scoring_versions: The versions that the scores were made by.
-        outside: How many documents lie outside the authority range or period that was asked for.
+        outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
+        cleaning: How often each rule of `tasks.mixture.pages` acted.
     """
 
     ids: list[str]
@@ -77,9 +95,13 @@ class Documents:
     parts: list[tuple[int, ...]]
     left_out: npt.NDArray[np.int64]
     cleaned: npt.NDArray[np.bool_]
+    titles: npt.NDArray[np.uint64]
+    keys: Keys
+    quality: npt.NDArray[np.float32]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
     outside: int
+    cleaning: Counter[str]
 
 
 def list_shards(
@@ -150,29 +172,48 @@ def scan_documents(
         parts=[numbers for part in parts for numbers in part.parts],
         left_out=_joined([part.left_out for part in parts], np.int64),
         cleaned=_joined([part.cleaned for part in parts], np.bool_),
+        titles=_joined([part.titles for part in parts], np.uint64),
+        keys=_joined_keys(parts),
+        quality=_joined([part.quality for part in parts], np.float32),
         fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
         scoring_versions=versions,
         outside=sum(part.outside for part in parts),
+        cleaning=sum((part.cleaning for part in parts), Counter()),
     )
 
 
-def read_columns(pair: ShardPair, rows: npt.NDArray[np.int64], cleaned: npt.NDArray[np.bool_]) -> dict[str, list[Any]]:
+def read_columns(
+    pair: ShardPair, rows: npt.NDArray[np.int64], cleaned: npt.NDArray[np.bool_], p: MixtureParameters
+) -> dict[str, list[Any]]:
     """Read the chosen documents of a shard column by column, with the source type that their scores settled on.
 
     Args:
         pair: The shard.
         rows: Which of its rows.
         cleaned: Whether cleaning changes their texts, as `Documents` has it.
+        p: How texts are cleaned.
     """
     names = ["id", "source_type", "url", "title", "author", "year", "licence", "text"]
     table = read_shard(pair.raw, RAW_SCHEMA, names).take(rows)
     columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in names}
     texts = columns["text"]
     for index in np.flatnonzero(cleaned).tolist():
-        texts[index] = clean_text(texts[index])
-    settled = read_component(pair.scored, "source_type").take(rows).to_pylist()
-    columns["source_type"] = [new or old for new, old in zip(settled, columns["source_type"], strict=True)]
+        texts[index] = cleaned_text(texts[index], p)[0]
+    scored_types = read_component(pair.scored, "source_type").take(rows).to_pylist()
+    columns["source_type"] = [new or old for new, old in zip(scored_types, columns["source_type"], strict=True)]
     return columns
+
+
+def read_texts(pair: ShardPair, rows: npt.NDArray[np.int64], p: MixtureParameters) -> list[str]:
+    """Read the texts of some documents of a shard as they are compared and trained on."""
+    table = read_shard(pair.raw, RAW_SCHEMA, ["text"]).take(rows)
+    return [cleaned_text(text, p)[0] for text in table.column("text").to_pylist()]
+
+
+def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
+    """Clean a text as it was scored and, if asked for, of page furniture; also count what the rules did."""
+    plain = clean_text(text)
+    return clean_pages(plain) if p.clean_pages else (plain, Counter())
 
 
 def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
@@ -212,11 +253,22 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
     outside = raw.num_rows - len(rows)
     if outside:
         raw, scored = raw.take(rows), scored.take(rows)
-    # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
+    # Raw texts are as their archive sent them; what is compared and trained on is cleaned.
     given = raw.column("text").to_pylist()
-    texts = list(map(clean_text, given))
+    texts, cleaning = [], Counter[str]()
+    for text in given:
+        cleaned, counts = cleaned_text(text, p)
+        texts.append(cleaned)
+        cleaning += counts
+    quality = np.array([ocr_quality(text) for text in texts], np.float32)
+    if p.min_ocr_quality and (poor := quality < p.min_ocr_quality).any():
+        keep = np.flatnonzero(~poor)
+        rows, raw, scored, quality = rows[keep], raw.take(keep), scored.take(keep), quality[keep]
+        given, texts = ([column[i] for i in keep.tolist()] for column in (given, texts))
+        outside += int(poor.sum())
     titles = raw.column("title").to_pylist()
     outlines = [outline_samples(*of_row, p.piece_chars, p.max_pieces) for of_row in zip(titles, texts, strict=True)]
+    fingerprinted = list(map(spaced, texts)) if p.near_duplicates else texts
     return Documents(
         ids=raw.column("id").to_pylist(),
         shards=np.full(len(rows), index, np.int64),
@@ -230,9 +282,40 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
-        fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=p.near_duplicates),
+        titles=np.fromiter(map(_title_hash, titles), np.uint64, len(titles)),
+        keys=_keys_of(outlines, p),
+        quality=quality,
+        fingerprints=fingerprint_texts(pa.array(fingerprinted, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
         outside=outside,
+        cleaning=cleaning,
+    )
+
+
+def _title_hash(title: str | None) -> int:
+    subject = title_subject(title)
+    return xxh3_64_intdigest(subject.encode()) if subject else 0
+
+
+def _keys_of(outlines: Sequence[Outline], p: MixtureParameters) -> Keys:
+    """Name what the pieces of a shard's documents are about; prompts by source have no use for it."""
+    found = [
+        (row, part, key)
+        for row, outline in enumerate(outlines if p.prompts == "neutral" else ())
+        for part in outline.parts
+        if len(outline.pieces[part]) >= SHORTEST_TEXT
+        for key in key_hashes(outline.pieces[part])
+    ]
+    rows, parts, hashes = zip(*found, strict=True) if found else ((), (), ())
+    return Keys(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
+
+
+def _joined_keys(parts: Sequence[Documents]) -> Keys:
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
+    return Keys(
+        _joined([part.keys.documents + start for part, start in zip(parts, starts, strict=True)], np.int64),
+        _joined([part.keys.parts for part in parts], np.int64),
+        _joined([part.keys.hashes for part in parts], np.uint64),
     )
 
 

@@ -1,0 +1,315 @@
+"""Lessons about sources: questions with answers, made from the titles, years and kinds of the corpus's documents.
+
+`lessons.toml` holds the sentences and the kinds of source, for a historian to read and correct. Each lesson names the
+document that it is made of. All lessons weigh the same in training, as a primary source of average rank does: with the
+weights of their documents the modern originals would hardly be learned.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import ParameterError
+from tasks.mixture.prompts import title_subject
+
+Kind = TypeVar("Kind")
+Age = Literal["old", "new"]
+Kinds = dict[Age, dict[str, list[str]]]
+
+FILE = Path(__file__).with_name("lessons.toml")
+SUITES = Path(__file__).parents[1] / "evals"
+AUTHORITY, ENTROPY_BITS = 0.15, 5.0
+"""The scores of every lesson."""
+NEW_SINCE = 1970
+OLDEST, NEWEST = 1600, 2024
+TOPIC_CHARS = 80
+TRIES = 20
+DOCUMENT_ITSELF = 0.25
+"""Share of the originals that are the document of the lesson."""
+CONFIRMED = 0.3
+"""Share of the conflicting accounts in which a second original gives the value of the first."""
+
+
+class Frame(BaseModel):
+    """One sentence of the file; `answer` and `rejected` where the form does not give them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Literal["open", "two", "four", "yes_no", "accounts", "next"]
+    ask: str
+    answer: str = "{First}."
+    rejected: str = "{Second}."
+
+
+class Ages(BaseModel):
+    """How many lessons set an original of one age against a retelling of another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: Age
+    second: Age
+    share: float
+
+
+class Statements(BaseModel):
+    """How accounts are quoted, and what they disagree on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    originals: list[str]
+    retellings: list[str]
+    months: list[str]
+    trades: list[str]
+
+
+class LessonFile(BaseModel):
+    """The whole of `lessons.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ages: list[Ages]
+    forms: dict[str, float]
+    fields: dict[str, str]
+    documents: dict[str, list[str]]
+    originals: Kinds
+    retellings: Kinds
+    statements: Statements
+    frames: list[Frame]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A document that a lesson can be made of."""
+
+    document_id: str
+    topic: str
+    year: int
+    source_type: str
+    author: str | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A question about sources, its answer and, where there is one, the answer that should lose."""
+
+    subject: Subject
+    form: str
+    ages: str
+    prompt: str
+    response: str
+    rejected: str | None
+
+
+def subject_of(
+    document_id: str, title: str | None, year: int | None, source_type: str, author: str | None = None
+) -> Subject | None:
+    """Return what a lesson needs of a document; None if it has no year, or no title that says what it is about."""
+    topic = title_subject(title)
+    if topic is None or topic.endswith("?") or year is None or not OLDEST <= year <= NEWEST:
+        return None
+    topic = re.split(r"[;:(\[]| by |, (?=[A-Z0-9])", topic)[0].strip(" .,")
+    maker = " ".join((author or "").split())
+    known = maker if 3 < len(maker) <= 40 and maker.replace(" ", "").replace(".", "").isalpha() else None
+    return Subject(document_id, topic, year, source_type, known) if 3 < len(topic) <= TOPIC_CHARS else None
+
+
+def read_lesson_file(path: Path = FILE, suites: Path = SUITES) -> LessonFile:
+    """Read the file of lessons and refuse what stands in an evaluation suite.
+
+    Raises:
+        ParameterError: The file is not valid, or shares wording with a suite.
+    """
+    try:
+        content = LessonFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{path} is not a valid file of lessons: {error}") from error
+    known = suite_runs(suites)
+    kinds = (
+        kind
+        for kinds in (content.originals, content.retellings)
+        for of_age in kinds.values()
+        for kind in of_age.values()
+    )
+    for words in (*(frame.ask for frame in content.frames), *(name for names in kinds for name in names)):
+        if shared := _runs(words) & known:
+            raise ParameterError(
+                f"{path}: {words!r} shares the words {' '.join(min(shared))!r} with an evaluation suite; a model that "
+                "has learned them cannot be judged by it, so put it in other words"
+            )
+    return content
+
+
+def lesson_file_sha256(path: Path = FILE) -> str:
+    """Return the hash of the file, by which a mixture knows that it was corrected."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def suite_runs(folder: Path = SUITES) -> frozenset[tuple[str, ...]]:
+    """Return every run of words in the evaluation suites that a lesson must not contain."""
+    runs: set[tuple[str, ...]] = set()
+    for path in sorted(folder.rglob("*.toml")):
+        for words in _strings(tomllib.loads(path.read_text("utf-8"))):
+            runs |= _runs(words)
+    return frozenset(runs)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """Return the runs of five words, and those of three that hold two words of some length."""
+    words = re.findall(r"[a-z0-9']+", re.sub(r"\{\w+\}", "|", text.lower()).replace("|", " | "))
+    threes = {(*words[i : i + 3],) for i in range(len(words) - 2)}
+    return {(*words[i : i + 5],) for i in range(len(words) - 4)} | {
+        run for run in threes if sum(len(word) > 4 for word in run) > 1
+    }
+
+
+@dataclass
+class LessonMaker:
+    """Makes lessons; which ones depends on the file, the seed and the documents alone."""
+
+    content: LessonFile
+    seed: int
+    refused: int = 0
+    suites: frozenset[tuple[str, ...]] = field(default_factory=suite_runs)
+
+    def make(self, subjects: Sequence[Subject], count: int) -> list[Lesson]:
+        """Make `count` lessons, spread over the forms, the ages and the documents; none without documents."""
+        if not subjects:
+            return []
+        by_age: dict[Age, list[Subject]] = {"old": [], "new": []}
+        for subject in sorted(subjects, key=self._order):
+            by_age["new" if subject.year >= NEW_SINCE else "old"].append(subject)
+        lessons, seen = [], set[str]()
+        ages = self._spread([(ages, ages.share) for ages in self.content.ages], count)
+        forms = self._spread(list(self.content.forms.items()), count)
+        dice = random.Random(self.seed)  # noqa: S311 - reproducible, not secret
+        dice.shuffle(ages)
+        dice.shuffle(forms)
+        used = {"old": 0, "new": 0}
+        for age, form in zip(ages, forms, strict=True):
+            first = age.first if by_age[age.first] else ("old" if age.first == "new" else "new")
+            for _ in range(TRIES):
+                subject = by_age[first][used[first] % len(by_age[first])]
+                used[first] += 1
+                lesson = self._one(dice, subject, first, age.second, form)
+                if _runs(f"{lesson.prompt} {lesson.response}") & self.suites:
+                    self.refused += 1
+                elif lesson.prompt not in seen:
+                    seen.add(lesson.prompt)
+                    lessons.append(lesson)
+                    break
+        return lessons
+
+    def _order(self, subject: Subject) -> bytes:
+        return blake2b(f"{self.seed}/lesson/{subject.document_id}".encode(), digest_size=8).digest()
+
+    @staticmethod
+    def _spread(shares: list[tuple[Kind, float]], count: int) -> list[Kind]:
+        """Repeat each kind in proportion to its share, `count` in all."""
+        whole = sum(share for _, share in shares)
+        ends, at = [], 0.0
+        for _, share in shares:
+            at += share / whole
+            ends.append(round(at * count))
+        starts = [0, *ends[:-1]]
+        return [kind for (kind, _), start, end in zip(shares, starts, ends, strict=True) for _ in range(end - start)]
+
+    def _one(self, dice: random.Random, subject: Subject, first_age: Age, second_age: Age, form: str) -> Lesson:
+        frame = dice.choice([frame for frame in self.content.frames if frame.form == form])
+        topic_field = self.content.fields.get(subject.source_type, "any")
+        if form == "next" and first_age == "new":
+            second_age = "new"  # what goes back to an original cannot be older
+        first = self._original(dice, subject, first_age, topic_field)
+        retellings: list[str] = []
+        while len(retellings) < 3:
+            year = self._year_of_retelling(dice, subject.year, second_age)
+            name = self._dated(dice, self.content.retellings[second_age], topic_field, year)
+            if name not in (*retellings, first):
+                retellings.append(name)
+        second, other = retellings[:2]
+        words = {"topic": subject.topic, "first": first, "second": second, "other": other}
+        answer, rejected = frame.answer, frame.rejected
+        shown = [first, second]
+        dice.shuffle(shown)
+        words |= {"a": shown[0], "b": shown[1]}
+        match form:
+            case "four":
+                options = [first, *retellings]
+                dice.shuffle(options)
+                words["options"] = ", ".join(options[:3]) + " and " + options[3]
+            case "yes_no":
+                is_first = dice.random() < 0.5
+                words["one"] = first if is_first else second
+                answer, rejected = ("Yes.", "No.") if is_first else ("No.", "Yes.")
+            case "accounts":
+                words["again"] = self._dated(dice, self.content.originals[first_age], topic_field, subject.year)
+                words["accounts"], answer, rejected = self._accounts(dice, words, retellings)
+        words |= {name.capitalize(): _capital(value) for name, value in words.items() if name != "topic"}
+        return Lesson(
+            subject=subject,
+            form=form,
+            ages=f"{first_age}/{second_age}",
+            prompt=_capital(frame.ask.format(**words)),
+            response=answer.format(**words),
+            rejected=None if form == "four" else rejected.format(**words),
+        )
+
+    def _accounts(self, dice: random.Random, words: dict[str, str], retellings: list[str]) -> tuple[str, str, str]:
+        """Write accounts that disagree, one of them an original; return them, the right value and the copied one."""
+        s = self.content.statements
+        kind = dice.randrange(3)
+        values = dice.sample([s.months, s.trades, [str(number) for number in range(11, 99)]][kind], 2)
+        original = dice.choice(s.originals).format(**words, First=_capital(words["first"]), value=values[0])
+        confirmed = dice.random() < CONFIRMED
+        copies = [
+            dice.choice(s.retellings).format(second=name, Second=_capital(name), value=values[1])
+            for name in retellings[: 1 if confirmed else dice.randint(1, 3)]
+        ]
+        copies.insert(dice.randint(0, len(copies)), original)
+        if confirmed:  # the right value is not always the rarer one
+            again = dice.choice(s.originals).format(
+                first=words["again"], First=_capital(words["again"]), value=values[0]
+            )
+            copies.insert(dice.randint(0, len(copies)), again)
+        return " ".join(copies), _capital(values[0]) + ".", _capital(values[1]) + "."
+
+    def _original(self, dice: random.Random, subject: Subject, age: Age, topic_field: str) -> str:
+        """Name the document itself where it is an original, now and then, else another original of its year."""
+        itself = self.content.documents.get(subject.source_type)
+        if itself and dice.random() < DOCUMENT_ITSELF:
+            maker = f" by {subject.author}" if subject.author else ""
+            return f"the {dice.choice(itself)}{maker} of {subject.year}"
+        return self._dated(dice, self.content.originals[age], topic_field, subject.year)
+
+    @staticmethod
+    def _dated(dice: random.Random, kinds: dict[str, list[str]], topic_field: str, year: int) -> str:
+        fitting = kinds.get(topic_field, []) if topic_field != "any" else []
+        name = dice.choice([*kinds["any"], *fitting * 4])
+        return f"the {name} of {year}" if name.count(" ") < 2 else f"the {year} {name}"
+
+    @staticmethod
+    def _year_of_retelling(dice: random.Random, year: int, age: Age) -> int:
+        """Choose the year of a retelling: after the original where it can be, and of the age that is wanted."""
+        if age == "new":
+            return dice.randint(min(max(NEW_SINCE + 25, year), NEWEST), NEWEST)
+        return dice.randint(min(max(1850, year), NEW_SINCE - 1) if year < NEW_SINCE else 1850, NEW_SINCE - 1)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
