@@ -149,7 +149,7 @@ def _shares_words(row: Row) -> bool:
 
 
 def measure_cues(lessons: Sequence[Row]) -> Row:
-    """Tell how often a rule that knows nothing answers a two-way lesson: the oldest year, the newest, the first named."""
+    """Tell how often a rule that knows nothing answers a two-way lesson: oldest or newest year, first named, longer."""
     rules: Counter[str] = Counter()
     asked = 0
     for row in lessons:

@@ -148,10 +148,13 @@ def read_training_curve(run_folder: Path) -> list[dict[str, Any]]:
 
 
 def _tables(folder: Path, manifest: Manifest, split: Split, columns: list[str]) -> Iterator[pa.Table]:
-    """Read the shards of a split one after the other: the texts of all of them need not fit into memory."""
+    """Read the document samples of a split shard by shard: the texts of all of them need not fit into memory."""
+    has_lessons = bool(manifest.counts.get("lessons"))
     for shard in manifest.shards:
         if shard.file.split("/")[0] == split:
-            yield read_shard(folder / shard.file, SAMPLE_SCHEMA, columns)
+            table = read_shard(folder / shard.file, SAMPLE_SCHEMA, [*columns, "lesson"] if has_lessons else columns)
+            # A lesson is no document: it would count as one of low authority.
+            yield table.filter(pc.invert(table.column("lesson"))).select(columns) if has_lessons else table
 
 
 def _count(mask: pa.ChunkedArray) -> int:

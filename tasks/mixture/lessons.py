@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -153,6 +154,7 @@ def lesson_file_sha256(path: Path = FILE) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
+@cache
 def suite_runs(folder: Path = SUITES) -> frozenset[tuple[str, ...]]:
     """Return every run of words in the evaluation suites that a lesson must not contain."""
     runs: set[tuple[str, ...]] = set()
@@ -236,12 +238,8 @@ class LessonMaker:
         if form == "next" and first_age == "new":
             second_age = "new"  # what goes back to an original cannot be older
         first = self._original(dice, subject, first_age, topic_field)
-        retellings: list[str] = []
-        while len(retellings) < 3:
-            year = self._year_of_retelling(dice, subject.year, second_age)
-            name = self._dated(dice, self.content.retellings[second_age], topic_field, year)
-            if name not in (*retellings, first):
-                retellings.append(name)
+        chosen = dice.sample(self._fitting(self.content.retellings[second_age], topic_field), 3)
+        retellings = [_with_year(name, self._year_of_retelling(dice, subject.year, second_age)) for name in chosen]
         second, other = retellings[:2]
         words = {"topic": subject.topic, "first": first, "second": second, "other": other}
         answer, rejected = frame.answer, frame.rejected
@@ -258,7 +256,8 @@ class LessonMaker:
                 words["one"] = first if is_first else second
                 answer, rejected = ("Yes.", "No.") if is_first else ("No.", "Yes.")
             case "accounts":
-                words["again"] = self._dated(dice, self.content.originals[first_age], topic_field, subject.year)
+                originals = self._fitting(self.content.originals[first_age], topic_field)
+                words["again"] = _with_year(dice.choice(originals), subject.year)
                 words["accounts"], answer, rejected = self._accounts(dice, words, retellings)
         words |= {name.capitalize(): _capital(value) for name, value in words.items() if name != "topic"}
         return Lesson(
@@ -295,13 +294,13 @@ class LessonMaker:
         if itself and dice.random() < DOCUMENT_ITSELF:
             maker = f" by {subject.author}" if subject.author else ""
             return f"the {dice.choice(itself)}{maker} of {subject.year}"
-        return self._dated(dice, self.content.originals[age], topic_field, subject.year)
+        return _with_year(dice.choice(self._fitting(self.content.originals[age], topic_field)), subject.year)
 
     @staticmethod
-    def _dated(dice: random.Random, kinds: dict[str, list[str]], topic_field: str, year: int) -> str:
-        fitting = kinds.get(topic_field, []) if topic_field != "any" else []
-        name = dice.choice([*kinds["any"], *fitting * 4])
-        return f"the {name} of {year}" if name.count(" ") < 2 else f"the {year} {name}"
+    def _fitting(kinds: dict[str, list[str]], topic_field: str) -> list[str]:
+        """Return the kinds of a topic's field, and the general ones where a field has few or stands for events."""
+        fitting = kinds.get(topic_field, [])
+        return fitting if len(fitting) > 3 and topic_field != "event" else [*fitting, *kinds["any"]]
 
     @staticmethod
     def _year_of_retelling(dice: random.Random, year: int, age: Age) -> int:
@@ -313,3 +312,7 @@ class LessonMaker:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _with_year(name: str, year: int) -> str:
+    return f"the {name} of {year}" if name.count(" ") < 2 else f"the {year} {name}"

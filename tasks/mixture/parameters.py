@@ -88,7 +88,7 @@ class MixtureParameters(BaseModel):
         default="neutral",
         title="Prompts",
         description="neutral: made of the title or of a subject that documents of low and high authority share, so "
-        "that both answer the same question; by_source: naming the kind of document and its trivium, as the guide has it.",
+        "that both answer the same question; by_source: naming the kind of document and its trivium, as in the guide.",
     )
     seed: int = Field(
         default=42,

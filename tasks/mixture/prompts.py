@@ -64,7 +64,7 @@ _OPENING_MIN_CHARS = 20
 _SENTENCE_END = re.compile("[.!?][\"')\\]\u201d\u2019]*(?=\\s)")
 _HEADINGS = re.compile(
     r"\W*(?:(?:untitled|introduction|preface|contents|index|notes?|letters?|chapter|appendix|abstract|summary|conclusion"
-    r"|speech|address|essay|poem|report|overview|unknown|document|text|part|book|volume|section|the|an?|\d+|[ivxlc]+)\W+)+",
+    r"|speech|address|essay|poem|remarks|statement|talk|report|overview|unknown|document|text|part|book|volume|section|the|an?|and|\d+|[ivxlc]+)\W+)+",
     re.IGNORECASE,
 )
 _CATALOGUE_ENTRY = re.compile(

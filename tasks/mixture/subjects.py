@@ -30,7 +30,7 @@ WORDS_COMPARED = 80
 MOST_CANDIDATES = 30_000
 MOST_PIECES = 8
 """Pieces of one band under one prompt."""
-LEAST_COSINE = 0.13
+LEAST_COSINE = 0.14
 LEAST_COSINE_OF_WORDS = 0.15
 """Two words that do not stand side by side say less than a phrase."""
 LEAST_SUBJECT = 0.05
@@ -159,7 +159,7 @@ def _subject(one: Words, other: Words, shared: csr_matrix, by_number: list[str])
         if min(one.counts[word], other.counts[word]) > 1 and len(word) > 3 and _singular(word) not in stems:
             stems.add(_singular(word))
             repeated[word] = value
-    both = one.pairs.keys() & other.pairs.keys()
+    both = [pair for pair in one.pairs.keys() & other.pairs.keys() if one.pairs[pair] + other.pairs[pair] > 5]
     pairs = [(weight.get(pair[0], 0.0) + weight.get(pair[1], 0.0), " ".join(pair)) for pair in both]
     best_pair = max(pairs, default=(0.0, ""))
     strongest = sorted(repeated, key=lambda word: (-repeated[word], word))[:2]
