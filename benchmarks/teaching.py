@@ -30,7 +30,7 @@ from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA, band_of
 from storage.text import clean_text
 from tasks.mixture.build import build_mixture
 from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
-from tasks.mixture.lessons import suite_runs
+from tasks.mixture.lessons import shares_run, suite_runs
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, read_report
 from tasks.mixture.shingles import fingerprint_texts, ordered_shingles, spaced
@@ -143,9 +143,7 @@ def _names_a_part(prompt: str) -> bool:
 
 
 def _shares_words(row: Row) -> bool:
-    from tasks.mixture.lessons import _runs
-
-    return bool(_runs(f"{row['prompt']} {row['response']}") & suite_runs())
+    return shares_run(f"{row['prompt']} {row['response']}", suite_runs())
 
 
 def measure_cues(lessons: Sequence[Row]) -> Row:

@@ -29,8 +29,10 @@ def format_sample(prompt: str, response: str) -> str:
 
 def split_sample(text: str) -> tuple[str, str] | None:
     """Take a text in the layout apart into prompt and response; None if it has another form."""
+    if not text.startswith(USER_TURN):
+        return None
     prompt, mark, response = text.removeprefix(USER_TURN).partition(f"{ASSISTANT_MARK} ")
-    if not text.startswith(USER_TURN) or not mark or not prompt.strip():
+    if not mark or not prompt.strip():
         return None
     return prompt.strip(), response.strip()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from storage.atomic import atomic_folder, full_disk_explained, write_json
@@ -43,8 +43,8 @@ from tasks.mixture.samples import (
 from tasks.mixture.shingles import Hashes, ordered_shingles
 
 Indices = npt.NDArray[np.int64]
-MOST_SUBJECTS = 20_000
-"""Documents of one side that lessons are made of."""
+FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
+"""Samples of one side whose documents lessons are made of."""
 
 
 @dataclass(frozen=True)
@@ -295,12 +295,13 @@ def _lessons(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed
     subjects, rows_of = {}, {}
     if maker is not None:
         columns = ["doc_id", "group_id", "source", "source_type", "trivium_category", "metadata"]
-        fraction = min(1.0, MOST_SUBJECTS / max(1, sum(table.num_rows for table in tables)))
+        wanted = min(MOST_SUBJECTS, 2 * count + FEWEST_SUBJECTS)
+        fraction = min(1.0, wanted / max(1, sum(table.num_rows for table in tables)))
         for table in tables:
             seen = table.select(columns)
             hashes = keyed_hashes(f"{seed}/subject", seen.column("doc_id").to_pylist())
             for row in seen.filter(pa.array(hashes <= fraction * 2.0**64)).to_pylist():
-                told = json.loads(row["metadata"])
+                told = orjson.loads(row["metadata"])
                 subject = subject_of(row["doc_id"], told["title"], told["year"], row["source_type"], told["author"])
                 if subject and subject.document_id not in subjects:
                     subjects[subject.document_id], rows_of[subject.document_id] = subject, row
@@ -312,13 +313,12 @@ def _lessons(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed
             "text": format_sample(escape_control(lesson.prompt), lesson.response),
             "auth_weight": AUTHORITY,
             "prov_entropy": ENTROPY_BITS,
-            "metadata": json.dumps(
+            "metadata": orjson.dumps(
                 {
                     **{"title": lesson.subject.topic, "year": lesson.subject.year, "band": BANDS[LOW]},
                     **{"form": lesson.form, "ages": lesson.ages, "documents": [lesson.subject.document_id]},
-                },
-                ensure_ascii=False,
-            ),
+                }
+            ).decode(),
             "prompt": escape_control(lesson.prompt),
             "response": lesson.response,
             "lesson": True,

@@ -22,7 +22,7 @@ from storage.parquet import read_component, read_shard
 from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
 from storage.text import clean_text
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
-from tasks.mixture.pages import clean_pages, ocr_quality
+from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Outline, outline_samples
 from tasks.mixture.prompts import title_subject
@@ -213,7 +213,7 @@ def read_texts(pair: ShardPair, rows: npt.NDArray[np.int64], p: MixtureParameter
 def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
     """Clean a text as it was scored and, if asked for, of page furniture; also count what the rules did."""
     plain = clean_text(text)
-    return clean_pages(plain) if p.clean_pages else (plain, Counter())
+    return clean_pages(plain) if p.clean_pages else (plain, NOTHING)
 
 
 def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
@@ -259,7 +259,8 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
     for text in given:
         cleaned, counts = cleaned_text(text, p)
         texts.append(cleaned)
-        cleaning += counts
+        if counts:
+            cleaning += counts
     quality = np.array([ocr_quality(text) for text in texts], np.float32)
     if p.min_ocr_quality and (poor := quality < p.min_ocr_quality).any():
         keep = np.flatnonzero(~poor)
@@ -267,7 +268,12 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         given, texts = ([column[i] for i in keep.tolist()] for column in (given, texts))
         outside += int(poor.sum())
     titles = raw.column("title").to_pylist()
-    outlines = [outline_samples(*of_row, p.piece_chars, p.max_pieces) for of_row in zip(titles, texts, strict=True)]
+    # Side by side, since each looks at the title.
+    outlined = [
+        (outline_samples(title, text, p.piece_chars, p.max_pieces), _title_hash(title))
+        for title, text in zip(titles, texts, strict=True)
+    ]
+    outlines = [outline for outline, _ in outlined]
     fingerprinted = list(map(spaced, texts)) if p.near_duplicates else texts
     return Documents(
         ids=raw.column("id").to_pylist(),
@@ -282,7 +288,7 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
-        titles=np.fromiter(map(_title_hash, titles), np.uint64, len(titles)),
+        titles=np.fromiter((title for _, title in outlined), np.uint64, len(titles)),
         keys=_keys_of(outlines, p),
         quality=quality,
         fingerprints=fingerprint_texts(pa.array(fingerprinted, pa.large_string()), near=p.near_duplicates),

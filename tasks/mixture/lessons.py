@@ -12,8 +12,9 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b, sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -164,6 +165,19 @@ def suite_runs(folder: Path = SUITES) -> frozenset[tuple[str, ...]]:
     return frozenset(runs)
 
 
+def shares_run(text: str, runs: frozenset[tuple[str, ...]]) -> bool:
+    """Tell whether a text holds one of these runs of words."""
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    beginnings = _beginnings(runs)
+    places = [i for i, pair in enumerate(pairwise(words)) if pair in beginnings]
+    return any((*words[i : i + size],) in runs for i in places for size in (3, 5))
+
+
+@lru_cache(2)
+def _beginnings(runs: frozenset[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
+    return frozenset(run[:2] for run in runs)
+
+
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -190,6 +204,12 @@ class LessonMaker:
     refused: int = 0
     suites: frozenset[tuple[str, ...]] = field(default_factory=suite_runs)
 
+    def __post_init__(self) -> None:
+        """Sort the frames by form and the kinds by field once."""
+        self.by_form: dict[str, list[Frame]] = {}
+        for frame in self.content.frames:
+            self.by_form.setdefault(frame.form, []).append(frame)
+
     def make(self, subjects: Sequence[Subject], count: int) -> list[Lesson]:
         """Make `count` lessons, spread over the forms, the ages and the documents; none without documents."""
         if not subjects:
@@ -210,7 +230,7 @@ class LessonMaker:
                 subject = by_age[first][used[first] % len(by_age[first])]
                 used[first] += 1
                 lesson = self._one(dice, subject, first, age.second, form)
-                if _runs(f"{lesson.prompt} {lesson.response}") & self.suites:
+                if shares_run(f"{lesson.prompt} {lesson.response}", self.suites):
                     self.refused += 1
                 elif lesson.prompt not in seen:
                     seen.add(lesson.prompt)
@@ -233,7 +253,7 @@ class LessonMaker:
         return [kind for (kind, _), start, end in zip(shares, starts, ends, strict=True) for _ in range(end - start)]
 
     def _one(self, dice: random.Random, subject: Subject, first_age: Age, second_age: Age, form: str) -> Lesson:
-        frame = dice.choice([frame for frame in self.content.frames if frame.form == form])
+        frame = dice.choice(self.by_form[form])
         topic_field = self.content.fields.get(subject.source_type, "any")
         if form == "next" and first_age == "new":
             second_age = "new"  # what goes back to an original cannot be older
@@ -259,7 +279,7 @@ class LessonMaker:
                 originals = self._fitting(self.content.originals[first_age], topic_field)
                 words["again"] = _with_year(dice.choice(originals), subject.year)
                 words["accounts"], answer, rejected = self._accounts(dice, words, retellings)
-        words |= {name.capitalize(): _capital(value) for name, value in words.items() if name != "topic"}
+        words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
             subject=subject,
             form=form,

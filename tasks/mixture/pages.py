@@ -35,6 +35,7 @@ _LICENCE = re.compile(
 )
 _LICENCE_LINE_CHARS = 400
 _GUTENBERG = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*|START: (FULL) LICENSE", re.I)
+NOTHING: Counter[str] = Counter()
 _GUTENBERG_PARAGRAPH = re.compile(
     r"(?<![^\n])(?:[^\n]+\n){0,20}[^\n]*Project Gutenberg[^\n]*(?:\n[^\n]+){0,20}(?=\n|\Z)", re.I
 )
@@ -49,9 +50,9 @@ def clean_pages(text: str) -> tuple[str, Counter[str]]:
     Returns:
         The text, and how often each of `RULES` acted.
     """
-    counts: Counter[str] = Counter()
     if "\n" not in text:
-        return text, counts
+        return text, NOTHING
+    counts: Counter[str] = Counter()
     body = _between_marks(text)
     if body is not text:
         counts["licence_lines"] += text.count("\n") - body.count("\n")

@@ -86,6 +86,9 @@ def compose_samples(
     turns = split_sample(text)
     prompt, response = turns or (None, text)
     response = escape_control(response.strip(), roles=turns is None)
+    if len(response) <= piece_chars and not subjects and prompt is None:  # of a million documents most are short
+        pair = prompt_and_response(title, response, kind)
+        return [Sample(0, escape_control(pair[0], roles=False), pair[1])] if pair else []
     samples, start = [], 0
     for part, piece in enumerate(cut_pieces(response, piece_chars, max_pieces)):
         before, start = start, start + len(piece)
@@ -96,11 +99,11 @@ def compose_samples(
         elif part == 0 and prompt is None:
             pair = prompt_and_response(title, piece, kind)
             if pair:
-                samples.append(Sample(part, escape_control(pair[0]), pair[1]))
+                samples.append(Sample(part, escape_control(pair[0], roles=False), pair[1]))
             continue
         else:
             asked = prompt if part == 0 else continuation_prompt(response[:before])
-        samples.append(Sample(part, escape_control(str(asked)), piece.strip()))
+        samples.append(Sample(part, escape_control(str(asked), roles=False), piece.strip()))
     return samples
 
 
@@ -109,7 +112,7 @@ def outline_samples(title: str | None, text: str, piece_chars: int = 3000, max_p
     turns = split_sample(text)
     response = escape_control((turns[1] if turns else text).strip(), roles=turns is None)
     answers = turns is not None or title_subject(title) is not None
-    if answers and 0 < len(response) <= piece_chars:  # of a million documents most are short
+    if answers and 0 < len(response) <= piece_chars:
         return Outline((0,), 0, [response])
     pieces = cut_pieces(response, piece_chars, max_pieces)
     left_out = len(response) - sum(map(len, pieces))

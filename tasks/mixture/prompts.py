@@ -10,6 +10,7 @@ as the guide's do. See docs/decisions/0010-prompts.md.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
 from storage.schemas import SourceType, Trivium
@@ -67,15 +68,18 @@ _HEADINGS = re.compile(
     r"|speech|address|essay|poem|remarks|statement|talk|report|overview|unknown|document|text|part|book|volume|section|the|an?|and|\d+|[ivxlc]+)\W+)+",
     re.IGNORECASE,
 )
+_CATALOGUE_HINT = re.compile(r"[\d<@]|[Vv][Oo][Ll]")
+"""Most titles have none of these, and are not searched for more."""
 _CATALOGUE_ENTRY = re.compile(
     r"\b\d{4}-\d\d|\bp\. ?\d|\bno\. ?\d|\bvol(ume|\.)? ?[\divxlc]+\b|^[A-Za-z]{2,}[\d-]*\d$|<unk>|@-@", re.IGNORECASE
 )
 
 
+@lru_cache(1024)
 def title_subject(title: str | None) -> str | None:
     """Return a title in single blanks if it says what its text is about; catalogue entries and headings do not."""
     collapsed = " ".join((title or "").split()).rstrip(" ,;:")
-    if not collapsed or _CATALOGUE_ENTRY.search(collapsed):
+    if not collapsed or (_CATALOGUE_HINT.search(collapsed) and _CATALOGUE_ENTRY.search(collapsed)):
         return None
     return None if _HEADINGS.fullmatch(f"{collapsed} ") else collapsed
 
