@@ -129,8 +129,8 @@ def scored_table(ids: Sequence[str], weights: Any, bits: float, trivium: str, so
 def build(root: Path, where: str) -> dict[str, Any]:
     """Build the mixture in this process, or with the shards on two others, and tell its cost."""
     from tasks.mixture.build import build_mixture
-    from tasks.mixture.corpus import on_threads
     from tasks.mixture.parameters import MixtureParameters
+    from tasks.mixture.shards import on_threads
 
     started = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:

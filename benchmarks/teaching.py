@@ -30,10 +30,10 @@ from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA, band_of
 from storage.text import clean_text
 from tasks.mixture.build import build_mixture
 from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
-from tasks.mixture.lessons import shares_run, suite_runs
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, read_report
 from tasks.mixture.shingles import fingerprint_texts, ordered_shingles, spaced
+from tasks.mixture.suites import shares_run, suite_runs
 from tasks.signals.engine import score_table
 
 ROOT = Path(__file__).parents[1]

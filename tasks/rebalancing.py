@@ -16,11 +16,11 @@ from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, find_damage, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
-from tasks.mixture.corpus import MapShards, on_threads
 from tasks.mixture.lessons import lesson_file_sha256
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import read_report
 from tasks.mixture.samples import JSONL_NAMES, METADATA, MIXTURE_LAYOUT
+from tasks.mixture.shards import MapShards, on_threads
 from tasks.mixture.synthetic import build_synthetic_mixture
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 

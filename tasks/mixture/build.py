@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
 from storage.atomic import atomic_folder, full_disk_explained, write_json
-from storage.chat import escape_control, format_sample
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
-from storage.schemas import BANDS
 from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
-from tasks.mixture.corpus import Documents, MapShards, ShardPair, list_shards, on_threads, read_texts, scan_documents
+from tasks.mixture.corpus import Corpus, Documents, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.draw import SIDES, Candidates, Drawn, draw_mixture, keyed_hashes
-from tasks.mixture.lessons import (
-    AUTHORITY,
-    ENTROPY_BITS,
-    LessonMaker,
-    lesson_file_sha256,
-    read_lesson_file,
-    subject_of,
-)
+from tasks.mixture.draw import SIDES, Drawn, draw_mixture
+from tasks.mixture.lesson_rows import lesson_table
+from tasks.mixture.lessons import LessonMaker, lesson_file_sha256, read_lesson_file
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import make_report, measure_sides
 from tasks.mixture.samples import (
     KIND,
     METADATA,
     MIXTURE_LAYOUT,
-    RANKED_SCHEMA,
     ChosenSamples,
     compose_shard,
     write_jsonl,
     write_side,
 )
+from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
 from tasks.mixture.shingles import Hashes, ordered_shingles
+from tasks.mixture.sides import Candidates, keyed_hashes
 
 Indices = npt.NDArray[np.int64]
-FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
-"""Samples of one side whose documents lessons are made of."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +76,11 @@ def build_mixture(
     """
     maker = LessonMaker(read_lesson_file(), parameters.seed) if parameters.lessons_share else None
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    documents = scan_documents(pairs, parameters, map_shards)
-    d = documents
-
-    def read_shingles(rows: Indices) -> list[Hashes]:
-        return _read_shingles(pairs, documents, rows, parameters, map_shards)
-
+    d = documents = scan_documents(pairs, parameters, map_shards)
+    corpus = Corpus(pairs, documents, parameters, map_shards)
+    read_shingles = partial(corpus.read_again, shingles_of_shard)
     duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, parameters.seed)
-    pool = _make_pool(pairs, documents, duplicates, parameters, map_shards)
+    pool = _make_pool(corpus, duplicates)
     try:
         drawn = draw_mixture(pool.candidates, parameters)
     except MixtureError as error:
@@ -100,7 +88,7 @@ def build_mixture(
     conflict_ids = _conflict_ids(pool, drawn)
     distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
-        tables = _compose(pairs, documents, duplicates, pool, drawn, conflict_ids, parameters, map_shards)
+        tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
         records, lessons = _write_sides(folder, tables, pool, drawn, maker, parameters)
         if parameters.jsonl:
             write_jsonl(folder, records)
@@ -132,18 +120,6 @@ def build_mixture(
     return manifest
 
 
-def _read_shingles(
-    pairs: Sequence[ShardPair], documents: Documents, rows: Indices, p: MixtureParameters, map_shards: MapShards
-) -> list[Hashes]:
-    """Read the texts of some documents again, shard by shard, and return the shingles of each."""
-    shards = documents.shards[rows]
-    order = np.argsort(shards, kind="stable")
-    calls = [(pairs[shard], documents.rows[rows[shards == shard]], p) for shard in np.unique(shards).tolist()]
-    found = [hashes for of_shard in map_shards(shingles_of_shard, calls) for hashes in of_shard]
-    by_place = dict(zip(order.tolist(), found, strict=True))
-    return [by_place[place] for place in range(len(rows))]
-
-
 def shingles_of_shard(pair: ShardPair, rows: Indices, p: MixtureParameters) -> list[Hashes]:
     """Return the shingles of some documents of a shard."""
     unique, places = np.unique(rows, return_inverse=True)
@@ -151,14 +127,9 @@ def shingles_of_shard(pair: ShardPair, rows: Indices, p: MixtureParameters) -> l
     return [shingles[place] for place in places.tolist()]
 
 
-def _make_pool(
-    pairs: Sequence[ShardPair],
-    documents: Documents,
-    duplicates: Duplicates,
-    p: MixtureParameters,
-    map_shards: MapShards,
-) -> Pool:
+def _make_pool(corpus: Corpus, duplicates: Duplicates) -> Pool:
     """Make a candidate of every piece of every document that stays."""
+    pairs, documents = corpus.pairs, corpus.documents
     kept = np.flatnonzero(duplicates.keep)
     counts = np.array([len(documents.parts[i]) for i in kept.tolist()], np.int64)
     owner = np.repeat(kept, counts)
@@ -168,7 +139,7 @@ def _make_pool(
     group_names = sorted({duplicates.group_id[i] for i in kept.tolist()})
     numbers = {name: number for number, name in enumerate(group_names)}
     group_of = np.array([numbers[duplicates.group_id[i]] for i in kept.tolist()], np.int64)
-    conflicts = find_conflicts(pairs, documents, owner, parts, p, map_shards)
+    conflicts = find_conflicts(corpus, owner, parts)
     candidates = Candidates(
         ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts.tolist(), strict=True)],
         groups=np.repeat(group_of, counts),
@@ -198,28 +169,21 @@ def _conflict_ids(pool: Pool, drawn: Drawn) -> list[str | None]:
 
 
 def _compose(
-    pairs: Sequence[ShardPair],
-    documents: Documents,
-    duplicates: Duplicates,
-    pool: Pool,
-    drawn: Drawn,
-    conflict_ids: list[str | None],
-    parameters: MixtureParameters,
-    map_shards: MapShards,
+    corpus: Corpus, duplicates: Duplicates, pool: Pool, drawn: Drawn, conflict_ids: list[str | None]
 ) -> list[pa.Table]:
     """Fetch the chosen texts shard by shard; the column ``rank`` is a sample's place in training and validation."""
     chosen = np.concatenate([drawn.train, drawn.valid])
-    shards = documents.shards[pool.documents[chosen]]
+    shards = corpus.documents.shards[pool.documents[chosen]]
     of_shards = (
-        _choose(pairs[index], documents, duplicates, pool, chosen, np.flatnonzero(shards == index), conflict_ids)
+        _choose(corpus, index, duplicates, pool, chosen, np.flatnonzero(shards == index), conflict_ids)
         for index in np.unique(shards).tolist()
     )
-    return list(map_shards(compose_shard, ((of_shard, parameters) for of_shard in of_shards)))
+    return list(corpus.map_shards(compose_shard, ((of_shard, corpus.parameters) for of_shard in of_shards)))
 
 
 def _choose(
-    pair: ShardPair,
-    documents: Documents,
+    corpus: Corpus,
+    shard: int,
     duplicates: Duplicates,
     pool: Pool,
     chosen: Indices,
@@ -227,11 +191,12 @@ def _choose(
     conflict_ids: list[str | None],
 ) -> ChosenSamples:
     """Gather what is known of the chosen samples of a shard; `ranks` are their places in `chosen`."""
+    documents = corpus.documents
     owners, parts = pool.documents[chosen[ranks]], pool.parts[chosen[ranks]]
     order = np.lexsort((parts, documents.rows[owners]))  # the samples of a document one after another
     ranks, owners, parts = ranks[order], owners[order], parts[order]
     return ChosenSamples(
-        pair=pair,
+        pair=corpus.pairs[shard],
         ids=[pool.candidates.ids[i] for i in chosen[ranks].tolist()],
         document_ids=[documents.ids[owner] for owner in owners.tolist()],
         group_ids=[duplicates.group_id[owner] for owner in owners.tolist()],
@@ -265,7 +230,7 @@ def _write_sides(
     for side, chosen in zip(SIDES, (drawn.train, drawn.valid), strict=True):
         last = first + len(chosen)
         of_side = [_ranked(table, first, last) for table in tables]
-        made = _lessons(of_side, maker, round(len(chosen) * p.lessons_share / (1 - p.lessons_share)), p.seed)
+        made = lesson_table(of_side, maker, round(len(chosen) * p.lessons_share / (1 - p.lessons_share)), p.seed)
         names = [*(pool.candidates.ids[i] for i in chosen.tolist()), *made.column("id").to_pylist()]
         places = np.argsort(np.argsort(keyed_hashes(f"{p.seed}/{side}", names), kind="stable"), kind="stable")
         of_side = [_placed(table, places[table.column("rank").to_numpy() - first]) for table in of_side]
@@ -288,46 +253,6 @@ def _placed(table: pa.Table, places: Indices) -> pa.Table:
     return table.set_column(table.schema.get_field_index("rank"), "rank", column).take(
         np.argsort(places, kind="stable")
     )
-
-
-def _lessons(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed: int) -> pa.Table:
-    """Make the lessons of one side out of its own documents, which stay on this side with their whole group."""
-    subjects, rows_of = {}, {}
-    if maker is not None:
-        columns = ["doc_id", "group_id", "source", "source_type", "trivium_category", "metadata"]
-        wanted = min(MOST_SUBJECTS, 2 * count + FEWEST_SUBJECTS)
-        fraction = min(1.0, wanted / max(1, sum(table.num_rows for table in tables)))
-        for table in tables:
-            seen = table.select(columns)
-            hashes = keyed_hashes(f"{seed}/subject", seen.column("doc_id").to_pylist())
-            for row in seen.filter(pa.array(hashes <= fraction * 2.0**64)).to_pylist():
-                told = orjson.loads(row["metadata"])
-                subject = subject_of(row["doc_id"], told["title"], told["year"], row["source_type"], told["author"])
-                if subject and subject.document_id not in subjects:
-                    subjects[subject.document_id], rows_of[subject.document_id] = subject, row
-    made = maker.make(list(subjects.values()), count) if maker else []
-    rows = [
-        {
-            **rows_of[lesson.subject.document_id],
-            "id": f"{lesson.subject.document_id}#lesson-{number}",
-            "text": format_sample(escape_control(lesson.prompt), lesson.response),
-            "auth_weight": AUTHORITY,
-            "prov_entropy": ENTROPY_BITS,
-            "metadata": orjson.dumps(
-                {
-                    **{"title": lesson.subject.topic, "year": lesson.subject.year, "band": BANDS[LOW]},
-                    **{"form": lesson.form, "ages": lesson.ages, "documents": [lesson.subject.document_id]},
-                }
-            ).decode(),
-            "prompt": escape_control(lesson.prompt),
-            "response": lesson.response,
-            "lesson": True,
-            "rejected": lesson.rejected,
-            "rank": number,
-        }
-        for number, lesson in enumerate(made)
-    ]
-    return pa.Table.from_pylist(rows, schema=RANKED_SCHEMA)
 
 
 def _what_was_read(candidates: Candidates, documents: Documents, parameters: MixtureParameters) -> str:

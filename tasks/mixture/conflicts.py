@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from storage.schemas import BANDS
-from tasks.mixture.corpus import Documents, MapShards, ShardPair, read_texts
+from tasks.mixture.corpus import Corpus, read_texts
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples
+from tasks.mixture.shards import ShardPair
 from tasks.mixture.subjects import Words, find_candidates, pair_pieces
 
 Indices = npt.NDArray[np.int64]
@@ -36,30 +36,21 @@ class Conflicts:
     subjects: dict[int, str]
 
 
-def find_conflicts(
-    pairs: Sequence[ShardPair],
-    documents: Documents,
-    owners: Indices,
-    parts: Indices,
-    p: MixtureParameters,
-    map_shards: MapShards,
-) -> Conflicts:
+def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices) -> Conflicts:
     """Group pieces by what they are asked about: equal titles, and subjects whose texts agree.
 
     Args:
-        pairs: The shards of the corpus.
-        documents: What is known of its documents.
+        corpus: The documents.
         owners: The document of each piece.
         parts: The number of each piece in its document.
-        p: How texts are cleaned and cut, and which prompts are made.
-        map_shards: Where the texts of the candidates are read.
     """
+    documents = corpus.documents
     bands = documents.bands[owners]
     asked = np.where(parts == 0, documents.titles[owners], np.uint64(0))
-    if p.prompts != "neutral":
+    if corpus.parameters.prompts != "neutral":
         asked[:] = 0
     free = _numbered(asked, bands)[0] < 0
-    subjects = _shared_subjects(pairs, documents, owners, parts, np.flatnonzero(free), p, map_shards)
+    subjects = _shared_subjects(corpus, owners, parts, np.flatnonzero(free))
     for piece, subject in subjects.items():
         asked[piece] = xxh3_64_intdigest(subject.encode())
     numbers, keys = _numbered(asked, bands)
@@ -76,32 +67,17 @@ def _numbered(asked: npt.NDArray[np.uint64], bands: Indices) -> tuple[Indices, n
     return numbers[codes].astype(np.int64), keys[both]
 
 
-def _shared_subjects(
-    pairs: Sequence[ShardPair],
-    documents: Documents,
-    owners: Indices,
-    parts: Indices,
-    free: Indices,
-    p: MixtureParameters,
-    map_shards: MapShards,
-) -> dict[int, str]:
+def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, free: Indices) -> dict[int, str]:
     """Name what pieces of low and of high authority share, by piece."""
-    keys = documents.keys
+    documents, keys = corpus.documents, corpus.documents.keys
     width = MOST_PIECES + 1
     named = owners[free] * width + parts[free]  # ascending, as owners and parts are
     wanted = keys.documents * width + keys.parts
     place, known = np.searchsorted(named, wanted), np.isin(wanted, named)
     chosen = free[find_candidates(place[known], keys.hashes[known], documents.bands[owners[free]])]
-    shards = documents.shards[owners[chosen]]
-    calls = [
-        (pairs[shard], documents.rows[owners[of_shard]], parts[of_shard], p)
-        for shard in np.unique(shards).tolist()
-        for of_shard in [chosen[shards == shard]]
-    ]
-    words = [found for of_shard in map_shards(read_words, calls) for found in of_shard]
-    by_shard = chosen[np.argsort(shards, kind="stable")]
-    groups = pair_pieces(words, documents.bands[owners[by_shard]], owners[by_shard])
-    return {int(by_shard[place]): group.subject for group in groups for place in (*group.low, *group.high)}
+    words = corpus.read_again(read_words, owners[chosen], parts[chosen])
+    groups = pair_pieces(words, documents.bands[owners[chosen]], owners[chosen])
+    return {int(chosen[place]): group.subject for group in groups for place in (*group.low, *group.high)}
 
 
 def read_words(pair: ShardPair, rows: Indices, parts: Indices, p: MixtureParameters) -> list[Words]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from storage.errors import ParameterError, StoreError
-from storage.manifest import Manifest, find_damage, require_manifest
+from storage.errors import StoreError
 from storage.parquet import read_component, read_shard
 from storage.schemas import BANDS, RAW_SCHEMA, SCORED_SCHEMA, TRIVIA
 from storage.text import clean_text
@@ -26,26 +24,12 @@ from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Outline, outline_samples
 from tasks.mixture.prompts import title_subject
+from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
 from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
-Number = TypeVar("Number", bound=np.generic)
-Result = TypeVar("Result")
-
-SHARD_PREFIX = "shard-"
-SHARDS_AT_ONCE = 2
-"""Shards read at a time: one is decompressed while another is worked on."""
 _SCAN_RAW = ["id", "title", "year", "text", "extra"]
 _SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
-
-
-@dataclass(frozen=True)
-class ShardPair:
-    """The documents of a shard and their scores."""
-
-    source: str
-    raw: Path
-    scored: Path
 
 
 @dataclass(frozen=True)
@@ -104,44 +88,28 @@ class Documents:
     cleaning: Counter[str]
 
 
-def list_shards(
-    raw_folders: Mapping[str, Path], scored_folders: Mapping[str, Path], filter_source: Sequence[str] = ()
-) -> list[ShardPair]:
-    """List the shards of the wanted sources, sources and shards in order of their names.
+@dataclass(frozen=True)
+class Corpus:
+    """The documents that were read, and how their texts are read again."""
 
-    Raises:
-        ParameterError: A name in `filter_source` matches no source.
-        StoreError: A dataset is missing, damaged, or not scored.
-    """
-    pairs = []
-    for source in _wanted(sorted(raw_folders), filter_source):
-        raw = _sound(raw_folders[source], f"download the source {source} first")
-        if source not in scored_folders:
-            raise StoreError(f"the source {source} is downloaded but not scored; score it first")
-        scored = _sound(scored_folders[source], f"score the source {source} first")
-        raw_rows, scored_rows = ({s.file: s.rows for s in m.shards if _is_documents(s.file)} for m in (raw, scored))
-        if raw_rows != scored_rows:
-            differing = sorted(dict(raw_rows.items() ^ scored_rows.items()))
-            raise StoreError(
-                f"the scores of {source} do not belong to its documents ({', '.join(differing[:3])} differ); score "
-                "the source again"
-            )
-        pairs += [ShardPair(source, raw_folders[source] / f, scored_folders[source] / f) for f in sorted(raw_rows)]
-    return pairs
+    pairs: Sequence[ShardPair]
+    documents: Documents
+    parameters: MixtureParameters
+    map_shards: MapShards
 
-
-class MapShards(Protocol):
-    """Where work on shards is done."""
-
-    def __call__(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> Iterable[Result]:
-        """Call a function with each of the argument lists, one list a shard; results come in their order."""
-        ...
-
-
-def on_threads(work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> list[Result]:
-    """Work on `SHARDS_AT_ONCE` shards at a time in this process."""
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        return list(threads.map(lambda call: work(*call), calls))
+    def read_again(
+        self, work: Callable[..., list[Result]], documents: npt.NDArray[np.int64], *columns: npt.NDArray[np.int64]
+    ) -> list[Result]:
+        """Call `work` with a shard, rows, columns and the parameters, shard by shard; keep the order of `documents`."""
+        shards = self.documents.shards[documents]
+        places = [np.flatnonzero(shards == shard) for shard in np.unique(shards).tolist()]
+        calls = []
+        for some in places:
+            of_shard = (self.documents.rows[documents[some]], *(column[some] for column in columns))
+            calls.append((self.pairs[int(shards[some[0]])], *of_shard, self.parameters))
+        found = [result for results in self.map_shards(work, calls) for result in results]
+        in_order = np.argsort(np.concatenate([np.zeros(0, np.int64), *places]), kind="stable")
+        return [found[place] for place in in_order.tolist()]
 
 
 def scan_documents(
@@ -159,27 +127,7 @@ def scan_documents(
             f"the scores are of different versions ({', '.join(sorted(versions))}); score all sources again"
         )
 
-    return Documents(
-        ids=[name for part in parts for name in part.ids],
-        shards=_joined([part.shards for part in parts], np.int64),
-        rows=_joined([part.rows for part in parts], np.int64),
-        authority=_joined([part.authority for part in parts], np.float32),
-        entropy=_joined([part.entropy for part in parts], np.float32),
-        bands=_joined([part.bands for part in parts], np.int64),
-        trivia=_joined([part.trivia for part in parts], np.int64),
-        years=_joined([part.years for part in parts], np.int64),
-        works=[work for part in parts for work in part.works],
-        parts=[numbers for part in parts for numbers in part.parts],
-        left_out=_joined([part.left_out for part in parts], np.int64),
-        cleaned=_joined([part.cleaned for part in parts], np.bool_),
-        titles=_joined([part.titles for part in parts], np.uint64),
-        keys=_joined_keys(parts),
-        quality=_joined([part.quality for part in parts], np.float32),
-        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
-        scoring_versions=versions,
-        outside=sum(part.outside for part in parts),
-        cleaning=sum((part.cleaning for part in parts), Counter()),
-    )
+    return _joined(parts, versions)
 
 
 def read_columns(
@@ -214,32 +162,6 @@ def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
     """Clean a text as it was scored and, if asked for, of page furniture; also count what the rules did."""
     plain = clean_text(text)
     return clean_pages(plain) if p.clean_pages else (plain, NOTHING)
-
-
-def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
-    if not filter_source:
-        return sources
-    for name in filter_source:
-        if not any(name in source for source in sources):
-            raise ParameterError(
-                f"filter_source names {name!r}, which is no source of this corpus; there are: "
-                f"{', '.join(sources) or 'none'}"
-            )
-    return [source for source in sources if any(name in source for name in filter_source)]
-
-
-def _sound(folder: Path, next_step: str) -> Manifest:
-    manifest = require_manifest(folder, next_step)
-    if damaged := find_damage(folder, manifest):
-        raise StoreError(
-            f"{folder} has lost or changed {len(damaged)} shards since it was sealed ({damaged[0]}); "
-            "run its stage again"
-        )
-    return manifest
-
-
-def _is_documents(file: str) -> bool:
-    return Path(file).name.startswith(SHARD_PREFIX)
 
 
 def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
@@ -316,15 +238,6 @@ def _keys_of(outlines: Sequence[Outline], p: MixtureParameters) -> Keys:
     return Keys(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
 
 
-def _joined_keys(parts: Sequence[Documents]) -> Keys:
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
-    return Keys(
-        _joined([part.keys.documents + start for part, start in zip(parts, starts, strict=True)], np.int64),
-        _joined([part.keys.parts for part in parts], np.int64),
-        _joined([part.keys.hashes for part in parts], np.uint64),
-    )
-
-
 def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDArray[np.bool_]:
     """Tell which documents of a shard lie in the authority range and period that were asked for."""
     authority = scored.column("auth_weight").to_numpy().astype(np.float64)
@@ -342,11 +255,6 @@ def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDAr
     return np.asarray(inside)
 
 
-def _joined(parts: list[npt.NDArray[Number]], dtype: type[Number]) -> npt.NDArray[Number]:
-    """Put columns behind one another, also if there are none."""
-    return np.concatenate([np.zeros(0, dtype), *parts])
-
-
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
@@ -362,3 +270,38 @@ def _work_of(source: str, extra: str, path: Path) -> str | None:
             f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
         ) from error
     return None if work is None else f"{source}:{work}"
+
+
+def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
+    """Put what the shards hold behind one another, also if there are none."""
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
+
+    def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
+        return np.concatenate([np.zeros(0, dtype), *(getattr(part, name) for part in parts)])
+
+    keys = [(part.keys, start) for part, start in zip(parts, starts, strict=True)]
+    return Documents(
+        ids=[name for part in parts for name in part.ids],
+        works=[work for part in parts for work in part.works],
+        parts=[numbers for part in parts for numbers in part.parts],
+        shards=columns("shards", np.int64),
+        rows=columns("rows", np.int64),
+        bands=columns("bands", np.int64),
+        trivia=columns("trivia", np.int64),
+        years=columns("years", np.int64),
+        left_out=columns("left_out", np.int64),
+        authority=columns("authority", np.float32),
+        entropy=columns("entropy", np.float32),
+        quality=columns("quality", np.float32),
+        cleaned=columns("cleaned", np.bool_),
+        titles=columns("titles", np.uint64),
+        keys=Keys(
+            np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
+            np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
+            np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
+        ),
+        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
+        scoring_versions=versions,
+        outside=sum(part.outside for part in parts),
+        cleaning=sum((part.cleaning for part in parts), Counter()),
+    )

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.mixture.draw import keyed_hashes
 from tasks.mixture.shingles import Fingerprints, Hashes
+from tasks.mixture.sides import keyed_hashes
 
 BANDS = 25
 BAND_ROWS = 5

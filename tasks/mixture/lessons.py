@@ -10,11 +10,9 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from hashlib import blake2b, sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,13 +20,13 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.errors import ParameterError
 from tasks.mixture.prompts import title_subject
+from tasks.mixture.suites import SUITES, runs_of, shares_run, suite_runs
 
 Kind = TypeVar("Kind")
 Age = Literal["old", "new"]
 Kinds = dict[Age, dict[str, list[str]]]
 
 FILE = Path(__file__).with_name("lessons.toml")
-SUITES = Path(__file__).parents[1] / "evals"
 AUTHORITY, ENTROPY_BITS = 0.15, 5.0
 """The scores of every lesson."""
 NEW_SINCE = 1970
@@ -142,7 +140,7 @@ def read_lesson_file(path: Path = FILE, suites: Path = SUITES) -> LessonFile:
         for kind in of_age.values()
     )
     for words in (*(frame.ask for frame in content.frames), *(name for names in kinds for name in names)):
-        if shared := _runs(words) & known:
+        if shared := runs_of(words) & known:
             raise ParameterError(
                 f"{path}: {words!r} shares the words {' '.join(min(shared))!r} with an evaluation suite; a model that "
                 "has learned them cannot be judged by it, so put it in other words"
@@ -153,46 +151,6 @@ def read_lesson_file(path: Path = FILE, suites: Path = SUITES) -> LessonFile:
 def lesson_file_sha256(path: Path = FILE) -> str:
     """Return the hash of the file, by which a mixture knows that it was corrected."""
     return sha256(path.read_bytes()).hexdigest()
-
-
-@cache
-def suite_runs(folder: Path = SUITES) -> frozenset[tuple[str, ...]]:
-    """Return every run of words in the evaluation suites that a lesson must not contain."""
-    runs: set[tuple[str, ...]] = set()
-    for path in sorted(folder.rglob("*.toml")):
-        for words in _strings(tomllib.loads(path.read_text("utf-8"))):
-            runs |= _runs(words)
-    return frozenset(runs)
-
-
-def shares_run(text: str, runs: frozenset[tuple[str, ...]]) -> bool:
-    """Tell whether a text holds one of these runs of words."""
-    words = re.findall(r"[a-z0-9']+", text.lower())
-    beginnings = _beginnings(runs)
-    places = [i for i, pair in enumerate(pairwise(words)) if pair in beginnings]
-    return any((*words[i : i + size],) in runs for i in places for size in (3, 5))
-
-
-@lru_cache(2)
-def _beginnings(runs: frozenset[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
-    return frozenset(run[:2] for run in runs)
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(item)
-
-
-def _runs(text: str) -> set[tuple[str, ...]]:
-    """Return the runs of five words, and those of three that hold two words of some length."""
-    words = re.findall(r"[a-z0-9']+", re.sub(r"\{\w+\}", "|", text.lower()).replace("|", " | "))
-    threes = {(*words[i : i + 3],) for i in range(len(words) - 2)}
-    return {(*words[i : i + 5],) for i in range(len(words) - 4)} | {
-        run for run in threes if sum(len(word) > 4 for word in run) > 1
-    }
 
 
 @dataclass

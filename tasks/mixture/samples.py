@@ -20,9 +20,10 @@ from storage.errors import StoreError
 from storage.manifest import ShardRecord, record_shard
 from storage.parquet import iterate_rows, write_shard
 from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
-from tasks.mixture.corpus import ShardPair, read_columns
+from tasks.mixture.corpus import read_columns
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Sample, compose_samples
+from tasks.mixture.shards import ShardPair
 
 KIND = "balanced"
 METADATA = "metadata.json"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.mixture.corpus import on_threads
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.shards import on_threads
 from tasks.mixture.subjects import find_candidates, key_hashes
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_text, make_words
 from tests.tasks.mixture.test_build import PARAMETERS, build, rows_of

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from storage.errors import MixtureError
 from storage.schemas import BANDS, TRIVIA, band_of
 from tasks.mixture.bands import TARGETS
-from tasks.mixture.draw import Candidates, allocate, assign_sides, check_drawn, draw_mixture, largest_remainder
+from tasks.mixture.draw import allocate, check_drawn, draw_mixture, largest_remainder
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.sides import Candidates, assign_sides
 
 
 def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.mixture.lessons import FILE, Lesson, LessonMaker, Subject, read_lesson_file, subject_of, suite_runs
+from tasks.mixture.lessons import FILE, Lesson, LessonMaker, Subject, read_lesson_file, subject_of
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.suites import suite_runs
 from tests.tasks.mixture.corpora import balanced_sources
 from tests.tasks.mixture.test_build import build, rows_of
 
