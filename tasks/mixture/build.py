@@ -33,7 +33,7 @@ from tasks.mixture.samples import (
 )
 from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
 from tasks.mixture.shingles import Hashes, ordered_shingles
-from tasks.mixture.sides import Candidates, keyed_hashes
+from tasks.mixture.sides import Candidates
 
 Indices = npt.NDArray[np.int64]
 
@@ -89,7 +89,7 @@ def build_mixture(
     distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
         tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
-        records, lessons = _write_sides(folder, tables, pool, drawn, maker, parameters)
+        records, lessons = _write_sides(folder, tables, drawn, maker, parameters)
         if parameters.jsonl:
             write_jsonl(folder, records)
         report = make_report(
@@ -218,7 +218,6 @@ def _choose(
 def _write_sides(
     folder: Path,
     tables: list[pa.Table],
-    pool: Pool,
     drawn: Drawn,
     maker: LessonMaker | None,
     p: MixtureParameters,
@@ -231,11 +230,11 @@ def _write_sides(
         last = first + len(chosen)
         of_side = [_ranked(table, first, last) for table in tables]
         made = lesson_table(of_side, maker, round(len(chosen) * p.lessons_share / (1 - p.lessons_share)), p.seed)
-        names = [*(pool.candidates.ids[i] for i in chosen.tolist()), *made.column("id").to_pylist()]
-        places = np.argsort(np.argsort(keyed_hashes(f"{p.seed}/{side}", names), kind="stable"), kind="stable")
-        of_side = [_placed(table, places[table.column("rank").to_numpy() - first]) for table in of_side]
-        of_side.append(_placed(made, places[len(chosen) :]))
-        records += write_side(folder, side, of_side, 0, len(names))
+        # Lessons stand at even distances among the samples, so that no table has to be put into another order.
+        before = (np.arange(made.num_rows) + 1) * len(chosen) // (made.num_rows + 1)
+        of_side = [_placed(table, before, first) for table in of_side]
+        of_side.append(made.set_column(made.num_columns - 1, "rank", pa.array(before + np.arange(made.num_rows))))
+        records += write_side(folder, side, of_side, 0, len(chosen) + made.num_rows)
         lessons.append(made.num_rows)
         first = last
     return records, (lessons[0], lessons[1])
@@ -247,12 +246,11 @@ def _ranked(table: pa.Table, first: int, last: int) -> pa.Table:
     return table.slice(start, end - start)
 
 
-def _placed(table: pa.Table, places: Indices) -> pa.Table:
-    """Give the rows of a table new ranks, and put them in their order."""
-    column = pa.array(places, pa.int64())
-    return table.set_column(table.schema.get_field_index("rank"), "rank", column).take(
-        np.argsort(places, kind="stable")
-    )
+def _placed(table: pa.Table, before: Indices, first: int) -> pa.Table:
+    """Give the rows of a table their ranks in the side, with a lesson before each sample whose place is named."""
+    ranks = table.column("rank").to_numpy() - first
+    ranks = ranks + np.searchsorted(before, ranks, side="right")
+    return table.set_column(table.num_columns - 1, "rank", pa.array(ranks, pa.int64()))
 
 
 def _what_was_read(candidates: Candidates, documents: Documents, parameters: MixtureParameters) -> str:

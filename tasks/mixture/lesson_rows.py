@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pyarrow as pa
 
-from storage.chat import escape_control, format_sample
+from storage.chat import escape_control
 from tasks.mixture.lessons import AUTHORITY, ENTROPY_BITS, LessonMaker, subject_of
 from tasks.mixture.samples import RANKED_SCHEMA
 from tasks.mixture.sides import keyed_hashes
@@ -34,7 +34,6 @@ def lesson_table(tables: list[pa.Table], maker: LessonMaker | None, count: int, 
         {
             **rows_of[lesson.subject.document_id],
             "id": f"{lesson.subject.document_id}#lesson-{number}",
-            "text": format_sample(escape_control(lesson.prompt), lesson.response),
             "auth_weight": AUTHORITY,
             "prov_entropy": ENTROPY_BITS,
             "metadata": orjson.dumps(

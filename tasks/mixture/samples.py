@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from storage.chat import format_sample
+from storage.chat import ASSISTANT_MARK, USER_TURN
 from storage.errors import StoreError
 from storage.manifest import ShardRecord, record_shard
 from storage.parquet import iterate_rows, write_shard
@@ -33,7 +34,8 @@ SHARD_ROWS = 20_000
 SHARDS_AT_ONCE = 2
 """Shards compressed at a time."""
 JSONL_NAMES = {"train": "train.jsonl", "valid": "val.jsonl"}
-RANKED_SCHEMA = SAMPLE_SCHEMA.append(pa.field("rank", pa.int64()))
+RANKED_SCHEMA = pa.schema([*(field for field in SAMPLE_SCHEMA if field.name != "text"), pa.field("rank", pa.int64())])
+"""Samples before they are written; the text is put together then, so that it is not held twice."""
 DESCRIPTION = ("title", "url", "author", "year", "licence")
 """What a sample's metadata tells of its document."""
 
@@ -96,7 +98,6 @@ def compose_shard(chosen: ChosenSamples, parameters: MixtureParameters) -> pa.Ta
         "group_id": chosen.group_ids,
         "source": [chosen.pair.source] * len(samples),
         "source_type": [columns["source_type"][place] for place in places.tolist()],
-        "text": [format_sample(sample.prompt, sample.response) for sample in samples],
         "auth_weight": chosen.authority,
         "prov_entropy": chosen.entropy,
         "trivium_category": [TRIVIA[code] for code in chosen.trivia.tolist()],
@@ -165,7 +166,9 @@ def write_side(folder: Path, side: str, tables: Sequence[pa.Table], first_rank: 
         slices = (np.searchsorted(rank, bounds).tolist() for rank in ranks)
         parts = [table.slice(low, high - low) for table, (low, high) in zip(tables, slices, strict=True)]
         # Every rank between the bounds is there once, so the shard does not depend on how the input was cut.
-        shard = pa.concat_tables(parts).sort_by("rank").drop_columns("rank").combine_chunks()
+        shard = pa.concat_tables(parts).sort_by("rank").combine_chunks()
+        turns = (USER_TURN, shard.column("prompt"), f"{ASSISTANT_MARK} ", shard.column("response"))
+        shard = shard.append_column("text", pc.binary_join_element_wise(*turns, ""))
         path = folder / side / f"shard-{start // SHARD_ROWS:05d}.parquet"
         write_shard(path, shard, SAMPLE_SCHEMA)
         return record_shard(folder, path)
