@@ -83,13 +83,16 @@ class Words:
         names = frozenset(word for word, count in kept.items() if capital[word] >= 0.8 * count)
         return cls(kept, {pair: count for pair, count in pairs.items() if count > 1}, names)
 
+    def repeat(self, subject: str) -> bool:
+        """Tell whether the piece repeats every word of a subject."""
+        return all(self.counts.get(word, 0) > 1 for word in subject.lower().replace(" and ", " ").split())
+
 
 @dataclass(frozen=True)
 class Conflict:
     """Pieces of low and high authority about one subject, as places among the candidates."""
 
     subject: str
-    cosine: float
     low: tuple[int, ...]
     high: tuple[int, ...]
 
@@ -132,7 +135,7 @@ def pair_pieces(words: Sequence[Words], bands: Indices, documents: Indices) -> l
             subject = _subject(words[one], words[other], shared, by_number)
             if subject and (cosine >= LEAST_COSINE_OF_WORDS or " and " not in subject):
                 found.append((-float(cosine), subject, one, other))
-    return _grouped(sorted(found))
+    return _grouped(sorted(found), words)
 
 
 def _vectors(words: Sequence[Words], vocabulary: dict[str, int], frequency: Counter[str]) -> csr_matrix:
@@ -174,20 +177,27 @@ def _subject(one: Words, other: Words, shared: csr_matrix, by_number: list[str])
     return joint.join(word.capitalize() if word in names else word for word in named)
 
 
-def _grouped(found: list[tuple[float, str, int, int]]) -> list[Conflict]:
-    """Put pieces under subjects, the closest pairs first; a piece stays under the first subject that it gets."""
+def _grouped(found: list[tuple[float, str, int, int]], words: Sequence[Words]) -> list[Conflict]:
+    """Put pieces under subjects, the closest pairs first.
+
+    A piece stays under the first subject that it gets; one that is close to it joins it there if it repeats the words
+    of that subject.
+    """
     subject_of: dict[int, str] = {}
     members: dict[str, tuple[list[int], list[int]]] = {}
-    cosine: dict[str, float] = {}
-    for negative, subject, one, other in found:
+    for _, shared, one, other in found:
+        subject = subject_of.get(one) or subject_of.get(other) or shared
         sides = members.setdefault(subject, ([], []))
-        cosine.setdefault(subject, -negative)
         for piece, side in zip((one, other), sides, strict=True):
-            if piece not in subject_of and len(side) < MOST_PIECES:
+            if (
+                piece not in subject_of
+                and len(side) < MOST_PIECES
+                and (subject == shared or words[piece].repeat(subject))
+            ):
                 subject_of[piece] = subject
                 side.append(piece)
     return [
-        Conflict(name, cosine[name], tuple(sorted(low)), tuple(sorted(high)))
-        for name, (low, high) in sorted(members.items())
+        Conflict(subject, tuple(sorted(low)), tuple(sorted(high)))
+        for subject, (low, high) in sorted(members.items())
         if low and high
     ]
