@@ -16,7 +16,7 @@ from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, find_damage, read_manifest, require_manifest
 from tasks.mixture.build import build_mixture
-from tasks.mixture.lessons import lesson_file_sha256
+from tasks.mixture.lesson_file import lesson_file_sha256
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import read_report
 from tasks.mixture.samples import JSONL_NAMES, METADATA, MIXTURE_LAYOUT

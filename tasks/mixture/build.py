@@ -18,8 +18,8 @@ from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
 from tasks.mixture.corpus import Corpus, Documents, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.draw import SIDES, Drawn, draw_mixture
-from tasks.mixture.lesson_rows import lesson_table
-from tasks.mixture.lessons import LessonMaker, lesson_file_sha256, read_lesson_file
+from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
+from tasks.mixture.lessons import LessonMaker, lesson_table
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import make_report, measure_sides
 from tasks.mixture.samples import (

@@ -9,81 +9,35 @@ from __future__ import annotations
 
 import random
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b, sha256
-from pathlib import Path
-from typing import Literal, TypeVar
+from hashlib import blake2b
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+import orjson
+import pyarrow as pa
 
-from storage.errors import ParameterError
+from storage.chat import escape_control
+from tasks.mixture.lesson_file import Age, Frame, LessonFile
 from tasks.mixture.prompts import title_subject
-from tasks.mixture.suites import SUITES, runs_of, shares_run, suite_runs
+from tasks.mixture.samples import RANKED_SCHEMA
+from tasks.mixture.sides import keyed_hashes
+from tasks.mixture.suites import shares_run, suite_runs
 
 Kind = TypeVar("Kind")
-Age = Literal["old", "new"]
-Kinds = dict[Age, dict[str, list[str]]]
 
-FILE = Path(__file__).with_name("lessons.toml")
 AUTHORITY, ENTROPY_BITS = 0.15, 5.0
 """The scores of every lesson."""
 NEW_SINCE = 1970
 OLDEST, NEWEST = 1600, 2024
 TOPIC_CHARS = 80
+FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
+"""Samples of one side whose documents lessons are made of."""
 TRIES = 20
 DOCUMENT_ITSELF = 0.25
 """Share of the originals that are the document of the lesson."""
 CONFIRMED = 0.3
 """Share of the conflicting accounts in which a second original gives the value of the first."""
-
-
-class Frame(BaseModel):
-    """One sentence of the file; `answer` and `rejected` where the form does not give them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: Literal["open", "two", "four", "yes_no", "accounts", "next"]
-    ask: str
-    answer: str = "{First}."
-    rejected: str = "{Second}."
-
-
-class Ages(BaseModel):
-    """How many lessons set an original of one age against a retelling of another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    first: Age
-    second: Age
-    share: float
-
-
-class Statements(BaseModel):
-    """How accounts are quoted, and what they disagree on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    originals: list[str]
-    retellings: list[str]
-    months: list[str]
-    trades: list[str]
-
-
-class LessonFile(BaseModel):
-    """The whole of `lessons.toml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ages: list[Ages]
-    forms: dict[str, float]
-    fields: dict[str, str]
-    documents: dict[str, list[str]]
-    originals: Kinds
-    retellings: Kinds
-    statements: Statements
-    frames: list[Frame]
 
 
 @dataclass(frozen=True)
@@ -120,37 +74,6 @@ def subject_of(
     maker = " ".join((author or "").split())
     known = maker if 3 < len(maker) <= 40 and maker.replace(" ", "").replace(".", "").isalpha() else None
     return Subject(document_id, topic, year, source_type, known) if 3 < len(topic) <= TOPIC_CHARS else None
-
-
-def read_lesson_file(path: Path = FILE, suites: Path = SUITES) -> LessonFile:
-    """Read the file of lessons and refuse what stands in an evaluation suite.
-
-    Raises:
-        ParameterError: The file is not valid, or shares wording with a suite.
-    """
-    try:
-        content = LessonFile.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} is not a valid file of lessons: {error}") from error
-    known = suite_runs(suites)
-    kinds = (
-        kind
-        for kinds in (content.originals, content.retellings)
-        for of_age in kinds.values()
-        for kind in of_age.values()
-    )
-    for words in (*(frame.ask for frame in content.frames), *(name for names in kinds for name in names)):
-        if shared := runs_of(words) & known:
-            raise ParameterError(
-                f"{path}: {words!r} shares the words {' '.join(min(shared))!r} with an evaluation suite; a model that "
-                "has learned them cannot be judged by it, so put it in other words"
-            )
-    return content
-
-
-def lesson_file_sha256(path: Path = FILE) -> str:
-    """Return the hash of the file, by which a mixture knows that it was corrected."""
-    return sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass
@@ -294,3 +217,42 @@ def _capital(text: str) -> str:
 
 def _with_year(name: str, year: int) -> str:
     return f"the {name} of {year}" if name.count(" ") < 2 else f"the {year} {name}"
+
+
+def lesson_table(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed: int) -> pa.Table:
+    """Make the lessons of one side out of its own documents, which stay on this side with their whole group."""
+    subjects, rows_of = {}, {}
+    if maker is not None:
+        columns = ["doc_id", "group_id", "source", "source_type", "trivium_category", "metadata"]
+        wanted = min(MOST_SUBJECTS, 2 * count + FEWEST_SUBJECTS)
+        fraction = min(1.0, wanted / max(1, sum(table.num_rows for table in tables)))
+        for table in tables:
+            seen = table.select(columns)
+            hashes = keyed_hashes(f"{seed}/subject", seen.column("doc_id").to_pylist())
+            for row in seen.filter(pa.array(hashes <= fraction * 2.0**64)).to_pylist():
+                about = orjson.loads(row["metadata"])
+                subject = subject_of(row["doc_id"], about["title"], about["year"], row["source_type"], about["author"])
+                if subject and subject.document_id not in subjects:
+                    subjects[subject.document_id], rows_of[subject.document_id] = subject, row
+    made = maker.make(list(subjects.values()), count) if maker else []
+    rows = [
+        {
+            **rows_of[lesson.subject.document_id],
+            "id": f"{lesson.subject.document_id}#lesson-{number}",
+            "auth_weight": AUTHORITY,
+            "prov_entropy": ENTROPY_BITS,
+            "metadata": orjson.dumps(
+                {
+                    **{"title": lesson.subject.topic, "year": lesson.subject.year, "band": "low"},
+                    **{"form": lesson.form, "ages": lesson.ages, "documents": [lesson.subject.document_id]},
+                }
+            ).decode(),
+            "prompt": escape_control(lesson.prompt),
+            "response": lesson.response,
+            "lesson": True,
+            "rejected": lesson.rejected,
+            "rank": number,
+        }
+        for number, lesson in enumerate(made)
+    ]
+    return pa.Table.from_pylist(rows, schema=RANKED_SCHEMA)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ParameterError
-from tasks.mixture.lessons import FILE, Lesson, LessonMaker, Subject, read_lesson_file, subject_of
+from tasks.mixture.lesson_file import FILE, read_lesson_file
+from tasks.mixture.lessons import Lesson, LessonMaker, Subject, subject_of
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.suites import suite_runs
 from tests.tasks.mixture.corpora import balanced_sources
@@ -90,9 +91,17 @@ def test_wording_of_a_suite_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_with_a_fault_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lessons.toml"
-    path.write_text("frames = 3")
-    with pytest.raises(ParameterError, match=r"lessons\.toml is not a valid file of lessons"):
-        read_lesson_file(path)
+    content = FILE.read_text("utf-8")
+    for text, fault in (
+        ("frames = 3", "Input should be a valid list"),
+        (content.replace("about {topic}", "about {topc}"), "has the unknown placeholder {topc}"),
+        (content.replace('form = "next"', 'form = "two"'), "the form 'next' has no frame"),
+        (content.replace("[retellings.new]\nany", "[retellings.new]\nall"), "retellings.new needs at least 4 kinds"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ParameterError, match=r"lessons\.toml is not a valid file of lessons") as error:
+            read_lesson_file(path)
+        assert fault in str(error.value)
 
 
 @pytest.mark.parametrize(
