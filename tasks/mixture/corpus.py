@@ -28,8 +28,7 @@ from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
 from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
-_SCAN_RAW = ["id", "title", "year", "text", "extra"]
-_SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
+SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,18 @@ class Documents:
     """What is known of every document without its text, one entry a document.
 
     Attributes:
-        ids: Document ids.
-        shards: Which shard of the corpus it lies in.
-        rows: Its row there.
-        authority: Authority weight.
-        entropy: Provenance entropy in bits.
-        bands: Index into `storage.schemas.BANDS`.
-        trivia: Index into `storage.schemas.TRIVIA`.
+        shards, rows: Which shard of the corpus holds it, and its row there.
+        authority, entropy: Authority weight, and provenance entropy in bits.
+        bands, trivia: Index into `BANDS` and `TRIVIA` of `storage.schemas`.
         years: Year, `UNKNOWN_YEAR` if unknown.
         works: Parent work, unique over sources; none if the document stands alone.
         parts: Numbers of the pieces that make samples.
-        left_out: Characters behind the last piece, which no sample holds.
-        cleaned: Whether cleaning changed the text; the second reading leaves the others as they are.
+        left_out: Characters after the last piece, which no sample holds.
+        cleaned: Whether cleaning changed the text; only such texts are cleaned at the second reading.
         titles: Hash of the title that the first piece is asked by, 0 for none.
         keys: What the pieces are about.
         quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
-        scoring_versions: The versions that the scores were made by.
         outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
         cleaning: How often each rule of `tasks.mixture.pages` acted.
     """
@@ -167,13 +161,12 @@ def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
 def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
     """Read one shard and keep all but its texts; `index` is its place in the corpus."""
     p = parameters
-    raw = read_shard(pair.raw, RAW_SCHEMA, _SCAN_RAW)
-    scored = read_shard(pair.scored, SCORED_SCHEMA, _SCAN_SCORED)
+    raw = read_shard(pair.raw, RAW_SCHEMA, ["id", "title", "year", "text", "extra"])
+    scored = read_shard(pair.scored, SCORED_SCHEMA, SCAN_SCORED)
     if not raw.column("id").equals(scored.column("id")):
         raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
     rows = np.flatnonzero(_inside(pair, scored, p))
-    outside = raw.num_rows - len(rows)
-    if outside:
+    if outside := raw.num_rows - len(rows):
         raw, scored = raw.take(rows), scored.take(rows)
     # Raw texts are as their archive sent them; what is compared and trained on is cleaned.
     given = raw.column("text").to_pylist()
@@ -273,7 +266,7 @@ def _work_of(source: str, extra: str, path: Path) -> str | None:
 
 
 def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
-    """Put what the shards hold behind one another, also if there are none."""
+    """Put what the shards hold one after another, also if there are none."""
     starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
 
     def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
