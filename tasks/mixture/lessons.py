@@ -29,6 +29,8 @@ Kind = TypeVar("Kind")
 AUTHORITY, ENTROPY_BITS = 0.15, 5.0
 """The scores of every lesson."""
 NEW_SINCE = 1970
+NEW_RETELLINGS_SINCE = 2008
+"""Web pages and chatbots are not older."""
 OLDEST, NEWEST = 1600, 2024
 TOPIC_CHARS = 80
 FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
@@ -158,7 +160,8 @@ class LessonMaker:
                 answer, rejected = ("Yes.", "No.") if is_first else ("No.", "Yes.")
             case "accounts":
                 originals = self._fitting(self.content.originals[first_age], topic_field)
-                words["again"] = _with_year(dice.choice(originals), subject.year)
+                others = [name for name in (_with_year(name, subject.year) for name in originals) if name != first]
+                words["again"] = dice.choice(others)
                 words["accounts"], answer, rejected = self._accounts(dice, words, retellings)
         words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
@@ -207,7 +210,7 @@ class LessonMaker:
     def _year_of_retelling(dice: random.Random, year: int, age: Age) -> int:
         """Choose the year of a retelling: after the original where it can be, and of the age that is wanted."""
         if age == "new":
-            return dice.randint(min(max(NEW_SINCE + 25, year), NEWEST), NEWEST)
+            return dice.randint(min(max(NEW_RETELLINGS_SINCE, year), NEWEST), NEWEST)
         return dice.randint(min(max(1850, year), NEW_SINCE - 1) if year < NEW_SINCE else 1850, NEW_SINCE - 1)
 
 
