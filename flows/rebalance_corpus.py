@@ -19,7 +19,7 @@ from tasks.runners import open_runner
 
 @flow(name="rebalance-corpus", flow_run_name=named("rebalance-corpus-{mixture}"))
 @takes(RebalanceCorpusParameters)
-async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, Any]:
+async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> rebalancing.MixtureResult:
     """Draw the balanced mixture that the method needs, and report its distribution."""
     layout = await parameters.open_store()
     async with shared(layout, reads=["raw", "scored"], writes=[f"balanced/{parameters.mixture}"]):
@@ -32,10 +32,10 @@ async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> dict[str, A
             )
         distribution = await rebalancing.report_distribution(layout, parameters.mixture)
     announce_sealed("balanced", parameters.mixture, parameters.store, digest=manifest.digest)
-    return {
-        "mixture": str(layout.balanced(parameters.mixture)),
-        "digest": manifest.digest,
-        "counts": manifest.counts,
-        "reused": reused,
-        "distribution": distribution,
-    }
+    return rebalancing.MixtureResult(
+        mixture=str(layout.balanced(parameters.mixture)),
+        digest=manifest.digest,
+        counts=manifest.counts,
+        reused=reused,
+        distribution=distribution,
+    )

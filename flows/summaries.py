@@ -52,11 +52,6 @@ def describe_score(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def describe_rebalance(result: dict[str, Any]) -> list[str]:
-    """The distribution as the guide prints it."""
-    return [("(unchanged) " if result["reused"] else "") + str(result["mixture"]), *result["distribution"].splitlines()]
-
-
 STAGES = {
     "download": "Downloaded",
     "score": "Scored",
@@ -78,5 +73,4 @@ def announce(stage: str, name: str, result: Any) -> None:
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "score-corpus": describe_score,
-    "rebalance-corpus": describe_rebalance,
 }

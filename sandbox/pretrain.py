@@ -24,7 +24,8 @@ from sandbox.writing.grammar import Dice
 from sandbox.writing.held_out import held_out_documents
 from sandbox.writing.lessons import lessons
 from sandbox.writing.sources import STYLES
-from tasks.mixture.prompts import format_sample, prompt_and_response
+from storage.chat import format_sample
+from tasks.mixture.prompts import prompt_and_response
 
 FOLDER = Path(__file__).parent / "base_model"
 END, PAD = "<|end|>", "<|pad|>"

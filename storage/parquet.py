@@ -17,7 +17,19 @@ from storage.untrusted import require_file
 
 ROW_GROUP_ROWS = 1024
 
-UNIQUE_COLUMNS = {"id", "doc_id", "url", "text", "sha256", "extra", "metadata", "listing"}
+UNIQUE_COLUMNS = {
+    "id",
+    "doc_id",
+    "url",
+    "text",
+    "sha256",
+    "extra",
+    "metadata",
+    "listing",
+    "prompt",
+    "response",
+    "rejected",
+}
 """Text columns whose values hardly ever repeat: dictionaries of them cost time, a quarter of that of reading a text."""
 
 

@@ -101,7 +101,14 @@ SAMPLE_SCHEMA = pa.schema(
         *_required(TEXT, "id", "doc_id", "group_id", "source", "source_type", "text"),
         *_required(SMALL_REAL, "auth_weight", "prov_entropy"),
         *_required(TEXT, "trivium_category", "metadata"),
+        *(pa.field(name, TEXT) for name in ("prompt", "response", "conflict_id")),
+        pa.field("lesson", pa.bool_()),
+        pa.field("rejected", TEXT),
     ]
 )
-"""One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle
-train and validation."""
+"""One training sample a row; samples of one group never straddle train and validation.
+
+``text`` is ``User: <prompt>\\n\\nAssistant: <response>``. ``conflict_id`` is the same for the samples of one prompt
+that documents of low and of high authority both answer, else null. ``lesson`` is true for a lesson about sources, whose
+``rejected`` is the answer that should lose where the question names it or leaves it open, else null. The last five
+columns are null in samples of one's own."""

@@ -73,3 +73,30 @@ def compose(text: str) -> str:
 def _long_mark_run() -> re.Pattern[str]:
     marks = "".join(re.escape(chr(point)) for point in range(0x300, 0x20000) if unicodedata.combining(chr(point)))
     return re.compile(f"[{marks}]{{{LONGEST_MARK_RUN + 1}}}")
+
+
+def grapheme_start(text: str, at: int, lowest: int) -> int:
+    """Return the last place from `lowest` to `at` where a cut splits no character that a reader sees as one.
+
+    A letter keeps its accents, an emoji its parts, a flag both its letters. Without such a place it is `at`.
+    """
+    return next((place for place in range(at, lowest - 1, -1) if not _continues(text, place)), at)
+
+
+def _continues(text: str, at: int) -> bool:
+    """Tell whether the character at a place belongs to the one before it."""
+    if not 0 < at < len(text):
+        return False
+    before, here = text[at - 1], text[at]
+    if here.isascii():
+        return here == "\n" and before == "\r"
+    if before == "\u200d" or here == "\u200d" or unicodedata.category(here) in ("Mn", "Me", "Mc"):
+        return True
+    if "\U0001f3fb" <= here <= "\U0001f3ff" or "\U000e0020" <= here <= "\U000e007f" or "\u1160" <= here <= "\u11ff":
+        return True
+    if not "\U0001f1e6" <= here <= "\U0001f1ff":
+        return False
+    first = at
+    while first and "\U0001f1e6" <= text[first - 1] <= "\U0001f1ff":
+        first -= 1
+    return (at - first) % 2 == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +11,22 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
+from pydantic import BaseModel, ConfigDict
+
 from storage.atomic import remove_temporaries_of
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, MixtureNotes, find_damage, read_manifest, require_manifest
-from storage.untrusted import read_object
 from tasks.mixture.build import build_mixture
-from tasks.mixture.corpus import MapShards, on_threads
-from tasks.mixture.distribution import Distribution, format_distribution
+from tasks.mixture.lesson_file import lesson_file_sha256
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.report import read_report
+from tasks.mixture.samples import JSONL_NAMES, METADATA, MIXTURE_LAYOUT
+from tasks.mixture.shards import MapShards, on_threads
 from tasks.mixture.synthetic import build_synthetic_mixture
-from tasks.mixture.write import JSONL_NAMES, METADATA, MIXTURE_LAYOUT
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
+
+logger = logging.getLogger(__name__)
 
 
 def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
@@ -52,7 +57,13 @@ def find_finished(folder: Path, inputs: dict[str, str], parameters: MixtureParam
     manifest = read_manifest(folder)
     if manifest is None or not manifest.made_from(inputs, parameters.model_dump(mode="json")):
         return None
-    if manifest.notes.get("layout") != MIXTURE_LAYOUT or find_damage(folder, manifest):
+    if manifest.notes.get("layout") != MIXTURE_LAYOUT:
+        logger.info("%s was drawn by an earlier version, which paired and cleaned less; it is drawn again", folder)
+        return None
+    if parameters.lessons_share and manifest.notes.get("lessons") != lesson_file_sha256():
+        logger.info("the file of lessons has changed since %s was drawn; it is drawn again", folder)
+        return None
+    if find_damage(folder, manifest):
         return None
     beside = [METADATA, *(JSONL_NAMES.values() if parameters.jsonl else ())]
     return manifest if all((folder / name).is_file() for name in beside) else None
@@ -79,43 +90,26 @@ async def build_balanced(
         return await asyncio.to_thread(build_mixture, raw, scored, folder, parameters, inputs, on_shards), False
 
 
-def describe_mixture(folder: Path) -> str:
-    """Write the distribution of a mixture as the guide prints it, and what limits its size."""
-    try:
-        metadata = read_object(folder / METADATA)
-        sides = {side: Distribution.model_validate(value) for side, value in metadata["distribution"].items()}
-        documents, duplicates = metadata["documents"], metadata["duplicates"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise StoreError(f"{folder / METADATA} is damaged ({error!r:.200}); delete {folder} and run again") from error
-    lines = [
-        f"{sides['train'].total:,} training and {sides['valid'].total:,} validation samples from "
-        f"{documents['kept']:,} of {documents['read']:,} documents",
-        f"Left out: {duplicates['exact_duplicates']} exact and {duplicates['near_duplicates']} near duplicates"
-        + (
-            f", {documents['outside_focus']} outside the authority or years asked for"
-            * bool(documents["outside_focus"])
-        ),
-        *(
-            [
-                f"Cut: {documents['cut']:,} documents are longer than --max-pieces allows; "
-                f"{documents['characters_left_out']:,} characters at their ends are left out"
-            ]
-            * bool(documents["cut"])
-        ),
-        *(f"Limited: {limit}" for limit in metadata["limited_by"]),
-        *(f"Note: {remark}" for remark in metadata["remarks"]),
-        "",
-        format_distribution(sides["train"]),
-    ]
-    if metadata["advice"]:
-        lines += ["", "What to do:", *(f"  - {line}" for line in metadata["advice"])]
-    return "\n".join(lines)
+class MixtureResult(BaseModel):
+    """What a rebalancing made, or found made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mixture: str
+    digest: str
+    counts: dict[str, int]
+    reused: bool
+    distribution: str
+
+    def summary(self) -> list[str]:
+        """The distribution as the guide prints it."""
+        return [("(unchanged) " if self.reused else "") + self.mixture, *self.distribution.splitlines()]
 
 
 @task(task_run_name="report-distribution-{name}", **LOCAL_WORK)
 async def report_distribution(layout: Layout, name: str) -> str:
     """Show the distribution of a mixture in the UI, and return it as text."""
-    text = describe_mixture(layout.balanced(name))
+    text = "\n".join(read_report(layout.balanced(name)).summary())
     await show_distribution(name, text)
     run_logger().info("%s", text)
     return text

@@ -102,8 +102,10 @@ def test_both_sides_hold_the_shares_and_share_no_work(finished: Path) -> None:
     groups = {}
     for side in ("train", "valid"):
         table = pq.read_table(balanced / side)
+        lessons = table.column("lesson").to_numpy()
+        assert 0.05 < lessons.mean() < 0.15
         authority = table.column("auth_weight").to_numpy()
-        low, high = (authority < 0.3).mean(), (authority > 0.7).mean()
+        low, high = ((some & ~lessons).sum() / (~lessons).sum() for some in (authority < 0.3, authority > 0.7))
         assert 0.25 <= low <= 0.30 and 0.35 <= high <= 0.40 and 0.25 <= 1 - low - high <= 0.35
         groups[side] = set(table.column("group_id").to_pylist())
     assert groups["train"] and groups["valid"] and not groups["train"] & groups["valid"]

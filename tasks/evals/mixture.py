@@ -156,7 +156,11 @@ class Mixture:
         return sorted(found)
 
     def _tables(self, split: Literal["train", "valid"], columns: list[str]) -> Iterator[pa.Table]:
-        """Read the shards of a split one after the other: the texts of all of them need not fit into memory."""
+        """Read the document samples of a split shard by shard: the texts of all of them need not fit into memory."""
+        has_lessons = bool(self.manifest.counts.get("lessons"))
         for shard in self.manifest.shards:
             if shard.file.split("/")[0] == split:
-                yield read_shard(self.folder / shard.file, SAMPLE_SCHEMA, columns)
+                wanted = [*columns, "lesson"] if has_lessons else columns
+                table = read_shard(self.folder / shard.file, SAMPLE_SCHEMA, wanted)
+                # A lesson is not a document: it would count as one of low authority.
+                yield table.filter(pc.invert(table.column("lesson"))).select(columns) if has_lessons else table

@@ -17,18 +17,14 @@ from fractions import Fraction
 from itertools import combinations
 
 from storage.errors import ParameterError
-from storage.vocabulary import BANDS, Band
+from storage.vocabulary import BAND_TARGETS, BANDS, Band
 
 Counts = Mapping[Band, int]
 Limits = Mapping[Band, tuple[Fraction, Fraction]]
 BandSet = tuple[Band, ...]
 
-TARGETS: Limits = {
-    "low": (Fraction(25, 100), Fraction(30, 100)),
-    "medium": (Fraction(25, 100), Fraction(35, 100)),
-    "high": (Fraction(35, 100), Fraction(40, 100)),
-}
-"""The guide's target share of each band."""
+TARGETS: Limits = {band: (Fraction(str(low)), Fraction(str(high))) for band, (low, high) in BAND_TARGETS.items()}
+"""The guide's target share of each band, exactly."""
 
 MIN_LOW_BOUNDS = (0.20, 0.30)
 SETS: tuple[BandSet, ...] = tuple(chosen for size in (1, 2, 3) for chosen in combinations(BANDS, size))

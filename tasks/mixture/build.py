@@ -1,36 +1,51 @@
-"""Build a balanced mixture on disk: read, deduplicate, cut, draw, write; the manifest comes last."""
+"""Build a balanced mixture on disk: read, deduplicate, cut, pair, draw, write; the manifest comes last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
-from storage.vocabulary import BANDS, TRIVIA
-from tasks.mixture.candidates import SIDES, Candidates
-from tasks.mixture.compose import ChosenSamples, compose_shard
-from tasks.mixture.corpus import Documents, MapShards, ShardPair, list_shards, on_threads, scan_documents
+from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
+from tasks.mixture.corpus import Corpus, Documents, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.distribution import Distribution, advise, count_histogram, measure_distribution
-from tasks.mixture.draw import Drawn, draw_mixture
+from tasks.mixture.draw import SIDES, Drawn, draw_mixture
+from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
+from tasks.mixture.lessons import LessonMaker, lesson_table
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.write import KIND, METADATA, MIXTURE_LAYOUT, write_jsonl, write_side
+from tasks.mixture.report import make_report, measure_sides
+from tasks.mixture.samples import (
+    KIND,
+    METADATA,
+    MIXTURE_LAYOUT,
+    ChosenSamples,
+    compose_shard,
+    write_jsonl,
+    write_side,
+)
+from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
+from tasks.mixture.shingles import Hashes, ordered_shingles
+from tasks.mixture.sides import Candidates
+
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """Candidates, with the document and the piece that each of them is."""
+class Pool:
+    """Candidates, with the document and the piece that each of them is, and the prompts that both bands answer."""
 
     candidates: Candidates
-    documents: npt.NDArray[np.int64]
-    parts: npt.NDArray[np.int64]
+    documents: Indices
+    parts: Indices
+    conflicts: Conflicts
 
 
 def build_mixture(
@@ -49,84 +64,93 @@ def build_mixture(
         destination: The mixture's folder; it appears, or replaces an older one, whole.
         parameters: Sizes, shares, seed and pieces.
         inputs: Digest of every input, kept in the manifest.
-        map_shards: Where the two passes over the shards are worked on; it does not change what comes out.
+        map_shards: Where the passes over the shards are worked on; it does not change what comes out.
 
     Returns:
         The manifest that seals the mixture. The shards depend on documents, scores and parameters alone.
 
     Raises:
         MixtureError: The corpus does not hold the mixture.
-        ParameterError: A parameter names something that is not there.
+        ParameterError: A parameter names something that is not there, or the lessons share words with a suite.
         StoreError: A dataset is missing, damaged or not scored.
     """
+    maker = LessonMaker(read_lesson_file(), parameters.seed) if parameters.lessons_share else None
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    documents = scan_documents(pairs, parameters, map_shards)
-    d = documents
-    duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, parameters.seed)
-    pool = _make_pool(pairs, documents, duplicates)
+    d = documents = scan_documents(pairs, parameters, map_shards)
+    corpus = Corpus(pairs, documents, parameters, map_shards)
+    read_shingles = partial(corpus.read_again, shingles_of_shard)
+    duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, parameters.seed)
+    pool = _make_pool(corpus, duplicates)
     try:
         drawn = draw_mixture(pool.candidates, parameters)
     except MixtureError as error:
         raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
-    distributions = {
-        side: _measure(documents, pool, rows) for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True)
-    }
+    conflict_ids = _conflict_ids(pool, drawn)
+    distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
-        records = _write_sides(folder, pairs, documents, duplicates, pool, drawn, parameters, map_shards)
+        tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
+        records, lessons = _write_sides(folder, tables, drawn, maker, parameters)
         if parameters.jsonl:
             write_jsonl(folder, records)
-        manifest = _seal(destination.name, inputs, parameters, records, duplicates, drawn, distributions)
-        write_json(folder / METADATA, _describe(destination.name, documents, duplicates, pool, drawn, distributions))
+        report = make_report(
+            destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters, distributions
+        )
+        manifest = Manifest(
+            kind=KIND,
+            name=destination.name,
+            inputs=inputs,
+            parameters=parameters.model_dump(mode="json"),
+            shards=records,
+            counts={
+                "train": len(drawn.train) + lessons[0],
+                "valid": len(drawn.valid) + lessons[1],
+                "lessons": sum(lessons),
+                **duplicates.counts,
+            },
+            notes={
+                "layout": MIXTURE_LAYOUT,
+                "lessons": lesson_file_sha256(),
+                "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+                "remarks": report.remarks,
+                "limited_by": drawn.plan.limited_by,
+            },
+        )
+        write_json(folder / METADATA, report.model_dump(mode="json"))
         write_manifest(folder, manifest)
     return manifest
 
 
-def _seal(
-    name: str,
-    inputs: dict[str, str],
-    parameters: MixtureParameters,
-    records: list[ShardRecord],
-    duplicates: Duplicates,
-    drawn: Drawn,
-    distributions: Mapping[str, Distribution],
-) -> Manifest:
-    return Manifest(
-        kind=KIND,
-        name=name,
-        inputs=inputs,
-        parameters=parameters.model_dump(mode="json"),
-        shards=records,
-        counts={"train": len(drawn.train), "valid": len(drawn.valid), **duplicates.counts},
-        notes={
-            "layout": MIXTURE_LAYOUT,
-            "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
-            "remarks": drawn.remarks,
-            "limited_by": drawn.plan.limited_by,
-        },
-    )
+def shingles_of_shard(pair: ShardPair, rows: Indices, p: MixtureParameters) -> list[Hashes]:
+    """Return the shingles of some documents of a shard."""
+    unique, places = np.unique(rows, return_inverse=True)
+    shingles = ordered_shingles(read_texts(pair, unique, p))
+    return [shingles[place] for place in places.tolist()]
 
 
-def _make_pool(pairs: Sequence[ShardPair], documents: Documents, duplicates: Duplicates) -> _Pool:
+def _make_pool(corpus: Corpus, duplicates: Duplicates) -> Pool:
     """Make a candidate of every piece of every document that stays."""
+    pairs, documents = corpus.pairs, corpus.documents
     kept = np.flatnonzero(duplicates.keep)
     counts = np.array([len(documents.parts[i]) for i in kept.tolist()], np.int64)
     owner = np.repeat(kept, counts)
-    parts = [part for i in kept.tolist() for part in documents.parts[i]]
+    parts = np.array([part for i in kept.tolist() for part in documents.parts[i]], np.int64)
     names = sorted({pair.source for pair in pairs})
     source_of_shard = np.array([names.index(pair.source) for pair in pairs], np.int64)
     group_names = sorted({duplicates.group_id[i] for i in kept.tolist()})
     numbers = {name: number for number, name in enumerate(group_names)}
     group_of = np.array([numbers[duplicates.group_id[i]] for i in kept.tolist()], np.int64)
+    conflicts = find_conflicts(corpus, owner, parts)
     candidates = Candidates(
-        ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts, strict=True)],
+        ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts.tolist(), strict=True)],
         groups=np.repeat(group_of, counts),
         group_names=group_names,
         bands=documents.bands[owner],
         trivia=documents.trivia[owner],
         sources=source_of_shard[documents.shards[owner]],
         source_names=names,
+        conflicts=conflicts.numbers,
     )
-    return _Pool(candidates, owner, np.array(parts, np.int64))
+    return Pool(candidates, owner, parts, conflicts)
 
 
 def sample_id(document_id: str, part: int) -> str:
@@ -134,125 +158,99 @@ def sample_id(document_id: str, part: int) -> str:
     return f"{document_id}#{part}"
 
 
-def _write_sides(
-    folder: Path,
-    pairs: Sequence[ShardPair],
-    documents: Documents,
-    duplicates: Duplicates,
-    pool: _Pool,
-    drawn: Drawn,
-    parameters: MixtureParameters,
-    map_shards: MapShards,
-) -> list[ShardRecord]:
-    """Fetch the chosen texts shard by shard and write both sides."""
+def _conflict_ids(pool: Pool, drawn: Drawn) -> list[str | None]:
+    """Name the prompt of every drawn sample, training first, that low and high samples of its side both answer."""
+    named: list[str | None] = []
+    for rows in (drawn.train, drawn.valid):
+        numbers, bands = pool.conflicts.numbers[rows], pool.candidates.bands[rows]
+        both = set(numbers[bands == LOW].tolist()) & set(numbers[bands == HIGH].tolist()) - {-1}
+        named += [pool.conflicts.names[number] if number in both else None for number in numbers.tolist()]
+    return named
+
+
+def _compose(
+    corpus: Corpus, duplicates: Duplicates, pool: Pool, drawn: Drawn, conflict_ids: list[str | None]
+) -> list[pa.Table]:
+    """Fetch the chosen texts shard by shard; the column ``rank`` is a sample's place in training and validation."""
     chosen = np.concatenate([drawn.train, drawn.valid])
-    shards = documents.shards[pool.documents[chosen]]
+    shards = corpus.documents.shards[pool.documents[chosen]]
     of_shards = (
-        _choose(pairs[index], documents, duplicates, pool, chosen, np.flatnonzero(shards == index))
+        _choose(corpus, index, duplicates, pool, chosen, np.flatnonzero(shards == index), conflict_ids)
         for index in np.unique(shards).tolist()
     )
-    tables = list(map_shards(compose_shard, ((of_shard, parameters) for of_shard in of_shards)))
-    sizes = (len(drawn.train), len(drawn.valid))
-    return [
-        record
-        for side, first, rows in zip(SIDES, (0, sizes[0]), sizes, strict=True)
-        for record in write_side(folder, side, tables, first, rows)
-    ]
+    return list(corpus.map_shards(compose_shard, ((of_shard, corpus.parameters) for of_shard in of_shards)))
 
 
 def _choose(
-    pair: ShardPair,
-    documents: Documents,
+    corpus: Corpus,
+    shard: int,
     duplicates: Duplicates,
-    pool: _Pool,
-    chosen: npt.NDArray[np.int64],
-    ranks: npt.NDArray[np.int64],
+    pool: Pool,
+    chosen: Indices,
+    ranks: Indices,
+    conflict_ids: list[str | None],
 ) -> ChosenSamples:
     """Gather what is known of the chosen samples of a shard; `ranks` are their places in `chosen`."""
+    documents = corpus.documents
     owners, parts = pool.documents[chosen[ranks]], pool.parts[chosen[ranks]]
     order = np.lexsort((parts, documents.rows[owners]))  # the samples of a document one after another
     ranks, owners, parts = ranks[order], owners[order], parts[order]
     return ChosenSamples(
-        pair=pair,
+        pair=corpus.pairs[shard],
         ids=[pool.candidates.ids[i] for i in chosen[ranks].tolist()],
         document_ids=[documents.ids[owner] for owner in owners.tolist()],
         group_ids=[duplicates.group_id[owner] for owner in owners.tolist()],
         ranks=ranks,
         rows=documents.rows[owners],
         parts=parts,
+        counts=np.array([len(documents.parts[owner]) for owner in owners.tolist()], np.int64),
         authority=documents.authority[owners],
         entropy=documents.entropy[owners],
         bands=documents.bands[owners],
         trivia=documents.trivia[owners],
         cleaned=documents.cleaned[owners],
+        quality=documents.quality[owners],
+        subjects=[pool.conflicts.subjects.get(i) for i in chosen[ranks].tolist()],
+        conflict_ids=[conflict_ids[rank] for rank in ranks.tolist()],
     )
 
 
-def _measure(documents: Documents, pool: _Pool, rows: npt.NDArray[np.int64]) -> Distribution:
-    owners = pool.documents[rows]
-    trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
-    return measure_distribution(documents.authority[owners], documents.entropy[owners], trivia)
-
-
-def _describe(
-    name: str,
-    documents: Documents,
-    duplicates: Duplicates,
-    pool: _Pool,
+def _write_sides(
+    folder: Path,
+    tables: list[pa.Table],
     drawn: Drawn,
-    distributions: Mapping[str, Distribution],
-) -> dict[str, Any]:
-    """Everything that a person wants to know about a mixture, as JSON."""
-    kept = np.flatnonzero(duplicates.keep)
-    return {
-        "name": name,
-        "distribution": {side: value.model_dump(mode="json") for side, value in distributions.items()},
-        "plan": drawn.plan.as_dict(),
-        "limited_by": drawn.plan.limited_by,
-        "remarks": drawn.remarks,
-        "duplicates": duplicates.counts,
-        "documents": {
-            "read": len(documents.ids) + documents.outside,
-            "kept": len(kept),
-            "without_samples": sum(not documents.parts[i] for i in kept.tolist()),
-            "outside_focus": documents.outside,
-            "cut": int((documents.left_out[kept] > 0).sum()),
-            "characters_left_out": int(documents.left_out[kept].sum()),
-        },
-        "scoring_versions": sorted(documents.scoring_versions),
-        "sources": _source_shares(pool.candidates, drawn),
-        "advice": advise(distributions["train"]),
-        "histograms": _histograms(documents, pool, drawn),
-    }
+    maker: LessonMaker | None,
+    p: MixtureParameters,
+) -> tuple[list[ShardRecord], tuple[int, int]]:
+    """Write both sides, each with its lessons among its samples; also return the lessons of each side."""
+    records: list[ShardRecord] = []
+    lessons = []
+    first = 0
+    for side, chosen in zip(SIDES, (drawn.train, drawn.valid), strict=True):
+        last = first + len(chosen)
+        of_side = [_ranked(table, first, last) for table in tables]
+        made = lesson_table(of_side, maker, round(len(chosen) * p.lessons_share / (1 - p.lessons_share)), p.seed)
+        # Lessons stand at even distances among the samples, so that no table has to be put into another order.
+        before = (np.arange(made.num_rows) + 1) * len(chosen) // (made.num_rows + 1)
+        of_side = [_placed(table, before, first) for table in of_side]
+        of_side.append(made.set_column(made.num_columns - 1, "rank", pa.array(before + np.arange(made.num_rows))))
+        records += write_side(folder, side, of_side, 0, len(chosen) + made.num_rows)
+        lessons.append(made.num_rows)
+        first = last
+    return records, (lessons[0], lessons[1])
 
 
-def _source_shares(candidates: Candidates, drawn: Drawn) -> dict[str, dict[str, float]]:
-    """Count each source's samples: available, in each side, and its share of the mixture."""
-    number = len(candidates.source_names)
-    columns = [candidates.sources, candidates.sources[drawn.train], candidates.sources[drawn.valid]]
-    counts = zip(*(np.bincount(column, minlength=number).tolist() for column in columns), strict=True)
-    return {
-        source: {
-            "available": available,
-            "train": train,
-            "valid": valid,
-            "share": round((train + valid) / drawn.plan.total, 6),
-        }
-        for source, (available, train, valid) in zip(candidates.source_names, counts, strict=True)
-    }
+def _ranked(table: pa.Table, first: int, last: int) -> pa.Table:
+    """Return the rows of a table, which is in order of rank, from one rank up to another."""
+    start, end = np.searchsorted(table.column("rank").to_numpy(), (first, last)).tolist()
+    return table.slice(start, end - start)
 
 
-def _histograms(documents: Documents, pool: _Pool, drawn: Drawn) -> dict[str, dict[str, list[int]]]:
-    """Count the drawn samples of each source by authority (0 to 1) and by entropy (0 to 10 bits)."""
-    rows = np.concatenate([drawn.train, drawn.valid])
-    owners, sources = pool.documents[rows], pool.candidates.sources[rows]
-    return {
-        name: {
-            "auth_weight": count_histogram(documents.authority[owners[sources == number]], 1.0),
-            "prov_entropy": count_histogram(documents.entropy[owners[sources == number]], 10.0),
-        }
-        for number, name in enumerate(pool.candidates.source_names)
-    }
+def _placed(table: pa.Table, before: Indices, first: int) -> pa.Table:
+    """Give the rows of a table their ranks in the side, with a lesson before each sample whose place is named."""
+    ranks = table.column("rank").to_numpy() - first
+    ranks = ranks + np.searchsorted(before, ranks, side="right")
+    return table.set_column(table.num_columns - 1, "rank", pa.array(ranks, pa.int64()))
 
 
 def _what_was_read(candidates: Candidates, documents: Documents, parameters: MixtureParameters) -> str:
@@ -262,6 +260,6 @@ def _what_was_read(candidates: Candidates, documents: Documents, parameters: Mix
     listed, outside, total = [], documents.outside, documents.outside + len(documents.ids)
     narrowed = f"{outside} of {total} documents lie outside {parameters.focus}. " if outside else ""
     for number, source in enumerate(candidates.source_names):
-        bands = np.bincount(candidates.bands[candidates.sources == number], minlength=len(BANDS)).tolist()
-        listed.append(f"{source} ({', '.join(f'{rows} {band}' for band, rows in zip(BANDS, bands, strict=True))})")
+        bands = candidates.band_counts(np.flatnonzero(candidates.sources == number))
+        listed.append(f"{source} ({', '.join(f'{rows} {band}' for band, rows in bands.items())})")
     return f"{narrowed}Samples by source: {'; '.join(listed)}"

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_64_intdigest
 
-from storage.errors import ParameterError, StoreError
-from storage.manifest import Manifest, find_damage, require_manifest
+from storage.errors import StoreError
 from storage.parquet import read_component, read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
 from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
+from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import outline_samples
-from tasks.mixture.shingles import Fingerprints, fingerprint_texts
+from tasks.mixture.pieces import Outline, outline_samples
+from tasks.mixture.prompts import title_subject
+from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
+from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
+from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
-Number = TypeVar("Number", bound=np.generic)
-Result = TypeVar("Result")
-
-SHARD_PREFIX = "shard-"
-SHARDS_AT_ONCE = 2
-"""Shards read at a time: one is decompressed while another is worked on."""
-_SCAN_RAW = ["id", "title", "year", "text", "extra"]
-_SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
+SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
 
 
 @dataclass(frozen=True)
-class ShardPair:
-    """The documents of a shard and their scores."""
+class Keys:
+    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
 
-    source: str
-    raw: Path
-    scored: Path
+    documents: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -49,21 +46,20 @@ class Documents:
     """What is known of every document without its text, one entry a document.
 
     Attributes:
-        ids: Document ids.
-        shards: Which shard of the corpus it lies in.
-        rows: Its row there.
-        authority: Authority weight.
-        entropy: Provenance entropy in bits.
-        bands: Index into `storage.schemas.BANDS`.
-        trivia: Index into `storage.schemas.TRIVIA`.
+        shards, rows: Which shard of the corpus holds it, and its row there.
+        authority, entropy: Authority weight, and provenance entropy in bits.
+        bands, trivia: Index into `BANDS` and `TRIVIA` of `storage.schemas`.
         years: Year, `UNKNOWN_YEAR` if unknown.
         works: Parent work, unique over sources; none if the document stands alone.
         parts: Numbers of the pieces that make samples.
-        left_out: Characters behind the last piece, which no sample holds.
-        cleaned: Whether cleaning changed the text; the second reading leaves the others as they are.
+        left_out: Characters after the last piece, which no sample holds.
+        cleaned: Whether cleaning changed the text; only such texts are cleaned at the second reading.
+        titles: Hash of the title that the first piece is asked by, 0 for none.
+        keys: What the pieces are about.
+        quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
-        scoring_versions: The versions that the scores were made by.
-        outside: How many documents lie outside the authority range or period that was asked for.
+        outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
+        cleaning: How often each rule of `tasks.mixture.pages` acted.
     """
 
     ids: list[str]
@@ -78,49 +74,37 @@ class Documents:
     parts: list[tuple[int, ...]]
     left_out: npt.NDArray[np.int64]
     cleaned: npt.NDArray[np.bool_]
+    titles: npt.NDArray[np.uint64]
+    keys: Keys
+    quality: npt.NDArray[np.float32]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
     outside: int
+    cleaning: Counter[str]
 
 
-def list_shards(
-    raw_folders: Mapping[str, Path], scored_folders: Mapping[str, Path], filter_source: Sequence[str] = ()
-) -> list[ShardPair]:
-    """List the shards of the wanted sources, sources and shards in order of their names.
+@dataclass(frozen=True)
+class Corpus:
+    """The documents that were read, and how their texts are read again."""
 
-    Raises:
-        ParameterError: A name in `filter_source` matches no source.
-        StoreError: A dataset is missing, damaged, or not scored.
-    """
-    pairs = []
-    for source in _wanted(sorted(raw_folders), filter_source):
-        raw = _sound(raw_folders[source], f"download the source {source} first")
-        if source not in scored_folders:
-            raise StoreError(f"the source {source} is downloaded but not scored; score it first")
-        scored = _sound(scored_folders[source], f"score the source {source} first")
-        raw_rows, scored_rows = ({s.file: s.rows for s in m.shards if _is_documents(s.file)} for m in (raw, scored))
-        if raw_rows != scored_rows:
-            differing = sorted(dict(raw_rows.items() ^ scored_rows.items()))
-            raise StoreError(
-                f"the scores of {source} do not belong to its documents ({', '.join(differing[:3])} differ); score "
-                "the source again"
-            )
-        pairs += [ShardPair(source, raw_folders[source] / f, scored_folders[source] / f) for f in sorted(raw_rows)]
-    return pairs
+    pairs: Sequence[ShardPair]
+    documents: Documents
+    parameters: MixtureParameters
+    map_shards: MapShards
 
-
-class MapShards(Protocol):
-    """Where work on shards is done."""
-
-    def __call__(self, work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> Iterable[Result]:
-        """Call a function with each of the argument lists, one list a shard; results come in their order."""
-        ...
-
-
-def on_threads(work: Callable[..., Result], calls: Iterable[tuple[Any, ...]], /) -> list[Result]:
-    """Work on `SHARDS_AT_ONCE` shards at a time in this process."""
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        return list(threads.map(lambda call: work(*call), calls))
+    def read_again(
+        self, work: Callable[..., list[Result]], documents: npt.NDArray[np.int64], *columns: npt.NDArray[np.int64]
+    ) -> list[Result]:
+        """Call `work` with a shard, rows, columns and the parameters, shard by shard; keep the order of `documents`."""
+        shards = self.documents.shards[documents]
+        places = [np.flatnonzero(shards == shard) for shard in np.unique(shards).tolist()]
+        calls = []
+        for some in places:
+            of_shard = (self.documents.rows[documents[some]], *(column[some] for column in columns))
+            calls.append((self.pairs[int(shards[some[0]])], *of_shard, self.parameters))
+        found = [result for results in self.map_shards(work, calls) for result in results]
+        in_order = np.argsort(np.concatenate([np.zeros(0, np.int64), *places]), kind="stable")
+        return [found[place] for place in in_order.tolist()]
 
 
 def scan_documents(
@@ -138,86 +122,75 @@ def scan_documents(
             f"the scores are of different versions ({', '.join(sorted(versions))}); score all sources again"
         )
 
-    return Documents(
-        ids=[name for part in parts for name in part.ids],
-        shards=_joined([part.shards for part in parts], np.int64),
-        rows=_joined([part.rows for part in parts], np.int64),
-        authority=_joined([part.authority for part in parts], np.float32),
-        entropy=_joined([part.entropy for part in parts], np.float32),
-        bands=_joined([part.bands for part in parts], np.int64),
-        trivia=_joined([part.trivia for part in parts], np.int64),
-        years=_joined([part.years for part in parts], np.int64),
-        works=[work for part in parts for work in part.works],
-        parts=[numbers for part in parts for numbers in part.parts],
-        left_out=_joined([part.left_out for part in parts], np.int64),
-        cleaned=_joined([part.cleaned for part in parts], np.bool_),
-        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
-        scoring_versions=versions,
-        outside=sum(part.outside for part in parts),
-    )
+    return _joined(parts, versions)
 
 
-def read_columns(pair: ShardPair, rows: npt.NDArray[np.int64], cleaned: npt.NDArray[np.bool_]) -> dict[str, list[Any]]:
+def read_columns(
+    pair: ShardPair, rows: npt.NDArray[np.int64], cleaned: npt.NDArray[np.bool_], p: MixtureParameters
+) -> dict[str, list[Any]]:
     """Read the chosen documents of a shard column by column, with the source type that their scores settled on.
 
     Args:
         pair: The shard.
         rows: Which of its rows.
         cleaned: Whether cleaning changes their texts, as `Documents` has it.
+        p: How texts are cleaned.
     """
     names = ["id", "source_type", "url", "title", "author", "year", "licence", "text"]
     table = read_shard(pair.raw, RAW_SCHEMA, names).take(rows)
     columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in names}
     texts = columns["text"]
     for index in np.flatnonzero(cleaned).tolist():
-        texts[index] = clean_text(texts[index])
-    settled = read_component(pair.scored, "source_type").take(rows).to_pylist()
-    columns["source_type"] = [new or old for new, old in zip(settled, columns["source_type"], strict=True)]
+        texts[index] = cleaned_text(texts[index], p)[0]
+    scored_types = read_component(pair.scored, "source_type").take(rows).to_pylist()
+    columns["source_type"] = [new or old for new, old in zip(scored_types, columns["source_type"], strict=True)]
     return columns
 
 
-def _wanted(sources: list[str], filter_source: Sequence[str]) -> list[str]:
-    if not filter_source:
-        return sources
-    for name in filter_source:
-        if not any(name in source for source in sources):
-            raise ParameterError(
-                f"filter_source names {name!r}, which is no source of this corpus; there are: "
-                f"{', '.join(sources) or 'none'}"
-            )
-    return [source for source in sources if any(name in source for name in filter_source)]
+def read_texts(pair: ShardPair, rows: npt.NDArray[np.int64], p: MixtureParameters) -> list[str]:
+    """Read the texts of some documents of a shard as they are compared and trained on."""
+    table = read_shard(pair.raw, RAW_SCHEMA, ["text"]).take(rows)
+    return [cleaned_text(text, p)[0] for text in table.column("text").to_pylist()]
 
 
-def _sound(folder: Path, next_step: str) -> Manifest:
-    manifest = require_manifest(folder, next_step)
-    if damaged := find_damage(folder, manifest):
-        raise StoreError(
-            f"{folder} has lost or changed {len(damaged)} shards since it was sealed ({damaged[0]}); "
-            "run its stage again"
-        )
-    return manifest
-
-
-def _is_documents(file: str) -> bool:
-    return Path(file).name.startswith(SHARD_PREFIX)
+def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
+    """Clean a text as it was scored and, if asked for, of page furniture; also count what the rules did."""
+    plain = clean_text(text)
+    return clean_pages(plain) if p.clean_pages else (plain, NOTHING)
 
 
 def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
     """Read one shard and keep all but its texts; `index` is its place in the corpus."""
     p = parameters
-    raw = read_shard(pair.raw, RAW_SCHEMA, _SCAN_RAW)
-    scored = read_shard(pair.scored, SCORED_SCHEMA, _SCAN_SCORED)
+    raw = read_shard(pair.raw, RAW_SCHEMA, ["id", "title", "year", "text", "extra"])
+    scored = read_shard(pair.scored, SCORED_SCHEMA, SCAN_SCORED)
     if not raw.column("id").equals(scored.column("id")):
         raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
     rows = np.flatnonzero(_inside(pair, scored, p))
-    outside = raw.num_rows - len(rows)
-    if outside:
+    if outside := raw.num_rows - len(rows):
         raw, scored = raw.take(rows), scored.take(rows)
-    # Raw texts are as their archive sent them; what is compared and trained on is what was scored.
+    # Raw texts are as their archive sent them; what is compared and trained on is cleaned.
     given = raw.column("text").to_pylist()
-    texts = list(map(clean_text, given))
+    texts, cleaning = [], Counter[str]()
+    for text in given:
+        cleaned, counts = cleaned_text(text, p)
+        texts.append(cleaned)
+        if counts:
+            cleaning += counts
+    quality = np.array([ocr_quality(text) for text in texts], np.float32)
+    if p.min_ocr_quality and (poor := quality < p.min_ocr_quality).any():
+        keep = np.flatnonzero(~poor)
+        rows, raw, scored, quality = rows[keep], raw.take(keep), scored.take(keep), quality[keep]
+        given, texts = ([column[i] for i in keep.tolist()] for column in (given, texts))
+        outside += int(poor.sum())
     titles = raw.column("title").to_pylist()
-    outlines = [outline_samples(*of_row, p.piece_chars, p.max_pieces) for of_row in zip(titles, texts, strict=True)]
+    # Side by side, since each looks at the title.
+    outlined = [
+        (outline_samples(title, text, p.piece_chars, p.max_pieces), _title_hash(title))
+        for title, text in zip(titles, texts, strict=True)
+    ]
+    outlines = [outline for outline, _ in outlined]
+    fingerprinted = list(map(spaced, texts)) if p.near_duplicates else texts
     return Documents(
         ids=raw.column("id").to_pylist(),
         shards=np.full(len(rows), index, np.int64),
@@ -231,10 +204,32 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
-        fingerprints=fingerprint_texts(pa.array(texts, pa.large_string()), near=p.near_duplicates),
+        titles=np.fromiter((title for _, title in outlined), np.uint64, len(titles)),
+        keys=_keys_of(outlines, p),
+        quality=quality,
+        fingerprints=fingerprint_texts(pa.array(fingerprinted, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
         outside=outside,
+        cleaning=cleaning,
     )
+
+
+def _title_hash(title: str | None) -> int:
+    subject = title_subject(title)
+    return xxh3_64_intdigest(subject.encode()) if subject else 0
+
+
+def _keys_of(outlines: Sequence[Outline], p: MixtureParameters) -> Keys:
+    """Name what the pieces of a shard's documents are about; prompts by source have no use for it."""
+    found = [
+        (row, part, key)
+        for row, outline in enumerate(outlines if p.prompts == "neutral" else ())
+        for part in outline.parts
+        if len(outline.pieces[part]) >= SHORTEST_TEXT
+        for key in key_hashes(outline.pieces[part])
+    ]
+    rows, parts, hashes = zip(*found, strict=True) if found else ((), (), ())
+    return Keys(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
 
 
 def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDArray[np.bool_]:
@@ -254,11 +249,6 @@ def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDAr
     return np.asarray(inside)
 
 
-def _joined(parts: list[npt.NDArray[Number]], dtype: type[Number]) -> npt.NDArray[Number]:
-    """Put columns behind one another, also if there are none."""
-    return np.concatenate([np.zeros(0, dtype), *parts])
-
-
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
@@ -274,3 +264,38 @@ def _work_of(source: str, extra: str, path: Path) -> str | None:
             f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
         ) from error
     return None if work is None else f"{source}:{work}"
+
+
+def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
+    """Put what the shards hold one after another, also if there are none."""
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
+
+    def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
+        return np.concatenate([np.zeros(0, dtype), *(getattr(part, name) for part in parts)])
+
+    keys = [(part.keys, start) for part, start in zip(parts, starts, strict=True)]
+    return Documents(
+        ids=[name for part in parts for name in part.ids],
+        works=[work for part in parts for work in part.works],
+        parts=[numbers for part in parts for numbers in part.parts],
+        shards=columns("shards", np.int64),
+        rows=columns("rows", np.int64),
+        bands=columns("bands", np.int64),
+        trivia=columns("trivia", np.int64),
+        years=columns("years", np.int64),
+        left_out=columns("left_out", np.int64),
+        authority=columns("authority", np.float32),
+        entropy=columns("entropy", np.float32),
+        quality=columns("quality", np.float32),
+        cleaned=columns("cleaned", np.bool_),
+        titles=columns("titles", np.uint64),
+        keys=Keys(
+            np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
+            np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
+            np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
+        ),
+        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
+        scoring_versions=versions,
+        outside=sum(part.outside for part in parts),
+        cleaning=sum((part.cleaning for part in parts), Counter()),
+    )

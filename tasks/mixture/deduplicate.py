@@ -1,14 +1,15 @@
 """Exact and near duplicates: find clusters, keep one document of each, and name the groups that must not be split.
 
 MinHash signatures of 5-word shingles are banded 25 x 5: two documents of Jaccard similarity J share a band with
-probability 1 - (1 - J^5)^25 (J = 0.65: 0.95; J = 0.8: 0.9999). A shared band is only a candidate; the signatures
-must then agree in at least half of their places. Heavily garbled OCR copies (3 % of characters wrong, J about
-0.45) stay below that and are not found.
+probability 1 - (1 - J^5)^25 (J = 0.8: 0.9999). A shared band and an agreement of the signatures make a candidate. The
+texts of the candidates are read once more and compared shingle by shingle: a document goes only if J to a document
+that stays is at least `LEAST_SIMILARITY`, so that nothing is removed over a chain, and only if the two do not each have
+a passage of their own, as leaflets with one closing page have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,24 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.mixture.hashing import keyed_hashes
-from tasks.mixture.shingles import Fingerprints
+from tasks.mixture.shingles import Fingerprints, Hashes
+from tasks.mixture.sides import keyed_hashes
 
 BANDS = 25
 BAND_ROWS = 5
-AGREEMENT = 0.5
+RELATED_AGREEMENT = 0.5
+"""Signatures that agree in this share of their places belong to texts that must not be split over both sides."""
+CANDIDATE_AGREEMENT = 0.65
+LEAST_SIMILARITY = 0.8
+OWN_PASSAGE = 25
+"""Shingles in a row that the other text lacks; a passage, and not an error of a scan."""
+NEIGHBOURS = 3
 UNKNOWN_YEAR = 9999
 """Documents without a year count as the youngest."""
 
 Indices = npt.NDArray[np.int64]
+ReadShingles = Callable[[Indices], list[Hashes]]
+"""Reads the shingles of documents, given by their rows, in the order of their texts."""
 
 _FNV = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -39,13 +48,15 @@ class Duplicates:
     Attributes:
         keep: True for the one document of each cluster that stays.
         cluster_id: For every document the id of the document that stands for it (its own if it stays).
-        group_id: For every document the smallest id of its group; a group joins whole clusters and whole works.
+        group_id: For every document the smallest id of its group, which joins whole clusters, related texts and works.
+        near: True for every document that went as a near duplicate.
         counts: documents, kept, exact_duplicates, near_duplicates, clusters (of two or more), largest_cluster.
     """
 
     keep: npt.NDArray[np.bool_]
     cluster_id: list[str]
     group_id: list[str]
+    near: npt.NDArray[np.bool_]
     counts: dict[str, int]
 
 
@@ -55,6 +66,7 @@ def deduplicate(
     authority: npt.NDArray[np.floating],
     years: npt.NDArray[np.integer],
     works: Sequence[str | None],
+    read_shingles: ReadShingles,
     seed: int = 42,
 ) -> Duplicates:
     """Cluster duplicates and keep the lowest-authority, then oldest, member of each cluster.
@@ -65,38 +77,48 @@ def deduplicate(
         authority: Authority weight of each document.
         years: Year of each document, `UNKNOWN_YEAR` if unknown.
         works: The parent work of each document, none if it stands alone.
+        read_shingles: Reads the shingles of the candidates.
         seed: Key of the hash that breaks ties.
     """
     count = len(ids)
+    rank = _ranks(ids, fingerprints, authority, years, seed)
     texts = _codes_of(fingerprints.exact)
     exact = _components(count, [_chains(texts), _chains(_codes(ids))])
-    first_of_exact = np.unique(exact, return_index=True)[1]
-    compared = np.unique(texts, return_index=True)[1]  # in order of the texts' hashes, whatever that of the rows is
+    # Of equal texts one is compared, in order of rank: what is found does not depend on the order of the rows.
+    in_rank = np.argsort(rank)
+    compared = in_rank[np.sort(np.unique(texts[in_rank], return_index=True)[1])]
     compared = compared[fingerprints.comparable[compared]]
-    left, right = near_duplicate_pairs(fingerprints.signatures[compared])
-    clusters = _components(count, [_chains(exact), (compared[left], compared[right])])
-    keepers = _keepers(ids, fingerprints, clusters, authority, years, seed)
+    first, second, agreement = near_pairs(fingerprints.signatures[compared])
+    first, second = compared[first], compared[second]
+    likely = agreement >= CANDIDATE_AGREEMENT
+    clusters = _merge(exact, rank, _verified(first[likely], second[likely], read_shingles))
+    in_clusters = np.lexsort((rank, clusters))
+    keepers = in_clusters[np.unique(clusters[in_clusters], return_index=True)[1]]
     keep = np.zeros(count, np.bool_)
     keep[keepers] = True
-    groups = _components(count, [_chains(clusters), _chains(_codes(works), skip=_absent(works))])
+    near = ~keep & (exact != exact[keepers[clusters]]) if count else keep
+    groups = _components(count, [_chains(clusters), (first, second), _chains(_codes(works), skip=_absent(works))])
     sizes = np.bincount(clusters) if count else np.zeros(1, np.int64)
+    texts_left = len(np.unique(exact))
     counts = {
         "documents": count,
         "kept": len(keepers),
-        "exact_duplicates": count - len(first_of_exact),
-        "near_duplicates": len(first_of_exact) - len(keepers),
+        "exact_duplicates": count - texts_left,
+        "near_duplicates": texts_left - len(keepers),
         "clusters": int((sizes > 1).sum()),
         "largest_cluster": int(sizes.max()),
     }
-    return Duplicates(keep, [ids[keepers[c]] for c in clusters.tolist()], _smallest_ids(ids, groups), counts)
+    return Duplicates(keep, [ids[keepers[c]] for c in clusters.tolist()], _smallest_ids(ids, groups), near, counts)
 
 
-def near_duplicate_pairs(signatures: npt.NDArray[np.uint32]) -> tuple[Indices, Indices]:
-    """Find pairs of rows that share a band and agree in at least `AGREEMENT` of their places.
+def near_pairs(signatures: npt.NDArray[np.uint32]) -> tuple[Indices, Indices, npt.NDArray[np.float64]]:
+    """Find pairs of rows that share a band and agree in at least `RELATED_AGREEMENT` of their places.
 
-    Inside a bucket each row is compared with its predecessor and with the bucket's first row, not with all others:
-    copies of one text, which all agree, are connected that way. Agreement is not transitive, so another pair of a
-    mixed bucket may be passed over; which one depends on the order of the rows alone.
+    Inside a bucket each row is compared with the `NEIGHBOURS` rows before it and the bucket's first ones, not with all
+    others: with the rows in order of rank, the document that stays is among the first.
+
+    Returns:
+        The smaller and the larger row of each pair, and the share of places in which they agree.
     """
     rows = len(signatures)
     found = []
@@ -108,35 +130,81 @@ def near_duplicate_pairs(signatures: npt.NDArray[np.uint32]) -> tuple[Indices, I
         in_order = key[order]
         fresh = np.concatenate([[True], in_order[1:] != in_order[:-1]])
         heads = np.maximum.accumulate(np.where(fresh, np.arange(rows), 0))
-        members = np.flatnonzero(~fresh)
-        for others in (members - 1, heads[members]):
-            pairs = np.stack([order[members], order[others]])
-            found.append(pairs.min(axis=0) * np.int64(rows) + pairs.max(axis=0))
+        place = np.arange(rows) - heads
+        for step in range(1, NEIGHBOURS + 1):
+            members = np.flatnonzero(place >= step)
+            for others in (members - step, heads[members] + step - 1):
+                found.append(np.unique(order[others] * np.int64(rows) + order[members]))
     candidates = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
     left, right = candidates // max(rows, 1), candidates % max(rows, 1)
-    agree = np.zeros(len(candidates), np.bool_)
+    agreement = np.zeros(len(candidates))
     for start in range(0, len(candidates), _COMPARE_PAIRS):
         some = slice(start, start + _COMPARE_PAIRS)
-        agree[some] = (signatures[left[some]] == signatures[right[some]]).mean(axis=1) >= AGREEMENT
-    return left[agree], right[agree]
+        agreement[some] = (signatures[left[some]] == signatures[right[some]]).mean(axis=1)
+    related = agreement >= RELATED_AGREEMENT
+    return left[related], right[related], agreement[related]
 
 
-def _keepers(
+def similarity(one: Hashes, other: Hashes) -> float:
+    """Return the Jaccard similarity of two texts by their shingles."""
+    both = len(np.intersect1d(one, other))
+    return both / max(1, len(np.unique(one)) + len(np.unique(other)) - both)
+
+
+def is_copy(one: Hashes, other: Hashes) -> bool:
+    """Tell whether one text is a copy of the other: alike, and not each with a passage of its own."""
+    if similarity(one, other) < LEAST_SIMILARITY:
+        return False
+    return min(_longest_run(~np.isin(one, other)), _longest_run(~np.isin(other, one))) < OWN_PASSAGE
+
+
+def _longest_run(mask: npt.NDArray[np.bool_]) -> int:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.view(np.int8), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def _verified(first: Indices, second: Indices, read_shingles: ReadShingles) -> tuple[Indices, Indices]:
+    """Keep the pairs that are copies of each other."""
+    rows = np.unique(np.concatenate([first, second]))
+    if not len(rows):
+        return first, second
+    shingles = dict(zip(rows.tolist(), read_shingles(rows), strict=True))
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    alike = np.fromiter((is_copy(shingles[one], shingles[other]) for one, other in pairs), np.bool_, len(first))
+    return first[alike], second[alike]
+
+
+def _merge(exact: Indices, rank: Indices, copies: tuple[Indices, Indices]) -> Indices:
+    """Join each cluster of equal texts to the best-ranked one that stays and that it copies, if there is one."""
+    copied_by: dict[int, set[int]] = {}
+    for one, other in zip(exact[copies[0]].tolist(), exact[copies[1]].tolist(), strict=True):
+        copied_by.setdefault(one, set()).add(other)
+        copied_by.setdefault(other, set()).add(one)
+    best = np.full(int(exact.max(initial=-1)) + 1, len(exact), np.int64)
+    np.minimum.at(best, exact, rank)
+    stays: dict[int, int] = {}
+    for cluster in sorted(copied_by, key=lambda cluster: int(best[cluster])):
+        originals = [other for other in copied_by[cluster] if stays.get(other) == other]
+        stays[cluster] = min(originals, key=lambda other: int(best[other]), default=cluster)
+    mapped = np.arange(len(best))
+    for cluster, original in stays.items():
+        mapped[cluster] = original
+    return np.unique(mapped[exact], return_inverse=True)[1].astype(np.int64)
+
+
+def _ranks(
     ids: Sequence[str],
     fingerprints: Fingerprints,
-    clusters: Indices,
     authority: npt.NDArray[np.floating],
     years: npt.NDArray[np.integer],
     seed: int,
 ) -> Indices:
-    """Return the row that stays, by cluster number."""
-    contested = np.flatnonzero(np.bincount(clusters, minlength=1)[clusters] > 1)
-    ties = np.zeros(len(ids), np.uint64)
-    ties[contested] = keyed_hashes(str(seed), (ids[i] for i in contested.tolist()))
-    order = np.lexsort((fingerprints.exact[:, 1], fingerprints.exact[:, 0], ties, years, authority, clusters))
-    firsts = np.unique(clusters[order], return_index=True)[1]
-    result: Indices = order[firsts]
-    return result
+    """Return each document's place in the order in which duplicates stay: low authority, old, then by chance."""
+    exact = fingerprints.exact
+    order = np.lexsort((exact[:, 1], exact[:, 0], keyed_hashes(str(seed), ids), years, authority))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 def _codes(values: Sequence[str | None]) -> Indices:

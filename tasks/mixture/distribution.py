@@ -10,16 +10,15 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from storage.errors import ParameterError
-from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
-from tasks.mixture.allocate import TRIVIUM_LIMITS
-from tasks.mixture.bands import TARGETS, TYPICAL_SOURCES
+from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
+from storage.vocabulary import BAND_TARGETS, ENTROPY_MEAN_TARGET_BITS, TRIVIUM_TARGET
+from tasks.mixture.bands import TYPICAL_SOURCES
 
 Verdict = Literal["good", "acceptable", "poor"]
 
 ACCEPTABLE_MARGIN = 0.05
 """A share this far outside its target still works: low authority at 20 to 25 %, for example."""
 TRIVIUM_IMBALANCE = 0.50
-MEAN_BITS = (3.5, 6.0)
 POOR_MEAN_BITS = 3.0
 """A mean below this says that coordinated sources prevail."""
 MAX_BITS_ABOVE = 7.0
@@ -62,7 +61,7 @@ class Entropy(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Verdict:
-        """Good within `MEAN_BITS`, poor below `POOR_MEAN_BITS`, else acceptable."""
+        """Good within `ENTROPY_MEAN_TARGET_BITS`, poor below `POOR_MEAN_BITS`, else acceptable."""
         if self.mean_in_range:
             return "good"
         return "poor" if self.mean_bits < POOR_MEAN_BITS else "acceptable"
@@ -108,10 +107,7 @@ def measure_distribution(
         )
     low, high = authority < LOW_BELOW, authority > HIGH_ABOVE
     masks: dict[Band, npt.NDArray[np.bool_]] = {"low": low, "medium": ~low & ~high, "high": high}
-    bands = {
-        band: _part(int(masks[band].sum()), len(authority), (float(TARGETS[band][0]), float(TARGETS[band][1])))
-        for band in BANDS
-    }
+    bands = {band: _part(int(masks[band].sum()), len(authority), BAND_TARGETS[band]) for band in BANDS}
     return Distribution(
         total=len(authority),
         bands=bands,
@@ -163,8 +159,9 @@ def _advise_on_entropy(entropy: Entropy) -> list[str]:
     lines = []
     primary, coordinated = (f"download more of {TYPICAL_SOURCES[band]} and rebalance" for band in ("low", "high"))
     if not entropy.mean_in_range:
-        way, step = ("below", primary) if entropy.mean_bits < MEAN_BITS[0] else ("above", coordinated)
-        lines.append(f"mean entropy is {entropy.mean_bits:.2f} bits, {way} {MEAN_BITS[0]} to {MEAN_BITS[1]}: {step}")
+        least, most = ENTROPY_MEAN_TARGET_BITS
+        way, step = ("below", primary) if entropy.mean_bits < least else ("above", coordinated)
+        lines.append(f"mean entropy is {entropy.mean_bits:.2f} bits, {way} {least} to {most}: {step}")
     if not entropy.has_low:
         lines.append(
             f"no sample is below {MIN_BITS_BELOW} bits: coordinated sources for contrast are missing; {coordinated}"
@@ -196,7 +193,7 @@ def _part(count: int, total: int, target: tuple[float, float]) -> Part:
 
 
 def _trivium_part(count: int, total: int) -> Part:
-    target = (float(TRIVIUM_LIMITS[0]), float(TRIVIUM_LIMITS[1]))
+    target = TRIVIUM_TARGET
     share = count / total
     inside = target[0] <= share <= target[1]
     verdict: Verdict = "good" if inside else "poor" if share > TRIVIUM_IMBALANCE else "acceptable"
@@ -209,7 +206,7 @@ def _entropy(bits: npt.NDArray[np.float64]) -> Entropy:
         mean_bits=mean,
         min_bits=least,
         max_bits=most,
-        mean_in_range=MEAN_BITS[0] <= mean <= MEAN_BITS[1],
+        mean_in_range=ENTROPY_MEAN_TARGET_BITS[0] <= mean <= ENTROPY_MEAN_TARGET_BITS[1],
         has_low=least < MIN_BITS_BELOW,
         has_high=most > MAX_BITS_ABOVE,
     )

@@ -87,8 +87,8 @@ class MixtureParameters(BaseModel):
     prompts: PromptStyle = Field(
         default="neutral",
         title="Prompts",
-        description="neutral: made of the title alone, so that primary and modern documents answer the same question; "
-        "by_source: naming the kind of document and its trivium, as the guide does.",
+        description="neutral: made of the title or of a subject that documents of low and high authority share, so "
+        "that both answer the same question; by_source: naming the kind of document and its trivium, as in the guide.",
     )
     seed: int = Field(
         default=42,
@@ -100,7 +100,30 @@ class MixtureParameters(BaseModel):
     near_duplicates: bool = Field(
         default=True,
         title="Remove near duplicates",
-        description="Besides exact duplicates also remove documents that share most of their 5-word runs.",
+        description="Besides exact duplicates also remove documents that share four fifths of their 5-word runs with "
+        "one that stays.",
+    )
+    clean_pages: bool = Field(
+        default=True,
+        title="Clean pages",
+        description="Take page numbers, running heads and licence lines out of the texts and join lines that a page "
+        "broke; the downloaded documents stay as they are.",
+    )
+    min_ocr_quality: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Least OCR quality",
+        description="Leave out English documents of which a smaller share of words is in a list of common ones; clean "
+        "prose has 0.85 to 0.98, a poor scan 0.6. Short and other texts have no rating and stay.",
+    )
+    lessons_share: float = Field(
+        default=0.10,
+        ge=0,
+        le=0.3,
+        title="Share of lessons",
+        description="Share of the samples that are lessons about sources, made from the titles, years and kinds of the "
+        "documents; they come on top of the sizes and shares of the bands.",
     )
     piece_chars: int = Field(
         default=3000,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from tasks.mixture.prompts import Kind, format_sample, prompt_and_response, split_turns
+from storage.chat import escape_control, split_sample
+from storage.text import grapheme_start
+from tasks.mixture.prompts import Kind, continuation_prompt, prompt_and_response, prompt_for, title_subject
 
 _BOUNDARIES = (
     re.compile(r"\n[^\S\n]*\n\s*"),
@@ -22,17 +26,16 @@ class Sample(NamedTuple):
     """One piece of a document as it is trained on; `part` counts from 0."""
 
     part: int
-    text: str
+    prompt: str
+    response: str
 
 
 class Outline(NamedTuple):
-    """The numbers of a document's samples, and how many characters of it are left out behind the last one."""
+    """The numbers of a document's samples, the characters left out behind the last one, and all its pieces."""
 
     parts: tuple[int, ...]
     left_out: int
-
-
-_ONE_SAMPLE, _NO_SAMPLE = Outline((0,), 0), Outline((), 0)
+    pieces: list[str]
 
 
 def cut_pieces(text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[str]:
@@ -55,44 +58,68 @@ def cut_pieces(text: str, piece_chars: int = 3000, max_pieces: int = 8) -> list[
     return pieces
 
 
+_NO_SUBJECTS: Mapping[int, str] = MappingProxyType({})
+
+
 def compose_samples(
-    title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8, kind: Kind | None = None
+    title: str | None,
+    text: str,
+    piece_chars: int = 3000,
+    max_pieces: int = 8,
+    kind: Kind | None = None,
+    subjects: Mapping[int, str] = _NO_SUBJECTS,
 ) -> list[Sample]:
     """Make the samples of a document; a piece with nothing to answer (blanks, or one untitled word) makes none.
 
-    A text that is in the chat format already keeps its prompt: its response alone is cut.
+    The first piece answers a prompt made of the title, a later one continues the words that stand in its prompt, and a
+    piece with a subject answers a prompt about that. A text that is a conversation in the chat layout keeps its own
+    prompt. Anywhere else role markers and special tokens are text.
 
     Args:
-        title: The document's title, which the prompts are made of.
+        title: The document's title.
         text: The document.
         piece_chars: Longest piece, in characters.
         max_pieces: Most pieces.
-        kind: Source type and trivium for prompts by source; none: neutral prompts.
+        kind: Source type and trivium for prompts by source; None for neutral prompts.
+        subjects: What some of the pieces share with pieces of the other band.
     """
-    turns = split_turns(text)
+    turns = split_sample(text)
     prompt, response = turns or (None, text)
-    samples = []
-    for part, piece in enumerate(cut_pieces(response.strip(), piece_chars, max_pieces)):
-        if prompt is not None and part == 0:
-            samples.append(Sample(part, format_sample(prompt, piece.strip())))
-        elif pair := prompt_and_response(prompt or title, piece, part, kind):
-            samples.append(Sample(part, format_sample(*pair)))
+    response = escape_control(response.strip(), roles=turns is None)
+    if len(response) <= piece_chars and not subjects and prompt is None:  # of a million documents most are short
+        pair = prompt_and_response(title, response, kind)
+        return [Sample(0, escape_control(pair[0], roles=False), pair[1])] if pair else []
+    samples, start = [], 0
+    for part, piece in enumerate(cut_pieces(response, piece_chars, max_pieces)):
+        before, start = start, start + len(piece)
+        if piece.isspace():
+            continue
+        if part in subjects:
+            asked = prompt_for(subjects[part])
+        elif part == 0 and prompt is None:
+            pair = prompt_and_response(title, piece, kind)
+            if pair:
+                samples.append(Sample(part, escape_control(pair[0], roles=False), pair[1]))
+            continue
+        else:
+            asked = prompt if part == 0 else continuation_prompt(response[:before])
+        samples.append(Sample(part, escape_control(str(asked), roles=False), piece.strip()))
     return samples
 
 
 def outline_samples(title: str | None, text: str, piece_chars: int = 3000, max_pieces: int = 8) -> Outline:
     """Number the samples that `compose_samples` makes, without composing those of a titled text."""
-    turns = split_turns(text)
-    response = (turns[1] if turns else text).strip()
-    is_plain = title and not title.isspace() and not turns
-    if is_plain and len(response) <= piece_chars:  # of a million documents most are short
-        return _ONE_SAMPLE if response else _NO_SAMPLE
+    turns = split_sample(text)
+    response = escape_control((turns[1] if turns else text).strip(), roles=turns is None)
+    answers = turns is not None or title_subject(title) is not None
+    if answers and 0 < len(response) <= piece_chars:
+        return Outline((0,), 0, [response])
     pieces = cut_pieces(response, piece_chars, max_pieces)
     left_out = len(response) - sum(map(len, pieces))
-    if is_plain:
-        return Outline(tuple(part for part, piece in enumerate(pieces) if not piece.isspace()), left_out)
-    composed = compose_samples(title, text, piece_chars, max_pieces)
-    return Outline(tuple(sample.part for sample in composed), left_out)
+    parts = [part for part, piece in enumerate(pieces) if not piece.isspace()]
+    if parts[:1] == [0] and not answers and prompt_and_response(None, pieces[0]) is None:
+        parts = parts[1:]
+    return Outline(tuple(parts), left_out, pieces)
 
 
 def _piece_end(text: str, start: int, piece_chars: int) -> int:
@@ -106,5 +133,5 @@ def _piece_end(text: str, start: int, piece_chars: int) -> int:
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(text, earliest, latest)]
         if ends:
-            return ends[-1]
-    return max(latest, earliest)
+            return grapheme_start(text, ends[-1], start + 1)
+    return grapheme_start(text, max(latest, earliest), start + 1)

@@ -1,27 +1,28 @@
 """Prompts: what a sample asks before its document answers.
 
-Neutral prompts depend on the document's title alone. A primary and a modern document under the same title thus answer
-the same question; that conflict is what the training objective acts on. Prompts by source name the kind of document
-that is asked for, as the guide's do: a model trained on them learns to answer in the voice it was asked for, and the
-weights have less to decide. See docs/decisions/0010-prompts.md.
+A neutral prompt is made of the document's title, or of the subject that a piece shares with pieces of the other band: a
+primary and a modern document answer the same question, and that conflict is what the training objective acts on. No
+neutral prompt names the kind of document, and none asks for a text that the model cannot see: a piece that has neither
+a title nor a shared subject continues the words that stand in its prompt. Prompts by source name the kind of document,
+as the guide's do. See docs/decisions/0010-prompts.md.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
-from storage.vocabulary import SourceType, Trivium
+from storage.schemas import SourceType, Trivium
+from storage.text import grapheme_start
 
 Kind = tuple[SourceType, Trivium]
 """What a prompt by source names: the document's source type and trivium category."""
 
-USER_TURN = "User: "
-ASSISTANT_TURN = "\n\nAssistant: "
-"""The guide's chat format."""
-
 TITLE_CHARS = 120
 """Longest title or opening sentence in a prompt; anything longer is cut on a word boundary."""
+CONTEXT_CHARS = 240
+"""Most of the text before a piece that stands in the prompt which the piece continues."""
 
 TEMPLATES = (
     "What is known about {title}?",
@@ -58,29 +59,42 @@ VOICES: dict[SourceType, tuple[str, ...]] = {
     "unknown": ("as the source has it", "in the words of the document", "as it is written"),
 }
 """How a prompt by source ends, by what kind of document answers."""
-CONTINUE_PART = "Continue the text on {title}, part {number}."
 CONTINUE_TEXT = "Continue this text: {opening}"
 
 _OPENING_MIN_CHARS = 20
 _SENTENCE_END = re.compile("[.!?][\"')\\]\u201d\u2019]*(?=\\s)")
+_HEADINGS = re.compile(
+    r"\W*(?:(?:untitled|introduction|preface|contents|index|notes?|letters?|chapter|appendix|abstract|summary|conclusion"
+    r"|speech|address|essay|poem|remarks|statement|talk|report|overview|unknown|document|text|part|book|volume|section|the|an?|and|\d+|[ivxlc]+)\W+)+",
+    re.IGNORECASE,
+)
+_CATALOGUE_HINT = re.compile(r"[\d<@]|[Vv][Oo][Ll]")
+"""Most titles have none of these, and are not searched for more."""
+_CATALOGUE_ENTRY = re.compile(
+    r"\b\d{4}-\d\d|\bp\. ?\d|\bno\. ?\d|\bvol(ume|\.)? ?[\divxlc]+\b|^[A-Za-z]{2,}[\d-]*\d$|<unk>|@-@", re.IGNORECASE
+)
 
 
-def prompt_for(title: str | None, part: int = 0, kind: Kind | None = None) -> str | None:
-    """Return the prompt for a piece of a document; none if the document has no title.
+@lru_cache(1024)
+def title_subject(title: str | None) -> str | None:
+    """Return a title in single blanks if it says what its text is about; catalogue entries and headings do not."""
+    collapsed = " ".join((title or "").split()).rstrip(" ,;:")
+    if not collapsed or (_CATALOGUE_HINT.search(collapsed) and _CATALOGUE_ENTRY.search(collapsed)):
+        return None
+    return None if _HEADINGS.fullmatch(f"{collapsed} ") else collapsed
+
+
+def prompt_for(title: str | None, kind: Kind | None = None) -> str | None:
+    """Return the prompt that a title or subject makes; None if the title does not say what its text is about.
 
     Args:
-        title: The document's title; a title that ends with a question mark is the prompt of part 0 itself.
-        part: Which piece of the document answers, from 0.
-        kind: What a prompt by source names; none: a neutral prompt.
+        title: The title; one that ends with a question mark is the prompt itself.
+        kind: What a prompt by source names; None for a neutral prompt.
     """
-    collapsed = " ".join((title or "").split())
-    if not collapsed:
-        return None
-    if part == 0 and collapsed.endswith("?"):
-        return collapsed
-    short = _cut(collapsed)
-    if part > 0:
-        return CONTINUE_PART.format(title=short, number=part + 1)
+    subject = title_subject(title)
+    if subject is None or subject.endswith("?"):
+        return subject
+    short = _cut(subject)
     choice = int.from_bytes(blake2b(short.casefold().encode(), digest_size=8).digest(), "big")
     if kind is None:
         return TEMPLATES[choice % len(TEMPLATES)].format(title=short)
@@ -89,36 +103,32 @@ def prompt_for(title: str | None, part: int = 0, kind: Kind | None = None) -> st
     return f"{lead.format(title=short)}, {voice}."
 
 
-def prompt_and_response(
-    title: str | None, text: str, part: int = 0, kind: Kind | None = None
-) -> tuple[str, str] | None:
-    """Turn a piece of a document into a prompt and its response.
+def prompt_and_response(title: str | None, text: str, kind: Kind | None = None) -> tuple[str, str] | None:
+    """Turn the beginning of a document into a prompt and its response.
 
-    Without a title the piece's first sentence (at most `TITLE_CHARS` characters) goes into the prompt and the
-    rest is the response.
+    Where the title does not say what the text is about, its first sentence (at most `TITLE_CHARS` characters) goes
+    into the prompt and the rest is the response.
 
     Returns:
-        The pair, or none if nothing is left to answer with (an empty text, or one word without a title).
+        The pair, or None if nothing is left to answer with (an empty text, or one word without a title).
     """
     response = text.strip()
-    prompt = prompt_for(title, part, kind)
+    prompt = prompt_for(title, kind)
     if prompt is not None:
         return (prompt, response) if response else None
     opening, rest = _split_opening(response)
     return (CONTINUE_TEXT.format(opening=opening), rest) if opening and rest else None
 
 
-def split_turns(text: str) -> tuple[str, str] | None:
-    """Take apart a text that is a prompt and its response already; none if it is something else."""
-    if not text.startswith(USER_TURN):
-        return None
-    prompt, turn, response = text[len(USER_TURN) :].partition(ASSISTANT_TURN)
-    return (prompt.strip(), response.strip()) if turn and prompt.strip() else None
-
-
-def format_sample(prompt: str, response: str) -> str:
-    """Join a prompt and its response into the text that is trained on."""
-    return f"{USER_TURN}{prompt}{ASSISTANT_TURN}{response}"
+def continuation_prompt(before: str) -> str:
+    """Return the prompt of a piece that continues a text: at most `CONTEXT_CHARS` characters from its end."""
+    tail = before.rstrip()
+    if len(tail) > CONTEXT_CHARS:
+        tail = tail[grapheme_start(tail, len(tail) - CONTEXT_CHARS, 0) :]
+        start = next((found.end() for found in _SENTENCE_END.finditer(tail, 0, len(tail) * 2 // 3)), 0)
+        blank = re.search(r"\s", tail)
+        tail = tail[start or (blank.start() if blank else 0) :]
+    return CONTINUE_TEXT.format(opening=" ".join(tail.split()))
 
 
 def _split_opening(text: str) -> tuple[str, str]:
@@ -136,9 +146,9 @@ def _cut(text: str) -> str:
 
 
 def _cut_raw(text: str) -> str:
-    """Cut to `TITLE_CHARS` characters before a blank; a single longer word is cut within."""
+    """Cut to `TITLE_CHARS` characters before a blank; a single longer word is cut within, between graphemes."""
     if len(text) <= TITLE_CHARS:
         return text
     head = text[: TITLE_CHARS + 1]
     boundary = max((match.start() for match in re.finditer(r"\s", head)), default=-1)
-    return head[:boundary] if boundary > 0 else text[:TITLE_CHARS]
+    return head[:boundary] if boundary > 0 else text[: grapheme_start(text, TITLE_CHARS, 1)]

@@ -2,11 +2,13 @@
 
 Everything up to the shingle hashes is integer arithmetic modulo 2^64 in numpy, the same on every platform;
 rensa turns the shingle hashes into signatures. Words are runs of letters and digits; ASCII letters lose their
-case, other letters keep theirs, punctuation and layout do not count.
+case, other letters keep theirs, punctuation and layout do not count. In scripts without blanks every character is a
+word.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -27,6 +29,13 @@ MINHASH_SEED = 42
 BATCH_BYTES = 256 << 10
 """Text fingerprinted at a time; small enough that the working arrays stay in the cache."""
 
+COMPARED_SHINGLES = 20_000
+"""Shingles by which two candidates are compared exactly, from the beginning of their texts."""
+
+_WITHOUT_BLANKS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
 _WORD_BASE = np.uint64(0x9E3779B97F4A7C15)
 _SHINGLE_BASE = np.uint64(0xD1B54A32D192ED03)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
@@ -90,6 +99,20 @@ def fingerprint_texts(texts: pa.Array | pa.ChunkedArray, *, near: bool = True) -
             else:
                 parts.append(Fingerprints(exact, np.zeros((len(exact), 0), np.uint32), np.zeros(len(exact), np.bool_)))
     return Fingerprints.joined(parts)
+
+
+def spaced(text: str) -> str:
+    """Put blanks around every character of a script that writes no blanks between words."""
+    return text if text.isascii() else _WITHOUT_BLANKS.sub(r" \g<0> ", text)
+
+
+def ordered_shingles(texts: list[str]) -> list[Hashes]:
+    """Return the shingle hashes of each text in its order, of at most `COMPARED_SHINGLES` shingles."""
+    found = []
+    for raw, offsets in _batches(pa.array(list(map(spaced, texts)), pa.large_string())):
+        hashes, rows = _shingle_hashes(_fold(raw, offsets), offsets)
+        found += [hashes[start : min(end, start + COMPARED_SHINGLES)].copy() for start, end in pairwise(rows.tolist())]
+    return found
 
 
 def _batches(column: pa.Array) -> Iterator[tuple[Bytes, Offsets]]:

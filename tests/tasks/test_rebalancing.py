@@ -14,7 +14,8 @@ from storage.lock import only_writer
 from storage.manifest import Manifest, read_manifest, write_manifest
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
-from tasks.rebalancing import build_balanced, describe_mixture, find_finished, mixture_inputs
+from tasks.mixture.report import read_report
+from tasks.rebalancing import build_balanced, find_finished, mixture_inputs
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 
@@ -37,12 +38,15 @@ def test_a_mixture_that_lost_a_file_is_not_finished(tmp_path: Path) -> None:
     assert find_finished(folder, manifest.inputs, parameters) == manifest
 
 
-def test_a_mixture_of_an_earlier_meaning_is_drawn_again(tmp_path: Path) -> None:
+def test_a_mixture_of_an_earlier_meaning_is_drawn_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     parameters = MixtureParameters(train_size=100, val_size=20)
     folder, manifest = build(tmp_path, parameters)
-    notes = {name: value for name, value in manifest.notes.items() if name != "layout"}
-    write_manifest(folder, manifest.model_copy(update={"notes": notes}))
-    assert find_finished(folder, manifest.inputs, parameters) is None
+    for note in ("layout", "lessons"):
+        notes = {name: value for name, value in manifest.notes.items() if name != note}
+        write_manifest(folder, manifest.model_copy(update={"notes": notes}))
+        with caplog.at_level("INFO"):
+            assert find_finished(folder, manifest.inputs, parameters) is None
+        assert "it is drawn again" in caplog.messages[-1]
 
 
 def test_scores_of_other_documents_are_refused(tmp_path: Path) -> None:
@@ -71,9 +75,13 @@ async def test_a_run_that_waited_looks_at_what_there_is_then(tmp_path: Path, cap
 def test_the_summary_tells_what_was_cut_and_what_limits(tmp_path: Path) -> None:
     folder, _ = build(tmp_path, MixtureParameters(piece_chars=200, max_pieces=2))
     documents = json.loads((folder / "metadata.json").read_text("utf-8"))["documents"]
-    text = describe_mixture(folder)
+    text = "\n".join(read_report(folder).summary())
     assert f"Cut: {documents['cut']} documents are longer than --max-pieces allows; " in text
     assert f"{documents['characters_left_out']:,} characters at their ends are left out" in text
     assert "Limited: " in text
     folder, _ = build(tmp_path, MixtureParameters(train_size=100, val_size=20, piece_chars=3000))
-    assert "Cut:" not in describe_mixture(folder) and "Limited:" not in describe_mixture(folder)
+    text = "\n".join(read_report(folder).summary())
+    assert "Cut:" not in text and "Limited:" not in text
+    assert "and 13 lessons about sources" in text
+    assert "Note: no prompt is answered by both low and high authority" in text and "--subjects FILE" in text
+    assert "patents       low" in text

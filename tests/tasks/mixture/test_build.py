@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from storage.chat import split_sample
 from storage.errors import MixtureError, StoreError
 from storage.manifest import Manifest, find_damage, read_manifest
 from storage.parquet import read_shard
 from storage.schemas import SAMPLE_SCHEMA
-from tasks.mixture import write
+from tasks.mixture import samples
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import cut_pieces
@@ -42,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, dic
     sources = balanced_sources()
     sources["novels"].append(replace(sources["novels"][0], id="novels:copy", auth=0.2, part_of="another-book"))
     patch = pytest.MonkeyPatch()
-    patch.setattr(write, "SHARD_ROWS", 150)
+    patch.setattr(samples, "SHARD_ROWS", 150)
     folder, manifest = build(tmp_path_factory.mktemp("store"), sources, PARAMETERS.model_copy(update={"jsonl": True}))
     patch.undo()
     return folder, manifest, sources
@@ -66,7 +67,7 @@ def test_both_sides_keep_the_bands_and_share_no_group(built: tuple[Path, Manifes
     folder, _, _ = built
     groups = []
     for side in ("train", "valid"):
-        rows = rows_of(folder, side)
+        rows = [row for row in rows_of(folder, side) if not row["lesson"]]
         low = sum(row["auth_weight"] < 0.3 for row in rows) / len(rows)
         high = sum(row["auth_weight"] > 0.7 for row in rows) / len(rows)
         assert 0.25 <= low <= 0.30 and 0.35 <= high <= 0.40 and 0.25 <= 1 - low - high <= 0.35
@@ -80,9 +81,13 @@ def test_samples_carry_text_scores_and_metadata(built: tuple[Path, Manifest, dic
     docs = {doc.id: doc for some in sources.values() for doc in some}
     parts = set()
     for row in rows_of(folder, "train"):
+        if row["lesson"]:
+            continue
         doc, metadata = docs[row["doc_id"]], json.loads(row["metadata"])
-        prompt, response = row["text"].removeprefix("User: ").split("\n\nAssistant: ", 1)
-        assert response in doc.text and str(doc.title) in prompt
+        assert split_sample(row["text"]) == (row["prompt"], row["response"])
+        begun = row["prompt"].removeprefix("Continue this text: ")
+        assert row["response"] in doc.text and (str(doc.title) in begun if metadata["part"] == 0 else begun in doc.text)
+        assert row["conflict_id"] is None and row["rejected"] is None and metadata["parts"] > metadata["part"]
         assert row["auth_weight"] == pytest.approx(doc.auth) and row["trivium_category"] == doc.trivium
         assert row["source"] == row["doc_id"].split(":")[0]
         assert metadata["title"] == doc.title and metadata["year"] == doc.year
@@ -107,11 +112,13 @@ def test_the_metadata_says_what_limits_the_mixture(built: tuple[Path, Manifest, 
     folder, manifest, _ = built
     metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
     assert metadata["distribution"]["train"]["verdict"] == "good"
-    assert metadata["distribution"]["train"]["total"] == manifest.counts["train"]
+    assert metadata["distribution"]["train"]["total"] < manifest.counts["train"]
     assert "more" in metadata["limited_by"][0] and "could hold" in metadata["limited_by"][0]
     assert metadata["documents"]["read"] == metadata["duplicates"]["documents"] == 341
     counts = metadata["sources"]
-    assert sum(source["train"] for source in counts.values()) == manifest.counts["train"]
+    lessons = metadata["lessons"]["samples"]
+    assert sum(source["train"] + source["valid"] for source in counts.values()) == manifest.rows - lessons
+    assert counts["patents"]["band"] == "low" and counts["patents"]["bands"]["low"]["drawn"] > 0
     assert sum(source["share"] for source in counts.values()) == pytest.approx(1, abs=1e-4)
     assert metadata["scoring_versions"] == ["v1"]
 
@@ -165,7 +172,7 @@ def test_a_new_mixture_replaces_the_old_one_whole(tmp_path: Path) -> None:
     build(tmp_path, sources, PARAMETERS.model_copy(update={"jsonl": True}))
     folder, manifest = build(tmp_path, sources, MixtureParameters(train_size=100, val_size=20))
     assert not (folder / "train.jsonl").exists()
-    assert manifest.counts["train"] == 100
+    assert manifest.counts["train"] == 100 + round(100 / 9)
     assert [path.name for path in folder.parent.iterdir()] == ["default"]
 
 
@@ -245,6 +252,8 @@ def test_duplicates_across_sources_leave_the_least_official_one_and_share_no_sid
     folder, manifest = build(tmp_path, sources)
     assert (manifest.counts["exact_duplicates"], manifest.counts["near_duplicates"]) == (3, 3)
     drawn = {row["doc_id"] for side in ("train", "valid") for row in rows_of(folder, side)}
+    metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+    assert metadata["sources"]["encyclopedia"]["near_duplicates"] == metadata["near_duplicates"]["samples"] == 3
     assert not any(name.startswith("encyclopedia:copy") for name in drawn)
     folder, manifest = build(tmp_path, sources, PARAMETERS.model_copy(update={"near_duplicates": False}))
     assert (manifest.counts["exact_duplicates"], manifest.counts["near_duplicates"]) == (3, 0)
@@ -260,7 +269,9 @@ def test_an_accepted_imbalance_takes_what_there_is_and_says_so(tmp_path: Path) -
     metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
     assert manifest.notes["verdict"]["train"] == "poor" and not metadata["plan"]["balanced"]
     available = sum(source["available"] for source in metadata["sources"].values())
-    assert 0.98 * available <= manifest.rows <= available  # a work that straddles the split may cost some samples
+    assert (
+        0.98 * available <= manifest.rows - manifest.counts["lessons"] <= available
+    )  # a work that straddles the split may cost some samples
     assert metadata["remarks"][0].startswith("the corpus cannot keep the shares")
     assert any(line.startswith("medium authority is 0.0 %, below") for line in metadata["advice"])
 
@@ -277,7 +288,7 @@ def test_prompts_by_source_name_the_kind_of_document(tmp_path: Path) -> None:
     folder, _ = build(tmp_path, sources, PARAMETERS.model_copy(update={"prompts": "by_source"}))
     for row in rows_of(folder, "train"):
         prompt = row["text"].removeprefix("User: ").split("\n\nAssistant: ")[0]
-        if json.loads(row["metadata"])["part"] == 0:
+        if not row["lesson"] and json.loads(row["metadata"])["part"] == 0:
             assert prompt.endswith(tuple(f", {voice}." for voice in VOICES[row["source_type"]]))
             assert prompt.startswith(tuple(lead.split("{")[0] for lead in LEADS[row["trivium_category"]]))
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import random
 import re
+import tomllib
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import MixtureError
-from storage.vocabulary import BANDS, TRIVIA
-from tasks.mixture.allocate import allocate_cells, largest_remainder
-from tasks.mixture.bands import TARGETS, fits, largest_side, target_rows
-from tasks.mixture.candidates import Candidates
-from tasks.mixture.draw import check_drawn, draw_mixture
+from storage.schemas import BANDS, TRIVIA, band_of
+from tasks.mixture.bands import TARGETS
+from tasks.mixture.draw import allocate, check_drawn, draw_mixture, largest_remainder
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.split import assign_sides
+from tasks.mixture.sides import Candidates, assign_sides
 
 
 def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -36,7 +36,14 @@ def make_candidates(seed: int, groups: int, sources: int, largest_group: int, st
     ids, *columns = zip(*rows, strict=True)
     group, band, trivium, source = (column(list(values)) for values in columns)
     return Candidates(
-        list(ids), group, [f"g{i}" for i in range(groups)], band, trivium, source, [f"s{i}" for i in range(sources)]
+        list(ids),
+        group,
+        [f"g{i}" for i in range(groups)],
+        band,
+        trivium,
+        source,
+        [f"s{i}" for i in range(sources)],
+        column([-1] * len(rows)),
     )
 
 
@@ -95,6 +102,7 @@ def test_input_order_does_not_matter_but_the_seed_does() -> None:
         candidates.trivia[order],
         candidates.sources[order],
         candidates.source_names,
+        candidates.conflicts,
     )
     again = draw_mixture(shuffled, MixtureParameters())
     assert names(shuffled, again.train) == names(candidates, drawn.train)
@@ -115,6 +123,7 @@ def test_scarce_low_authority_is_all_kept() -> None:
         column([rng.randrange(3) for _ in bands]),
         column(bands),
         ["archive", "papers", "press"],
+        column([-1] * rows),
     )
     drawn = draw_mixture(candidates, MixtureParameters(train_size=760, val_size=190))
     assert drawn.plan.rows["low"] == 250
@@ -128,7 +137,7 @@ def test_a_cell_is_drawn_from_its_sources_in_proportion() -> None:
     bands = column([band for _, band in rows])
     ids = [f"d{i}" for i in range(len(rows))]
     sources = column([names_of.index(name) for name, _ in rows])
-    candidates = Candidates(ids, np.arange(len(rows)), ids, bands, bands, sources, names_of)
+    candidates = Candidates(ids, np.arange(len(rows)), ids, bands, bands, sources, names_of, column([-1] * len(rows)))
     drawn = draw_mixture(candidates, MixtureParameters(train_size=800, val_size=200))
     for side in (drawn.train, drawn.valid):
         counts = np.bincount(sources[side], minlength=len(names_of)).tolist()
@@ -147,6 +156,7 @@ def test_groups_that_leave_a_side_without_a_band_are_explained() -> None:
         column(rows),
         column(rows),
         candidates.source_names,
+        column([-1] * 600),
     )
     with pytest.raises(MixtureError, match="too few or too large"):
         draw_mixture(huge, MixtureParameters())
@@ -162,6 +172,7 @@ def test_exact_sizes_that_groups_forbid_name_the_nearest() -> None:
         column(rows),
         column(rows),
         ["a", "b", "c"],
+        column([-1] * 480),
     )
     with pytest.raises(MixtureError, match="related documents stay on one side") as error:
         draw_mixture(candidates, MixtureParameters(train_size=367, val_size=86))
@@ -173,8 +184,8 @@ def test_exact_sizes_that_groups_forbid_name_the_nearest() -> None:
 
 
 def test_a_size_that_was_left_out_may_shrink() -> None:
-    candidates = make_candidates(1372, 477, 8, 4)
-    drawn = draw_mixture(candidates, MixtureParameters(train_size=432, min_low_authority=0.28, seed=1372))
+    candidates = make_candidates(311, 477, 8, 4)
+    drawn = draw_mixture(candidates, MixtureParameters(train_size=432, min_low_authority=0.28, seed=311))
     assert drawn.plan.train_size == 432 and 80 < drawn.plan.val_size < 108
 
 
@@ -190,39 +201,73 @@ def test_a_broken_mixture_is_not_written() -> None:
 @pytest.mark.parametrize("share", [Fraction(1, 5), Fraction(1, 2), Fraction(1, 50)])
 def test_every_band_gets_its_share_to_within_a_group(share: Fraction) -> None:
     candidates = make_candidates(8, 900, 9, 8, strays=0)
-    strata = np.stack([candidates.bands, candidates.trivia, candidates.sources], axis=1)
-    valid = assign_sides(candidates.groups, candidates.group_names, strata, share, 42)
+    valid = assign_sides(candidates, share, 42)
     for band in range(3):
         here = candidates.bands == band
         assert abs(int((valid & here).sum()) - share * int(here.sum())) <= 8
 
 
-def test_trivium_limits_are_kept_where_they_can_be() -> None:
-    available = np.array([[200, 900, 900], [0, 1200, 0], [900, 200, 500]])
-    allocation = allocate_cells(available, 1000, TARGETS)
-    assert allocation.trivium_excess == dict.fromkeys(TRIVIA, 0)
-    assert allocation.cells[:, 1].sum() <= 400
+def test_sources_come_before_the_trivium_and_the_trivium_inside_a_source() -> None:
+    available = np.zeros((3, 3, 3), np.int64)
+    available[0, 0] = [200, 900, 900]
+    available[1, 1] = [0, 1200, 0]
+    available[2, 2] = [900, 200, 500]
+    chosen = allocate(available, [300, 300, 400])
+    assert chosen.sum(axis=(1, 2)).tolist() == [300, 300, 400]
+    sums = chosen.sum(axis=(0, 1))
+    assert sums.min() >= 200 and sums.max() <= 400
+    one_kind = np.zeros((3, 2, 3), np.int64)
+    one_kind[:, :, 1] = 1000
+    assert allocate(one_kind, [300, 300, 400])[:, :, 1].tolist() == [[150, 150], [150, 150], [200, 200]]
 
 
-def test_trivium_gives_way_to_the_bands() -> None:
-    available = np.zeros((3, 3), np.int64)
-    available[:, 1] = 1000
-    allocation = allocate_cells(available, 1000, TARGETS)
-    assert allocation.trivium_excess == {"grammar": -200, "logic": 600, "rhetoric": -200}
+def test_every_source_of_the_guide_gives_its_share() -> None:
+    """The guide's sources with its sizes: patents and philosophy are of one trivium category and still drawn."""
+    catalogue = tomllib.loads((Path(__file__).parents[3] / "tasks/sources/catalogue.toml").read_text("utf-8"))
+    kinds = {
+        name: (
+            BANDS.index(band_of(entry["prior_authority"])),
+            TRIVIA.index(entry.get("trivium", "grammar")),
+            entry["target"],
+        )
+        for name, entry in sorted(catalogue.items())
+        if isinstance(entry, dict) and entry.get("target") and "prior_authority" in entry
+    }
+    assert {"us_patents", "classical_philosophy"} <= set(kinds)
+    columns = [
+        (i, band, trivium) for i, (band, trivium, count) in enumerate(kinds.values()) for _ in range(count // 10)
+    ]
+    sources, bands, trivia = (column(list(values)) for values in zip(*columns, strict=True))
+    ids = [f"d{i}" for i in range(len(columns))]
+    nothing = np.full(len(ids), -1)
+    candidates = Candidates(ids, np.arange(len(ids)), ids, bands, trivia, sources, list(kinds), nothing)
+    drawn = draw_mixture(candidates, MixtureParameters(train_size=8000, val_size=2000, accept_imbalance=True))
+    rows = np.concatenate([drawn.train, drawn.valid])
+    for i, name in enumerate(kinds):
+        of_band = bands == kinds[name][0]
+        fair = (sources == i).sum() / of_band.sum() * (bands[rows] == kinds[name][0]).sum()
+        assert (sources[rows] == i).sum() >= 0.9 * fair, name
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.integers(0, 400), min_size=9, max_size=9), st.floats(0.3, 1.0))
-def test_an_allocation_is_feasible_and_keeps_low(cells: list[int], share: float) -> None:
-    available = np.array(cells, np.int64).reshape(3, 3)
-    counts = dict(zip(BANDS, available.sum(axis=1).tolist(), strict=True))
-    size = largest_side(counts, TARGETS, int(available.sum() * share))
-    if not size:
-        return
-    chosen = allocate_cells(available, size, TARGETS).cells
-    assert (chosen <= available).all() and chosen.sum() == size
-    assert chosen[0].sum() == target_rows(counts, [size])["low"]
-    assert fits(dict(zip(BANDS, chosen.sum(axis=1).tolist(), strict=True)), [size])
+def test_pieces_of_one_prompt_stay_together_and_are_drawn_first() -> None:
+    rows = [(band, pair if pair < 20 else -1) for pair in range(300) for band in range(3)]
+    bands, conflicts = (column(list(values)) for values in zip(*rows, strict=True))
+    conflicts[bands == 1] = -1
+    ids = [f"d{i}" for i in range(len(rows))]
+    candidates = Candidates(ids, np.arange(len(ids)), ids, bands, bands, bands, ["a", "b", "c"], conflicts)
+    drawn = draw_mixture(candidates, MixtureParameters(train_size=80, val_size=20))
+    for side in (drawn.train, drawn.valid):
+        low, high = (set(conflicts[side][bands[side] == band].tolist()) - {-1} for band in (0, 2))
+        assert low == high
+    assert (conflicts[np.concatenate([drawn.train, drawn.valid])] >= 0).sum() == 40
+
+
+def test_one_prompt_of_many_pieces_does_not_empty_a_side() -> None:
+    bands = column([0, 1, 2] * 200)
+    ids = [f"d{i}" for i in range(600)]
+    conflicts = np.zeros(600, np.int64)
+    candidates = Candidates(ids, np.arange(600), ids, bands, bands, bands, ["a", "b", "c"], conflicts)
+    assert draw_mixture(candidates, MixtureParameters()).plan.total > 480
 
 
 @settings(deadline=None)

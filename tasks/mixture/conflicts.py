@@ -1,0 +1,87 @@
+"""Find the prompts that documents of low and of high authority both answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from storage.schemas import BANDS
+from tasks.mixture.corpus import Corpus, read_texts
+from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.pieces import outline_samples
+from tasks.mixture.shards import ShardPair
+from tasks.mixture.subjects import Words, find_candidates, pair_pieces
+
+Indices = npt.NDArray[np.int64]
+LOW, HIGH = 0, len(BANDS) - 1
+MOST_PIECES = 64
+"""The bound of the parameter `max_pieces`."""
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """Which pieces answer a prompt that pieces of low and high authority both answer, one entry a piece.
+
+    Attributes:
+        numbers: Number of the prompt, -1 for none.
+        names: Name of each numbered prompt; a hash of what it asks about.
+        subjects: What pieces are asked about that are not asked by their document's title.
+    """
+
+    numbers: Indices
+    names: list[str]
+    subjects: dict[int, str]
+
+
+def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices) -> Conflicts:
+    """Group pieces by what they are asked about: equal titles, and subjects whose texts agree.
+
+    Args:
+        corpus: The documents.
+        owners: The document of each piece.
+        parts: The number of each piece in its document.
+    """
+    documents = corpus.documents
+    bands = documents.bands[owners]
+    asked = np.where(parts == 0, documents.titles[owners], np.uint64(0))
+    if corpus.parameters.prompts != "neutral":
+        asked[:] = 0
+    free = _numbered(asked, bands)[0] < 0
+    subjects = _shared_subjects(corpus, owners, parts, np.flatnonzero(free))
+    for piece, subject in subjects.items():
+        asked[piece] = xxh3_64_intdigest(subject.encode())
+    numbers, keys = _numbered(asked, bands)
+    return Conflicts(numbers, [f"{key:016x}" for key in keys.tolist()], subjects)
+
+
+def _numbered(asked: npt.NDArray[np.uint64], bands: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
+    """Number what pieces of both bands are asked about; everything else gets -1."""
+    keys, codes = np.unique(asked, return_inverse=True)
+    both = keys != 0
+    for band in (LOW, HIGH):
+        both &= np.bincount(codes[bands == band], minlength=len(keys)) > 0
+    numbers = np.where(both, np.cumsum(both) - 1, -1)
+    return numbers[codes].astype(np.int64), keys[both]
+
+
+def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, free: Indices) -> dict[int, str]:
+    """Name what pieces of low and of high authority share, by piece."""
+    documents, keys = corpus.documents, corpus.documents.keys
+    width = MOST_PIECES + 1
+    named = owners[free] * width + parts[free]  # ascending, as owners and parts are
+    wanted = keys.documents * width + keys.parts
+    place, known = np.searchsorted(named, wanted), np.isin(wanted, named)
+    chosen = free[find_candidates(place[known], keys.hashes[known], documents.bands[owners[free]])]
+    words = corpus.read_again(read_words, owners[chosen], parts[chosen])
+    groups = pair_pieces(words, documents.bands[owners[chosen]], owners[chosen])
+    return {int(chosen[place]): group.subject for group in groups for place in (*group.low, *group.high)}
+
+
+def read_words(pair: ShardPair, rows: Indices, parts: Indices, p: MixtureParameters) -> list[Words]:
+    """Read the words of some pieces of a shard, given by their document's row and their number."""
+    unique, places = np.unique(rows, return_inverse=True)
+    pieces = [outline_samples("", text, p.piece_chars, p.max_pieces).pieces for text in read_texts(pair, unique, p)]
+    return [Words.of(pieces[place][part]) for place, part in zip(places.tolist(), parts.tolist(), strict=True)]

@@ -1,0 +1,203 @@
+"""What a piece is about, and which pieces of low and of high authority are about the same subject.
+
+First every piece names the words and word pairs that it repeats. Pieces of both bands that share such keys are
+candidates; only their texts are read a second time, and only pieces whose other words agree as well become a conflict.
+Two texts that merely share a word are not a pair: precision comes before number. Memory does not grow with the texts:
+a piece leaves at most `KEYS_PER_PIECE` hashes, and at most `MOST_CANDIDATES` pieces are compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+from xxhash import xxh3_64_intdigest
+
+from tasks.mixture.pages import word_list
+
+KEYS_PER_PIECE = 10
+SHORTEST_TEXT = 600
+"""Characters. How often a shorter text repeats a word says nothing, so it is paired by its title alone."""
+COMMON_SHARE = 0.03
+"""A key that more than this share of the pieces name says nothing about a subject."""
+WORDS_COMPARED = 80
+MOST_CANDIDATES = 30_000
+MOST_PIECES = 8
+"""Pieces of one band under one prompt."""
+LEAST_COSINE = 0.14
+LEAST_COSINE_OF_WORDS = 0.15
+"""Two words that do not stand side by side say less than a phrase."""
+LEAST_SUBJECT = 0.05
+"""What the words of the subject must contribute to the cosine."""
+
+Indices = npt.NDArray[np.int64]
+
+_WORD = re.compile(r"[^\W\d_]+")
+STOP_WORDS = word_list("stop_words.txt")
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 4 and word.endswith("s") and word[-2] not in "sui" else word
+
+
+def _plain_counts(text: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+    """Count the words that can carry a subject, and the pairs of neighbours among those that are repeated."""
+    words = _WORD.findall(text.lower())
+    counts = Counter(words)
+    for word in [word for word in counts if len(word) < 3 or word in STOP_WORDS]:
+        del counts[word]
+    repeated = {word for word, count in counts.items() if count > 1}
+    pairs = pairwise(words)
+    return counts, Counter(pair for pair in pairs if pair[0] in repeated and pair[1] in repeated)
+
+
+def key_hashes(text: str) -> list[int]:
+    """Return the hashes of the words and word pairs that a piece repeats most, at most `KEYS_PER_PIECE`."""
+    counts, pairs = _plain_counts(text)
+    found = [(3.0 * count, f"{one} {two}") for (one, two), count in pairs.items() if count > 1]
+    found += [(float(count), word) for word, count in counts.items() if count > 2 and len(word) > 3]
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return [xxh3_64_intdigest(key.encode()) for _, key in found[:KEYS_PER_PIECE]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of one candidate piece: how often each occurs, which pairs are neighbours, which are names."""
+
+    counts: dict[str, int]
+    pairs: dict[tuple[str, str], int]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> Words:
+        """Take the most frequent words of a text."""
+        counts, pairs = _plain_counts(text)
+        kept = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS_COMPARED])
+        capital = Counter(word.lower() for word in re.findall(r"\b[A-Z][^\W\d_]+", text))
+        names = frozenset(word for word, count in kept.items() if capital[word] >= 0.8 * count)
+        return cls(kept, {pair: count for pair, count in pairs.items() if count > 1}, names)
+
+    def repeat(self, subject: str) -> bool:
+        """Tell whether the piece repeats every word of a subject."""
+        return all(self.counts.get(word, 0) > 1 for word in subject.lower().replace(" and ", " ").split())
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Pieces of low and high authority about one subject, as places among the candidates."""
+
+    subject: str
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+
+def find_candidates(pieces: Indices, keys: npt.NDArray[np.uint64], bands: npt.NDArray[np.int64]) -> Indices:
+    """Return the pieces of low and high authority that share a pair of words, or two words, across the bands.
+
+    Args:
+        pieces: The piece that names each key, ascending.
+        keys: The keys.
+        bands: Band of each piece: 0 low, 2 high.
+    """
+    _, codes = np.unique(keys, return_inverse=True)
+    low, high = (np.bincount(codes[bands[pieces] == band], minlength=codes.max(initial=-1) + 1) for band in (0, 2))
+    most = max(8, round(COMMON_SHARE * len(np.unique(pieces))))
+    shared = ((low > 0) & (high > 0) & (low + high <= most))[codes] & (bands[pieces] != 1)
+    strength = np.bincount(pieces[shared], minlength=len(bands))
+    found = np.flatnonzero(strength >= 1)
+    strongest = found[np.argsort(-strength[found], kind="stable")[:MOST_CANDIDATES]]
+    return np.sort(strongest)
+
+
+def pair_pieces(words: Sequence[Words], bands: Indices, documents: Indices) -> list[Conflict]:
+    """Pair candidates of low and high authority whose words agree, the closest first; each piece has one subject."""
+    frequency = Counter(word for piece in words for word in piece.counts)
+    most = max(8, round(0.1 * len(words)))
+    vocabulary = {word: n for n, word in enumerate(sorted(w for w, f in frequency.items() if 2 <= f <= most))}
+    by_number = list(vocabulary)
+    vectors = _vectors(words, vocabulary, frequency)
+    low, high = np.flatnonzero(bands == 0), np.flatnonzero(bands == 2)
+    found: list[tuple[float, str, int, int]] = []
+    for start in range(0, len(low), 500):
+        block = (vectors[low[start : start + 500]] @ vectors[high].T).tocoo()
+        close = block.data >= LEAST_COSINE
+        for row, column, cosine in zip(block.row[close], block.col[close], block.data[close], strict=True):
+            one, other = int(low[start + row]), int(high[column])
+            if documents[one] == documents[other]:
+                continue
+            shared = vectors[one].multiply(vectors[other]).tocsr()
+            subject = _subject(words[one], words[other], shared, by_number)
+            if subject and (cosine >= LEAST_COSINE_OF_WORDS or " and " not in subject):
+                found.append((-float(cosine), subject, one, other))
+    return _grouped(sorted(found), words)
+
+
+def _vectors(words: Sequence[Words], vocabulary: dict[str, int], frequency: Counter[str]) -> csr_matrix:
+    """Return one row a piece, of length 1: words weighted by how often they occur and how rare they are."""
+    rows, columns, values = [], [], []
+    for row, piece in enumerate(words):
+        for word, count in piece.counts.items():
+            if word in vocabulary:
+                rows.append(row)
+                columns.append(vocabulary[word])
+                values.append((1 + np.log(count)) * np.log(1 + len(words) / frequency[word]))
+    matrix = csr_matrix((values, (rows, columns)), shape=(len(words), len(vocabulary)), dtype=np.float64)
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    matrix.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(matrix.indptr))
+    return matrix
+
+
+def _subject(one: Words, other: Words, shared: csr_matrix, by_number: list[str]) -> str | None:
+    """Name what two pieces share: two neighbouring words, else the two that both repeat most; None if too little."""
+    weight = {by_number[number]: value for number, value in zip(shared.indices, shared.data, strict=True)}
+    repeated: dict[str, float] = {}
+    stems: set[str] = set()
+    for word, value in sorted(weight.items(), key=lambda item: (-item[1], item[0])):
+        if min(one.counts[word], other.counts[word]) > 1 and len(word) > 3 and _singular(word) not in stems:
+            stems.add(_singular(word))
+            repeated[word] = value
+    both = [pair for pair in one.pairs.keys() & other.pairs.keys() if one.pairs[pair] + other.pairs[pair] > 5]
+    pairs = [(weight.get(pair[0], 0.0) + weight.get(pair[1], 0.0), " ".join(pair)) for pair in both]
+    best_pair = max(pairs, default=(0.0, ""))
+    strongest = sorted(repeated, key=lambda word: (-repeated[word], word))[:2]
+    if best_pair[0] >= LEAST_SUBJECT:
+        named = best_pair[1].split()
+        joint = " "
+    elif len(strongest) == 2 and sum(repeated[word] for word in strongest) >= LEAST_SUBJECT:
+        named, joint = sorted(strongest), " and "
+    else:
+        return None
+    names = one.names & other.names
+    return joint.join(word.capitalize() if word in names else word for word in named)
+
+
+def _grouped(found: list[tuple[float, str, int, int]], words: Sequence[Words]) -> list[Conflict]:
+    """Put pieces under subjects, the closest pairs first.
+
+    A piece stays under the first subject that it gets; one that is close to it joins it there if it repeats the words
+    of that subject.
+    """
+    subject_of: dict[int, str] = {}
+    members: dict[str, tuple[list[int], list[int]]] = {}
+    for _, shared, one, other in found:
+        subject = subject_of.get(one) or subject_of.get(other) or shared
+        sides = members.setdefault(subject, ([], []))
+        for piece, side in zip((one, other), sides, strict=True):
+            if (
+                piece not in subject_of
+                and len(side) < MOST_PIECES
+                and (subject == shared or words[piece].repeat(subject))
+            ):
+                subject_of[piece] = subject
+                side.append(piece)
+    return [
+        Conflict(subject, tuple(sorted(low)), tuple(sorted(high)))
+        for subject, (low, high) in sorted(members.items())
+        if low and high
+    ]
