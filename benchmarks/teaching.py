@@ -26,8 +26,9 @@ import zstandard
 
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import read_shard, write_shard
-from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA, band_of
+from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
+from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
 from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
 from tasks.mixture.parameters import MixtureParameters

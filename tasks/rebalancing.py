@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
-
 from pydantic import BaseModel, ConfigDict
 
 from storage.atomic import remove_temporaries_of

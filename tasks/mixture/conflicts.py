@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from storage.schemas import BANDS
+from storage.vocabulary import BANDS
 from tasks.mixture.corpus import Corpus, read_texts
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples

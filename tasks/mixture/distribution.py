@@ -10,8 +10,17 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS, HIGH_ABOVE, LOW_BELOW, TRIVIA, Band, Trivium
-from storage.vocabulary import BAND_TARGETS, ENTROPY_MEAN_TARGET_BITS, TRIVIUM_TARGET
+from storage.vocabulary import (
+    BAND_TARGETS,
+    BANDS,
+    ENTROPY_MEAN_TARGET_BITS,
+    HIGH_ABOVE,
+    LOW_BELOW,
+    TRIVIA,
+    TRIVIUM_TARGET,
+    Band,
+    Trivium,
+)
 from tasks.mixture.bands import TYPICAL_SOURCES
 
 Verdict = Literal["good", "acceptable", "poor"]

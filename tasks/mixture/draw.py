@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA, Band
-from storage.vocabulary import TRIVIUM_TARGET
+from storage.vocabulary import BANDS, TRIVIA, TRIVIUM_TARGET, Band
 from tasks.mixture.bands import Limits, band_limits, fits, largest_side, limits_in_rows, target_rows
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.sample import MixturePlan, plan_imbalanced, plan_mixture

@@ -13,8 +13,8 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 
-from storage.schemas import SourceType, Trivium
 from storage.text import grapheme_start
+from storage.vocabulary import SourceType, Trivium
 
 Kind = tuple[SourceType, Trivium]
 """What a prompt by source names: the document's source type and trivium category."""

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.errors import StoreError
-from storage.schemas import BANDS, TRIVIA, Band
 from storage.untrusted import read_object
+from storage.vocabulary import BANDS, TRIVIA, Band
 from tasks.mixture.bands import TYPICAL_SOURCES
 from tasks.mixture.distribution import Distribution, advise, count_histogram, format_distribution, measure_distribution
 from tasks.mixture.draw import SIDES, Drawn

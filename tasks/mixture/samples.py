@@ -20,7 +20,8 @@ from storage.chat import ASSISTANT_MARK, USER_TURN
 from storage.errors import StoreError
 from storage.manifest import ShardRecord, record_shard
 from storage.parquet import iterate_rows, write_shard
-from storage.schemas import BANDS, SAMPLE_SCHEMA, TRIVIA
+from storage.schemas import SAMPLE_SCHEMA
+from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.corpus import read_columns
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Sample, compose_samples

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import MixtureError
-from storage.schemas import BANDS, TRIVIA, band_of
+from storage.vocabulary import BANDS, TRIVIA, band_of
 from tasks.mixture.bands import TARGETS
 from tasks.mixture.draw import allocate, check_drawn, draw_mixture, largest_remainder
 from tasks.mixture.parameters import MixtureParameters
