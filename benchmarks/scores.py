@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -25,9 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.schemas import LOW_BELOW
+from benchmarks.fit_scores import COORDINATED, FALSE_ALARMS, PRIMARY, fit, read_folder, read_texts
+from storage.schemas import LOW_BELOW, Scoring
 from tasks.signals.engine import score_table
+from tasks.signals.marks import Blocks
 from tasks.signals.reference import score_document
+from tasks.signals.votes import read_votes
 from tests.tasks.signals.agreement import table_of
 from tests.tasks.signals.shared_corpus import SHARED, SOURCE_TYPES, read_corpus
 
@@ -35,10 +39,7 @@ Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
 TEXTS = Path("tests/tasks/signals/texts")
-PRIMARY = ("archive_org_djvu_ocr", "archive_org_philtrans_modern_ocr", "newspapers_ocr", "patents_post1976")
-COORDINATED = ("wikipedia", "medical_advice", "modern_news", "government_documents")
 FIRST_HAND = ("notebook", "declaration", "raw_data", "interview")
-FALSE_ALARMS = 0.10
 CUT = 2500
 """Characters of a document that sentences are added to: a page, of which a sentence is a visible part."""
 
@@ -95,22 +96,41 @@ def area_under_curve(low: Floats, high: Floats) -> float:
 class Scorer:
     """Scores texts by one version, and by weights that were fitted without some kinds."""
 
-    def __init__(self, scoring: str) -> None:
+    def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
+        self.read: dict[tuple[str, int], list[Blocks]] = {}
+        self.learned: dict[str, list[Blocks]] = {}
 
     def table(self, texts: Sequence[str], kinds: str | Sequence[str], years: Sequence[int | None]) -> pa.Table:
         """Score texts of one source type, or of one each."""
         kinds = [kinds] * len(texts) if isinstance(kinds, str) else kinds
-        return score_table(table_of([(*row, "metadata") for row in zip(texts, kinds, years, strict=True)]))
+        return score_table(
+            table_of([(*row, "metadata") for row in zip(texts, kinds, years, strict=True)]), scoring=self.scoring
+        )
 
     def authority(self, texts: Sequence[str], kind: str = "unknown") -> Floats:
         """Score texts without a year."""
         scored = self.table(texts, kind, [None] * len(texts)).column("auth_weight")
         return np.asarray(scored.to_numpy(), dtype=np.float64)
 
-    def without(self, _pair: tuple[str, str], texts: Sequence[str]) -> Floats:
-        """Score texts of unknown type by what is learned without two kinds of documents; v1 has learned nothing."""
-        return self.authority(texts)
+    def blocks(self, kind: str, texts: list[str]) -> list[Blocks]:
+        """Read the blocks of texts once."""
+        key = (kind, len(texts))
+        if key not in self.read:
+            self.read[key] = read_texts(texts)
+        return self.read[key]
+
+    def without(self, pair: tuple[str, str], texts: dict[str, list[str]]) -> dict[str, Floats]:
+        """Rank texts of unknown type by what is learned without two kinds of documents; v1 has learned nothing."""
+        if self.scoring == "v1":
+            return {kind: self.authority(texts[kind]) for kind in pair}
+        self.learned = self.learned or read_folder(SHARED / "corpus", (*PRIMARY, *COORDINATED))
+        weights = fit({kind: parts for kind, parts in self.learned.items() if kind not in pair})
+        read = {kind: self.blocks(kind, texts[kind]) for kind in pair}
+        return {
+            kind: np.concatenate([-read_votes(part, weights).evidence for part in parts])
+            for kind, parts in read.items()
+        }
 
 
 def own_texts(half: str) -> dict[str, list[str]]:
@@ -132,9 +152,10 @@ def separation(scorer: Scorer, corpus: dict[str, list[Row]]) -> Iterable[Row]:
             groups |= {kind: texts for kind, texts in own_texts("tuning").items() if kind in FIRST_HAND}
         primary = [kind for kind in (*PRIMARY, *FIRST_HAND) if groups.get(kind)]
         pairs: dict[str, float] = {}
+        groups = {kind: texts for kind, texts in groups.items() if texts}
         sums = {kind: np.zeros(len(texts)) for kind, texts in groups.items()}
         for low, high in product(primary, COORDINATED):
-            values = {kind: scorer.without((low, high), groups[kind]) for kind in (low, high)}
+            values = scorer.without((low, high), groups)
             pairs[f"{low} / {high}"] = round(area_under_curve(values[low], values[high]), 3)
             for kind, found in values.items():
                 sums[kind] += found / (len(COORDINATED) if kind == low else len(primary))
@@ -177,8 +198,7 @@ def measured_share(scored: pa.Table, kinds: NDArray[Any], kind: str) -> float:
     part = scored.filter(pa.array(kinds == kind))
     bits = np.asarray(part.column("prov_entropy"), dtype=np.float64)
     why = part.column("components")
-    names = [field.name for field in why.type]
-    if "measured_bits" in names and pc.struct_field(why, "measured_bits").null_count == 0:
+    if pc.struct_field(why, "measured_bits").null_count == 0:
         measured = np.asarray(pc.struct_field(why, "measured_bits"), dtype=np.float64)
     else:  # of v1 only the mix of evidence is an entropy; the rest is declared or a bonus for words
         share, mix, weight = (
@@ -230,7 +250,10 @@ def additions(scorer: Scorer, corpus: dict[str, list[Row]]) -> Iterable[Row]:
         ("first_hand_sentence_never_raises", FIRST_HAND_SENTENCES, -1),
     ):
         shifts = np.concatenate(
-            [shift(scorer, pages, lambda text: added(rng, text, sentences), kind) for kind in ("own", "unknown")]
+            [
+                shift(scorer, pages, lambda text, group=sentences: added(rng, text, group), kind)
+                for kind in ("own", "unknown")
+            ]
         )
         yield {
             "row": name,
@@ -249,7 +272,7 @@ def additions(scorer: Scorer, corpus: dict[str, list[Row]]) -> Iterable[Row]:
 
 def added(rng: random.Random, text: str, sentences: Sequence[str]) -> str:
     """Add a sentence before, after or inside a text, between two of its sentences."""
-    places = [0, len(text), *(place + 2 for place in range(len(text) - 2) if text[place : place + 2] in (". ", ".\n"))]
+    places = [0, len(text), *(match.end() for match in re.finditer(r"[a-z]{3}\. (?=[A-Z])", text))]
     place = rng.choice(places)
     return (
         f"{text[:place]}{rng.choice(sentences)} {text[place:]}"
@@ -275,7 +298,7 @@ def languages(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
 
     def marked(texts: list[str]) -> list[bool]:
         why = scorer.table(texts, "historical_newspaper", [None] * len(texts)).column("components")
-        if "unscored_language" not in [field.name for field in why.type]:
+        if pc.struct_field(why, "unscored_language").null_count:
             return [False] * len(texts)
         return [bool(value) for value in pc.struct_field(why, "unscored_language").to_pylist()]
 
@@ -314,7 +337,7 @@ def speed(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
         seconds.append(time.perf_counter() - started)
     started = time.perf_counter()
     for text, kind, year in rows[::40]:
-        score_document(text, kind, year)
+        score_document(text, kind, year, scoring=scorer.scoring)
     twin = (time.perf_counter() - started) / len(rows[::40])
     return {
         "row": "speed",
@@ -324,7 +347,7 @@ def speed(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
     }
 
 
-def main(scoring: str = "v2", only: str = "") -> None:
+def main(scoring: Scoring = "v2", only: str = "") -> None:
     """Measure and print."""
     scorer, corpus = Scorer(scoring), {kind: read_corpus(kind) for kind in SOURCE_TYPES}
 
@@ -346,4 +369,4 @@ def main(scoring: str = "v2", only: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:])  # type: ignore[arg-type]

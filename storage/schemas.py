@@ -5,6 +5,8 @@ Units: ``auth_weight`` is a fraction in [0, 0.99]; ``prov_entropy`` is in bits, 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from storage.vocabulary import BANDS as BANDS
@@ -17,7 +19,10 @@ from storage.vocabulary import SourceType as SourceType
 from storage.vocabulary import Trivium as Trivium
 from storage.vocabulary import band_of as band_of
 
-SCORING_VERSION = "v1"
+Scoring = Literal["v1", "v2"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+SCORING_VERSION: Scoring = "v2"
+"""The default; `v1` stays for comparison."""
 
 RAW_SCHEMA = pa.schema(
     [
@@ -91,17 +96,29 @@ COMPONENTS = pa.struct(
         pa.field("n_primary", pa.int32()),
         pa.field("tiers", pa.struct([pa.field(tier, pa.int32()) for tier in TIERS])),
         pa.field("types", pa.struct([pa.field(kind, pa.int32()) for kind in EVIDENCE_TYPES])),
+        pa.field("evidence", pa.float64()),
+        pa.field("issuer", pa.float64()),
+        pa.field("n_origins", pa.int32()),
+        pa.field("copies", pa.int32()),
+        pa.field("declared_bits", pa.float64()),
+        pa.field("measured_bits", pa.float64()),
+        pa.field("unscored_language", pa.bool_()),
+        pa.field("overruled", pa.bool_()),
         pa.field("overrides", pa.string()),
     ]
 )
-"""Why a document got its score: every term of scoring v1 (``_bits`` fields in bits, the rest fractions or counts).
+"""Why a document got its score (``_bits`` fields in bits, the rest fractions or counts); null: not of this version.
 
+``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``overruled`` of v2: what the text says of itself
+(-1 coordinated, 1 a maker's own report), how official its voice is, its origins and their entropy (``text_bits``), other
+outlets with the same words (after a coordination pass), the bits that its source declares and those that were measured,
+whether its language is one that cannot be scored, and whether the text overruled its label.
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
 (9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
 instead of computed; empty: none.
 """
 
-SCORED_LAYOUT = 2
+SCORED_LAYOUT = 3
 """Goes up with every change of the columns or components, so that older files are scored again."""
 
 SCORED_SCHEMA = pa.schema(

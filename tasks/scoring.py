@@ -28,6 +28,7 @@ from storage.manifest import (
 )
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
+from storage.schemas import Scoring as Version
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain_document
@@ -55,6 +56,7 @@ class Scoring:
     """Category of the source, as the catalogue had it when the source was downloaded."""
     run_year: int
     signal: CustomSignal | None = None
+    version: Version = SCORING_VERSION
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Scoring:
             "source": self.source,
             "trivium": self.trivium,
             "run_year": self.run_year,
-            "scoring_version": SCORING_VERSION,
+            "scoring_version": self.version,
             "layout": SCORED_LAYOUT,
             **given,
         }
@@ -98,7 +100,7 @@ class Scoring:
 
 
 def plan_scoring(
-    layout: Layout, source: str, run_year: int, signal: CustomSignal | None
+    layout: Layout, source: str, run_year: int, signal: CustomSignal | None, version: Version
 ) -> tuple[Scoring, list[ShardRecord]]:
     """Find what the scores of a downloaded source depend on, and the shards of its documents."""
     documents = require_manifest(
@@ -106,7 +108,7 @@ def plan_scoring(
     )
     trivium = str(documents.notes.get("trivium", ""))
     raw, scored = layout.raw(source), layout.scored(source)
-    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal), documents.shards
+    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal, version), documents.shards
 
 
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
@@ -160,6 +162,7 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
             run_year=scoring.run_year,
             tags={MADE_FROM: made_from},
             signal=scoring.signal,
+            scoring=scoring.version,
         )
     return record_shard(scoring.scored, scored)
 
@@ -183,15 +186,18 @@ async def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conf
     """Write the manifest of a source's scores.
 
     Raises:
-        MixtureError: More documents than `max_conflict_share` carry a year that contradicts their source.
+        MixtureError: By scoring v1, more documents than `max_conflict_share` carry a year that contradicts their
+            source. By v2 they are scored by their text, which a warning says.
     """
     found = await asyncio.to_thread(summarise_scores, [scoring.scored / record.file for record in records])
     if found.conflict_share > max_conflict_share:
-        raise MixtureError(
+        fault = (
             f"{scoring.source}: {found.conflicts} of {found.documents} documents carry a year outside their source's "
-            f"range, more than the share {max_conflict_share} allowed; correct the source in the catalogue or raise "
-            "max_conflict_share"
+            f"range, more than the share {max_conflict_share} allowed"
         )
+        if scoring.version == "v1":
+            raise MixtureError(f"{fault}; correct the source in the catalogue or raise max_conflict_share")
+        run_logger().warning("%s; they are scored by their text. Correct the source in the catalogue", fault)
     manifest = Manifest(
         kind="scored",
         name=scoring.source,
@@ -249,6 +255,8 @@ def explain(layout: Layout, identifier: str) -> list[str]:
         raise StoreError(
             f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: {step}"
         )
+    if scores.parameters.get("layout") != SCORED_LAYOUT:
+        raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
     files = [shard.file for shard in scores.shards]
     return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 

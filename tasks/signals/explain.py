@@ -13,11 +13,17 @@ from storage.errors import ParameterError
 from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
-from tasks.signals.authority import CONSENSUS_MAXIMUM, INSTITUTION_MAXIMUM, PRIMARY_RELIEF
 from tasks.signals.evidence import find_phrases
+from tasks.signals.formulas import (
+    CONSENSUS_MAXIMUM,
+    CONSENSUS_PENALTY_BITS,
+    INSTITUTION_MAXIMUM,
+    INSTITUTION_PENALTY_BITS,
+    PRIMARY_BONUS_BITS,
+    PRIMARY_RELIEF,
+)
 from tasks.signals.overlay import split_overrides
 from tasks.signals.priors import PRIORS, known_type
-from tasks.signals.provenance import CONSENSUS_PENALTY_BITS, INSTITUTION_PENALTY_BITS, PRIMARY_BONUS_BITS
 from tasks.signals.years import MODERN_UNDATED, text_year
 
 PHRASES_SHOWN = 12

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.schemas import COMPONENTS, SCORED_SCHEMA, TRIVIA, band_of
-from tasks.signals.authority import AUTHORITY_MAXIMUM
-from tasks.signals.provenance import BITS_MAXIMUM
+from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 
 Mode = Literal["replace", "join"]
 

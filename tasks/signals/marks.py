@@ -1,0 +1,410 @@
+"""Marks: what the sentences of texts show of where their content comes from, found in arrays of tokens.
+
+A sentence of more than 30 words is read in pieces of 30, so that every piece of a text is a block that votes once. What
+is denied, conditional or quoted is found and does not count; a block that repeats an earlier one does not count again.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.signals.tokens import NUMBER, OTHER, WORD, Bools, Hashes, Integers, Tokens, hash_word
+
+FEATURES_FILE = Path(__file__).with_name("features.toml")
+BLOCK_WORDS = 30
+REACH_BEFORE_NEGATION = 3
+"""A negation takes so many tokens before it out of account, and all behind it in its block."""
+LONGEST_QUOTATION = 8
+"""Blocks; a quotation that nobody closed ends there."""
+SELF = 1
+"""The writer as an origin; others are known by the hash of their last name."""
+
+_TABLE_BITS = 18
+_WORDS = 4096
+"""More than the vocabulary has."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the blocks of some texts show."""
+
+    text: Integers
+    """(blocks) Index of the text."""
+    words: Integers
+    """(blocks) Words and numbers; 0 for a block that an earlier one of its text repeats, or whose
+    marks are all denied, conditional or quoted."""
+    counts: NDArray[np.float32]
+    """(blocks, `FEATURES`) Marks that count, two at most."""
+    first: Integers
+    """(blocks) Index of the first token."""
+    origins: NDArray[np.uint64]
+    """(origins, 3) Text, name and blocks of that text in which it is the origin."""
+    english: NDArray[np.float64]
+    """(texts) Share of the words that are common English ones; 1 for a text of few words."""
+
+
+def _key(numbers: Sequence[int]) -> int:
+    """Number a phrase by the numbers of its words."""
+    return functools.reduce(lambda key, number: key * _WORDS + number, numbers, 0)
+
+
+class Vocabulary:
+    """The words of ``features.toml`` and what each belongs to."""
+
+    def __init__(self, path: Path = FEATURES_FILE) -> None:
+        given: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        self.signs: dict[str, int] = {name: entry["sign"] for name, entry in given["features"].items()}
+        self.features = {name: place for place, name in enumerate(self.signs)}
+        phrases = {
+            (tuple(phrase.split("_")), name)
+            for name, entry in given["features"].items()
+            for phrase in entry.get("words", "").split()
+        }
+        self.classes: dict[str, set[str]] = {name: set(words.split()) for name, words in given["classes"].items()}
+        words = sorted(set().union(*self.classes.values(), *(phrase for phrase, _ in phrases)))
+        self.number = {word: place + 1 for place, word in enumerate(words)}
+        self.hashes = np.array([0, *(hash_word(word.encode()) for word in words)], np.uint64)
+        self.slots = np.zeros(1 << _TABLE_BITS, np.int16)
+        self.factor = self._spread()
+        self.bit = {name: np.uint32(1 << place) for place, name in enumerate(self.classes)}
+        masks = [sum(int(self.bit[name]) for name, group in self.classes.items() if word in group) for word in words]
+        self.bits = np.array([0, *masks], np.uint32)
+        self.features_of = np.full((2, len(words) + 1), -1, np.int64)
+        """The features of a single word, two at most."""
+        self.phrases: list[dict[int, list[int]]] = [{} for _ in range(3)]
+        """Of two, three and four words, by `_key`."""
+        pairs = set()
+        for phrase, name in sorted(phrases):
+            numbers = [self.number[word] for word in phrase]
+            if len(numbers) == 1:
+                slot = self.features_of[:, numbers[0]]
+                slot[int(slot[0] >= 0)] = self.features[name]
+            else:
+                self.phrases[len(phrase) - 2].setdefault(_key(numbers), []).append(self.features[name])
+                pairs.add(_key(numbers[:2]))
+        self.pairs = np.array(sorted(pairs), np.int64)
+        every = np.arange(len(words) + 1)
+        self.leads, self.seconds = np.isin(every, self.pairs // _WORDS), np.isin(every, self.pairs % _WORDS)
+
+    def _spread(self) -> np.uint64:
+        """Find an odd factor that gives every word a slot of its own."""
+        factor = 0x9E3779B97F4A7C15
+        while True:
+            slots = (self.hashes[1:] * np.uint64(factor)) >> np.uint64(64 - _TABLE_BITS)
+            if len(np.unique(slots)) == len(slots):
+                self.slots[slots] = np.arange(1, len(self.hashes))
+                return np.uint64(factor)
+            factor = (factor * 6364136223846793005 + 1442695040888963407) % 2**64 | 1
+
+    def look_up(self, hashes: Hashes) -> NDArray[np.int16]:
+        """Return the number of every word; 0 for a word that is not in the vocabulary."""
+        found = self.slots[(hashes * self.factor) >> np.uint64(64 - _TABLE_BITS)]
+        return np.where(self.hashes[found] == hashes, found, np.int16(0))
+
+
+VOCABULARY = Vocabulary()
+FEATURES: tuple[str, ...] = tuple(VOCABULARY.signs)
+SIGNS: NDArray[np.float64] = np.array(list(VOCABULARY.signs.values()), np.float64)
+
+
+class Reader:
+    """The tokens of some texts with what is known of each; every rule returns places of tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        number = VOCABULARY.look_up(tokens.word)
+        sign = np.where(tokens.kind == OTHER, tokens.word, np.uint64(0)).astype(np.uint8)
+        line_start, keep, begins = _punctuation(tokens, number, sign)
+        kept = np.flatnonzero(keep)
+        self.tokens = Tokens(*(getattr(tokens, name)[kept] for name in Tokens.__annotations__))
+        self.number, self.sign, self.line_start = number[kept], sign[kept], line_start[kept]
+        self.bits = VOCABULARY.bits[self.number]
+        self.kind, self.capital = self.tokens.kind, self.tokens.capital
+        self.glued = self.tokens.glued & ~self.line_start
+        self.block, self.first = self._blocks(begins)
+        self.size = len(self.kind)
+
+    def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
+        text, counted = self.tokens.text, self.kind != OTHER
+        begins[:1] = True
+        begins[1:] |= text[1:] != text[:-1]
+        words = np.cumsum(counted) - counted
+        start = np.flatnonzero(begins)
+        inside = words - np.repeat(words[start], np.diff(np.append(start, len(text))))
+        begins |= counted & (inside > 0) & (inside % BLOCK_WORDS == 0)
+        return np.cumsum(begins) - 1, np.flatnonzero(begins)
+
+    def starts(self, places: Integers) -> Bools:
+        """Tell which places begin a block."""
+        return np.asarray(self.first[self.block[places]] == places)
+
+    def of(self, name: str) -> Integers:
+        """Return the places of the words of a class."""
+        return np.flatnonzero(self.bits & VOCABULARY.bit[name])
+
+    def is_a(self, name: str, places: Integers) -> Bools:
+        """Tell which places hold a word of a class."""
+        return np.asarray((self.bits[places] & VOCABULARY.bit[name]) != 0)
+
+    def after(self, places: Integers, steps: int = 1) -> Integers:
+        """Return the places some steps on, inside the same block; a place beyond is that of the mark itself."""
+        onward = np.minimum(np.maximum(places + steps, 0), self.size - 1)
+        return np.where(self.block[onward] == self.block[places], onward, places)
+
+    def skip(self, places: Integers, times: int = 2) -> Integers:
+        """Return the next places, adverbs passed over."""
+        here = self.after(places)
+        for _ in range(times):
+            here = np.where(self.is_a("adverb", here) | self._ends_in_ly(here), self.after(here), here)
+        return here
+
+    def _ends_in_ly(self, places: Integers) -> Bools:
+        # A word's last four bytes b0 b1 b2 b3 sum to b0 + 31 b1 + 961 b2 + 29791 b3.
+        tail = self.tokens.ending[places] >= np.uint64(961 * ord("l") + 29791 * ord("y"))
+        return np.asarray(tail & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
+
+    def is_past(self, places: Integers) -> Bools:
+        """Tell which places hold a verb in the past: a known one, or a word in -ed."""
+        ending = self.tokens.ending[places]
+        low = np.uint64(961 * ord("e") + 29791 * ord("d"))
+        ed = (ending >= low) & (ending < low + np.uint64(255 * 32)) & (self.tokens.length[places] > 4)
+        return np.asarray(self.is_a("past", places) | (ed & (self.kind[places] == WORD)))
+
+
+def _punctuation(tokens: Tokens, number: NDArray[np.int16], sign: NDArray[np.uint8]) -> tuple[Bools, Bools, Bools]:
+    """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
+
+    A full stop behind an abbreviation or a single letter ends nothing. Scans break lines anywhere, so that a line's end
+    ends a sentence only before a capital or a number, and a blank line always.
+    """
+    newline = sign == ord("\n")
+    abbreviation = (VOCABULARY.bits[number] & VOCABULARY.bit["abbreviation"]) != 0
+    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
+    abbreviated = (sign == ord(".")) & _shifted(short)
+    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
+    line_start = _shifted(newline)
+    line_start[:1] = True
+    line_start[1:] |= tokens.text[1:] != tokens.text[:-1]
+    closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
+    fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline)
+    begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
+    keep = ~(newline | stop | abbreviated)
+    # What a dropped token begins, the next kept one begins.
+    return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
+
+
+def _shifted(flags: Bools) -> Bools:
+    """Return the flag of the token before each one."""
+    moved = np.zeros_like(flags)
+    moved[1:] = flags[:-1]
+    return moved
+
+
+def find_marks(reader: Reader) -> tuple[Integers, Integers]:
+    """Find the marks of all features: their places and the features."""
+    found = [*_reports(reader), *_measures(reader), *_second_hand(reader)]
+    places = [place for _, place in found]
+    kinds = [np.full(len(place), VOCABULARY.features[name]) for name, place in found]
+    for place, kind in _phrases(reader):
+        places.append(place)
+        kinds.append(kind)
+    return np.concatenate(places), np.concatenate(kinds)
+
+
+def _reports(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find who speaks: first person with a verb in the past, notes, names, questions and answers."""
+    verb = r.skip(_writers(r))
+    yield "own_report", verb[r.is_past(verb)]
+    notes = r.of("note")
+    fresh = r.starts(notes) | (r.kind[np.maximum(notes - 1, 0)] != WORD)
+    yield "note", notes[fresh & r.capital[notes]]
+    roles = r.of("role")
+    named = r.after(roles)
+    yield "person", roles[r.capital[named] & (named != roles) & r.capital[roles]]
+    letters = np.flatnonzero((r.tokens.length == 1) & r.capital & (r.kind == WORD))
+    letters = letters[~r.is_a("no_initial", letters)]
+    surname = r.after(letters)
+    yield "initials", letters[r.capital[surname] & (r.tokens.length[surname] > 2) & (r.kind[surname] == WORD)]
+    lines = np.flatnonzero(r.line_start & (r.kind == WORD) & r.capital)
+    second, third = r.after(lines), r.after(lines, 2)
+    speaks = (r.sign[second] == ord(":")) | ((r.kind[second] == NUMBER) & (r.sign[third] == ord(":")))
+    yield "question_and_answer", lines[speaks | ((r.tokens.length[lines] == 1) & r.is_a("speaker", lines))]
+
+
+def _measures(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find numbers that someone read off: with a unit, a time of day, decimals, runs of them."""
+    numbers = np.flatnonzero(r.kind == NUMBER)
+    later = r.after(numbers)
+    second = r.after(later)
+    run = (r.kind[later] == NUMBER) & (later != numbers) & (r.kind[second] == NUMBER) & (second != later)
+    yield "run_of_numbers", numbers[run]
+    yield "time_of_day", numbers[r.tokens.colon[numbers] | (r.is_a("clock", later) & (later != numbers))]
+    hours = r.of("at")
+    yield "time_of_day", hours[r.is_a("hour", r.after(hours))]
+    yield "number_with_unit", numbers[r.is_a("unit", later) & (later != numbers)]
+    yield "decimal", numbers[r.tokens.point[numbers]]
+
+
+def _second_hand(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find institutions, what they do, and citations."""
+    bodies = r.of("organisation")
+    bodies = bodies[(r.number[bodies] != VOCABULARY.number["who"]) | (r.capital[bodies] & ~r.starts(bodies))]
+    yield "institution", bodies
+    acting = r.skip(bodies)
+    yield "institution_acts", bodies[r.is_a("acts", acting) & (acting != bodies)]
+    brackets = np.flatnonzero((r.sign == ord("[")) | (r.sign == ord("(")))
+    inner = r.after(brackets)
+    cited = (r.sign[brackets] == ord("[")) & (r.kind[inner] == NUMBER) & ~r.tokens.point[inner]
+    for steps in range(1, 6):
+        year, closed = r.after(brackets, steps), r.sign[r.after(brackets, steps + 1)] == ord(")")
+        cited |= (r.kind[year] == NUMBER) & (r.tokens.length[year] == 4) & closed
+    yield "citation", brackets[cited]
+
+
+def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
+    """Find the words and phrases of the features, of one to four words.
+
+    A word counts only in a sentence's company: with a word such as "the", or a number, among the two on either side.
+    """
+    plain = ((r.bits & VOCABULARY.bit["function"]) != 0) | (r.kind == NUMBER)
+    beside = plain.copy()
+    for steps in (1, 2):
+        beside[steps:] |= plain[:-steps]
+        beside[:-steps] |= plain[steps:]
+    found = []
+    for features in VOCABULARY.features_of:
+        places = np.flatnonzero((features >= 0)[r.number] & beside)
+        found.append((places, features[r.number[places]]))
+    leads = np.flatnonzero(VOCABULARY.leads[r.number])
+    onward = r.after(leads)
+    leads = leads[VOCABULARY.seconds[r.number[onward]] & (onward != leads)]
+    key = r.number[leads].astype(np.int64) * _WORDS + r.number[r.after(leads)]
+    alive = _among(VOCABULARY.pairs, key)
+    leads, key = leads[alive], key[alive]
+    for length, phrases in enumerate(VOCABULARY.phrases, start=2):
+        if length > 2:
+            onward, before = r.after(leads, length - 1), r.after(leads, length - 2)
+            alive = (onward != leads) & (onward != before) & (r.number[onward] > 0)
+            leads, key = leads[alive], key[alive] * _WORDS + r.number[onward[alive]]
+        keys = np.array(sorted(phrases), np.int64)
+        hits = np.flatnonzero(_among(keys, key))
+        for rank in range(2):  # a phrase belongs to two features at most
+            of_key = np.array([phrases[int(k)][rank] if len(phrases[int(k)]) > rank else -1 for k in keys])
+            feature = of_key[np.searchsorted(keys, key[hits])]
+            found.append((leads[hits[feature >= 0]], feature[feature >= 0]))
+    return found
+
+
+def _among(keys: Integers, values: Integers) -> Bools:
+    """Tell which values are among sorted keys."""
+    return np.asarray(keys[np.minimum(np.searchsorted(keys, values), len(keys) - 1)] == values)
+
+
+def _writers(r: Reader) -> Integers:
+    """Return the places of "I" and "we"."""
+    writers = r.of("writer")
+    return writers[r.capital[writers] | (r.tokens.length[writers] > 1)]
+
+
+def silent_places(r: Reader, places: Integers) -> Bools:
+    """Tell which places do not speak for the writer: what is denied, conditional or quoted."""
+    negations = r.of("negation")
+    earliest = np.full(len(r.first), r.size)
+    np.minimum.at(earliest, r.block[negations], negations - REACH_BEFORE_NEGATION)
+    denials = r.of("denial")
+    denied = denials[r.is_a("be", np.maximum(denials - 1, 0))]
+    shut = np.zeros(len(r.first), np.bool_)
+    shut[r.block[denied]] = True
+    silent = (places >= earliest[r.block[places]]) | shut[r.block[places]]
+    quotes = np.flatnonzero(r.sign == ord('"'))
+    if not len(quotes):
+        return np.asarray(silent)
+    closes_word = r.glued[quotes] & (r.kind[np.maximum(quotes - 1, 0)] != OTHER)
+    opens = r.glued[np.minimum(quotes + 1, r.size - 1)] & ~closes_word
+    last = np.searchsorted(quotes, places, side="right") - 1
+    at = quotes[np.maximum(last, 0)]
+    near = (r.tokens.text[at] == r.tokens.text[places]) & (r.block[places] - r.block[at] <= LONGEST_QUOTATION)
+    return np.asarray(silent | ((last >= 0) & opens[np.maximum(last, 0)] & near))
+
+
+def find_origins(r: Reader) -> tuple[Integers, Hashes]:
+    """Find who or what a text names as the origin of what it says: the places, and a name for each."""
+    speech = r.of("speech")
+    behind, ahead = r.after(speech, -1), r.after(speech)
+    found: list[tuple[Integers, Hashes]] = []
+    for place in (behind, ahead):
+        named = r.capital[place] & (place != speech) & (r.kind[place] == WORD) & ~r.is_a("someone", place)
+        found.append((place[named], r.tokens.word[place[named]]))
+    roles = r.of("role")
+    name = r.after(roles)
+    further = r.after(name)
+    name = np.where(r.capital[further] & (r.kind[further] == WORD) & ~r.is_a("speech", further), further, name)
+    person = r.capital[roles] & r.capital[name] & (name != roles)
+    found.append((roles[person], r.tokens.word[name[person]]))
+    writer = _writers(r)
+    own = writer[r.is_past(r.skip(writer))]
+    found.append((own, np.full(len(own), SELF, np.uint64)))
+    for group in ("gauge", "document", "custody"):
+        places = r.of(group)
+        found.append((places, r.tokens.word[places]))
+    return np.concatenate([place for place, _ in found]), np.concatenate([name for _, name in found])
+
+
+def read_blocks(tokens: Tokens, texts: int) -> Blocks:
+    """Read the blocks of texts from their tokens."""
+    r = Reader(tokens)
+    if not r.size:
+        none = np.zeros(0, np.int64)
+        return Blocks(
+            none, none, np.zeros((0, len(FEATURES)), np.float32), none, np.zeros((0, 3), np.uint64), np.ones(texts)
+        )
+    of_text = r.tokens.text[r.first]
+    counted = r.kind != OTHER
+    words = np.add.reduceat(counted.astype(np.int64), r.first)
+    repeated = _repeated(r, of_text)
+    words[repeated] = 0
+    places, features = find_marks(r)
+    loud = ~silent_places(r, places)
+    blocks = r.block[places[loud]]
+    cells = np.bincount(blocks * len(FEATURES) + features[loud], minlength=len(words) * len(FEATURES))
+    counts = np.minimum(cells, 2).astype(np.float32).reshape(len(words), len(FEATURES))
+    marked = np.bincount(r.block[places], minlength=len(words)) > 0
+    words[marked & ~counts.any(axis=1)] = 0
+    at, names = find_origins(r)
+    at, names = at[~repeated[r.block[at]]], names[~repeated[r.block[at]]]
+    statements = np.unique(
+        np.stack([of_text[r.block[at]].astype(np.uint64), names, r.block[at].astype(np.uint64)], 1), axis=0
+    )
+    origins, times = np.unique(statements[:, :2], axis=0, return_counts=True)
+    english = np.bincount(r.tokens.text[r.of("english")], minlength=texts)
+    total = np.bincount(r.tokens.text[r.kind == WORD], minlength=texts)
+    return Blocks(
+        text=of_text,
+        words=words,
+        counts=counts,
+        first=r.first,
+        origins=np.concatenate([origins, times[:, None].astype(np.uint64)], 1),
+        english=np.where(total >= 40, english / np.maximum(total, 1), 1.0),
+    )
+
+
+def _repeated(r: Reader, of_text: Integers) -> Bools:
+    """Tell which blocks an earlier block of the same text says word for word."""
+    mixed = np.arange(r.size, dtype=np.uint64)
+    mixed -= np.repeat(mixed[r.first], np.diff(np.append(r.first, r.size)))
+    mixed *= np.uint64(2)
+    mixed += np.uint64(0x9E3779B97F4A7C15)
+    mixed *= np.where(r.kind == OTHER, np.uint64(0), r.tokens.word ^ (r.tokens.word >> np.uint64(29)))
+    hashes = np.add.reduceat(mixed, r.first)
+    order = np.lexsort((np.arange(len(hashes)), hashes, of_text))
+    same = (hashes[order][1:] == hashes[order][:-1]) & (of_text[order][1:] == of_text[order][:-1])
+    repeated = np.zeros(len(hashes), np.bool_)
+    repeated[order[1:][same]] = True
+    return repeated
