@@ -78,7 +78,8 @@ class ScoreCorpusParameters(RunnerParameters, FlowParameters):
     scoring: Literal["v1", "v2"] = Field(
         "v2",
         title="Scoring",
-        description="v2 reads what a text shows of its origin, which may overrule its source's label; v1 goes by the label.",
+        description="v2 reads what a text shows of its origin, which may overrule its source's label; v1 goes by the "
+        "label.",
     )
     max_conflict_share: float = Field(
         0.2,
@@ -111,7 +112,8 @@ class ScoreCorpusOptions(ScoreCorpusParameters):
     explain: str = Field(
         "",
         title="Explain",
-        description="Id of a document whose score to explain, source:id; nothing is scored then.",
+        description="Id of a document whose score to explain, source:id, or a source, to list the documents that disagree "
+        "most with their label; nothing is scored then.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:

@@ -31,7 +31,7 @@ from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
 from storage.schemas import Scoring as Version
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
-from tasks.signals.explain import explain_document
+from tasks.signals.explain import explain_document, explain_source
 from tasks.signals.overlay import Mode
 from tasks.signals.reference import score_document
 from tasks.signals.shards import score_shard
@@ -233,19 +233,23 @@ def score_row(manifest: Manifest) -> dict[str, Any]:
         "years unverified": f"{counts['years_unverified'] / rows:.0%}",
         "years in conflict": counts["year_conflicts"],
         "scores refused": counts.get("refused", 0),
+        "labels overruled": counts.get("overruled", 0),
+        "language unscored": counts.get("unscored_language", 0),
     }
 
 
 def explain(layout: Layout, identifier: str) -> list[str]:
-    """Explain the stored score of a document.
+    """Explain the stored score of a document, or list those of a source that disagree most with their label.
 
     Raises:
         ParameterError: There is no such document.
         StoreError: Its source was not downloaded, not scored, or downloaded again since.
     """
     source, colon, _ = identifier.partition(":")
-    if not colon:
-        raise ParameterError(f"document id {identifier!r} is not spelt source:id, such as classical_philosophy:1497")
+    if not colon and source not in layout.sealed("scored"):
+        raise ParameterError(
+            f"{identifier!r} is neither a document id, source:id, such as classical_philosophy:1497, nor a scored source"
+        )
     step = f"python -m flows score-corpus --sources {source}"
     documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
@@ -258,6 +262,8 @@ def explain(layout: Layout, identifier: str) -> list[str]:
     if scores.parameters.get("layout") != SCORED_LAYOUT:
         raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
     files = [shard.file for shard in scores.shards]
+    if not colon:
+        return explain_source(layout.raw(source), layout.scored(source), files)
     return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 

@@ -44,7 +44,7 @@ class Blocks:
     counts: NDArray[np.float32]
     """(blocks, `FEATURES`) Marks that count, two at most."""
     first: Integers
-    """(blocks) Index of the first token."""
+    """(blocks) Index of the first token among those of all texts."""
     origins: NDArray[np.uint64]
     """(origins, 3) Text, name and blocks of that text in which it is the origin."""
     english: NDArray[np.float64]
@@ -122,7 +122,7 @@ class Reader:
         number = VOCABULARY.look_up(tokens.word)
         sign = np.where(tokens.kind == OTHER, tokens.word, np.uint64(0)).astype(np.uint8)
         line_start, keep, begins = _punctuation(tokens, number, sign)
-        kept = np.flatnonzero(keep)
+        self.kept = kept = np.flatnonzero(keep)
         self.tokens = Tokens(*(getattr(tokens, name)[kept] for name in Tokens.__annotations__))
         self.number, self.sign, self.line_start = number[kept], sign[kept], line_start[kept]
         self.bits = VOCABULARY.bits[self.number]
@@ -181,13 +181,16 @@ class Reader:
 def _punctuation(tokens: Tokens, number: NDArray[np.int16], sign: NDArray[np.uint8]) -> tuple[Bools, Bools, Bools]:
     """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
 
-    A full stop behind an abbreviation or a single letter ends nothing. Scans break lines anywhere, so that a line's end
+    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number. Scans break lines anywhere, so that a line's end
     ends a sentence only before a capital or a number, and a blank line always.
     """
     newline = sign == ord("\n")
     abbreviation = (VOCABULARY.bits[number] & VOCABULARY.bit["abbreviation"]) != 0
     short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
-    abbreviated = (sign == ord(".")) & _shifted(short)
+    open_ended = np.ones_like(short)  # nothing stands directly behind the token
+    open_ended[:-1] = ~tokens.glued[1:]
+    unit = _shifted(short & _shifted(tokens.kind == NUMBER)) & open_ended
+    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
     stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
     line_start = _shifted(newline)
     line_start[:1] = True
@@ -274,14 +277,11 @@ def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
     A word counts only in a sentence's company: with a word such as "the", or a number, among the two on either side.
     """
     plain = ((r.bits & VOCABULARY.bit["function"]) != 0) | (r.kind == NUMBER)
-    beside = plain.copy()
-    for steps in (1, 2):
-        beside[steps:] |= plain[:-steps]
-        beside[:-steps] |= plain[steps:]
     found = []
     for features in VOCABULARY.features_of:
-        places = np.flatnonzero((features >= 0)[r.number] & beside)
-        found.append((places, features[r.number[places]]))
+        places = np.flatnonzero((features >= 0)[r.number])
+        beside = np.logical_or.reduce([plain[r.after(places, steps)] for steps in (-2, -1, 0, 1, 2)])
+        found.append((places[beside], features[r.number[places[beside]]]))
     leads = np.flatnonzero(VOCABULARY.leads[r.number])
     onward = r.after(leads)
     leads = leads[VOCABULARY.seconds[r.number[onward]] & (onward != leads)]
@@ -319,7 +319,7 @@ def silent_places(r: Reader, places: Integers) -> Bools:
     earliest = np.full(len(r.first), r.size)
     np.minimum.at(earliest, r.block[negations], negations - REACH_BEFORE_NEGATION)
     denials = r.of("denial")
-    denied = denials[r.is_a("be", np.maximum(denials - 1, 0))]
+    denied = denials[r.is_a("be", r.after(denials, -1))]
     shut = np.zeros(len(r.first), np.bool_)
     shut[r.block[denied]] = True
     silent = (places >= earliest[r.block[places]]) | shut[r.block[places]]
@@ -389,7 +389,7 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
         text=of_text,
         words=words,
         counts=counts,
-        first=r.first,
+        first=r.kept[r.first],
         origins=np.concatenate([origins, times[:, None].astype(np.uint64)], 1),
         english=np.where(total >= 40, english / np.maximum(total, 1), 1.0),
     )

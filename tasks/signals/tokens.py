@@ -71,6 +71,16 @@ def read_part(text: str) -> str:
     return "\n\n".join([text[:HEAD], *samples])
 
 
+def plain_text(text: str) -> str:
+    """Return what is read of one text, with its signs written plainly."""
+    return read_part(text).translate(str.maketrans(PLAIN))
+
+
+def token_starts(text: str) -> list[int]:
+    """Return where in the plain text its tokens begin."""
+    return [match.start() for match in _TOKEN.finditer(plain_text(text))]
+
+
 def plain_texts(texts: pl.Series) -> pl.Series:
     """Return what is read of texts, with their signs written plainly."""
     long = (texts.str.len_bytes() > STRIDE).arg_true()
@@ -164,8 +174,7 @@ _TOKEN = re.compile(rf"({_LETTER}+(?:'{_LETTER}+)*)|([0-9]+(?:[{JOINS}][0-9]+)*)
 
 def tokenise_one(text: str) -> Tokens:
     """Split one text into tokens, as `tokenise` splits many."""
-    text = read_part(text).translate(str.maketrans(PLAIN))
-    matches = list(_TOKEN.finditer(text))
+    matches = list(_TOKEN.finditer(plain_text(text)))
     found, ends = [(match.lastindex or 0, match.group()) for match in matches], [match.end() for match in matches]
     lower = [re.sub("[A-Z]+", lambda capitals: capitals.group().lower(), token).encode() for _, token in found]
     return Tokens(

@@ -37,14 +37,14 @@ ISSUER = ("official", "institution_acts", "institution", "instruction")
 ENGLISH_SHARE = 0.08
 """With a smaller share of common English words, a text is in a language that the features do not know."""
 
-DOUBT, CERTAINTY = 0.2, 0.7
+DOUBT, CERTAINTY = 0.3, 0.8
 """How decided a text must be, |2 authority - 1|, before it moves its label, and to move it all the way."""
 AGREEMENT = 0.3
 """The most that a text weighs which does not contradict its label; one that does takes the label's place."""
 BITS_PER_AUTHORITY = 7.2
 """The registry's bits fall so much from authority 0 to 1."""
-ORIGIN_SHARE, REPORT_BITS = 0.2, 0.3
-"""What a maker's own report adds: per bit of entropy over its origins, and for itself."""
+ORIGIN_SHARE, REPORT_BITS = 0.15, 0.75
+"""Bits that a maker's own report adds: per bit of entropy over its origins, and for itself."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ class Reading:
 
     evidence: Floats
     """From -1, repeated or coordinated, to 1, a maker's own report."""
-    primary: Floats
-    """Share of a maker's own report in what the text says of itself, [0, 1)."""
     issuer: Floats
     """How official the voice is, [0, 1): the share of blocks with official marks."""
     origins_bits: Floats
@@ -107,7 +105,6 @@ def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
     bits, number = origin_entropy(blocks.origins, texts)
     return Reading(
         evidence=(above - below) / whole,
-        primary=above / whole,
         issuer=official / (total(weight) + 1.0),
         origins_bits=bits,
         n_origins=number,
@@ -129,21 +126,22 @@ def own_authority(evidence: Floats, weights: Weights = WEIGHTS) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(weights.slope * evidence)))
 
 
-def overrule(label: Floats, text: Floats, unknown: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def overrule(label: Floats, text: Floats, unknown: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Let a decided text move its label: a coordinated one up, a maker's own report down, never the other way.
 
     A label below 0.3 is contradicted by a coordinated text, one above 0.7 by a maker's own report.
 
     Returns:
-        The authority, and the weight of the text against the label: 1 where the type is unknown.
+        The authority, the weight of the text against the label (1 where the type is unknown), and whether the text
+        contradicts its label.
     """
     decided = np.clip((np.abs(2 * text - 1) - DOUBT) / (CERTAINTY - DOUBT), 0.0, 1.0)
     contradicted = np.where(text > 0.5, label < LOW_BELOW, label > HIGH_ABOVE)
     most = np.where(contradicted, 1.0, AGREEMENT)
     weight = np.where(unknown, 1.0, most * decided * decided * (3 - 2 * decided))
     difference = text - label
-    against = unknown | ((difference > 0) == (text > 0.5))
-    return np.clip(label + weight * np.where(against, difference, 0.0), 0.0, AUTHORITY_MAXIMUM), weight * against
+    weight = weight * (unknown | ((difference > 0) == (text > 0.5)))
+    return np.clip(label + weight * difference, 0.0, AUTHORITY_MAXIMUM), weight, contradicted & ~unknown
 
 
 def final_scores(
@@ -152,9 +150,12 @@ def final_scores(
     """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`."""
     own = own_authority(reading.evidence)
     scored = ~reading.unscored_language
-    authority, weight = overrule(prior_authority, np.where(scored, own, 0.5), unknown & scored)
-    measured = np.where(scored, reading.primary * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS), 0.0)
-    bits = prior_bits - BITS_PER_AUTHORITY * (authority - prior_authority) + measured
+    authority, weight, contradicted = overrule(prior_authority, np.where(scored, own, 0.5), unknown & scored)
+    measured = np.where(
+        scored, np.maximum(reading.evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS), 0.0
+    )
+    moved = np.where(unknown | contradicted, authority - prior_authority, 0.0)
+    bits = prior_bits - BITS_PER_AUTHORITY * moved + measured
     return {
         "text_auth": own,
         "text_bits": reading.origins_bits,
@@ -165,7 +166,7 @@ def final_scores(
         "declared_bits": prior_bits,
         "measured_bits": measured,
         "unscored_language": reading.unscored_language,
-        "overruled": ~unknown & (weight > 0.5),
+        "overruled": contradicted & (weight > 0.5),
         "auth_weight": authority,
         "prov_entropy": np.clip(bits, 0.0, BITS_MAXIMUM),
     }
