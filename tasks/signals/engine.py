@@ -6,6 +6,7 @@ Everything is computed in float64 and equals the reference; only the two output 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from tasks.signals.votes import Reading, final_scores, read_votes
 from tasks.signals.years import FIRST_YEAR, RUN_YEAR
 
 INPUT_COLUMNS = ("id", "text", "source_type", "year", "year_evidence", "extra")
-READ_BYTES = 300_000
+READ_BYTES = 400_000
 BLOCK_ROWS = 4096
 """Rows scored at a time, which bounds the memory of the matches."""
 
@@ -140,15 +141,16 @@ def _read(texts: pl.Series) -> Reading:
     """Read the votes of texts, about `READ_BYTES` at a time: the arrays of a piece stay in the processor's cache."""
     plain = plain_texts(texts)
     ends = np.cumsum(plain.str.len_bytes().to_numpy())
-    parts: list[Reading] = []
+    parts: list[pl.Series] = []
     start = 0
     while start < len(plain):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + READ_BYTES, side="right")))
-        part = plain[start:stop]
-        parts.append(read_votes(read_blocks(tokenise(part), len(part))))
+        parts.append(plain[start:stop])
         start = stop
-    return Reading(*(np.concatenate([getattr(part, name) for part in parts]) for name in Reading.__annotations__))
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        readings = list(pool.map(lambda part: read_votes(read_blocks(tokenise(part), len(part))), parts))
+    return Reading(*(np.concatenate([getattr(part, name) for part in readings]) for name in Reading.__annotations__))
 
 
 def _column(block: pa.Table, name: str, kind: pa.DataType) -> pa.Array:

@@ -106,13 +106,16 @@ class Vocabulary:
 
     def look_up(self, hashes: Hashes) -> NDArray[np.int16]:
         """Return the number of every word; 0 for a word that is not in the vocabulary."""
-        found = self.slots[(hashes * self.factor) >> np.uint64(64 - _TABLE_BITS)]
-        return np.where(self.hashes[found] == hashes, found, np.int16(0))
+        places = ((hashes * self.factor) >> np.uint64(64 - _TABLE_BITS)).view(np.int64)
+        found = self.slots.take(places)
+        found[self.hashes.take(found) != hashes] = 0
+        return found
 
 
 VOCABULARY = Vocabulary()
 FEATURES: tuple[str, ...] = tuple(VOCABULARY.signs)
 SIGNS: NDArray[np.float64] = np.array(list(VOCABULARY.signs.values()), np.float64)
+_ENDING_LY, _ENDING_ED = (int.from_bytes(ending, "little") for ending in (b"ly", b"ed"))
 
 
 class Reader:
@@ -120,12 +123,11 @@ class Reader:
 
     def __init__(self, tokens: Tokens) -> None:
         number = VOCABULARY.look_up(tokens.word)
-        sign = np.where(tokens.kind == OTHER, tokens.word, np.uint64(0)).astype(np.uint8)
-        line_start, keep, begins = _punctuation(tokens, number, sign)
+        line_start, keep, begins = _punctuation(tokens, number)
         self.kept = kept = np.flatnonzero(keep)
-        self.tokens = Tokens(*(getattr(tokens, name)[kept] for name in Tokens.__annotations__))
-        self.number, self.sign, self.line_start = number[kept], sign[kept], line_start[kept]
-        self.bits = VOCABULARY.bits[self.number]
+        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
+        self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
+        self.bits = VOCABULARY.bits.take(self.number)
         self.kind, self.capital = self.tokens.kind, self.tokens.capital
         self.glued = self.tokens.glued & ~self.line_start
         self.block, self.first = self._blocks(begins)
@@ -147,16 +149,16 @@ class Reader:
 
     def of(self, name: str) -> Integers:
         """Return the places of the words of a class."""
-        return np.flatnonzero(self.bits & VOCABULARY.bit[name])
+        return np.flatnonzero((self.bits & VOCABULARY.bit[name]) != 0)
 
     def is_a(self, name: str, places: Integers) -> Bools:
         """Tell which places hold a word of a class."""
-        return np.asarray((self.bits[places] & VOCABULARY.bit[name]) != 0)
+        return np.asarray((self.bits.take(places) & VOCABULARY.bit[name]) != 0)
 
     def after(self, places: Integers, steps: int = 1) -> Integers:
         """Return the places some steps on, inside the same block; a place beyond is that of the mark itself."""
         onward = np.minimum(np.maximum(places + steps, 0), self.size - 1)
-        return np.where(self.block[onward] == self.block[places], onward, places)
+        return np.where(self.block.take(onward) == self.block.take(places), onward, places)
 
     def skip(self, places: Integers, times: int = 2) -> Integers:
         """Return the next places, adverbs passed over."""
@@ -166,35 +168,34 @@ class Reader:
         return here
 
     def _ends_in_ly(self, places: Integers) -> Bools:
-        # A word's last four bytes b0 b1 b2 b3 sum to b0 + 31 b1 + 961 b2 + 29791 b3.
-        tail = self.tokens.ending[places] >= np.uint64(961 * ord("l") + 29791 * ord("y"))
-        return np.asarray(tail & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
+        ends = self.tokens.ending[places] >> 16 == _ENDING_LY
+        return np.asarray(ends & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
 
     def is_past(self, places: Integers) -> Bools:
         """Tell which places hold a verb in the past: a known one, or a word in -ed."""
-        ending = self.tokens.ending[places]
-        low = np.uint64(961 * ord("e") + 29791 * ord("d"))
-        ed = (ending >= low) & (ending < low + np.uint64(255 * 32)) & (self.tokens.length[places] > 4)
-        return np.asarray(self.is_a("past", places) | (ed & (self.kind[places] == WORD)))
+        ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
+        return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
 
 
-def _punctuation(tokens: Tokens, number: NDArray[np.int16], sign: NDArray[np.uint8]) -> tuple[Bools, Bools, Bools]:
+def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:
     """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
 
-    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number. Scans break lines anywhere, so that a line's end
-    ends a sentence only before a capital or a number, and a blank line always.
+    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number.
+    Scans break lines anywhere, so that a line's end ends a sentence only before a capital or a number, and a blank line
+    always.
     """
+    sign = tokens.sign
     newline = sign == ord("\n")
-    abbreviation = (VOCABULARY.bits[number] & VOCABULARY.bit["abbreviation"]) != 0
-    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
-    open_ended = np.ones_like(short)  # nothing stands directly behind the token
-    open_ended[:-1] = ~tokens.glued[1:]
-    unit = _shifted(short & _shifted(tokens.kind == NUMBER)) & open_ended
-    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
-    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
     line_start = _shifted(newline)
     line_start[:1] = True
     line_start[1:] |= tokens.text[1:] != tokens.text[:-1]
+    abbreviation = (VOCABULARY.bits.take(number) & VOCABULARY.bit["abbreviation"]) != 0
+    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
+    open_ended = np.ones_like(short)  # nothing stands directly behind the token
+    open_ended[:-1] = ~tokens.glued[1:]
+    unit = _shifted(short & _shifted(tokens.kind == NUMBER) & ~line_start) & open_ended
+    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
+    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
     closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
     fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline)
     begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
@@ -277,12 +278,16 @@ def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
     A word counts only in a sentence's company: with a word such as "the", or a number, among the two on either side.
     """
     plain = ((r.bits & VOCABULARY.bit["function"]) != 0) | (r.kind == NUMBER)
+    beside = plain.copy()
+    for steps in (1, 2):
+        inside = r.block[steps:] == r.block[:-steps]
+        beside[steps:] |= plain[:-steps] & inside
+        beside[:-steps] |= plain[steps:] & inside
     found = []
     for features in VOCABULARY.features_of:
-        places = np.flatnonzero((features >= 0)[r.number])
-        beside = np.logical_or.reduce([plain[r.after(places, steps)] for steps in (-2, -1, 0, 1, 2)])
-        found.append((places[beside], features[r.number[places[beside]]]))
-    leads = np.flatnonzero(VOCABULARY.leads[r.number])
+        places = np.flatnonzero((features >= 0).take(r.number) & beside)
+        found.append((places, features.take(r.number.take(places))))
+    leads = np.flatnonzero(VOCABULARY.leads.take(r.number))
     onward = r.after(leads)
     leads = leads[VOCABULARY.seconds[r.number[onward]] & (onward != leads)]
     key = r.number[leads].astype(np.int64) * _WORDS + r.number[r.after(leads)]
@@ -379,10 +384,10 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
     words[marked & ~counts.any(axis=1)] = 0
     at, names = find_origins(r)
     at, names = at[~repeated[r.block[at]]], names[~repeated[r.block[at]]]
-    statements = np.unique(
-        np.stack([of_text[r.block[at]].astype(np.uint64), names, r.block[at].astype(np.uint64)], 1), axis=0
-    )
-    origins, times = np.unique(statements[:, :2], axis=0, return_counts=True)
+    said = _distinct(r.block[at].astype(np.uint64), names)[0]
+    texts_of = of_text[r.block[at[said]]].astype(np.uint64)
+    distinct, times = _distinct(texts_of, names[said])
+    origins = np.stack([texts_of[distinct], names[said][distinct], times.astype(np.uint64)], axis=1)
     english = np.bincount(r.tokens.text[r.of("english")], minlength=texts)
     total = np.bincount(r.tokens.text[r.kind == WORD], minlength=texts)
     return Blocks(
@@ -390,19 +395,23 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
         words=words,
         counts=counts,
         first=r.kept[r.first],
-        origins=np.concatenate([origins, times[:, None].astype(np.uint64)], 1),
+        origins=origins,
         english=np.where(total >= 40, english / np.maximum(total, 1), 1.0),
     )
 
 
+def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
+    """Return where each distinct pair stands, in the order of the pairs, and how often it occurs."""
+    order = np.lexsort((second, first))
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (first[order[1:]] != first[order[:-1]]) | (second[order[1:]] != second[order[:-1]])
+    starts = np.flatnonzero(new)
+    return order[starts], np.diff(np.append(starts, len(order)))
+
+
 def _repeated(r: Reader, of_text: Integers) -> Bools:
-    """Tell which blocks an earlier block of the same text says word for word."""
-    mixed = np.arange(r.size, dtype=np.uint64)
-    mixed -= np.repeat(mixed[r.first], np.diff(np.append(r.first, r.size)))
-    mixed *= np.uint64(2)
-    mixed += np.uint64(0x9E3779B97F4A7C15)
-    mixed *= np.where(r.kind == OTHER, np.uint64(0), r.tokens.word ^ (r.tokens.word >> np.uint64(29)))
-    hashes = np.add.reduceat(mixed, r.first)
+    """Tell which blocks an earlier block of the same text says, with the same words in any order."""
+    hashes = np.add.reduceat(r.tokens.word, r.first)
     order = np.lexsort((np.arange(len(hashes)), hashes, of_text))
     same = (hashes[order][1:] == hashes[order][:-1]) & (of_text[order][1:] == of_text[order][:-1])
     repeated = np.zeros(len(hashes), np.bool_)

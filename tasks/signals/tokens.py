@@ -1,7 +1,7 @@
 """Words, numbers and marks of texts as arrays: what scoring v2 reads instead of characters.
 
 `tokenise` walks over the bytes of many texts at once with numpy; `tokenise_one` says the same with a regular
-expression. A word is known by a 64-bit hash of its lower-case bytes, sum of byte times 31 to its place.
+expression. A word is known by a 64-bit hash of its first eight and last four lower-case bytes and its length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WORD, NUMBER, OTHER = 1, 2, 3
 MARKS = '.!?;:"()[]%\n'
 JOINS = ".,:/-"
 """These stay inside a number between two digits, as an apostrophe does inside a word between two letters."""
-HEAD, STRIDE, SAMPLE, MOST = 5000, 30_000, 2000, 1_000_000
+HEAD, STRIDE, SAMPLE, MOST = 4000, 30_000, 2000, 1_000_000
 """Characters that are read of a text: its head, and of a long one a sample at every stride, up to a bound.
 
 What is read does not depend on what is added behind it, so that a text cannot be pushed out of its own score.
@@ -40,24 +40,28 @@ PLAIN = {
 }
 """Signs that are read as their plain ones."""
 
-_BASE = np.uint64(31)
-_INVERSE = np.uint64(pow(31, -1, 2**64))
+_FACTORS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9))
+_FIRST, _LAST = 8, 4
+_FIRST_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_FIRST + 1)], np.uint64)
+_LAST_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_LAST + 1)], np.uint32)
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Arrays with one entry per token, in the order of the texts."""
 
-    text: Integers
+    text: NDArray[np.int32]
     """Index of the text."""
     kind: NDArray[np.uint8]
     word: Hashes
     """Hash of the token in lower case."""
-    ending: Hashes
-    """Hash of its last four bytes."""
+    ending: NDArray[np.uint32]
+    """Its last four lower-case bytes, little-endian."""
     capital: Bools
-    length: Integers
+    length: NDArray[np.int32]
     """In bytes."""
+    sign: NDArray[np.uint8]
+    """The byte of a mark of punctuation; 0 for words and numbers."""
     point: Bools
     """Whether a number holds a point between two digits."""
     colon: Bools
@@ -94,7 +98,8 @@ def plain_texts(texts: pl.Series) -> pl.Series:
 
 def hash_word(word: bytes) -> int:
     """Return the hash of one word in lower case."""
-    return sum(byte * pow(31, place, 2**64) for place, byte in enumerate(word)) % 2**64
+    parts = (int.from_bytes(word[:_FIRST], "little"), int.from_bytes(word[-_LAST:], "little"), len(word))
+    return sum(part * int(factor) for part, factor in zip(parts, _FACTORS, strict=True)) % 2**64
 
 
 def _table(kinds: dict[str, int]) -> bytes:
@@ -105,16 +110,6 @@ def _table(kinds: dict[str, int]) -> bytes:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(map(chr, range(128, 256)))
 _KINDS = _table({_LETTERS: WORD, "0123456789": NUMBER, MARKS: OTHER})
 _JOINS = _table({"'": WORD, JOINS: NUMBER})
-_powers: dict[str, Hashes] = {}
-
-
-def _grown(name: str, base: np.uint64, size: int) -> Hashes:
-    """Return at least so many powers of a base modulo 2**64; they are kept."""
-    if len(_powers.get(name, ())) < size:
-        ones = np.full(max(size, 1 << 16), base, np.uint64)
-        ones[0] = 1
-        _powers[name] = np.cumprod(ones)
-    return _powers[name]
 
 
 def tokenise(texts: pl.Series) -> Tokens:
@@ -133,24 +128,36 @@ def tokenise(texts: pl.Series) -> Tokens:
     alone = kinds == OTHER
     starts = np.flatnonzero((kinds != 0) & ((kinds != before) | alone))
     stops = np.flatnonzero((kinds != 0) & ((kinds != after) | alone)) + 1
-    powers, inverses = _grown("up", _BASE, len(data)), _grown("down", _INVERSE, len(data))
-    sums = np.zeros(len(data) + 1, np.uint64)
-    lower = np.frombuffer(raw.lower(), np.uint8).astype(np.uint64)
-    lower *= powers[: len(data)]
-    np.cumsum(lower, out=sums[1:])
-    tails = np.maximum(starts, stops - 4)
-    heads, whole = data[starts], sums[stops]
+    length = (stops - starts).astype(np.int32)
+    word, ending = _hashes(raw.lower(), starts, stops, length)
+    heads = data[starts]
     return Tokens(
-        text=np.repeat(np.arange(len(texts)), np.diff(np.searchsorted(starts, bounds - bounds[0]))),
+        text=np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(np.searchsorted(starts, bounds - bounds[0]))),
         kind=kinds[starts],
-        word=(whole - sums[starts]) * inverses[starts],
-        ending=(whole - sums[tails]) * inverses[tails],
+        word=word,
+        ending=ending,
         capital=(heads >= 65) & (heads <= 90),
-        length=stops - starts,
+        length=length,
+        sign=np.where(alone[starts], heads, np.uint8(0)),
         point=_holds((joined == NUMBER) & (kinds == NUMBER) & (data == 46), starts),
         colon=_holds((kinds == NUMBER) & (data == 58), starts),
         glued=np.concatenate([np.zeros(min(1, len(starts)), np.bool_), starts[1:] == stops[:-1]]),
     )
+
+
+def _hashes(
+    lower: bytes, starts: Integers, stops: Integers, length: NDArray[np.int32]
+) -> tuple[Hashes, NDArray[np.uint32]]:
+    """Return the hash of every token and its last four bytes, read as numbers that begin at any byte."""
+    padded = bytes(_LAST) + lower + bytes(_FIRST)
+    eights = np.ndarray(len(lower) + _LAST, "<u8", padded, strides=(1,))
+    fours = np.ndarray(len(lower) + _FIRST, "<u4", padded, strides=(1,))
+    first = eights[starts + _LAST] & _FIRST_MASKS[np.minimum(length, _FIRST)]
+    # The last bytes of a short token stand behind bytes of the token before it.
+    short = np.maximum(_LAST - length, 0)
+    ending = (fours[stops] >> (8 * short).astype(np.uint32)) & _LAST_MASKS[np.minimum(length, _LAST)]
+    word = first * _FACTORS[0] + ending * _FACTORS[1] + length.astype(np.uint64) * _FACTORS[2]
+    return word, ending
 
 
 def _neighbours(kinds: NDArray[np.uint8], edges: Integers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -178,12 +185,13 @@ def tokenise_one(text: str) -> Tokens:
     found, ends = [(match.lastindex or 0, match.group()) for match in matches], [match.end() for match in matches]
     lower = [re.sub("[A-Z]+", lambda capitals: capitals.group().lower(), token).encode() for _, token in found]
     return Tokens(
-        text=np.zeros(len(found), np.int64),
+        text=np.zeros(len(found), np.int32),
         kind=np.array([kind for kind, _ in found], np.uint8),
         word=np.array([hash_word(token) for token in lower], np.uint64),
-        ending=np.array([hash_word(token[-4:]) for token in lower], np.uint64),
+        ending=np.array([int.from_bytes(token[-_LAST:], "little") for token in lower], np.uint32),
         capital=np.array(["A" <= token[0] <= "Z" for _, token in found], np.bool_),
-        length=np.array([len(token) for token in lower], np.int64),
+        length=np.array([len(token) for token in lower], np.int32),
+        sign=np.array([ord(token) if kind == OTHER else 0 for kind, token in found], np.uint8),
         point=np.array([kind == NUMBER and "." in token for kind, token in found], np.bool_),
         colon=np.array([kind == NUMBER and ":" in token for kind, token in found], np.bool_),
         glued=np.array(
