@@ -2,9 +2,9 @@
 
     python -m benchmarks.fit_scores ../shared/corpus
 
-A feature weighs the more the rarer it is, rate^-0.25 over all kinds alike; its sign is given and never fitted. The slope
-is set so that one coordinated text in ten, all four kinds counted alike, falls into the low band. Nothing else is
-learned: free weights and weights by regression kept apart the kinds that they had seen, and others worse (docs/log.md).
+A feature weighs the more the rarer it is, rate^-0.25 over all kinds alike; its sign is given and never fitted. The
+slope is set so that one coordinated text in ten, all four kinds counted alike, falls into the low band. Nothing else
+is learned: weights by regression kept apart the kinds that they had seen, and others worse (docs/log.md).
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def own_texts(half: str) -> dict[str, list[str]]:
 
 
 def separation(scorer: Scorer, corpus: dict[str, list[Row]]) -> Iterable[Row]:
-    """Hold primary and coordinated kinds apart with unknown type and no year, each pair left out of what was learned."""
+    """Hold primary and coordinated kinds apart without type and year, each pair left out of what was learned."""
     for name, since in (("auc_unknown_type_no_year", -9999), ("auc_texts_since_1970", 1970)):
         groups = {
             kind: [found["text"] for found in corpus[kind] if found["year"] is None or found["year"] >= since]

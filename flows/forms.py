@@ -112,8 +112,8 @@ class ScoreCorpusOptions(ScoreCorpusParameters):
     explain: str = Field(
         "",
         title="Explain",
-        description="Id of a document whose score to explain, source:id, or a source, to list the documents that disagree "
-        "most with their label; nothing is scored then.",
+        description="Id of a document whose score to explain, source:id, or a source, to list the documents that "
+        "disagree most with their label; nothing is scored then.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:

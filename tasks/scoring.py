@@ -248,7 +248,8 @@ def explain(layout: Layout, identifier: str) -> list[str]:
     source, colon, _ = identifier.partition(":")
     if not colon and source not in layout.sealed("scored"):
         raise ParameterError(
-            f"{identifier!r} is neither a document id, source:id, such as classical_philosophy:1497, nor a scored source"
+            f"{identifier!r} is neither a document id, spelt source:id, such as classical_philosophy:1497, nor a "
+            "scored source"
         )
     step = f"python -m flows score-corpus --sources {source}"
     documents = require_manifest(

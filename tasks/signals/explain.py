@@ -106,7 +106,7 @@ def _explain_source(document: Mapping[str, Any], why: Mapping[str, Any]) -> list
     if why["conflict"]:
         lines.append(
             f"          the year contradicts its source {known_type(document['source_type'])!r}, "
-            + ("so it is scored by its text" if why["source_type"] == "unknown" else "so it counts as the newer kind")
+            + ("so its text decides" if why["source_type"] == "unknown" else "so it counts as the newer kind")
         )
     return lines
 
@@ -156,8 +156,8 @@ def _explain_votes(why: Mapping[str, Any]) -> list[str]:
         f"{side}{overruled}",
         f"    issuer       {why['issuer']:.2f} of the text in an official voice",
         f"    origins      {why['n_origins']} named or quoted, entropy {why['text_bits']:.2f} bits",
-        f"    bits         {why['declared_bits']:.2f} declared by the source, {why['measured_bits']:+.2f} measured, the rest "
-        "by authority",
+        f"    bits         {why['declared_bits']:.2f} declared by the source, {why['measured_bits']:+.2f} measured, "
+        "the rest by authority",
     ]
 
 

@@ -1,10 +1,11 @@
 """The formulas of scoring v1 over arrays of counts, in float64; the reference calls them with one row.
 
-Every array has one value per document; a year that is not known is NaN. Authority in [0, 0.99]: how much a text leans on
-institutions, citations and consensus, by its age; modern signals count a quarter in old texts. Provenance entropy in
-[0, 10] is a score in bit-like units: the one entropy measured in it is that of the kinds of evidence that nobody could
-edit afterwards, `primary_bits`. By the chain rule the entropy of an item is that of its kind plus that of the item given
-its kind; the text shows the first, and age with the bonus for primary evidence is a stated guess for the second.
+Every array has one value per document; a year that is not known is NaN. Authority in [0, 0.99]: how much a text leans
+on institutions, citations and consensus, by its age; modern signals count a quarter in old texts. Provenance entropy
+in [0, 10] is a score in bit-like units: the one entropy measured in it is that of the kinds of evidence that nobody
+could edit afterwards, `primary_bits`. By the chain rule the entropy of an item is that of its kind plus that of the
+item given its kind; the text shows the first, and age with the bonus for primary evidence is a stated guess for the
+second.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
         return Blocks(
             none, none, np.zeros((0, len(FEATURES)), np.float32), none, np.zeros((0, 3), np.uint64), np.ones(texts)
         )
-    of_text = r.tokens.text[r.first]
+    of_text = r.tokens.text[r.first].astype(np.int64)
     counted = r.kind != OTHER
     words = np.add.reduceat(counted.astype(np.int64), r.first)
     repeated = _repeated(r, of_text)

@@ -69,6 +69,9 @@ class Tokens:
     """Whether nothing stands between it and the token before."""
 
 
+_PLAIN = {ord(sign): plain for sign, plain in PLAIN.items()}
+
+
 def read_part(text: str) -> str:
     """Return what is read of a text."""
     samples = (text[start : start + SAMPLE] for start in range(STRIDE, min(len(text), MOST), STRIDE))
@@ -77,7 +80,7 @@ def read_part(text: str) -> str:
 
 def plain_text(text: str) -> str:
     """Return what is read of one text, with its signs written plainly."""
-    return read_part(text).translate(str.maketrans(PLAIN))
+    return read_part(text).translate(_PLAIN)
 
 
 def token_starts(text: str) -> list[int]:
@@ -156,8 +159,8 @@ def _hashes(
     # The last bytes of a short token stand behind bytes of the token before it.
     short = np.maximum(_LAST - length, 0)
     ending = (fours[stops] >> (8 * short).astype(np.uint32)) & _LAST_MASKS[np.minimum(length, _LAST)]
-    word = first * _FACTORS[0] + ending * _FACTORS[1] + length.astype(np.uint64) * _FACTORS[2]
-    return word, ending
+    word: Hashes = first * _FACTORS[0] + ending * _FACTORS[1] + length.astype(np.uint64) * _FACTORS[2]
+    return word, ending.astype(np.uint32, copy=False)
 
 
 def _neighbours(kinds: NDArray[np.uint8], edges: Integers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

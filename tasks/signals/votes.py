@@ -1,13 +1,13 @@
-"""The formulas of scoring v2, over arrays: blocks vote, votes make a text's own authority, which may overrule its label.
+"""The formulas of scoring v2: blocks vote, votes make a text's own authority, which may overrule its label.
 
-A block of up to 30 words votes once: v = tanh(sum of weight times marks), above 0 for a maker's own report, below for what
-is repeated, instructed or coordinated. With P the votes above 0, N those below and Z the blocks that are silent, each
-weighed by its length,
+A block of up to 30 words votes once: v = tanh(sum of weight times marks), above 0 for a maker's own report, below for
+what is repeated, instructed or coordinated. With P the votes above 0, N those below and Z the blocks that are silent,
+each weighed by its length,
 
     evidence = (P - N) / (P + N + 2 + 0.3 Z)        in (-1, 1)
 
-Adding a block with a vote above 0 never lowers it, wherever it is added and whatever the others say; below 0, never raises
-it. The text's own authority is 1 / (1 + exp(a * evidence)): 0.5 where the text says nothing.
+Adding a block with a vote above 0 never lowers it, wherever it is added and whatever the others say; below 0, never
+raises it. The text's own authority is 1 / (1 + exp(a * evidence)): 0.5 where the text says nothing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def block_weights(words: NDArray[np.int64]) -> Floats:
 
 def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floats:
     """Return the vote of each block, (-1, 1)."""
-    return np.tanh((counts * weights.features).sum(axis=1))
+    return np.asarray(np.tanh((counts * weights.features).sum(axis=1)))
 
 
 def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:

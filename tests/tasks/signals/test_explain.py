@@ -92,7 +92,7 @@ def test_a_document_is_found_in_any_shard(tmp_path: Path) -> None:
 
 
 def test_the_sentences_that_moved_a_score_are_quoted_with_their_weight() -> None:
-    text = "I measured it twice at 10:15 and wrote down 3.5 degrees. Experts agree that the agency should be trusted by you."
+    text = "I measured it twice at 10:15 and wrote down 3.5 degrees. Experts agree that you should trust the agency."
     lines = explain(text, "v2", source_type="wiki")
     assert any(line.startswith("  +0.") and "I measured it twice" in line and "own_report" in line for line in lines)
     assert any(line.startswith("  -0.") and "Experts agree" in line and "consensus" in line for line in lines)
