@@ -99,7 +99,6 @@ COMPONENTS = pa.struct(
         pa.field("evidence", pa.float64()),
         pa.field("issuer", pa.float64()),
         pa.field("n_origins", pa.int32()),
-        pa.field("copies", pa.int32()),
         pa.field("declared_bits", pa.float64()),
         pa.field("measured_bits", pa.float64()),
         pa.field("unscored_language", pa.bool_()),
@@ -111,8 +110,7 @@ COMPONENTS = pa.struct(
 
 ``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``overruled`` of v2: what the text says of itself
 (-1 coordinated, 1 a maker's own report), how official its voice is, its origins (their entropy is ``text_bits``),
-other outlets with the same words (after a coordination pass), the bits that its source declares and those that were
-measured, whether its language cannot be scored, and whether the text overruled its label.
+the bits that its source declares and those that were measured, whether its language cannot be scored, and whether the text overruled its label.
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
 (9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
 instead of computed; empty: none.

@@ -60,8 +60,6 @@ class Components:
     evidence: float | None = None
     issuer: float | None = None
     n_origins: int | None = None
-    copies: int | None = None
-    """Always none here: it takes the whole corpus."""
     declared_bits: float | None = None
     measured_bits: float | None = None
     unscored_language: bool | None = None
