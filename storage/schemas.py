@@ -109,8 +109,9 @@ COMPONENTS = pa.struct(
 """Why a document got its score (``_bits`` fields in bits, the rest fractions or counts); null: not of this version.
 
 ``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``overruled`` of v2: what the text says of itself
-(-1 coordinated, 1 a maker's own report), how official its voice is, its origins (their entropy is ``text_bits``),
-the bits that its source declares and those that were measured, whether its language cannot be scored, and whether the text overruled its label.
+(-1 coordinated, 1 a maker's own report), how official its voice is, its origins (their entropy is ``text_bits``), the
+bits that its source declares and those that were measured, whether its language cannot be scored, and whether the text
+overruled its label.
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
 (9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
 instead of computed; empty: none.
