@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.fit_scores import COORDINATED, FALSE_ALARMS, PRIMARY, fit, read_folder, read_texts
-from storage.schemas import LOW_BELOW, Scoring
+from storage.schemas import LOW_BELOW, ScoringVersion
 from tasks.signals.engine import score_table
 from tasks.signals.marks import Blocks
 from tasks.signals.reference import score_document
@@ -96,7 +96,7 @@ def area_under_curve(low: Floats, high: Floats) -> float:
 class Scorer:
     """Scores texts by one version, and by weights that were fitted without some kinds."""
 
-    def __init__(self, scoring: Scoring) -> None:
+    def __init__(self, scoring: ScoringVersion) -> None:
         self.scoring = scoring
         self.read: dict[tuple[str, int], list[Blocks]] = {}
         self.learned: dict[str, list[Blocks]] = {}
@@ -361,7 +361,7 @@ def speed(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
     }
 
 
-def main(scoring: Scoring = "v2", only: str = "") -> None:
+def main(scoring: ScoringVersion = "v2", only: str = "") -> None:
     """Measure and print."""
     if not (SHARED / "corpus").is_dir():
         print(json.dumps({"benchmark": "scores", "skipped": "needs the shared corpus beside the project"}))

@@ -19,9 +19,9 @@ from storage.vocabulary import SourceType as SourceType
 from storage.vocabulary import Trivium as Trivium
 from storage.vocabulary import band_of as band_of
 
-Scoring = Literal["v1", "v2"]
-SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
-SCORING_VERSION: Scoring = "v2"
+ScoringVersion = Literal["v1", "v2"]
+SCORINGS: tuple[ScoringVersion, ...] = get_args(ScoringVersion)
+SCORING_VERSION: ScoringVersion = "v2"
 """The default; `v1` stays for comparison."""
 
 RAW_SCHEMA = pa.schema(

@@ -27,8 +27,7 @@ from storage.manifest import (
     write_manifest,
 )
 from storage.parquet import read_tags
-from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
-from storage.schemas import Scoring as Version
+from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain_document, explain_source
@@ -56,7 +55,7 @@ class Scoring:
     """Category of the source, as the catalogue had it when the source was downloaded."""
     run_year: int
     signal: CustomSignal | None = None
-    version: Version = SCORING_VERSION
+    version: ScoringVersion = SCORING_VERSION
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class Scoring:
 
 
 def plan_scoring(
-    layout: Layout, source: str, run_year: int, signal: CustomSignal | None, version: Version
+    layout: Layout, source: str, run_year: int, signal: CustomSignal | None, version: ScoringVersion
 ) -> tuple[Scoring, list[ShardRecord]]:
     """Find what the scores of a downloaded source depend on, and the shards of its documents."""
     documents = require_manifest(

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS, COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS, Scoring
+from storage.schemas import BANDS, COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS, ScoringVersion
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.formulas import (
     EVIDENCE_NAMES,
@@ -46,7 +46,7 @@ BLOCK_ROWS = 4096
 
 
 def score_table(
-    table: pa.Table, *, run_year: int = RUN_YEAR, trivium: str | None = None, scoring: Scoring = SCORING_VERSION
+    table: pa.Table, *, run_year: int = RUN_YEAR, trivium: str | None = None, scoring: ScoringVersion = SCORING_VERSION
 ) -> pa.Table:
     """Score every row of a raw table.
 
@@ -99,7 +99,7 @@ def _texts(table: pa.Table) -> pl.Series:
     return pl.Series(pl.from_arrow(table.column("text").cast(pa.large_string())))
 
 
-def _score_block(block: pa.Table, run_year: int, trivium: str | None, scoring: Scoring) -> pa.Table:
+def _score_block(block: pa.Table, run_year: int, trivium: str | None, scoring: ScoringVersion) -> pa.Table:
     declared = _source_types(block)
     texts = clean_texts(_texts(block))
     terms, dating = (_score_v1 if scoring == "v1" else _score_v2)(block, texts, declared, run_year)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW, Scoring, SourceType
+from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW, ScoringVersion, SourceType
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM, PRIORS
 from tasks.signals.scan import Counts
 from tasks.signals.years import FIRST_YEAR, MODERN_UNDATED, YearEvidence
@@ -93,7 +93,7 @@ def date_documents(
     from_text: NDArray[np.bool_],
     text_year: Floats,
     run_year: int,
-    scoring: Scoring = "v1",
+    scoring: ScoringVersion = "v1",
 ) -> Dating:
     """Find each document's year, fit it into its source type, and take the newer type where the two conflict.
 

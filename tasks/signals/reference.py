@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.schemas import EVIDENCE_TYPES, SCORING_VERSION, TIERS, Band, Scoring, SourceType, Trivium, band_of
+from storage.schemas import EVIDENCE_TYPES, SCORING_VERSION, TIERS, Band, ScoringVersion, SourceType, Trivium, band_of
 from storage.text import clean_text
 from tasks.signals.evidence import find_evidence
 from tasks.signals.formulas import (
@@ -87,7 +87,7 @@ def score_document(
     *,
     run_year: int = RUN_YEAR,
     trivium: str | None = None,
-    scoring: Scoring = SCORING_VERSION,
+    scoring: ScoringVersion = SCORING_VERSION,
 ) -> Score:
     """Score one document.
 

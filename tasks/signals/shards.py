@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import ParameterError, StoreError
 from storage.parquet import open_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, Scoring
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, ScoringVersion
 from tasks.signals.custom import CustomSignal
 from tasks.signals.engine import INPUT_COLUMNS, clean_table, score_table
 from tasks.signals.years import RUN_YEAR
@@ -38,7 +38,7 @@ def score_shard(
     run_year: int = RUN_YEAR,
     tags: Mapping[str, str] | None = None,
     signal: CustomSignal | None = None,
-    scoring: Scoring = SCORING_VERSION,
+    scoring: ScoringVersion = SCORING_VERSION,
 ) -> None:
     """Score one raw shard into a scored shard of the same name and row order.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.schemas import SCORED_SCHEMA, SCORING_VERSION, Scoring
+from storage.schemas import SCORED_SCHEMA, SCORING_VERSION, ScoringVersion
 from tasks.signals.engine import score_table
 from tasks.signals.reference import score_document
 from tasks.signals.years import RUN_YEAR
@@ -34,7 +34,7 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def differences(rows: Sequence[Row], run_year: int = RUN_YEAR, scoring: Scoring = SCORING_VERSION) -> list[str]:
+def differences(rows: Sequence[Row], run_year: int = RUN_YEAR, scoring: ScoringVersion = SCORING_VERSION) -> list[str]:
     """List where the engine's scores differ from the reference's."""
     scored = score_table(table_of(rows), run_year=run_year, scoring=scoring)
     assert scored.schema == SCORED_SCHEMA

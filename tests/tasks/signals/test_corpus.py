@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from storage.schemas import LOW_BELOW, SCORINGS, Scoring, band_of
+from storage.schemas import LOW_BELOW, SCORINGS, ScoringVersion, band_of
 from tasks.signals.engine import score_table
 from tasks.signals.priors import PRIORS
 from tasks.signals.summary import summarise_tables
@@ -29,7 +29,7 @@ def area_under_curve(low: NDArray[np.float64], high: NDArray[np.float64]) -> flo
     return float(np.mean(difference > 0) + np.mean(difference == 0) / 2)
 
 
-def separation(documents: list[Row], scoring: Scoring = "v1") -> tuple[float, float]:
+def separation(documents: list[Row], scoring: ScoringVersion = "v1") -> tuple[float, float]:
     """Separate primary from coordinated sources: by authority, and by bits."""
     kinds = np.array([PRIORS[source_type].authority for source_type, _ in sample_documents(PER_FILE)])  # type: ignore[index]
     primary, coordinated = kinds <= 0.20, kinds >= 0.75
@@ -43,7 +43,7 @@ def separation(documents: list[Row], scoring: Scoring = "v1") -> tuple[float, fl
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_the_engine_equals_the_reference_on_real_documents(scoring: Scoring) -> None:
+def test_the_engine_equals_the_reference_on_real_documents(scoring: ScoringVersion) -> None:
     documents = rows()
     assert len(documents) >= 120
     assert not differences(documents, scoring=scoring)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from storage.errors import ParameterError
 from storage.parquet import write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, Scoring
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, ScoringVersion
 from tasks.signals.engine import score_table
 from tasks.signals.explain import explain_document, explain_score, explain_source
 from tests.tasks.signals.raw_documents import raw_table
@@ -17,7 +17,7 @@ from tests.tasks.signals.raw_documents import raw_table
 TEXT = "Experts agree (Smith, 2019). I measured it; CNN said so. Letters patent. [edit]"
 
 
-def explain(text: str, scoring: Scoring = "v1", **fields: object) -> list[str]:
+def explain(text: str, scoring: ScoringVersion = "v1", **fields: object) -> list[str]:
     raw = raw_table([text], **fields)
     return explain_score(raw.to_pylist()[0], score_table(raw, scoring=scoring).to_pylist()[0])
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schemas import COMPONENTS, EVIDENCE_TYPES, SCORINGS, SOURCE_TYPES, TIERS, Scoring
+from storage.schemas import COMPONENTS, EVIDENCE_TYPES, SCORINGS, SOURCE_TYPES, TIERS, ScoringVersion
 from tasks.signals.reference import Components, score_document
 from tests.tasks.signals.agreement import differences
 from tests.tasks.signals.shared_corpus import shared_folder
@@ -91,7 +91,7 @@ GUIDE = {
 @pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize("letter", ["A", "B"])
 @pytest.mark.parametrize("name", GUIDE)
-def test_the_guides_five_examples(name: str, letter: str, scoring: Scoring) -> None:
+def test_the_guides_five_examples(name: str, letter: str, scoring: ScoringVersion) -> None:
     source_type, year, authority, bits = GUIDE[name]
     text = (shared_folder("design") / "examples" / f"{name}_{letter}.txt").read_text("utf-8")
     score = score_document(text, source_type, year, scoring=scoring)
