@@ -22,8 +22,9 @@ import zstandard
 
 from storage.schemas import LOW_BELOW
 from tasks.signals.cleaning import clean_texts
-from tasks.signals.marks import FEATURES, SIGNS, Blocks, read_blocks
+from tasks.signals.marks import Blocks, read_blocks
 from tasks.signals.tokens import plain_texts, tokenise
+from tasks.signals.vocabulary import FEATURES, SIGNS
 from tasks.signals.votes import WEIGHTS_FILE, Weights, block_weights, read_votes
 
 PRIMARY = ("archive_org_djvu_ocr", "archive_org_philtrans_modern_ocr", "newspapers_ocr", "patents_post1976")

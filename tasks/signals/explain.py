@@ -23,10 +23,11 @@ from tasks.signals.formulas import (
     PRIMARY_BONUS_BITS,
     PRIMARY_RELIEF,
 )
-from tasks.signals.marks import FEATURES, read_blocks
+from tasks.signals.marks import read_blocks
 from tasks.signals.overlay import split_overrides
 from tasks.signals.priors import PRIORS, known_type
 from tasks.signals.tokens import plain_text, token_starts, tokenise_one
+from tasks.signals.vocabulary import FEATURES
 from tasks.signals.votes import block_votes, block_weights
 from tasks.signals.years import MODERN_UNDATED, text_year
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.schemas import HIGH_ABOVE, LOW_BELOW
-from tasks.signals.marks import FEATURES, Blocks
+from tasks.signals.marks import Blocks
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
+from tasks.signals.vocabulary import FEATURES
 
 Floats = NDArray[np.float64]
 
