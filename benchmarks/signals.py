@@ -1,4 +1,4 @@
-"""Scoring v1, Parquet to Parquet: the engine beside its readable twin, its memory, and what the scores separate.
+"""Scoring, Parquet to Parquet: the engine beside its readable twin, its memory, and what the scores separate.
 
 Made documents are drawn from a fixed seed: words with lexicon phrases, citations and years sprinkled in at about three
 a thousand characters, every phrase as often as any other, which is harder on the engine than what people write;

@@ -79,12 +79,18 @@ class ScoreCorpusParameters(RunnerParameters, FlowParameters):
     run_year: int = Field(
         2026, ge=1900, le=2200, title="Run year", description="The present, for the age of a document; never the clock."
     )
+    scoring: Literal["v1", "v2"] = Field(
+        "v2",
+        title="Scoring",
+        description="v2 reads what a text shows of its origin, which may overrule its source's label; v1 goes by the "
+        "label.",
+    )
     max_conflict_share: float = Field(
         0.2,
         ge=0,
         le=1,
         title="Max conflict share",
-        description="Fail a source when more of its documents carry a year that contradicts it.",
+        description="Warn when more of a source's documents carry a year that contradicts it; with scoring v1, fail.",
     )
     signal: str = Field(
         "",
@@ -110,7 +116,8 @@ class ScoreCorpusOptions(ScoreCorpusParameters):
     explain: str = Field(
         "",
         title="Explain",
-        description="Id of a document whose score to explain, source:id; nothing is scored then.",
+        description="Id of a document whose score to explain, source:id, or a source, to list the documents that "
+        "disagree most with their label; nothing is scored then.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:

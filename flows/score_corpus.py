@@ -42,7 +42,9 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
     if not sources:
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
-    plans = [scoring.plan_scoring(layout, source, parameters.run_year, signal) for source in sources]
+    plans = [
+        scoring.plan_scoring(layout, source, parameters.run_year, signal, parameters.scoring) for source in sources
+    ]
     with open_runner(parameters) as runner:
         manifests = await all_done(
             score_source(plan, shards, parameters.max_conflict_share, runner) for plan, shards in plans

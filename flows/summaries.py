@@ -44,7 +44,11 @@ def describe_score(result: dict[str, Any]) -> list[str]:
     if unverified := sum(source["years_unverified"] for source in sources):
         lines.append(f"  {unverified:,} ({unverified / rows:.0%}) with a year that no metadata vouches for")
     if conflicts := sum(source["year_conflicts"] for source in sources):
-        lines.append(f"  {conflicts:,} with a year that contradicts their source; scored as the newer kind")
+        lines.append(f"  {conflicts:,} with a year that contradicts their source")
+    if overruled := sum(source.get("overruled", 0) for source in sources):
+        lines.append(f"  {overruled:,} whose text overrules their source's label; --explain SOURCE lists them")
+    if unscored := sum(source.get("unscored_language", 0) for source in sources):
+        lines.append(f"  {unscored:,} in a language that the scores do not know; they keep their source's score")
     if overridden := sum(source["overridden"] for source in sources):
         lines.append(f"  {overridden:,} with a score of their own or of your signal")
     if refused := sum(source.get("refused", 0) for source in sources):

@@ -5,9 +5,14 @@ Units: ``auth_weight`` is a fraction in [0, 0.99]; ``prov_entropy`` is in bits, 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
-SCORING_VERSION = "v1"
+ScoringVersion = Literal["v1", "v2"]
+SCORINGS: tuple[ScoringVersion, ...] = get_args(ScoringVersion)
+SCORING_VERSION: ScoringVersion = "v2"
+"""The default; `v1` stays for comparison."""
 
 
 def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
@@ -73,17 +78,25 @@ COMPONENTS = pa.struct(
         *_fields(INTEGER, "n_citations", "n_consensus", "n_primary"),
         *_fields(pa.struct(_fields(INTEGER, *TIERS)), "tiers"),
         *_fields(pa.struct(_fields(INTEGER, *EVIDENCE_TYPES)), "types"),
+        *_fields(REAL, "evidence", "issuer"),
+        *_fields(INTEGER, "n_origins"),
+        *_fields(REAL, "declared_bits", "measured_bits"),
+        *_fields(pa.bool_(), "unscored_language", "overruled"),
         *_fields(TEXT, "overrides"),
     ]
 )
-"""Why a document got its score: every term of scoring v1 (``_bits`` fields in bits, the rest fractions or counts).
+"""Why a document got its score (``_bits`` fields in bits, the rest fractions or counts); null: not of this version.
 
+``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``overruled`` of v2: what the text says of itself
+(-1 coordinated, 1 a maker's own report), how official its voice is, its origins (their entropy is ``text_bits``), the
+bits that its source declares and those that were measured, whether its language cannot be scored, and whether the text
+overruled its label.
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
 (9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
 instead of computed; empty: none.
 """
 
-SCORED_LAYOUT = 2
+SCORED_LAYOUT = 3
 """Goes up with every change of the columns or components, so that older files are scored again."""
 
 SCORED_SCHEMA = pa.schema(

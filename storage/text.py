@@ -1,4 +1,4 @@
-"""The text as it is scored and trained on: scoring v1 reads exactly what `clean_text` returns.
+"""The text as it is scored and trained on: scoring reads what `clean_text` returns.
 
 The raw store keeps texts as their archive sent them; scoring and the mixture clean what they read. Cleaning is
 idempotent. Only the standard library is used.

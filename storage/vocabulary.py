@@ -22,6 +22,10 @@ SourceType = Literal[
     "medical_guidelines",
     "wiki",
     "government",
+    "notebook_modern",
+    "declaration",
+    "raw_data",
+    "interview",
     "unknown",
 ]
 

@@ -28,10 +28,10 @@ from storage.manifest import (
     write_manifest,
 )
 from storage.parquet import read_tags
-from storage.schemas import SCORED_LAYOUT, SCORING_VERSION
+from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
-from tasks.signals.explain import explain_document
+from tasks.signals.explain import explain_document, explain_source
 from tasks.signals.overlay import Mode
 from tasks.signals.reference import score_document
 from tasks.signals.shards import score_shard
@@ -56,6 +56,7 @@ class Scoring:
     """Category of the source, as the catalogue had it when the source was downloaded."""
     run_year: int
     signal: CustomSignal | None = None
+    version: ScoringVersion = SCORING_VERSION
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class Scoring:
             "source": self.source,
             "trivium": self.trivium,
             "run_year": self.run_year,
-            "scoring_version": SCORING_VERSION,
+            "scoring_version": self.version,
             "layout": SCORED_LAYOUT,
             **given,
         }
@@ -99,7 +100,7 @@ class Scoring:
 
 
 def plan_scoring(
-    layout: Layout, source: str, run_year: int, signal: CustomSignal | None
+    layout: Layout, source: str, run_year: int, signal: CustomSignal | None, version: ScoringVersion
 ) -> tuple[Scoring, list[ShardRecord]]:
     """Find what the scores of a downloaded source depend on, and the shards of its documents."""
     documents = require_manifest(
@@ -107,7 +108,7 @@ def plan_scoring(
     )
     trivium = documents.notes_as(SourceNotes).trivium
     raw, scored = layout.raw(source), layout.scored(source)
-    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal), documents.shards
+    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal, version), documents.shards
 
 
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
@@ -161,6 +162,7 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
             run_year=scoring.run_year,
             tags={MADE_FROM: made_from},
             signal=scoring.signal,
+            scoring=scoring.version,
         )
     return record_shard(scoring.scored, scored)
 
@@ -184,15 +186,18 @@ async def seal_scores(scoring: Scoring, records: Sequence[ShardRecord], max_conf
     """Write the manifest of a source's scores.
 
     Raises:
-        MixtureError: More documents than `max_conflict_share` carry a year that contradicts their source.
+        MixtureError: By scoring v1, more documents than `max_conflict_share` carry a year that contradicts their
+            source. By v2 they are scored by their text, which a warning says.
     """
     found = await asyncio.to_thread(summarise_scores, [scoring.scored / record.file for record in records])
     if found.conflict_share > max_conflict_share:
-        raise MixtureError(
+        fault = (
             f"{scoring.source}: {found.conflicts} of {found.documents} documents carry a year outside their source's "
-            f"range, more than the share {max_conflict_share} allowed; correct the source in the catalogue or raise "
-            "max_conflict_share"
+            f"range, more than the share {max_conflict_share} allowed"
         )
+        if scoring.version == "v1":
+            raise MixtureError(f"{fault}; correct the source in the catalogue or raise max_conflict_share")
+        run_logger().warning("%s; they are scored by their text. Correct the source in the catalogue", fault)
     manifest = Manifest(
         kind="scored",
         name=scoring.source,
@@ -228,19 +233,24 @@ def score_row(manifest: Manifest) -> dict[str, Any]:
         "years unverified": f"{counts['years_unverified'] / rows:.0%}",
         "years in conflict": counts["year_conflicts"],
         "scores refused": counts.get("refused", 0),
+        "labels overruled": counts.get("overruled", 0),
+        "language unscored": counts.get("unscored_language", 0),
     }
 
 
 def explain(layout: Layout, identifier: str) -> list[str]:
-    """Explain the stored score of a document.
+    """Explain the stored score of a document, or list those of a source that disagree most with their label.
 
     Raises:
         ParameterError: There is no such document.
         StoreError: Its source was not downloaded, not scored, or downloaded again since.
     """
     source, colon, _ = identifier.partition(":")
-    if not colon:
-        raise ParameterError(f"document id {identifier!r} is not spelt source:id, such as classical_philosophy:1497")
+    if not colon and source not in layout.sealed("scored"):
+        raise ParameterError(
+            f"{identifier!r} is neither a document id, spelt source:id, such as classical_philosophy:1497, nor a "
+            "scored source"
+        )
     step = f"python -m flows score-corpus --sources {source}"
     documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
@@ -250,7 +260,11 @@ def explain(layout: Layout, identifier: str) -> list[str]:
         raise StoreError(
             f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: {step}"
         )
+    if scores.parameters.get("layout") != SCORED_LAYOUT:
+        raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
     files = [shard.file for shard in scores.shards]
+    if not colon:
+        return explain_source(layout.raw(source), layout.scored(source), files)
     return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 

@@ -1,15 +1,17 @@
-"""What a text shows: the counts that every formula of scoring v1 starts from."""
+"""What a text shows by scoring v1, found with plain regular expressions; `tasks.signals.scan` counts whole tables."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+
+import numpy as np
 
 from storage.schemas import EVIDENCE_TYPES, TIERS
 from tasks.signals.lexicon import LEXICON, Phrase, compile_for_python, key_of, list_phrases
 from tasks.signals.patterns import CITATIONS, MARKERS, Marker
+from tasks.signals.scan import Counts, Integers
+from tasks.signals.years import RUN_YEAR, text_year
 
 _LEXICON = compile_for_python(list_phrases(LEXICON))
 _PHRASES = {phrase.key: phrase for phrase in LEXICON}
@@ -17,52 +19,28 @@ _MARKERS = tuple((compile_for_python(marker.pattern), marker) for marker in MARK
 _CITATIONS = tuple(compile_for_python(pattern) for pattern in CITATIONS.values())
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Counts of one document."""
-
-    characters: int
-    """Length in code points."""
-    marks: int
-    """Lexicon phrases and markers found, of any kind."""
-    citations: int
-    consensus: int
-    primary: int
-    """Markers of primary evidence, by their weights."""
-    tiers: Mapping[str, int]
-    """Mentions of institutions by tier, all of `TIERS`."""
-    kinds: Mapping[str, int]
-    """Mentions by evidence type, all of `EVIDENCE_TYPES`."""
-
-    @property
-    def total(self) -> int:
-        """Everything found: how much the text has to say about its own provenance."""
-        return self.marks + self.citations
-
-
-def find_evidence(text: str) -> Evidence:
-    """Count the evidence in a clean text."""
-    tiers: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    marks = consensus = primary = 0
+def find_evidence(text: str, run_year: int = RUN_YEAR) -> Counts:
+    """Count the evidence in a clean text: one row."""
     found: list[tuple[Phrase | Marker, int]] = [(_PHRASES[key_of(span)], 1) for span in _LEXICON.findall(text)]
     found += [(marker, _count(pattern, text)) for pattern, marker in _MARKERS]
+    tiers, kinds = Counter[str | None](), Counter[str | None]()
     for mark, count in found:
-        marks += count
-        consensus += mark.consensus * count
-        primary += mark.primary * count
-        if mark.tier:
-            tiers[mark.tier] += count
-        if mark.kind:
-            kinds[mark.kind] += count
-    return Evidence(
-        characters=len(text),
-        marks=marks,
-        citations=sum(_count(pattern, text) for pattern in _CITATIONS),
-        consensus=consensus,
-        primary=primary,
-        tiers={tier: tiers[tier] for tier in TIERS},
-        kinds={kind: kinds[kind] for kind in EVIDENCE_TYPES},
+        tiers[mark.tier] += count
+        kinds[mark.kind] += count
+    year = text_year(text, run_year)
+
+    def row(values: list[int]) -> Integers:
+        return np.array([values], dtype=np.int64)
+
+    return Counts(
+        characters=row([len(text)])[0],
+        marks=row([sum(count for _, count in found)])[0],
+        citations=row([sum(_count(pattern, text) for pattern in _CITATIONS)])[0],
+        consensus=row([sum(mark.consensus * count for mark, count in found)])[0],
+        primary=row([sum(mark.primary * count for mark, count in found)])[0],
+        tiers=row([tiers[tier] for tier in TIERS]),
+        kinds=row([kinds[kind] for kind in EVIDENCE_TYPES]),
+        text_year=np.array([np.nan if year is None else year], dtype=np.float64),
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a document got its score, for a person: every term of scoring v1 and what was found in the text."""
+"""Why a document got its score, for a person: every term and what was found in the text."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from storage.errors import ParameterError
 from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
-from tasks.signals.authority import CONSENSUS_MAXIMUM, INSTITUTION_MAXIMUM, PRIMARY_RELIEF
 from tasks.signals.evidence import find_phrases
+from tasks.signals.formulas import (
+    CONSENSUS_MAXIMUM,
+    CONSENSUS_PENALTY_BITS,
+    INSTITUTION_MAXIMUM,
+    INSTITUTION_PENALTY_BITS,
+    PRIMARY_BONUS_BITS,
+    PRIMARY_RELIEF,
+)
+from tasks.signals.marks import read_blocks
 from tasks.signals.overlay import split_overrides
 from tasks.signals.priors import PRIORS, known_type
-from tasks.signals.provenance import CONSENSUS_PENALTY_BITS, INSTITUTION_PENALTY_BITS, PRIMARY_BONUS_BITS
+from tasks.signals.tokens import plain_text, token_starts, tokenise_one
+from tasks.signals.vocabulary import FEATURES
+from tasks.signals.votes import block_votes, block_weights
 from tasks.signals.years import MODERN_UNDATED, text_year
 
-PHRASES_SHOWN = 12
+PHRASES_SHOWN, SENTENCES_SHOWN, DOCUMENTS_SHOWN = 12, 3, 20
+QUOTED_CHARACTERS = 160
 
 
 def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: str) -> list[str]:
@@ -69,9 +81,9 @@ def explain_score(document: Mapping[str, Any], scored: Mapping[str, Any]) -> lis
         "",
         *_explain_source(document, why),
         "",
-        *_explain_text(why),
+        *(_explain_text(why) if scored["scoring_version"] == "v1" else _explain_votes(why)),
         "",
-        *_explain_findings(document["text"]),
+        *(_explain_findings if scored["scoring_version"] == "v1" else _explain_sentences)(document["text"]),
     ]
     laid_over, refused = split_overrides(why["overrides"])
     lines += [f"not computed: {laid_over}"] if laid_over else []
@@ -95,7 +107,7 @@ def _explain_source(document: Mapping[str, Any], why: Mapping[str, Any]) -> list
     if why["conflict"]:
         lines.append(
             f"          the year contradicts its source {known_type(document['source_type'])!r}, "
-            "so it counts as the newer kind"
+            + ("so its text decides" if why["source_type"] == "unknown" else "so it counts as the newer kind")
         )
     return lines
 
@@ -131,6 +143,70 @@ def _explain_text(why: Mapping[str, Any]) -> list[str]:
         f"  text    {why['text_auth']:.3f}  {why['text_bits']:5.2f} bits  x {why['weight_text']:.2f}  "
         "the more evidence, the more it weighs",
         *(f"    {name:<12} {auth:+.3f}  {bits + 0.0:+5.2f} bits  {note}".rstrip() for name, auth, bits, note in terms),
+    ]
+
+
+def _explain_votes(why: Mapping[str, Any]) -> list[str]:
+    """Write what a text says of itself by scoring v2."""
+    if why["unscored_language"]:
+        return ["  text    not scored: its language is one that the scores do not know, so the source decides alone"]
+    side = "a maker's own report" if why["evidence"] > 0 else "repeated or coordinated"
+    overruled = "; it overrules its source" if why["overruled"] else ""
+    return [
+        f"  text    {why['text_auth']:.3f}             x {why['weight_text']:.2f}  evidence {why['evidence']:+.2f}, "
+        f"{side}{overruled}",
+        f"    issuer       {why['issuer']:.2f} of the text in an official voice",
+        f"    origins      {why['n_origins']} named or quoted, entropy {why['text_bits']:.2f} bits",
+        f"    bits         {why['declared_bits']:.2f} declared by the source, {why['measured_bits']:+.2f} measured, "
+        "the rest by authority",
+    ]
+
+
+def _explain_sentences(text: str) -> list[str]:
+    """Quote the sentences that weigh most on either side, each with its vote times its length."""
+    clean = clean_text(text)
+    plain, starts = plain_text(clean), token_starts(clean)
+    blocks = read_blocks(tokenise_one(clean), 1)
+    votes = block_votes(blocks.counts) * block_weights(blocks.words)
+    begins = [*(starts[index] for index in blocks.first), len(plain)]
+    lines = []
+    for title, sign in (("for a maker's own report", 1), ("for a repeated or coordinated text", -1)):
+        order = [int(block) for block in np.argsort(-sign * votes, kind="stable") if sign * votes[block] > 0]
+        lines.append(f"{len(order)} of {len(votes)} sentences speak {title}{':' if order else ''}")
+        for block in order[:SENTENCES_SHOWN]:
+            quote = " ".join(plain[begins[block] : begins[block + 1]].split())
+            marks = ", ".join(name for name, count in zip(FEATURES, blocks.counts[block], strict=True) if count)
+            lines.append(f"  {votes[block]:+.2f}  “{quote[:QUOTED_CHARACTERS].strip()}”  ({marks})")
+    return lines
+
+
+def explain_source(raw: Path, scored: Path, files: Iterable[str]) -> list[str]:
+    """List the documents of a source whose text disagrees most with their label.
+
+    Raises:
+        StoreError: A shard cannot be read.
+    """
+    found: list[tuple[float, str, str, float, float]] = []
+    documents = 0
+    for file in files:
+        table = read_shard(scored / file, SCORED_SCHEMA, ["id", "auth_weight", "components"])
+        titles = read_shard(raw / file, RAW_SCHEMA, ["title"]).column("title").to_pylist()
+        documents += table.num_rows
+        for row, title in zip(table.to_pylist(), titles, strict=True):
+            why = row["components"]
+            label = PRIORS[why["source_type"]].authority
+            if why["source_type"] != "unknown" and not why["unscored_language"]:
+                difference = why["text_auth"] - label
+                found.append((abs(difference), row["id"], title or "", difference, row["auth_weight"]))
+        found = sorted(found, key=lambda entry: (-entry[0], entry[1]))[:DOCUMENTS_SHOWN]
+    if not found:
+        return [f"no document of {documents:,} can disagree with its label: all are unknown or in an unscored language"]
+    return [
+        f"the {len(found)} of {documents:,} documents whose text disagrees most with their label",
+        *(
+            f"  {difference:+.2f}  {identifier}  authority {authority:.2f}  {title[:60]}".rstrip()
+            for _, identifier, title, difference, authority in found
+        ),
     ]
 
 

@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.schemas import COMPONENTS, SCORED_SCHEMA
-from storage.vocabulary import TRIVIA, band_of
-from tasks.signals.authority import AUTHORITY_MAXIMUM
-from tasks.signals.provenance import BITS_MAXIMUM
+from storage.schemas import COMPONENTS, SCORED_SCHEMA, TRIVIA, band_of
+from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 
 Mode = Literal["replace", "join"]
 

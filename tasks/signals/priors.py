@@ -1,10 +1,13 @@
-"""The source registry of scoring v1: what is known of a document from the kind of its source alone."""
+"""The source registry: what is known of a document from the kind of its source alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from storage.vocabulary import SourceType
+
+AUTHORITY_MAXIMUM = 0.99
+BITS_MAXIMUM = 10.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ PRIORS: dict[SourceType, Prior] = {
     "medical_guidelines": Prior(0.85, 1.2, 1990, None),
     "wiki": Prior(0.90, 1.0, 2001, None),
     "government": Prior(0.95, 0.5, 1990, None),
+    "notebook_modern": Prior(0.12, 6.5, 1970, None),
+    "declaration": Prior(0.12, 6.5, None, None),
+    "raw_data": Prior(0.12, 6.5, None, None),
+    "interview": Prior(0.15, 6.0, None, None),
     "unknown": Prior(0.50, 3.0, None, None),
 }
 

@@ -1,6 +1,6 @@
-"""Scoring v1 as it reads: one document, plain Python.
+"""Scoring as it reads: one document, plain Python up to its counts, then the formulas with one row.
 
-`tasks.signals.engine` computes the same scores a hundred times as fast and more; this module says what they mean.
+`tasks.signals.engine` computes the same scores much faster; this module says what they mean.
 """
 
 from __future__ import annotations
@@ -11,18 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from storage.schemas import EVIDENCE_TYPES, SCORING_VERSION, TIERS, Band, ScoringVersion, SourceType, Trivium, band_of
 from storage.text import clean_text
-from storage.vocabulary import Band, SourceType, Trivium, band_of
-from tasks.signals import authority, provenance
-from tasks.signals.evidence import Evidence, find_evidence
-from tasks.signals.priors import PRIORS, known_type
+from tasks.signals.evidence import find_evidence
+from tasks.signals.formulas import (
+    EVIDENCE_NAMES,
+    PRIOR_AUTHORITY,
+    PRIOR_BITS,
+    TYPE_NAMES,
+    UNKNOWN,
+    apply_formulas,
+    date_documents,
+)
+from tasks.signals.marks import read_blocks
+from tasks.signals.priors import known_type
+from tasks.signals.tokens import tokenise_one
 from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
-from tasks.signals.years import RUN_YEAR, YearEvidence, checked_year, effective_year, metadata_year, text_year
+from tasks.signals.votes import final_scores, read_votes
+from tasks.signals.years import RUN_YEAR, YearEvidence, checked_year, metadata_year, text_year
 
 
 @dataclass(frozen=True)
 class Components:
-    """Why a document got its score: the fields of `storage.schemas.COMPONENTS`, same names and units."""
+    """Why a document got its score: the fields of `storage.schemas.COMPONENTS`; none: not of this version."""
 
     text_auth: float
     text_bits: float
@@ -31,31 +42,35 @@ class Components:
     conflict: bool
     year: int | None
     year_evidence: YearEvidence
-    age_auth: float
-    age_bits: float
-    gate: float
-    citation: float
-    institution: float
-    consensus: float
-    primary: float
-    primary_share: float
-    types_bits: float
-    primary_bits: float
-    n_citations: int
-    n_consensus: int
-    n_primary: int
-    tiers: Mapping[str, int]
-    types: Mapping[str, int]
+    age_auth: float | None = None
+    age_bits: float | None = None
+    gate: float | None = None
+    citation: float | None = None
+    institution: float | None = None
+    consensus: float | None = None
+    primary: float | None = None
+    primary_share: float | None = None
+    types_bits: float | None = None
+    primary_bits: float | None = None
+    n_citations: int | None = None
+    n_consensus: int | None = None
+    n_primary: int | None = None
+    tiers: Mapping[str, int] | None = None
+    types: Mapping[str, int] | None = None
+    evidence: float | None = None
+    issuer: float | None = None
+    n_origins: int | None = None
+    declared_bits: float | None = None
+    measured_bits: float | None = None
+    unscored_language: bool | None = None
+    overruled: bool | None = None
     overrides: str = ""
-    """Always empty here: this is what scoring v1 computes; see `tasks.signals.overlay`."""
+    """Always empty here: this is what is computed; see `tasks.signals.overlay`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of one document.
-
-    ``auth_weight`` is a fraction in [0, 0.99], ``prov_entropy`` lies in [0, 10] in bit-like units.
-    """
+    """The score of one document: ``auth_weight`` in [0, 0.99], ``prov_entropy`` in bits, [0, 10]."""
 
     auth_weight: float
     prov_entropy: float
@@ -72,8 +87,9 @@ def score_document(
     *,
     run_year: int = RUN_YEAR,
     trivium: str | None = None,
+    scoring: ScoringVersion = SCORING_VERSION,
 ) -> Score:
-    """Score one document by scoring v1.
+    """Score one document.
 
     Args:
         text: The document; it is scored as `clean_text` returns it.
@@ -83,72 +99,48 @@ def score_document(
             ``year_evidence`` may say ``text`` if the loader took the year from the text.
         run_year: The year taken for "now".
         trivium: The category from the source's catalogue entry, if it names one.
+        scoring: The version.
 
     Raises:
         ParameterError: `trivium` is no trivium category.
     """
     text = clean_text(text)
     declared = known_type(source_type)
-    found_year, year_evidence = _find_year(text, year, metadata, run_year)
-    final_year, conflict = effective_year(found_year, PRIORS[declared])
-    final = (PRIORS[declared].if_newer or declared) if conflict else declared
-    components = _weigh(find_evidence(text), final, final_year, conflict, year_evidence)
-
-    prior, weight = PRIORS[final], components.weight_text
-    auth_weight = provenance.blend(prior.authority, components.text_auth, weight, authority.AUTHORITY_MAXIMUM)
+    given = checked_year(year, run_year) or metadata_year(metadata, run_year)
+    from_text = (metadata or {}).get("year_evidence") == "text"
+    mentioned = None if given else text_year(text, run_year)
+    years = [np.array([np.nan if found is None else found], np.float64) for found in (given, mentioned)]
+    index = np.array([TYPE_NAMES.index(declared)])
+    dating = date_documents(index, years[0], np.array([from_text]), years[1], run_year, scoring)
+    counted: dict[str, Any] = {}
+    if scoring == "v1":
+        counts = find_evidence(text, run_year)
+        terms = apply_formulas(dating, counts)
+        counted = {
+            "n_citations": int(counts.citations[0]),
+            "n_consensus": int(counts.consensus[0]),
+            "n_primary": int(counts.primary[0]),
+            "tiers": dict(zip(TIERS, counts.tiers[0].tolist(), strict=True)),
+            "types": dict(zip(EVIDENCE_TYPES, counts.kinds[0].tolist(), strict=True)),
+        }
+    else:
+        kind = dating.source_type
+        reading = read_votes(read_blocks(tokenise_one(text), 1))
+        terms = final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN)
+    values = {name: column[0].item() for name, column in terms.items()}
+    auth_weight, bits = values.pop("auth_weight"), values.pop("prov_entropy")
     return Score(
         auth_weight=auth_weight,
-        prov_entropy=provenance.blend(prior.bits, components.text_bits, weight, provenance.BITS_MAXIMUM),
+        prov_entropy=bits,
         trivium_category=checked_trivium(trivium) or TRIVIUM_OF[declared],
         # The band of the stored number, so that whoever reads the column finds the same one.
         band=band_of(float(np.float32(auth_weight))),
-        components=components,
-    )
-
-
-def _find_year(
-    text: str, year: int | None, metadata: Mapping[str, Any] | None, run_year: int
-) -> tuple[int | None, YearEvidence]:
-    declared = checked_year(year, run_year)
-    if declared is None:
-        declared = metadata_year(metadata, run_year)
-    if declared is not None:
-        return declared, "text" if (metadata or {}).get("year_evidence") == "text" else "metadata"
-    mentioned = text_year(text, run_year)
-    return mentioned, "none" if mentioned is None else "text"
-
-
-def _weigh(
-    found: Evidence, source_type: SourceType, year: int | None, conflict: bool, year_evidence: YearEvidence
-) -> Components:
-    modern = authority.modern_share(year)
-    units = authority.length_units(found.characters)
-    citation = authority.citation_score(found.citations, units)
-    institution = authority.institution_score(found.tiers, units)
-    consensus = authority.consensus_score(found.consensus, units)
-    primary = authority.primary_score(found.primary, units)
-    share, types_bits, primary_bits = provenance.evidence_bits(found.kinds, year)
-    return Components(
-        text_auth=authority.text_authority(modern, citation, institution, consensus, primary),
-        text_bits=provenance.text_bits(modern, share * primary_bits, primary, institution, consensus),
-        weight_text=provenance.text_weight(found.total, source_known=source_type != "unknown"),
-        source_type=source_type,
-        conflict=conflict,
-        year=year,
-        year_evidence=year_evidence,
-        age_auth=authority.age_authority(modern),
-        age_bits=provenance.age_bits(modern),
-        gate=authority.era_gate(modern),
-        citation=citation,
-        institution=institution,
-        consensus=consensus,
-        primary=primary,
-        primary_share=share,
-        types_bits=types_bits,
-        primary_bits=primary_bits,
-        n_citations=found.citations,
-        n_consensus=found.consensus,
-        n_primary=found.primary,
-        tiers=found.tiers,
-        types=found.kinds,
+        components=Components(
+            **values,
+            **counted,
+            source_type=TYPE_NAMES[int(dating.source_type[0])],
+            conflict=bool(dating.conflict[0]),
+            year=None if np.isnan(dating.year[0]) else int(dating.year[0]),
+            year_evidence=EVIDENCE_NAMES[int(dating.year_evidence[0])],
+        ),
     )

@@ -75,8 +75,6 @@ def scan_texts(texts: pl.Series, run_year: int) -> Counts:
     scan = pl.DataFrame({"text": texts}).select(
         text.str.len_chars().cast(pl.Int64).alias("characters"),
         text.str.extract_all(spell_for_rust(LEXICON_PATTERN)).alias("spans"),
-        text.str.extract_all(spell_for_rust(YEAR_TOKEN)).alias("tokens"),
-        text.str.head(CUE_CHARACTERS).str.extract_all(spell_for_rust(CUED_YEAR)).alias("cues"),
         pl.sum_horizontal(_count(pattern) for pattern in CITATIONS.values()).alias("citations"),
         *(_count(marker.pattern).alias(name) for name, marker in MARKERS.items()),
     )
@@ -91,7 +89,7 @@ def scan_texts(texts: pl.Series, run_year: int) -> Counts:
         primary=primary,
         tiers=counts[:, 3 : 3 + len(TIERS)],
         kinds=counts[:, 3 + len(TIERS) :],
-        text_year=_find_years(scan["tokens"], scan["cues"], run_year),
+        text_year=scan_years(texts, run_year),
     )
 
 
@@ -115,8 +113,10 @@ def _count_phrases(spans: pl.Series) -> Integers:
     return np.asarray(per_class @ _CLASS_WEIGHTS, dtype=np.int64)
 
 
-def _find_years(tokens: pl.Series, cues: pl.Series, run_year: int) -> Floats:
+def scan_years(texts: pl.Series, run_year: int) -> Floats:
     """Return the year that each text mentions, or NaN: the rule of `tasks.signals.years.text_year`."""
+    tokens = texts.str.extract_all(spell_for_rust(YEAR_TOKEN))
+    cues = texts.str.head(CUE_CHARACTERS).str.extract_all(spell_for_rust(CUED_YEAR))
     mentions, times = np.unique(_keys(tokens, token_year, run_year), return_counts=True)
     dated = np.union1d(mentions[times >= 2], _keys(cues, cued_year, run_year))
     newest, best = _newest(mentions, len(tokens)), _newest(dated, len(tokens))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import ParameterError, StoreError
 from storage.parquet import open_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION, ScoringVersion
 from tasks.signals.custom import CustomSignal
 from tasks.signals.engine import INPUT_COLUMNS, clean_table, score_table
 from tasks.signals.years import RUN_YEAR
@@ -38,6 +38,7 @@ def score_shard(
     run_year: int = RUN_YEAR,
     tags: Mapping[str, str] | None = None,
     signal: CustomSignal | None = None,
+    scoring: ScoringVersion = SCORING_VERSION,
 ) -> None:
     """Score one raw shard into a scored shard of the same name and row order.
 
@@ -48,6 +49,7 @@ def score_shard(
         run_year: The year taken for "now".
         tags: Key-value metadata for the scored shard's footer.
         signal: A signal of the user's own.
+        scoring: The version.
 
     Raises:
         ParameterError: The two file names differ, a parameter is wrong, or the signal breaks its contract.
@@ -58,9 +60,9 @@ def score_shard(
 
     def score(documents: pa.Table) -> pa.Table:
         if signal is None:
-            return score_table(documents, run_year=run_year, trivium=trivium)
+            return score_table(documents, run_year=run_year, trivium=trivium, scoring=scoring)
         documents = clean_table(documents)  # cleaning is idempotent: the engine finds nothing left to do
-        return signal.apply(documents, score_table(documents, run_year=run_year, trivium=trivium))
+        return signal.apply(documents, score_table(documents, run_year=run_year, trivium=trivium, scoring=scoring))
 
     columns = list(INPUT_COLUMNS) if signal is None else RAW_SCHEMA.names
     workers = min(MOST_WORKERS, max(1, pl.thread_pool_size() // 2))  # a flow has two shards in work

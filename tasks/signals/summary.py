@@ -19,6 +19,7 @@ from tasks.signals.overlay import REFUSED
 COLUMNS = [
     *("auth_weight", "prov_entropy", "band", "trivium_category"),
     *("components.conflict", "components.year_evidence", "components.overrides"),
+    *("components.overruled", "components.unscored_language"),
 ]
 
 
@@ -37,6 +38,10 @@ class ScoreSummary:
     """Documents with a score that was given instead of computed."""
     refused: int
     """Documents with a score of their own that is none, and was computed instead."""
+    overruled: int
+    """Documents whose text took the place of their label."""
+    unscored_language: int
+    """Documents in a language that the scores do not know."""
     median_authority: float
     median_bits: float
 
@@ -60,6 +65,8 @@ class ScoreSummary:
             "years_unverified": self.years_unverified,
             "overridden": self.overridden,
             "refused": self.refused,
+            "overruled": self.overruled,
+            "unscored_language": self.unscored_language,
         }
 
 
@@ -75,7 +82,7 @@ def summarise_scores(shards: Iterable[Path]) -> ScoreSummary:
 def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
     """Summarise tables with the columns of `storage.schemas.SCORED_SCHEMA`."""
     bands, trivia, evidence = Counter[str](), Counter[str](), Counter[str]()
-    documents = conflicts = overridden = refused = 0
+    documents = conflicts = overridden = refused = overruled = unscored = 0
     authority: list[np.ndarray] = []
     bits: list[np.ndarray] = []
     for table in tables:
@@ -87,6 +94,8 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         why = table.column("components")
         evidence.update(_count(pc.struct_field(why, "year_evidence")))
         conflicts += pc.sum(pc.struct_field(why, "conflict")).as_py() or 0
+        overruled += pc.sum(pc.struct_field(why, "overruled")).as_py() or 0
+        unscored += pc.sum(pc.struct_field(why, "unscored_language")).as_py() or 0
         notes = pc.struct_field(why, "overrides")
         refusals = pc.match_substring_regex(notes, f"(^|; ){REFUSED}")
         laid_over = pc.and_not(pc.not_equal(notes, ""), pc.starts_with(notes, REFUSED))
@@ -100,6 +109,8 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         conflicts=conflicts,
         overridden=overridden,
         refused=refused,
+        overruled=overruled,
+        unscored_language=unscored,
         median_authority=_median(authority),
         median_bits=_median(bits),
     )

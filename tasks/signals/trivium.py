@@ -25,6 +25,10 @@ TRIVIUM_OF: dict[SourceType, Trivium] = {
     "medical_guidelines": "logic",
     "wiki": "grammar",
     "government": "rhetoric",
+    "notebook_modern": "logic",
+    "declaration": "rhetoric",
+    "raw_data": "logic",
+    "interview": "rhetoric",
     "unknown": "grammar",
 }
 """The default of each source type. Of an unknown text only the structure is certain, hence grammar."""

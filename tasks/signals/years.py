@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from tasks.signals.lexicon import compile_for_python
 from tasks.signals.patterns import CUE_CHARACTERS, CUED_YEAR, YEAR_TOKEN
-from tasks.signals.priors import Prior
 
 YearEvidence = Literal["metadata", "text", "none"]
 
@@ -76,23 +75,3 @@ def token_year(token: str) -> int | None:
 def cued_year(match: str) -> int:
     """Return the year at the end of a match of `CUED_YEAR`."""
     return int(match[-4:])
-
-
-def effective_year(year: int | None, prior: Prior) -> tuple[int | None, bool]:
-    """Fit a year into the interval of a source type.
-
-    Args:
-        year: The year declared, else the text's; none if there is neither.
-        prior: The source type's registry entry.
-
-    Returns:
-        The year that the formulas use, none if nothing bounds it, and whether it contradicts the source type:
-        a document is never older than its source allows, but one that is younger was labelled wrongly.
-    """
-    if year is None:
-        if prior.last_year is not None:
-            return prior.last_year, False
-        return (None if prior.first_year is None else MODERN_UNDATED), False
-    if prior.first_year is not None:
-        year = max(year, prior.first_year)
-    return year, prior.last_year is not None and year > prior.last_year

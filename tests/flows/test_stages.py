@@ -203,9 +203,32 @@ async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
     await score_corpus(store=store)
     result = await score_corpus(store=store, explain="press:3")
     text = summarise("score-corpus", result)
-    assert text.startswith("press:3 “About 3”") and "'world health organization' 1" in text
-    with pytest.raises(ParameterError, match="not spelt source:id"):
-        await score_corpus(store=store, explain="press")
+    assert text.startswith("press:3 “About 3”") and "the World Health Organization, on 3.”  (consensus" in text
+    with pytest.raises(ParameterError, match="neither a document id, spelt source:id"):
+        await score_corpus(store=store, explain="pres")
+    listed = (await score_corpus(store=store, explain="press"))["explanation"]
+    assert "5 of 5 documents whose text disagrees most with their label" in listed[0] and len(listed) == 6
+
+
+async def test_scores_of_another_version_are_made_again(parameters: dict[str, Any]) -> None:
+    store = parameters["store"]
+    await download_corpus(**parameters | {"sources": ["press"]})
+    folder = Path(store) / "scored" / "press"
+
+    def versions() -> set[str]:
+        return {
+            name for shard in folder.glob("*.parquet") for name in pq.read_table(shard)["scoring_version"].to_pylist()
+        }
+
+    await score_corpus(store=store, scoring="v1")
+    assert versions() == {"v1"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["parameters"]["layout"] = 2  # as an earlier release sealed it
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="made by an earlier version; score it again"):
+        await score_corpus(store=store, explain="press:3")
+    await score_corpus(store=store)
+    assert versions() == {"v2"}
 
 
 async def test_the_scores_are_shown_per_source(parameters: dict[str, Any]) -> None:
@@ -235,10 +258,13 @@ async def test_years_that_nothing_vouches_for_and_refused_scores_are_told(
     assert "  1 with a score of their own that was refused and computed; --explain ID tells why" in lines
 
 
-async def test_a_mislabelled_source_fails_until_it_is_allowed(parameters: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_mislabelled_source_is_scored_by_its_text_and_fails_only_in_v1(
+    parameters: dict[str, Any], tmp_path: Path
+) -> None:
     write_documents(tmp_path / "documents", year=1994)
     await download_corpus(**parameters | {"sources": ["old_patents"]})
     with pytest.raises(MixtureError, match="old_patents: 5 of 5 documents"):
-        await score_corpus(store=parameters["store"])
-    result = await score_corpus(store=parameters["store"], max_conflict_share=1.0)
-    assert result["sources"][0]["year_conflicts"] == 5
+        await score_corpus(store=parameters["store"], scoring="v1")
+    allowed = await score_corpus(store=parameters["store"], scoring="v1", max_conflict_share=1.0)
+    result = await score_corpus(store=parameters["store"])
+    assert {found["sources"][0]["year_conflicts"] for found in (allowed, result)} == {5}

@@ -40,14 +40,19 @@ def shared_folder(name: str) -> Path:
 
 
 @cache
+def read_corpus(name: str) -> list[dict[str, Any]]:
+    """Return all documents of one corpus file."""
+    with (shared_folder("corpus") / f"{name}.jsonl.zst").open("rb") as file:
+        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        return [json.loads(line) for line in text]
+
+
+@cache
 def sample_documents(per_file: int) -> list[tuple[str, dict[str, Any]]]:
     """Return (source type, document) for evenly spaced documents of every corpus file."""
     documents = []
-    for path in sorted(shared_folder("corpus").glob("*.jsonl.zst")):
-        with path.open("rb") as file:
-            text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-            lines = text.readlines()
-        stride = max(1, len(lines) // per_file)
-        source_type = SOURCE_TYPES[path.name.removesuffix(".jsonl.zst")]
-        documents += [(source_type, json.loads(line)) for line in lines[::stride][:per_file]]
+    for name, source_type in sorted(SOURCE_TYPES.items()):
+        found = read_corpus(name)
+        stride = max(1, len(found) // per_file)
+        documents += [(source_type, document) for document in found[::stride][:per_file]]
     return documents

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,9 +13,8 @@ from hypothesis import strategies as st
 
 from storage.errors import ParameterError, StoreError
 from storage.parquet import read_shard, read_tags, write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
-from storage.vocabulary import SOURCE_TYPES, band_of
-from tasks.signals import engine, formulas
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SOURCE_TYPES, band_of
+from tasks.signals import engine
 from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
 from tasks.signals.shards import score_shard
@@ -67,9 +68,10 @@ def test_the_engine_equals_the_reference_on_arbitrary_text(documents: list[Row])
 
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     undated: list[Row] = [("CNN measured it.", "wiki", None, None)]
-    assert not differences(undated)
-    monkeypatch.setattr(formulas, "MODERN_UNDATED", 1990)
-    assert any("gate" in difference for difference in differences(undated))
+    assert not differences(undated, scoring="v1")
+    counted = engine.scan_texts
+    monkeypatch.setattr(engine, "scan_texts", lambda texts, year: replace(counted(texts, year), primary=np.array([7])))
+    assert any("primary" in difference for difference in differences(undated, scoring="v1"))
 
 
 def test_long_and_short_documents_share_a_table() -> None:
@@ -91,7 +93,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_order_and_ids_are_the_inputs() -> None:
     table = table_of([(f"{'CNN ' * (i % 5)}", "news_modern", None, None) for i in range(200)])
-    scored = score_table(table)
+    scored = score_table(table, scoring="v1")
     assert scored.column("id").to_pylist() == table.column("id").to_pylist()
     mentions = [row["tiers"]["D"] for row in scored.column("components").to_pylist()]
     assert mentions == [i % 5 for i in range(200)]

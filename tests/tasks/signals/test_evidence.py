@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from storage.schemas import EVIDENCE_TYPES, TIERS
 from tasks.signals.evidence import find_evidence
 
 NOTHING = [
@@ -33,7 +34,8 @@ NOTHING = [
 
 @pytest.mark.parametrize("text", NOTHING)
 def test_common_words_show_nothing(text: str) -> None:
-    assert find_evidence(text).total == 0
+    found = find_evidence(text)
+    assert found.marks[0] + found.citations[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_common_words_show_nothing(text: str) -> None:
     ],
 )
 def test_citations(text: str, citations: int) -> None:
-    assert find_evidence(text).citations == citations
+    assert find_evidence(text).citations.tolist() == [citations]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +74,14 @@ def test_citations(text: str, citations: int) -> None:
     ],
 )
 def test_institutions(text: str, tiers: str) -> None:
-    found = find_evidence(text).tiers
+    found = dict(zip(TIERS, find_evidence(text).tiers[0].tolist(), strict=True))
     assert "".join(tier for tier, count in found.items() if count) == tiers
 
 
 def test_plurals_count_as_primary_evidence() -> None:
     found = find_evidence("experiments measurements observations patents letters from interviews specimens")
     assert found.primary == 7
-    assert {kind for kind, count in found.kinds.items() if count} == {
+    assert {kind for kind, count in zip(EVIDENCE_TYPES, found.kinds[0].tolist(), strict=True) if count} == {
         "lab_notebook",
         "measurement",
         "patent",
@@ -91,5 +93,5 @@ def test_plurals_count_as_primary_evidence() -> None:
 
 @pytest.mark.parametrize("text", ["US Pat. No. 1,234,567", "Patent 1,234,567", "Serial No. 452", "EP1234567"])
 def test_patent_numbers(text: str) -> None:
-    assert find_evidence(text).kinds["patent"] >= 1
+    assert find_evidence(text).kinds[0][EVIDENCE_TYPES.index("patent")] >= 1
     assert find_evidence(text).primary >= 1

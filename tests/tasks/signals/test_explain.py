@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from storage.errors import ParameterError
 from storage.parquet import write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, ScoringVersion
 from tasks.signals.engine import score_table
-from tasks.signals.explain import explain_document, explain_score
+from tasks.signals.explain import explain_document, explain_score, explain_source
 from tests.tasks.signals.raw_documents import raw_table
 
 TEXT = "Experts agree (Smith, 2019). I measured it; CNN said so. Letters patent. [edit]"
 
 
-def explain(text: str, **fields: object) -> list[str]:
+def explain(text: str, scoring: ScoringVersion = "v1", **fields: object) -> list[str]:
     raw = raw_table([text], **fields)
-    return explain_score(raw.to_pylist()[0], score_table(raw).to_pylist()[0])
+    return explain_score(raw.to_pylist()[0], score_table(raw, scoring=scoring).to_pylist()[0])
 
 
 def numbers(line: str) -> list[float]:
@@ -83,9 +83,35 @@ def test_a_document_is_found_in_any_shard(tmp_path: Path) -> None:
     table = raw_table(["nothing", TEXT, "more"])
     for file, part in zip(files, (table.slice(0, 1), table.slice(1)), strict=True):
         write_shard(raw / file, part, RAW_SCHEMA)
-        write_shard(scored / file, score_table(part), SCORED_SCHEMA)
+        write_shard(scored / file, score_table(part, scoring="v1"), SCORED_SCHEMA)
     assert explain_document(raw, scored, files, "books:1") == [
         line.replace("books:0", "books:1") for line in explain(TEXT)
     ]
     with pytest.raises(ParameterError, match=r"no document 'books:9'.*look like 'books:0'"):
         explain_document(raw, scored, files, "books:9")
+
+
+def test_the_sentences_that_moved_a_score_are_quoted_with_their_weight() -> None:
+    text = "I measured it twice at 10:15 and wrote down 3.5 degrees. Experts agree that you should trust the agency."
+    lines = explain(text, "v2", source_type="wiki")
+    assert any(line.startswith("  +0.") and "I measured it twice" in line and "own_report" in line for line in lines)
+    assert any(line.startswith("  -0.") and "Experts agree" in line and "consensus" in line for line in lines)
+
+
+def test_a_language_that_is_not_scored_is_named() -> None:
+    text = "Die Kommission hat am Montag bekannt gegeben, dass alle die neuen Regeln beachten. " * 6
+    assert "  text    not scored" in "\n".join(explain(text, "v2", source_type="wiki"))
+
+
+def test_the_documents_of_a_source_that_disagree_with_their_label_are_listed(tmp_path: Path) -> None:
+    raw, scored = tmp_path / "raw", tmp_path / "scored"
+    report = "I saw him at ten o'clock and I told Mr. Brown. We measured 3.5 inches with a gauge at 10:15. " * 3
+    release = " ".join(
+        f"The ministry announced today that citizens should follow guidance number {n} of the agency." for n in range(9)
+    )
+    table = raw_table([report, release, "Nothing."], source_type="historical_book")
+    write_shard(raw / "shard-0.parquet", table, RAW_SCHEMA)
+    write_shard(scored / "shard-0.parquet", score_table(table), SCORED_SCHEMA)
+    lines = explain_source(raw, scored, ["shard-0.parquet"])
+    assert "books:1" in lines[1]
+    assert len(lines) == 4

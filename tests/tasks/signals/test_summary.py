@@ -23,13 +23,14 @@ ROWS: list[Row] = [
 def test_the_shards_of_a_source_are_counted_together(tmp_path: Path) -> None:
     shards = [tmp_path / f"shard-{n}.parquet" for n in range(2)]
     for shard in shards:
-        write_shard(shard, score_table(table_of(ROWS)), SCORED_SCHEMA)
+        write_shard(shard, score_table(table_of(ROWS), scoring="v1"), SCORED_SCHEMA)
     found = summarise_scores(shards)
     assert found.documents == 8
     assert found.counts == {
         **{"low": 4, "medium": 2, "high": 2},
         **{"grammar": 2, "logic": 6, "rhetoric": 0},
         **{"year_conflicts": 2, "years_unverified": 4, "overridden": 0, "refused": 0},
+        **{"overruled": 0, "unscored_language": 0},
     }
     assert found.year_evidence == {"metadata": 4, "text": 2, "none": 2}
     assert found.conflict_share == 0.25

@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from tasks.signals.priors import PRIORS
-from tasks.signals.years import MODERN_UNDATED, checked_year, effective_year, metadata_year, text_year
+from tasks.signals.reference import score_document
+from tasks.signals.years import MODERN_UNDATED, checked_year, metadata_year, text_year
 
 
 @pytest.mark.parametrize("value", [None, True, 999, 2027, -375, 20240101, 1609459200000, "1923", 1923.0])
@@ -84,4 +84,5 @@ def test_the_run_year_is_the_newest_credible_year() -> None:
     ],
 )
 def test_effective_year(source_type: str, year: int | None, effective: int | None, conflict: bool) -> None:
-    assert effective_year(year, PRIORS[source_type]) == (effective, conflict)  # type: ignore[index]
+    why = score_document("", source_type, year, scoring="v1").components
+    assert (why.year, why.conflict) == (effective, conflict)

@@ -1,0 +1,347 @@
+"""Marks: what the sentences of texts show of where their content comes from, found in arrays of tokens.
+
+A sentence of more than 30 words is read in pieces of 30, so that every piece of a text is a block that votes once. What
+is denied, conditional or quoted is found and does not count; a block that repeats an earlier one does not count again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.signals.tokens import NUMBER, OTHER, WORD, Bools, Hashes, Integers, Tokens
+from tasks.signals.vocabulary import FEATURES, VOCABULARY, WORDS
+
+BLOCK_WORDS = 30
+REACH_BEFORE_NEGATION = 3
+"""A negation takes so many tokens before it out of account, and all behind it in its block."""
+LONGEST_QUOTATION = 8
+"""Blocks; a quotation that nobody closed ends there."""
+SELF = 1
+"""The writer as an origin; others are known by the hash of their last name."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the blocks of some texts show."""
+
+    text: Integers
+    """(blocks) Index of the text."""
+    words: Integers
+    """(blocks) Words and numbers; 0 for a block that an earlier one of its text repeats, or whose
+    marks are all denied, conditional or quoted."""
+    counts: NDArray[np.float32]
+    """(blocks, `FEATURES`) Marks that count, two at most."""
+    first: Integers
+    """(blocks) Index of the first token among those of all texts."""
+    origins: NDArray[np.uint64]
+    """(origins, 3) Text, name and blocks of that text in which it is the origin."""
+    english: NDArray[np.float64]
+    """(texts) Share of the words that are common English ones; 1 for a text of few words."""
+
+
+_ENDING_LY, _ENDING_ED = (int.from_bytes(ending, "little") for ending in (b"ly", b"ed"))
+
+
+class Reader:
+    """The tokens of some texts with what is known of each; every rule returns places of tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        number = VOCABULARY.look_up(tokens.word)
+        line_start, keep, begins = _punctuation(tokens, number)
+        self.kept = kept = np.flatnonzero(keep)
+        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
+        self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
+        self.bits = VOCABULARY.bits.take(self.number)
+        self.kind, self.capital = self.tokens.kind, self.tokens.capital
+        self.glued = self.tokens.glued & ~self.line_start
+        self.block, self.first = self._blocks(begins)
+        self.size = len(self.kind)
+
+    def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
+        text, counted = self.tokens.text, self.kind != OTHER
+        begins[:1] = True
+        begins[1:] |= text[1:] != text[:-1]
+        words = np.cumsum(counted) - counted
+        start = np.flatnonzero(begins)
+        inside = words - np.repeat(words[start], np.diff(np.append(start, len(text))))
+        begins |= counted & (inside > 0) & (inside % BLOCK_WORDS == 0)
+        return np.cumsum(begins) - 1, np.flatnonzero(begins)
+
+    def starts(self, places: Integers) -> Bools:
+        """Tell which places begin a block."""
+        return np.asarray(self.first[self.block[places]] == places)
+
+    def of(self, name: str) -> Integers:
+        """Return the places of the words of a class."""
+        return np.flatnonzero((self.bits & VOCABULARY.bit[name]) != 0)
+
+    def is_a(self, name: str, places: Integers) -> Bools:
+        """Tell which places hold a word of a class."""
+        return np.asarray((self.bits.take(places) & VOCABULARY.bit[name]) != 0)
+
+    def after(self, places: Integers, steps: int = 1) -> Integers:
+        """Return the places some steps on, inside the same block; a place beyond is that of the mark itself."""
+        onward = np.minimum(np.maximum(places + steps, 0), self.size - 1)
+        return np.where(self.block.take(onward) == self.block.take(places), onward, places)
+
+    def skip(self, places: Integers, times: int = 2) -> Integers:
+        """Return the next places, adverbs passed over."""
+        here = self.after(places)
+        for _ in range(times):
+            here = np.where(self.is_a("adverb", here) | self._ends_in_ly(here), self.after(here), here)
+        return here
+
+    def _ends_in_ly(self, places: Integers) -> Bools:
+        ends = self.tokens.ending[places] >> 16 == _ENDING_LY
+        return np.asarray(ends & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
+
+    def is_past(self, places: Integers) -> Bools:
+        """Tell which places hold a verb in the past: a known one, or a word in -ed."""
+        ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
+        return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
+
+
+def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:
+    """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
+
+    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number.
+    Scans break lines anywhere, so that a line's end ends a sentence only before a capital or a number, and a blank line
+    always.
+    """
+    sign = tokens.sign
+    newline = sign == ord("\n")
+    line_start = _shifted(newline)
+    line_start[:1] = True
+    line_start[1:] |= tokens.text[1:] != tokens.text[:-1]
+    abbreviation = (VOCABULARY.bits.take(number) & VOCABULARY.bit["abbreviation"]) != 0
+    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
+    open_ended = np.ones_like(short)  # nothing stands directly behind the token
+    open_ended[:-1] = ~tokens.glued[1:]
+    unit = _shifted(short & _shifted(tokens.kind == NUMBER) & ~line_start) & open_ended
+    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
+    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
+    closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
+    fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline)
+    begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
+    keep = ~(newline | stop | abbreviated)
+    # What a dropped token begins, the next kept one begins.
+    return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
+
+
+def _shifted(flags: Bools) -> Bools:
+    """Return the flag of the token before each one."""
+    moved = np.zeros_like(flags)
+    moved[1:] = flags[:-1]
+    return moved
+
+
+def find_marks(reader: Reader) -> tuple[Integers, Integers]:
+    """Find the marks of all features: their places and the features."""
+    found = [*_reports(reader), *_measures(reader), *_second_hand(reader)]
+    places = [place for _, place in found]
+    kinds = [np.full(len(place), VOCABULARY.features[name]) for name, place in found]
+    for place, kind in _phrases(reader):
+        places.append(place)
+        kinds.append(kind)
+    return np.concatenate(places), np.concatenate(kinds)
+
+
+def _reports(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find who speaks: first person with a verb in the past, notes, names, questions and answers."""
+    verb = r.skip(_writers(r))
+    yield "own_report", verb[r.is_past(verb)]
+    notes = r.of("note")
+    fresh = r.starts(notes) | (r.kind[np.maximum(notes - 1, 0)] != WORD)
+    yield "note", notes[fresh & r.capital[notes]]
+    roles = r.of("role")
+    named = r.after(roles)
+    yield "person", roles[r.capital[named] & (named != roles) & r.capital[roles]]
+    letters = np.flatnonzero((r.tokens.length == 1) & r.capital & (r.kind == WORD))
+    letters = letters[~r.is_a("no_initial", letters)]
+    surname = r.after(letters)
+    yield "initials", letters[r.capital[surname] & (r.tokens.length[surname] > 2) & (r.kind[surname] == WORD)]
+    lines = np.flatnonzero(r.line_start & (r.kind == WORD) & r.capital)
+    second, third = r.after(lines), r.after(lines, 2)
+    speaks = (r.sign[second] == ord(":")) | ((r.kind[second] == NUMBER) & (r.sign[third] == ord(":")))
+    yield "question_and_answer", lines[speaks | ((r.tokens.length[lines] == 1) & r.is_a("speaker", lines))]
+
+
+def _measures(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find numbers that someone read off: with a unit, a time of day, decimals, runs of them."""
+    numbers = np.flatnonzero(r.kind == NUMBER)
+    later = r.after(numbers)
+    second = r.after(later)
+    run = (r.kind[later] == NUMBER) & (later != numbers) & (r.kind[second] == NUMBER) & (second != later)
+    yield "run_of_numbers", numbers[run]
+    yield "time_of_day", numbers[r.tokens.colon[numbers] | (r.is_a("clock", later) & (later != numbers))]
+    hours = r.of("at")
+    yield "time_of_day", hours[r.is_a("hour", r.after(hours))]
+    yield "number_with_unit", numbers[r.is_a("unit", later) & (later != numbers)]
+    yield "decimal", numbers[r.tokens.point[numbers]]
+
+
+def _second_hand(r: Reader) -> Iterator[tuple[str, Integers]]:
+    """Find institutions, what they do, and citations."""
+    bodies = r.of("organisation")
+    bodies = bodies[(r.number[bodies] != VOCABULARY.number["who"]) | (r.capital[bodies] & ~r.starts(bodies))]
+    yield "institution", bodies
+    acting = r.skip(bodies)
+    yield "institution_acts", bodies[r.is_a("acts", acting) & (acting != bodies)]
+    brackets = np.flatnonzero((r.sign == ord("[")) | (r.sign == ord("(")))
+    inner = r.after(brackets)
+    cited = (r.sign[brackets] == ord("[")) & (r.kind[inner] == NUMBER) & ~r.tokens.point[inner]
+    for steps in range(1, 6):
+        year, closed = r.after(brackets, steps), r.sign[r.after(brackets, steps + 1)] == ord(")")
+        cited |= (r.kind[year] == NUMBER) & (r.tokens.length[year] == 4) & closed
+    yield "citation", brackets[cited]
+
+
+def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
+    """Find the words and phrases of the features, of one to four words.
+
+    A word counts only in a sentence's company: with a word such as "the", or a number, among the two on either side.
+    """
+    plain = ((r.bits & VOCABULARY.bit["function"]) != 0) | (r.kind == NUMBER)
+    beside = plain.copy()
+    for steps in (1, 2):
+        inside = r.block[steps:] == r.block[:-steps]
+        beside[steps:] |= plain[:-steps] & inside
+        beside[:-steps] |= plain[steps:] & inside
+    found = []
+    for features in VOCABULARY.features_of:
+        places = np.flatnonzero((features >= 0).take(r.number) & beside)
+        found.append((places, features.take(r.number.take(places))))
+    leads = np.flatnonzero(VOCABULARY.leads.take(r.number))
+    onward = r.after(leads)
+    leads = leads[VOCABULARY.seconds[r.number[onward]] & (onward != leads)]
+    key = r.number[leads].astype(np.int64) * WORDS + r.number[r.after(leads)]
+    alive = _among(VOCABULARY.pairs, key)
+    leads, key = leads[alive], key[alive]
+    for length, phrases in enumerate(VOCABULARY.phrases, start=2):
+        if length > 2:
+            onward, before = r.after(leads, length - 1), r.after(leads, length - 2)
+            alive = (onward != leads) & (onward != before) & (r.number[onward] > 0)
+            leads, key = leads[alive], key[alive] * WORDS + r.number[onward[alive]]
+        keys = np.array(sorted(phrases), np.int64)
+        hits = np.flatnonzero(_among(keys, key))
+        for rank in range(2):  # a phrase belongs to two features at most
+            of_key = np.array([phrases[int(k)][rank] if len(phrases[int(k)]) > rank else -1 for k in keys])
+            feature = of_key[np.searchsorted(keys, key[hits])]
+            found.append((leads[hits[feature >= 0]], feature[feature >= 0]))
+    return found
+
+
+def _among(keys: Integers, values: Integers) -> Bools:
+    """Tell which values are among sorted keys."""
+    return np.asarray(keys[np.minimum(np.searchsorted(keys, values), len(keys) - 1)] == values)
+
+
+def _writers(r: Reader) -> Integers:
+    """Return the places of "I" and "we"."""
+    writers = r.of("writer")
+    return writers[r.capital[writers] | (r.tokens.length[writers] > 1)]
+
+
+def silent_places(r: Reader, places: Integers) -> Bools:
+    """Tell which places do not speak for the writer: what is denied, conditional or quoted."""
+    negations = r.of("negation")
+    earliest = np.full(len(r.first), r.size)
+    np.minimum.at(earliest, r.block[negations], negations - REACH_BEFORE_NEGATION)
+    denials = r.of("denial")
+    denied = denials[r.is_a("be", r.after(denials, -1))]
+    shut = np.zeros(len(r.first), np.bool_)
+    shut[r.block[denied]] = True
+    silent = (places >= earliest[r.block[places]]) | shut[r.block[places]]
+    quotes = np.flatnonzero(r.sign == ord('"'))
+    if not len(quotes):
+        return np.asarray(silent)
+    closes_word = r.glued[quotes] & (r.kind[np.maximum(quotes - 1, 0)] != OTHER)
+    opens = r.glued[np.minimum(quotes + 1, r.size - 1)] & ~closes_word
+    last = np.searchsorted(quotes, places, side="right") - 1
+    at = quotes[np.maximum(last, 0)]
+    near = (r.tokens.text[at] == r.tokens.text[places]) & (r.block[places] - r.block[at] <= LONGEST_QUOTATION)
+    return np.asarray(silent | ((last >= 0) & opens[np.maximum(last, 0)] & near))
+
+
+def find_origins(r: Reader) -> tuple[Integers, Hashes]:
+    """Find who or what a text names as the origin of what it says: the places, and a name for each."""
+    speech = r.of("speech")
+    behind, ahead = r.after(speech, -1), r.after(speech)
+    found: list[tuple[Integers, Hashes]] = []
+    for place in (behind, ahead):
+        named = r.capital[place] & (place != speech) & (r.kind[place] == WORD) & ~r.is_a("someone", place)
+        found.append((place[named], r.tokens.word[place[named]]))
+    roles = r.of("role")
+    name = r.after(roles)
+    further = r.after(name)
+    name = np.where(r.capital[further] & (r.kind[further] == WORD) & ~r.is_a("speech", further), further, name)
+    person = r.capital[roles] & r.capital[name] & (name != roles)
+    found.append((roles[person], r.tokens.word[name[person]]))
+    writer = _writers(r)
+    own = writer[r.is_past(r.skip(writer))]
+    found.append((own, np.full(len(own), SELF, np.uint64)))
+    for group in ("gauge", "document", "custody"):
+        places = r.of(group)
+        found.append((places, r.tokens.word[places]))
+    return np.concatenate([place for place, _ in found]), np.concatenate([name for _, name in found])
+
+
+def read_blocks(tokens: Tokens, texts: int) -> Blocks:
+    """Read the blocks of texts from their tokens."""
+    r = Reader(tokens)
+    if not r.size:
+        none = np.zeros(0, np.int64)
+        return Blocks(
+            none, none, np.zeros((0, len(FEATURES)), np.float32), none, np.zeros((0, 3), np.uint64), np.ones(texts)
+        )
+    of_text = r.tokens.text[r.first].astype(np.int64)
+    counted = r.kind != OTHER
+    words = np.add.reduceat(counted.astype(np.int64), r.first)
+    repeated = _repeated(r, of_text)
+    words[repeated] = 0
+    places, features = find_marks(r)
+    loud = ~silent_places(r, places)
+    blocks = r.block[places[loud]]
+    cells = np.bincount(blocks * len(FEATURES) + features[loud], minlength=len(words) * len(FEATURES))
+    counts = np.minimum(cells, 2).astype(np.float32).reshape(len(words), len(FEATURES))
+    marked = np.bincount(r.block[places], minlength=len(words)) > 0
+    words[marked & ~counts.any(axis=1)] = 0
+    at, names = find_origins(r)
+    at, names = at[~repeated[r.block[at]]], names[~repeated[r.block[at]]]
+    said = _distinct(r.block[at].astype(np.uint64), names)[0]
+    texts_of = of_text[r.block[at[said]]].astype(np.uint64)
+    distinct, times = _distinct(texts_of, names[said])
+    origins = np.stack([texts_of[distinct], names[said][distinct], times.astype(np.uint64)], axis=1)
+    english = np.bincount(r.tokens.text[r.of("english")], minlength=texts)
+    total = np.bincount(r.tokens.text[r.kind == WORD], minlength=texts)
+    return Blocks(
+        text=of_text,
+        words=words,
+        counts=counts,
+        first=r.kept[r.first],
+        origins=origins,
+        english=np.where(total >= 40, english / np.maximum(total, 1), 1.0),
+    )
+
+
+def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
+    """Return where each distinct pair stands, in the order of the pairs, and how often it occurs."""
+    order = np.lexsort((second, first))
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (first[order[1:]] != first[order[:-1]]) | (second[order[1:]] != second[order[:-1]])
+    starts = np.flatnonzero(new)
+    return order[starts], np.diff(np.append(starts, len(order)))
+
+
+def _repeated(r: Reader, of_text: Integers) -> Bools:
+    """Tell which blocks an earlier block of the same text says, with the same words in any order."""
+    hashes = np.add.reduceat(r.tokens.word, r.first)
+    order = np.lexsort((np.arange(len(hashes)), hashes, of_text))
+    same = (hashes[order][1:] == hashes[order][:-1]) & (of_text[order][1:] == of_text[order][:-1])
+    repeated = np.zeros(len(hashes), np.bool_)
+    repeated[order[1:][same]] = True
+    return repeated

@@ -1,0 +1,85 @@
+"""The words and phrases of scoring v2, numbered: what each is a member of, found by the hashes of words."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.signals.tokens import Hashes, hash_word
+
+FEATURES_FILE = Path(__file__).with_name("features.toml")
+WORDS = 4096
+"""More than the vocabulary has."""
+_TABLE_BITS = 18
+
+
+def _key(numbers: Sequence[int]) -> int:
+    """Number a phrase by the numbers of its words."""
+    return functools.reduce(lambda key, number: key * WORDS + number, numbers, 0)
+
+
+class Vocabulary:
+    """The words of ``features.toml`` and what each belongs to."""
+
+    def __init__(self, path: Path = FEATURES_FILE) -> None:
+        given: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        self.signs: dict[str, int] = {name: entry["sign"] for name, entry in given["features"].items()}
+        self.features = {name: place for place, name in enumerate(self.signs)}
+        phrases = {
+            (tuple(phrase.split("_")), name)
+            for name, entry in given["features"].items()
+            for phrase in entry.get("words", "").split()
+        }
+        self.classes: dict[str, set[str]] = {name: set(words.split()) for name, words in given["classes"].items()}
+        words = sorted(set().union(*self.classes.values(), *(phrase for phrase, _ in phrases)))
+        self.number = {word: place + 1 for place, word in enumerate(words)}
+        self.hashes = np.array([0, *(hash_word(word.encode()) for word in words)], np.uint64)
+        self.slots = np.zeros(1 << _TABLE_BITS, np.int16)
+        self.factor = self._spread()
+        self.bit = {name: np.uint32(1 << place) for place, name in enumerate(self.classes)}
+        masks = [sum(int(self.bit[name]) for name, group in self.classes.items() if word in group) for word in words]
+        self.bits = np.array([0, *masks], np.uint32)
+        self.features_of = np.full((2, len(words) + 1), -1, np.int64)
+        """The features of a single word, two at most."""
+        self.phrases: list[dict[int, list[int]]] = [{} for _ in range(3)]
+        """Of two, three and four words, by `_key`."""
+        pairs = set()
+        for phrase, name in sorted(phrases):
+            numbers = [self.number[word] for word in phrase]
+            if len(numbers) == 1:
+                slot = self.features_of[:, numbers[0]]
+                slot[int(slot[0] >= 0)] = self.features[name]
+            else:
+                self.phrases[len(phrase) - 2].setdefault(_key(numbers), []).append(self.features[name])
+                pairs.add(_key(numbers[:2]))
+        self.pairs = np.array(sorted(pairs), np.int64)
+        every = np.arange(len(words) + 1)
+        self.leads, self.seconds = np.isin(every, self.pairs // WORDS), np.isin(every, self.pairs % WORDS)
+
+    def _spread(self) -> np.uint64:
+        """Find an odd factor that gives every word a slot of its own."""
+        factor = 0x9E3779B97F4A7C15
+        while True:
+            slots = (self.hashes[1:] * np.uint64(factor)) >> np.uint64(64 - _TABLE_BITS)
+            if len(np.unique(slots)) == len(slots):
+                self.slots[slots] = np.arange(1, len(self.hashes))
+                return np.uint64(factor)
+            factor = (factor * 6364136223846793005 + 1442695040888963407) % 2**64 | 1
+
+    def look_up(self, hashes: Hashes) -> NDArray[np.int16]:
+        """Return the number of every word; 0 for a word that is not in the vocabulary."""
+        places = ((hashes * self.factor) >> np.uint64(64 - _TABLE_BITS)).view(np.int64)
+        found = self.slots.take(places)
+        found[self.hashes.take(found) != hashes] = 0
+        return found
+
+
+VOCABULARY = Vocabulary()
+FEATURES: tuple[str, ...] = tuple(VOCABULARY.signs)
+SIGNS: NDArray[np.float64] = np.array(list(VOCABULARY.signs.values()), np.float64)
