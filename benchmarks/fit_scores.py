@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import zstandard
 
-from storage.schemas import LOW_BELOW
+from storage.vocabulary import LOW_BELOW
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.marks import Blocks, read_blocks
 from tasks.signals.tokens import plain_texts, tokenise

@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.fit_scores import COORDINATED, FALSE_ALARMS, PRIMARY, fit, read_folder, read_texts
-from storage.schemas import LOW_BELOW, ScoringVersion
+from storage.schemas import ScoringVersion
+from storage.vocabulary import LOW_BELOW
 from tasks.signals.engine import score_table
 from tasks.signals.marks import Blocks
 from tasks.signals.reference import score_document

@@ -246,7 +246,7 @@ def explain(layout: Layout, identifier: str) -> list[str]:
         StoreError: Its source was not downloaded, not scored, or downloaded again since.
     """
     source, colon, _ = identifier.partition(":")
-    if not colon and source not in layout.sealed("scored"):
+    if not colon and source not in layout.completed("scored"):
         raise ParameterError(
             f"{identifier!r} is neither a document id, spelt source:id, such as classical_philosophy:1497, nor a "
             "scored source"

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.errors import ParameterError
-from storage.schemas import BANDS, COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS, ScoringVersion
+from storage.schemas import COMPONENTS, EVIDENCE_TYPES, SCORED_SCHEMA, SCORING_VERSION, TIERS, ScoringVersion
+from storage.vocabulary import BANDS
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.formulas import (
     EVIDENCE_NAMES,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.schemas import BANDS, EVIDENCE_TYPES, HIGH_ABOVE, LOW_BELOW, ScoringVersion, SourceType
+from storage.schemas import EVIDENCE_TYPES, ScoringVersion
+from storage.vocabulary import BANDS, HIGH_ABOVE, LOW_BELOW, SourceType
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM, PRIORS
 from tasks.signals.scan import Counts
 from tasks.signals.years import FIRST_YEAR, MODERN_UNDATED, YearEvidence

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.schemas import COMPONENTS, SCORED_SCHEMA, TRIVIA, band_of
+from storage.schemas import COMPONENTS, SCORED_SCHEMA
+from storage.vocabulary import TRIVIA, band_of
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 
 Mode = Literal["replace", "join"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from storage.schemas import EVIDENCE_TYPES, SCORING_VERSION, TIERS, Band, ScoringVersion, SourceType, Trivium, band_of
+from storage.schemas import EVIDENCE_TYPES, SCORING_VERSION, TIERS, ScoringVersion
 from storage.text import clean_text
+from storage.vocabulary import Band, SourceType, Trivium, band_of
 from tasks.signals.evidence import find_evidence
 from tasks.signals.formulas import (
     EVIDENCE_NAMES,

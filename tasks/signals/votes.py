@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.schemas import HIGH_ABOVE, LOW_BELOW
+from storage.vocabulary import HIGH_ABOVE, LOW_BELOW
 from tasks.signals.marks import Blocks
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 from tasks.signals.vocabulary import FEATURES

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from storage.schemas import LOW_BELOW, SCORINGS, ScoringVersion, band_of
+from storage.schemas import SCORINGS, ScoringVersion
+from storage.vocabulary import LOW_BELOW, band_of
 from tasks.signals.engine import score_table
 from tasks.signals.priors import PRIORS
 from tasks.signals.summary import summarise_tables

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from storage.errors import ParameterError, StoreError
 from storage.parquet import read_shard, read_tags, write_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SOURCE_TYPES, band_of
+from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.vocabulary import SOURCE_TYPES, band_of
 from tasks.signals import engine
 from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON

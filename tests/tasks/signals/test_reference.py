@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schemas import COMPONENTS, EVIDENCE_TYPES, SCORINGS, SOURCE_TYPES, TIERS, ScoringVersion
+from storage.schemas import COMPONENTS, EVIDENCE_TYPES, SCORINGS, TIERS, ScoringVersion
+from storage.vocabulary import SOURCE_TYPES
 from tasks.signals.reference import Components, score_document
 from tests.tasks.signals.agreement import differences
 from tests.tasks.signals.shared_corpus import shared_folder

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schemas import SOURCE_TYPES
+from storage.vocabulary import SOURCE_TYPES
 from tasks.signals.engine import score_table
 from tasks.signals.reference import score_document
 from tests.tasks.signals.agreement import differences, table_of
