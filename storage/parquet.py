@@ -101,15 +101,19 @@ def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
 def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read a shard and check it against its schema.
 
+    A column that may be null and is missing is one that a later version added; it is read as null.
+
     Raises:
-        StoreError: The file is not a whole Parquet file or lacks a column.
+        StoreError: The file is not a whole Parquet file or lacks a column that every version writes.
     """
     names = columns or schema.names
     table = _read_columns(path, names)
-    missing = set(names) - set(table.column_names)
-    if missing:
-        raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
-    return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+    missing = [name for name in names if name not in table.column_names]
+    if required := sorted(name for name in missing if not schema.field(name).nullable):
+        raise StoreError(f"{path} lacks the columns {required}; delete it and run the stage again")
+    for name in missing:
+        table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+    return table.select(names).cast(pa.schema([schema.field(name) for name in names]))
 
 
 def read_component(path: Path, field: str) -> pa.ChunkedArray:
