@@ -164,9 +164,13 @@ async def test_a_server_that_ignores_the_cursor_beside_a_count(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
     archive.cursor_needs_no_count = True
-    archive.pages = {"": page("a", cursor="c1", total=2), "c1": page("b", total=2)}
-    assert [item.native_id for item in await plan(archive, serve, clock)] == ["a", "b"]
-    assert "count" not in archive.asked[-1]
+    archive.pages = {
+        "": page("a", cursor="c1", total=3),
+        "c1": page("b", cursor="c2", total=3),
+        "c2": page("c", total=3),
+    }
+    assert [item.native_id for item in await plan(archive, serve, clock)] == ["a", "b", "c"]
+    assert ["count" in asked for asked in archive.asked] == [True, True, False, False], "which is noticed once"
 
 
 async def test_a_listing_in_a_circle_is_an_error(archive: Archive, serve: Serve, clock: FakeClock) -> None:
