@@ -152,6 +152,11 @@ async def test_a_rest_that_was_lost_in_passing_is_listed(archive: Archive, serve
     assert [item.native_id for item in items] == ["a", "b", "c"] and told == ""
 
 
+async def test_a_search_without_results_is_an_empty_plan(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page(total=0)}
+    assert await plan_told(archive, serve, clock) == ([], "")
+
+
 async def test_a_listing_of_nothing_is_an_error_where_items_are_counted(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
