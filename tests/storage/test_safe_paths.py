@@ -36,7 +36,7 @@ def test_a_result_names_no_adapter_outside_its_run(name: object, tmp_path: Path)
     result = {"adapter": name, "model_path": "/m", "steps": 9, "recipe_digest": "r", "data_digest": "d"}
     (tmp_path / RESULT).write_text(json.dumps(result))
     (tmp_path / RUN).write_text(json.dumps({"balanced": "/b"}))
-    with pytest.raises(StoreError, match="damaged result .*is not the path of a file below its own folder"):
+    with pytest.raises(StoreError, match=r"damaged result .*is not the path of a file below its own folder"):
         read_training_result(tmp_path)
 
 
