@@ -71,7 +71,7 @@ class TrainingResult(RunFacts):
     """``result.json``: what a finished run reached. Losses in nats per supervised token, before and after."""
 
     steps: int
-    length: dict[str, float]
+    length: dict[str, int | float]
     early_stop: int | None = None
     adapter: str
     """Folder of the last checkpoint: relative to the run on disk, a whole path as the result of a flow."""

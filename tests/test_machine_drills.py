@@ -1,9 +1,11 @@
-"""A download whose wall clock jumps, and one that a person cancels."""
+"""A download whose machine restarts, whose wall clock jumps, and one that a person cancels."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +68,32 @@ async def station(archive: HostileArchive, tmp_path: Path, monkeypatch: pytest.M
     running = await asyncio.to_thread(Station, "data")
     yield running
     await asyncio.to_thread(running.stop)
+
+
+async def test_a_machine_that_restarts_goes_on_with_its_download(
+    station: Station, archive: HostileArchive, tmp_path: Path
+) -> None:
+    parameters = {"sources": ["books"], "rate_limit": 20.0, "catalogue": str(tmp_path / "catalogue.toml")}
+    first = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
+    folder = tmp_path / "store" / "raw" / "books"
+    await asyncio.to_thread(until, (folder / "shard-00000.parquet").exists)
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
+    for process in (*station.flow_processes(), station.worker.pid, station.server.pid):
+        os.kill(process, signal.SIGTERM)  # what a shutdown sends to everything
+    await asyncio.to_thread(until, lambda: not station.flow_processes())
+    await asyncio.sleep(2)
+    await asyncio.to_thread(station.stop)
+
+    await asyncio.to_thread(station.start_server)
+    station.start_worker()
+    assert station.state(first) == "RUNNING", "no process was left to say that it ended"
+    await asyncio.sleep(7)
+    told = await asyncio.to_thread(station.ask_the_doctor)
+    assert station.state(first) == "CRASHED", told
+    second = await asyncio.to_thread(station.start_run, "download-corpus", parameters | {"rate_limit": 200.0})
+    assert await asyncio.to_thread(station.ended, second) == "COMPLETED"
+    check_whole(tmp_path / "store")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 async def test_a_download_that_is_cancelled_in_the_ui_goes_on_later(

@@ -181,7 +181,7 @@ class Recipe(BaseModel):
         return self
 
     @property
-    def length(self) -> dict[str, float]:
+    def length(self) -> dict[str, int | float]:
         """How long the run was asked to be; the number of steps of an epoch is known once the data are."""
         return {"max_steps": self.max_steps} if self.epochs is None else {"epochs": self.epochs}
 

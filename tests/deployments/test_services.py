@@ -66,6 +66,12 @@ def test_a_service_holds_no_secret(service: Service) -> None:
     assert SECRET not in services.launchd(service).text + services.systemd(service).text
 
 
+def test_a_path_with_signs_that_systemd_replaces_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/100%/$HOME/python")
+    assert "/opt/100%%/$$HOME/python" in services.systemd(WORKER).text
+    assert services.launchd(WORKER).text.count("/opt/100%/$HOME/python") == 1
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
 def test_systemd_understands_the_unit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))

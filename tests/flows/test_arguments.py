@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prefect.settings import PREFECT_API_URL
 
 from blocks.saved import may_name_a_store
 from flows import __main__ as command_line
-from flows import terminal
+from flows import faults, terminal
 from flows.arguments import FLOWS, FORMS, parse
 from flows.forms import CorpusToModelParameters
 from storage.errors import ParameterError
@@ -340,3 +341,11 @@ def test_a_failed_run_ends_with_1_and_says_once_what_to_do(
     told = answer.stdout + answer.stderr
     assert answer.returncode == 1 and told.count(said) == 1 and "Traceback" not in told, told
     assert str(tmp_path) in answer.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_store_on_a_full_disk_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults.why_not_writable(tmp_path / "new" / "store") is None
+    full = partial(Path("/dev/full").open, "wb", buffering=0)
+    monkeypatch.setattr("flows.faults.tempfile.TemporaryFile", lambda dir: full())
+    assert faults.why_not_writable(tmp_path / "new" / "store") == "No space left on device"

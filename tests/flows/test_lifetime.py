@@ -199,6 +199,9 @@ async def test_a_run_whose_process_was_killed_is_marked_by_the_next_command(tmp_
     assert await mark_dead_runs() == [], "one that lives is left alone"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    async with get_client() as client:  # it waited for an answer, which no process hears any more
+        paused: State[Any] = State(type=StateType.PAUSED)
+        await client.set_flow_run_state((await newest(client, "sleeper")).id, paused, force=True)
     marked = await mark_dead_runs()
     async with get_client() as client:
         found = [await newest(client, name) for name in ("whole", "sleeper")]

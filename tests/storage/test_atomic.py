@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,31 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["value.txt"]
+
+
+@pytest.mark.parametrize("whole", [atomic_path, atomic_folder])
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    synced: list[int] = []
+    synced_before: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+
+    def rename(source: Path, target: Path) -> None:
+        synced_before.extend(synced)
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    with whole(tmp_path / "value") as temporary:
+        file = temporary / "nested" / "file" if temporary.is_dir() else temporary
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("content")
+    written = {path.stat().st_ino for path in (tmp_path / "value", *(tmp_path / "value").rglob("*"))}
+    assert written and written <= set(synced_before)
+    assert synced[-1] == tmp_path.stat().st_ino, "and the name last, or a power cut takes it away again"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

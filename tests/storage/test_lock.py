@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -61,7 +63,9 @@ async def test_a_run_that_finds_a_dataset_busy_says_so_and_waits(
     assert caplog.text.count("is writing") == 1
 
 
-def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_opened_it_before(tmp_path: Path) -> None:
+def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_opened_it_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "run"
     with if_free(path) as free:
         assert not free, "there is no such file"
@@ -70,10 +74,20 @@ def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_open
             assert not free
         with pytest.raises(DatasetBusy), only_holder(path, "is at work", remove=True):
             pass
-        old = path.open("a")
     assert not path.exists()
-    path.touch()  # by the next holder
-    with old, if_free(path) as free:
+    path.touch()
+
+    def lock_late(file: IO[str], how: int) -> None:
+        """The holder ends between our opening and our locking, and the next one makes a file of its own."""
+        monkeypatch.undo()
+        path.unlink()
+        path.touch()
+        fcntl.flock(file, how)
+
+    monkeypatch.setattr("storage.lock.fcntl.flock", lock_late)
+    with if_free(path) as free:
+        assert not free, "what was locked is no longer the file of that name"
+    with if_free(path) as free:
         assert free
         with pytest.raises(DatasetBusy), only_holder(path, "is at work"):
             pass

@@ -33,9 +33,10 @@ def test_a_manifest_names_no_file_outside_its_folder(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", [*HOSTILE, 7, None, ["a"]])
 def test_a_result_names_no_adapter_outside_its_run(name: object, tmp_path: Path) -> None:
-    (tmp_path / RESULT).write_text(json.dumps({"adapter": name, "model_path": "/m"}))
+    result = {"adapter": name, "model_path": "/m", "steps": 9, "recipe_digest": "r", "data_digest": "d"}
+    (tmp_path / RESULT).write_text(json.dumps(result))
     (tmp_path / RUN).write_text(json.dumps({"balanced": "/b"}))
-    with pytest.raises(StoreError, match="damaged result"):
+    with pytest.raises(StoreError, match=r"damaged result .*is not the path of a file below its own folder"):
         read_training_result(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.evals.estimates import Estimate
 from tasks.evals.report import draw_curve, draw_ratios, nice_ticks, render_report, report_markdown
-from tasks.evals.results import EvaluationResults, read_results
+from tasks.evals.results import EvaluationResult, EvaluationResults, read_results
 from tasks.evals.verdicts import TIMES
 from tests.tasks.evals.conftest import write_mixture
 from tests.tasks.evals.test_evaluate import evaluate, make_spec
@@ -54,6 +54,15 @@ def results(run_folder: Path, base_model: Path, tmp_path_factory: pytest.TempPat
 
 def changed(results: EvaluationResults, **changes: Any) -> EvaluationResults:
     return EvaluationResults.model_validate(results.model_dump() | changes)
+
+
+@pytest.mark.parametrize(("passed", "refused"), [(True, False), (False, True), (None, True)])
+def test_a_gate_lets_only_a_full_approval_pass(
+    results: EvaluationResults, tmp_path: Path, passed: bool | None, refused: bool
+) -> None:
+    found = changed(results, passed=passed)
+    assert EvaluationResult.of(found, tmp_path, gate=True, reused=False).gate_failed is refused
+    assert EvaluationResult.of(found, tmp_path, gate=False, reused=False).gate_failed is False
 
 
 def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: EvaluationResults) -> None:

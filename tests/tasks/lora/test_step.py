@@ -153,6 +153,8 @@ def test_clipping_and_the_first_step_of_adamw(batch: Batch) -> None:
     means = step.read_window()
     assert means.clipped_share == 1.0 and means.grad_norm > 1e-3
     assert (means.steps, means.skipped) == (1, 0)
+    moments = {name: value for name, value in tree_flatten(step._optimizer.state) if name.endswith(".m")}
+    assert norm(moments) == pytest.approx(0.1 * 1e-3, rel=0.01), "what the optimiser got was clipped"
     moves = [float(mx.abs(new - before[name]).max()) for name, new in trainable(model).items() if "lora_b" in name]
     assert max(moves) == pytest.approx(1e-3, rel=0.01), "with its bias corrected, the first step is one learning rate"
 

@@ -56,6 +56,7 @@ def test_the_record_and_the_result_hold_what_evaluation_and_export_need(
     assert (record["balanced"], record["mixture_digest"]) == (str(mixture.resolve()), DIGEST)
     assert record["Z"] > 1 and 0 < record["effective_sample_share"] < 1
     assert record["recipe"]["lora_rank"] == 4
+    assert json.dumps(written["length"]) == '{"max_steps": 9}', "a whole number stays one"
     assert "valid_ce_medium_after" not in written, "a band without samples"
 
 

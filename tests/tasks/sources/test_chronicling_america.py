@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from storage.errors import ArchiveBusy, CorruptAnswer, SourceUnavailable
+from storage.errors import ArchiveBlocked, ArchiveBusy, CorruptAnswer, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives, Connection, Pace
@@ -183,6 +183,22 @@ async def test_what_one_half_lacks_the_other_gives(library: Library, serve: Serv
     library.factor = 10_000
     items = await plan(library, serve, clock, limit=16)
     assert len(items) == len({item.native_id for item in items}) == 30
+
+
+async def test_an_empty_span_is_an_empty_plan(library: Library, serve: Serve, clock: FakeClock) -> None:
+    library.per_day = 0
+    assert await plan(library, serve, clock, limit=10) == []
+
+
+async def test_a_first_challenge_page_is_waited_out_for_a_while_and_never_read(
+    library: Library, serve: Serve, clock: FakeClock
+) -> None:
+    library.challenges = 1
+    assert await plan(library, serve, clock, limit=10)
+    assert clock.slept and max(clock.slept) <= 2
+    library.challenges = 99
+    with pytest.raises(ArchiveBlocked, match="blocks this client"):
+        await plan(library, serve, clock, limit=10)
 
 
 async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:

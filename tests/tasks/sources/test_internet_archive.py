@@ -152,6 +152,11 @@ async def test_a_rest_that_was_lost_in_passing_is_listed(archive: Archive, serve
     assert [item.native_id for item in items] == ["a", "b", "c"] and told == ""
 
 
+async def test_a_search_without_results_is_an_empty_plan(archive: Archive, serve: Serve, clock: FakeClock) -> None:
+    archive.pages = {"": page(total=0)}
+    assert await plan_told(archive, serve, clock) == ([], "")
+
+
 async def test_a_listing_of_nothing_is_an_error_where_items_are_counted(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
@@ -164,9 +169,13 @@ async def test_a_server_that_ignores_the_cursor_beside_a_count(
     archive: Archive, serve: Serve, clock: FakeClock
 ) -> None:
     archive.cursor_needs_no_count = True
-    archive.pages = {"": page("a", cursor="c1", total=2), "c1": page("b", total=2)}
-    assert [item.native_id for item in await plan(archive, serve, clock)] == ["a", "b"]
-    assert "count" not in archive.asked[-1]
+    archive.pages = {
+        "": page("a", cursor="c1", total=3),
+        "c1": page("b", cursor="c2", total=3),
+        "c2": page("c", total=3),
+    }
+    assert [item.native_id for item in await plan(archive, serve, clock)] == ["a", "b", "c"]
+    assert ["count" in asked for asked in archive.asked] == [True, True, False, False], "which is noticed once"
 
 
 async def test_a_listing_in_a_circle_is_an_error(archive: Archive, serve: Serve, clock: FakeClock) -> None:

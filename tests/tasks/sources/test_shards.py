@@ -16,7 +16,7 @@ from storage.shard_plan import Item, ShardSpec
 from tasks.sources import raw_dataset
 from tasks.sources.catalogue import load_catalogue
 from tasks.sources.raw_dataset import read_outcome, request_key
-from tasks.sources.shards import SourceDownload
+from tasks.sources.shards import SourceDownload, items_per_shard
 from tasks.sources.source import Document, Reject
 from tests.tasks.sources.conftest import make_spec
 
@@ -107,6 +107,15 @@ async def test_a_full_shard_asks_for_no_more(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ["s:a0", "s:a1", "s:a2", "s:a3", "s:b0", "s:b1"]
     rows, rejects = await run(tmp_path, one, "a", room=0)
     assert (rows, rejects) == ([], [])
+
+
+async def test_a_shard_may_be_empty(tmp_path: Path) -> None:
+    assert await run(tmp_path, lambda item: [], "a", "b") == ([], [])
+    assert shard_of("a", "b").is_finished(tmp_path)
+
+
+def test_shards_are_of_a_size_that_may_be_lost() -> None:
+    assert all(1 <= items_per_shard(spec) <= 200 for spec in load_catalogue().values())
 
 
 async def test_the_columns_of_a_document(tmp_path: Path) -> None:
