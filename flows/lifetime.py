@@ -228,7 +228,7 @@ async def _watch(life: Life) -> None:
             if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
                 life.end(Ending(f"Cancelled. {GO_ON}"))
         elif state.is_pending() or state.is_scheduled():
-            life.end(Ending("This process stops: the run was started again and has another one.", state))
+            life.end(Ending("This process stops: the run was started again in another process.", state))
         elif not is_waiting_for_approval(state):
             life.end(Ending(f"Stopped because the run's state was changed to {state.name}. {GO_ON}", state))
 

@@ -47,7 +47,7 @@ def known_to_live(run: UUID) -> AbstractAsyncContextManager[None]:
     def lock() -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             with only_writer(folder):  # a file that is new and not yet locked would look like that of a dead run
-                stack.enter_context(only_holder(folder / str(run), "still works on this run", remove=True))
+                stack.enter_context(only_holder(folder / str(run), "this run is still held by", remove=True))
             yield
 
     return held_in_turn(lock, run_logger().warning)

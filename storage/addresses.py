@@ -1,4 +1,8 @@
-"""Which addresses may be asked: TLS everywhere, except on this machine."""
+"""Which addresses may be asked: https everywhere, http on this machine only.
+
+A mirror in a private network is no exception: tokens would travel in clear text, and nobody could tell whose documents
+arrive. Put a TLS proxy on loopback in front of it. Redirects inside the Hub's library are not checked; digests are.
+"""
 
 from __future__ import annotations
 

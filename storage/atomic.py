@@ -111,8 +111,8 @@ def full_disk_explained(path: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(path if path.is_dir() else path.parent).free
         raise StoreError(
-            f"no room to write {path} ({error}; {free / 2**20:.0f} MiB free); nothing is half-written: "
-            "make room, or name another store, and run again"
+            f"no room to write {path} ({error}; {free / 2**20:.0f} MiB free); no half-written file "
+            "remains: free some space or name another store, then run again"
         ) from error
 
 

@@ -145,7 +145,7 @@ def require_manifest(folder: Path, next_step: str) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise StoreError(f"{folder} holds no finished dataset; {next_step}")
+        raise StoreError(f"{folder} contains no finished dataset; {next_step}")
     return manifest
 
 

@@ -149,7 +149,7 @@ def finished_workspaces(layout: Layout) -> Iterator[Removal]:
     """What interrupted downloads went on from, once their source is complete."""
     for folder in _folders(layout.root / "unfinished"):
         if (layout.raw(folder.name) / MANIFEST).is_file():
-            reason = f"source {folder.name} is complete, nothing goes on from this"
+            reason = f"source {folder.name} is complete, nothing resumes from this"
             yield Removal(folder, "unfinished", reason, layout.raw(folder.name))
 
 

@@ -14,8 +14,8 @@ class RunnerParameters(BaseModel):
     runner: Literal["local", "processes", "dask"] = Field(
         "local",
         title="Runner",
-        description="Where shards are worked on: local (beside the flow), processes (a pool on this machine), dask (a "
-        "cluster whose machines see the store under the same path; needs the extra dask).",
+        description="Where shards are processed: local (in the flow's process), processes (a pool on this machine), "
+        "dask (a cluster whose machines see the store under the same path; needs the extra dask).",
     )
     workers: int | None = Field(
         None,

@@ -43,7 +43,7 @@ def open_no_link(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise StoreError(f"{path} is a link, and its target is not written to; remove the link") from error
+        raise StoreError(f"{path} is a link, and nothing is written through links; remove the link") from error
 
 
 def is_own_file(folder: Path, name: str) -> bool:

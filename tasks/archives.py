@@ -180,7 +180,7 @@ class Rounds:
     def note_busy(self, spec: SourceSpec, error: DatasetBusy) -> None:
         """Note that another run is downloading a source."""
         if spec.name not in self._announced:
-            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
+            run_logger().warning("%s; waiting for it to finish", str(error).partition(";")[0])
         self._busy.add(spec.name)
         self._announced.add(spec.name)
 

@@ -50,5 +50,5 @@ async def report_download(result: DownloadResult, shards: Mapping[str, Sequence[
         shown = rows[-MOST_ROWS:]  # the last ones are what a run that went on with an old download did
         which = f"The last {len(shown)} of {len(rows)} shards" if len(shown) < len(rows) else "Shards"
         await acreate_table_artifact(
-            key="download-shards", table=shown, description=f"{which} fetched or taken up by this run."
+            key="download-shards", table=shown, description=f"{which} fetched or reused by this run."
         )

@@ -40,7 +40,7 @@ def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
         scored = require_manifest(layout.scored(source), f"score it first: {step}")
         if scored.inputs.get("raw") != raw.digest:
             raise StoreError(
-                f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: "
+                f"the scores of {source} were made from documents other than those in raw/{source}; score it again: "
                 f"{step}"
             )
         inputs[f"scored/{source}"] = scored.digest

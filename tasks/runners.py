@@ -104,10 +104,10 @@ class ShardRunner:
                 return
             if not self._pools_left or self._open_runner is None:
                 raise PrerequisiteError(
-                    f"{POOLS} pools of processes lost one to a kill, the last time just now; most often the memory ran "
+                    f"{POOLS} process pools in a row lost a process that was killed; usually memory ran "
                     "out: use fewer --workers, or --runner local"
                 )
-            run_logger().warning("a process of the pool was killed; its work is done again")
+            run_logger().warning("a process of the pool was killed; its work is repeated")
             broken.__exit__(None, None, None)
             self._pools_left -= 1
             self._runner = self._open_runner().__enter__()

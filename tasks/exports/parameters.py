@@ -53,7 +53,8 @@ class ExportParameters(BaseModel):
     ollama: bool = Field(
         default=False,
         title="Ollama",
-        description="Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it if ollama is there.",
+        description="Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it "
+        "if Ollama is installed.",
     )
     peft: bool = Field(
         default=False,

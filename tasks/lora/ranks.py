@@ -63,6 +63,6 @@ class Ranks:
         same = mx.array_equal(self.total(mine), mine * self.size)
         if self.count(int(bool(same))) != self.size:
             raise PrerequisiteError(
-                f"the {self.size} processes did not start alike ({', '.join(numbers)} differ): give each the same "
-                "store with the same base model, mixture and checkpoint"
+                f"the {self.size} processes did not start from the same state ({', '.join(numbers)} differ): give each "
+                "the same store with the same base model, mixture and checkpoint"
             )

@@ -83,7 +83,7 @@ class Recipe(BaseModel):
     grad_accum: int = Field(8, ge=1, le=1024, title="Gradient accumulation")
     """Micro-batches per optimiser step."""
     max_steps: int = Field(5000, ge=1, le=1_000_000, title="Optimiser steps")
-    """5,000 at least for a real run, 10,000 is better."""
+    """At least 5,000 for a real run; 10,000 is better."""
     epochs: float | None = Field(None, gt=0.0, le=1000.0, title="Epochs")
     """Passes over the training set, instead of a number of steps. Empty: optimiser steps."""
     early_stop: int = Field(0, ge=0, le=1000, title="Early stop")

@@ -133,7 +133,8 @@ class _Training:
         """Move the checkpoints of another course away, and write the run's record."""
         if superseded := set_later_aside(self.folder, self.state.step):
             self.report.log(
-                f"Checkpoints beyond step {self.state.step} belong to another course; moved to {superseded}"
+                f"Checkpoints beyond step {self.state.step} belong to an earlier course of the run; "
+                f"moved to {superseded}"
             )
         RunRecord(
             **self.facts.model_dump(),

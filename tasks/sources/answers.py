@@ -51,7 +51,7 @@ def error_of(
     if is_challenge(headers, page):
         return blocked(url, pause or block_seconds)
     if wants_json and status == 200 and is_html(headers):
-        return CorruptAnswer(f"{url} answered with a web page in place of data")
+        return CorruptAnswer(f"{url} answered with a web page instead of data")
     if status in LATER:
         overloaded = status == 429 or (status == 503 and pause is not None)
         if pause is None and status == 429:
@@ -72,7 +72,7 @@ def blocked(url: str, seconds: float | None) -> ArchiveBlocked:
     """Return the error of a client that is shut out, for so many seconds if that is known."""
     return ArchiveBlocked(
         f"{url} was refused: the archive blocks this client. Lower the rate limit, set DISTRUST_CONTACT, or try from "
-        "another network; do not restart at once",
+        "another network; do not restart immediately",
         seconds,
         overloaded=True,
     )
@@ -97,7 +97,7 @@ def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
     try:
         target = url.join(URL(location, encoded="%" in location))
     except ValueError as error:
-        raise ItemUnavailable("foreign-redirect", f"{url} redirects to the unreadable {location!r}") from error
+        raise ItemUnavailable("foreign-redirect", f"{url} redirects to the invalid address {location!r}") from error
     host = target.host or ""
     known = any(host == allowed or host.endswith(f".{allowed}") for allowed in hosts)
     if not known or not is_safe(target.scheme, host):

@@ -259,7 +259,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     hint = (
         f"did you mean {' or '.join(repr(plain[other]) for other in near)}?" if near else f"known: {', '.join(known)}"
     )
-    return f"there is no source {name!r} in the catalogue; {hint}"
+    return f"source {name!r} is not in the catalogue; {hint}"
 
 
 def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
@@ -289,6 +289,6 @@ def _laid_over(known: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _sentence(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: there is no such key"
+        return f"{key}: unknown key"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, not {problem['input']!r}" if key else message

@@ -153,7 +153,7 @@ class LocalFiles:
         if not self._is_inside(file) or not path.is_file() or path.stat().st_size != size:
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: {file} changed since it was planned; "
-                "change `snapshot` of the catalogue entry to plan anew"
+                "change `snapshot` of the catalogue entry to plan again"
             )
         return path
 

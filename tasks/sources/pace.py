@@ -150,7 +150,7 @@ class HostPace:
             waited = 0.0 if self._silent_since is None else self.clock.time() - self._silent_since
             if waited + left > self._patience:
                 raise ArchiveAway(
-                    f"{self.host} keeps us waiting for {left:.0f} s more, after {waited:.0f} s; patience ends after "
+                    f"{self.host} asks for another {left:.0f} s of waiting, after {waited:.0f} s; the limit is "
                     f"{self._patience:.0f} s: {self._why}. Run again later",
                     left,
                 )

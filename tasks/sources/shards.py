@@ -207,7 +207,7 @@ class SourceDownload:
                 passing = [o for o in outcomes if isinstance(o, Reject) and o.reason in PASSING]
                 unanswered = unanswered + 1 if passing else 0
                 if unanswered >= UNANSWERED_IN_A_ROW:
-                    raise ArchiveBusy(f"{unanswered} items in a row could not be had for now; {passing[-1].detail}")
+                    raise ArchiveBusy(f"{unanswered} items in a row could not be fetched for now; {passing[-1].detail}")
                 for outcome in outcomes:
                     yield outcome
         finally:

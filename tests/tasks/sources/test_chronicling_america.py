@@ -187,7 +187,7 @@ async def test_what_one_half_lacks_the_other_gives(library: Library, serve: Serv
 
 async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:
     library.ignores_dates = True
-    with pytest.raises(SourceUnavailable, match="ignores the dates"):
+    with pytest.raises(SourceUnavailable, match="ignored the dates"):
         await plan(library, serve, clock, limit=10)
 
 
