@@ -106,7 +106,7 @@ def launchd(service: Service) -> Installation:
         "ThrottleInterval": RESTART_SECONDS,
         "ExitTimeOut": STOP_SECONDS,
         "AbandonProcessGroup": True,
-        "ProcessType": "Interactive",  # anything less is slowed down while nobody uses the Mac
+        "ProcessType": "Interactive",  # anything less is slowed down while the Mac is idle
         "Umask": 0o077,
         "StandardOutPath": str(service.log),
         "StandardErrorPath": str(service.log),

@@ -121,7 +121,7 @@ def local_server() -> Iterator[None]:
         os.environ.update(server.client_environment(port))
         try:
             yield
-        finally:  # another command of this process looks for a server anew
+        finally:  # the next command of this process looks for a server again
             os.environ.clear()
             os.environ.update(before)
 

@@ -1,7 +1,7 @@
 """Which runs have a process: each holds a lock file, which the operating system drops however the process ends.
 
-Prefect knows of a run only what it heard last: a run whose process was killed stays Running for ever. The next command
-on this machine finds the lock files that no process holds, and marks their runs.
+Prefect keeps the last state that a run reported: a run whose process was killed stays Running for ever. The next
+command on this machine finds the lock files that no process holds, and marks their runs.
 """
 
 from __future__ import annotations

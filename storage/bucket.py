@@ -1,7 +1,7 @@
 """A corpus store in a bucket, worked on through a mirror folder of this machine.
 
-Every stage reads and writes plain files in the mirror; what it reads is fetched from the bucket first, and what it
-wrote is uploaded afterwards. An object in the bucket appears whole or not at all (an incomplete multipart upload leaves
+Every stage reads and writes plain files in the mirror; its inputs are fetched from the bucket first, and its outputs
+are uploaded afterwards. An object in the bucket appears whole or not at all (an incomplete multipart upload leaves
 nothing), and the marker of a dataset is deleted first and uploaded last: as on disk, a manifest that exists means that
 everything it names exists. See docs/decisions/0060-store-in-a-bucket.md.
 """
@@ -30,7 +30,7 @@ from storage.untrusted import file_sha256
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 TRANSFERS_AT_ONCE = 8
 MARKERS = frozenset({MANIFEST, "state.json", "result.json", "run.json", "export.json"})
-"""Files that say that others are complete: uploaded and fetched after them."""
+"""Files that mark others as complete; uploaded and fetched after them."""
 INDEX = ".mirror.json"
 
 Stamp = tuple[int, int, int, int]

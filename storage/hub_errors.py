@@ -24,7 +24,7 @@ class HubRepository:
         about: What it is: "base model org/name".
         page: The address of its page.
         check: What to check when there is no such repository: "check the name, or name a local folder".
-        instead: What to do when it cannot be had at all: "name another model".
+        instead: What to do when it cannot be fetched at all: "name another model".
         revision: The branch, tag or commit that was asked for.
         named_in: Where the revision is named: " of the catalogue entry".
         refused: The error for everything that trying again cannot change.

@@ -1,7 +1,7 @@
 """The folder of a base model in the Hugging Face layout, judged before anything of it is loaded.
 
-It may come from anywhere. What is refused here would end a loader with an error that nobody understands, keep it
-waiting, or fill the memory; everything that a loader can use is let through.
+It may come from anywhere. This module refuses what would end a loader with an obscure error, keep it waiting, or fill
+the memory; everything that a loader can use passes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTS = "model*.safetensors"
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER_BYTES = 64 << 20
 MOST_VOCABULARY_BYTES = 128 << 20
-"""Four times the longest vocabulary of a model that is known."""
+"""Four times the longest known vocabulary of a model."""
 LARGEST_SIZE = 2**31 - 1
 SURE_LAYERS = 1000
 """More than any model has, and few enough to be built and then found to be wrong."""

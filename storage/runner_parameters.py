@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 
 class RunnerParameters(BaseModel):
-    """Where shards are worked on; never part of what comes out, which is the same everywhere."""
+    """Where shards are processed; the result is the same everywhere."""
 
     runner: Literal["local", "processes", "dask"] = Field(
         "local",

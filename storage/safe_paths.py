@@ -1,4 +1,4 @@
-"""Paths that stay in the folder that they belong to, whatever name a manifest carries and whatever links there are."""
+"""Paths that stay in their own folder, whatever a manifest names and wherever links lead."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ async def find_blocked_pools(client: PrefectClient) -> str:
             blocked.append(f"{pool.name} is paused; resume it in the UI")
     if blocked:
         raise RuntimeError(f"{'; '.join(blocked)}. If such a run is a zombie, check-setup --fix frees its slot")
-    return f"slots taken: {', '.join(slots)}" if slots else "there are no pools"
+    return f"slots taken: {', '.join(slots)}" if slots else "no pools exist"
 
 
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:

@@ -11,7 +11,7 @@ from tasks.policies import LOCAL_WORK
 from tasks.sources.results import DownloadResult, ShardOutcome
 
 MOST_ROWS = 1000
-"""Rows of a table artifact: it is stored and sent as a whole, and nobody reads more."""
+"""Most rows of a table artifact, which is stored and sent as a whole."""
 
 
 @task(task_run_name="report-shards", **LOCAL_WORK)

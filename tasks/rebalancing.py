@@ -70,7 +70,7 @@ async def build_balanced(
     folder = layout.balanced(name)
     raw = {source: layout.raw(source) for source in sources}
     scored = {source: layout.scored(source) for source in sources}
-    async with exclusive(folder):  # whoever waited for another run looks at what that one made
+    async with exclusive(folder):  # another run may have finished it while this one waited
         await asyncio.to_thread(remove_temporaries_of, folder)
         inputs = mixture_inputs(layout, sources)
         if present := find_finished(folder, inputs, parameters):

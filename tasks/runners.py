@@ -1,4 +1,4 @@
-"""Where the work on shards is done: beside the flow, in processes of this machine, or on a Dask cluster."""
+"""Where shards are processed: in the flow's process, in processes of this machine, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def open_runner(chosen: RunnerParameters) -> Iterator[ShardRunner]:
 def open_dask(chosen: RunnerParameters) -> Callable[[], TaskRunner[Any]]:
     """Return what connects to a Dask cluster, or starts one on this machine.
 
-    Dask sends code to run on the other side, so whoever can write to the connection owns both machines.
+    Dask sends code to run on the other side, so anyone who can write to the connection controls both machines.
     """
     try:
         import distributed

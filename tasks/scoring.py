@@ -86,7 +86,7 @@ class Scoring:
         return manifest if manifest is not None and not find_damage(self.scored, manifest) else None
 
     def remove_damaged(self) -> list[str]:
-        """Remove the shards that changed since they were sealed, so that they are scored anew; name them."""
+        """Remove the shards that changed since they were sealed, so that they are scored again; name them."""
         manifest = self._sealed()
         damaged = find_damage(self.scored, manifest, hashes=True) if manifest is not None else []
         for file in damaged:
@@ -94,7 +94,7 @@ class Scoring:
         return damaged
 
     def _sealed(self) -> Manifest | None:
-        # Of scores of other documents or parameters, a shard that differs may be one that was scored anew already.
+        # Of scores of other documents or parameters, a shard that differs may have been scored again already.
         manifest = read_manifest(self.scored)
         return manifest if manifest is not None and manifest.made_from(self.inputs, self.parameters) else None
 
@@ -167,7 +167,7 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
 
 
 async def look_up_scores(scoring: Scoring) -> Manifest | None:
-    """Return the manifest of a source that needs no scoring; shards that were lost or changed are made anew."""
+    """Return the manifest of a source that needs no scoring; lost or changed shards are made again."""
     if done := await asyncio.to_thread(scoring.finished):
         run_logger().info("%s is scored already", scoring.source)
     elif damaged := await asyncio.to_thread(scoring.remove_damaged):

@@ -1,6 +1,7 @@
-"""Every flow command of the README and of docs/commands.md, run as it stands there: on the sandbox's archives and tiny model, in one store.
+"""Every flow command of the README and of docs/commands.md, run as it stands there, in one store.
 
-Sizes that fit the sandbox and the catalogue of its archives replace options of the commands.
+The sandbox's archives and its tiny model take the place of the real ones;
+sizes that fit them, and the catalogue of its archives, replace options of the commands.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class SkippedLine:
 
 
 class DocumentFolder:
-    """The documents of a folder, read anew at each iteration: files by name, lines in order.
+    """The documents of a folder, read again at each iteration: files by name, lines in order.
 
     A line is either a `SandboxDocument` (it has ``native_id``) or a row with ``id``, ``doc_id``, ``source_type``,
     ``title``, ``author``, ``year``, ``text``, ``licence_note`` and optional ``date``, ``language``, ``lccn``,

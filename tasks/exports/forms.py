@@ -193,7 +193,7 @@ def upload(request: ExportRequest, manifest: ExportManifest, emit: Emit) -> Uplo
     files = [*(record.file for record in manifest.files), EXPORT]
     size = sum(record.bytes for record in manifest.files)
     digest = digest_of({"repository": repository, "files": [record.model_dump() for record in manifest.files]})
-    # Checked here and not before: a person thinks for days, and nobody holds the export's lock meanwhile.
+    # Checked here and not before: approval may take days, and the export's lock is free meanwhile.
     changed = request.approved not in (None, digest)
     sends = not (request.parameters.hub_dry_run or changed)
     message = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"

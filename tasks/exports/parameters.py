@@ -120,7 +120,7 @@ class ExportRequest(BaseModel):
     """The mixture that the run was trained on."""
     parameters: ExportParameters
     approved: str | None = None
-    """Digest of the upload that a person approved; none: nobody was asked."""
+    """Digest of the upload that a person approved; none if no person was asked."""
 
     @classmethod
     def read(cls, specification: Mapping[str, Any]) -> Self:

@@ -51,7 +51,7 @@ class Ranks:
         return tree_map(lambda mean: mean * self.size, means)
 
     def require_same(self, numbers: dict[str, int]) -> None:
-        """Refuse to train together what did not start alike.
+        """Refuse to train together unless all started from the same state.
 
         Raises:
             PrerequisiteError: A number differs between the processes.

@@ -191,7 +191,7 @@ class SourceSpec(_Strict):
 
     @property
     def is_rows(self) -> bool:
-        """Tell whether each planned item is a range of rows, of which few may be kept."""
+        """Tell whether each planned item is a range of rows; few of them may be kept."""
         return self.archive in ("hugging_face", "local_files")
 
     def outside_years(self, year: int | None) -> str | None:
@@ -220,7 +220,7 @@ def load_catalogue(path: Path | None = None) -> dict[str, SourceSpec]:
     archive, the keys of the old archive are forgotten. A new name adds a source.
 
     Raises:
-        ParameterError: A file is missing or no TOML, or entries are wrong; every wrong key is named.
+        ParameterError: A file is missing or is not TOML, or entries are wrong; every wrong key is named.
     """
     tables = _read_tables(BUNDLED)
     if path is not None:

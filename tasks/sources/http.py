@@ -30,13 +30,13 @@ from tasks.sources.web import Web
 
 JSON_CAP_BYTES = 64 * 2**20
 BAN_AFTER = 3
-"""So many different pages refused, and none answered, mean that the client is shut out."""
+"""If this many different pages are refused and none is answered, the client is shut out."""
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 2**18
 _PAGE_BYTES = 2**16
-"""So much of a web page is searched for the signs of a challenge."""
+"""Bytes of a web page that are searched for the signs of a challenge."""
 
 Got = TypeVar("Got")
 

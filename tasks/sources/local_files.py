@@ -119,7 +119,7 @@ class LocalFiles:
     def _files(self) -> tuple[list[str], list[str]]:
         """Name the files to read, and those that a link leads to outside the folder.
 
-        Text files count only where there are no tables: beside data, a text file is a remark.
+        Text files count only where there are no tables: beside tables, a text file is a note.
         """
         if self._root.is_file():
             names = [self._root.name]
