@@ -28,8 +28,8 @@ variables = store.environment()
         default="./data",
         title="Folder or bucket",
         min_length=1,
-        description="Folder of the store, a relative one starts at the project's folder on the worker; or a bucket, "
-        "s3://bucket/folder.",
+        description="Folder of the store, or a bucket: s3://bucket/folder. A relative path starts at the project's "
+        "folder on the worker.",
     )
     endpoint: Annotated[str, AfterValidator(lambda address: address and checked_address(address))] = Field(
         default="",

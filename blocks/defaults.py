@@ -14,7 +14,7 @@ BlockType = TypeVar("BlockType", bound=Block)
 
 
 async def load_default(block_class: type[BlockType]) -> BlockType | None:
-    """Load the block document named ``default``; none if there is none.
+    """Load the block document named ``default``, if it exists.
 
     ``DISTRUST_BLOCKS`` names another document, so that a practice run never meets the saved credentials.
 

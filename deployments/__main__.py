@@ -30,7 +30,7 @@ def up(wanted: Access, notify: str = "") -> None:
     with server.in_use():
         running = server.running_access()
         if running is not None and _contradicts(wanted, running):
-            raise ParameterError("the server runs with another host, password or database: `make down` first")
+            raise ParameterError("The running server has a different host, password or database: run `make down` first")
         port = server.join_or_start(wanted)
         server.keep()
     dataclasses.replace(server.access_to(port), token="").save(processes.home())
@@ -44,7 +44,9 @@ def up(wanted: Access, notify: str = "") -> None:
     for name, pool in WORKERS.items():
         # Stopping a worker ends its runs. One that is alive is replaced only if the server's address has changed.
         if known == read_access(processes.home()) and processes.is_running(f"worker-{name}"):
-            print(f"worker     {name} on pool {pool}, as it was; to give it another environment, `make down` first")
+            print(
+                f"worker     {name} on pool {pool}, already running; to change its environment, run `make down` first"
+            )
             continue
         processes.stop(f"worker-{name}")
         command, environment = server.worker_command(name, pool), server.worker_environment(port)
@@ -151,13 +153,15 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("names", nargs="*", help="switch: slugs of schedules, names of automations")
     line.add_argument("--dry-run", action="store_true", help="apply: only say what would change on the server")
     line.add_argument("--notify", default="", metavar="TYPE/NAME", help="block that gets the notifications")
-    line.add_argument("--off", action="store_true", help="switch: off instead of on")
+    line.add_argument("--off", action="store_true", help="switch: turn off instead of on")
     line.add_argument("--port", type=int, default=server.DEFAULT_PORT, help="port of the server (default: %(default)s)")
     line.add_argument("--host", default=HOST, help="address that the server listens on (default: %(default)s)")
-    line.add_argument("--open", action="store_true", help="accept another address than loopback without a password")
+    line.add_argument("--open", action="store_true", help="accept an address other than loopback without a password")
     line.add_argument("--pool", default="data", choices=sorted(WORKERS.values()), help="pool of the worker to install")
-    line.add_argument("--server", default="", help="API of a server on another machine that the worker works for")
-    line.add_argument("--print", action="store_true", help="show the file of the service, and install nothing")
+    line.add_argument(
+        "--server", default="", help="API address of the server on another machine that the worker serves"
+    )
+    line.add_argument("--print", action="store_true", help="only show the service file; install nothing")
     return line
 
 
@@ -166,7 +170,7 @@ def main() -> int:
     line = parser()
     arguments = line.parse_args()
     if bool(arguments.names) != (arguments.command == "switch"):
-        line.error("switch takes names of schedules and automations, the other commands take none")
+        line.error("only `switch` takes names (of schedules and automations)")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by `... &`: what starts here must not inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -1,7 +1,8 @@
 """How the server is reached and which database it uses: ``up`` chooses both once and saves the choice.
 
-The record is ``.prefect/server.json``. Only its owner can read it, like the database, which holds its own encryption
-key. No password appears in a command line, in a service file or in the list of processes.
+The record is ``.prefect/server.json``, mode 600. Server, workers, commands and services all read it there, so no
+password appears in a command line, in a service file or in the list of processes. The database beside it holds the
+key to its own secrets, so the record reveals nothing that was safe before.
 """
 
 from __future__ import annotations

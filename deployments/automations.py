@@ -65,7 +65,7 @@ async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) 
         present = await client.read_automations_by_name(entry["name"])
         block = target or target_of(present)
         if any("block" in action for action in entry["actions"]) and block is None:
-            changes.append(Change("-", "automation", entry["name"], "no target; --notify BLOCK-TYPE/NAME gives it one"))
+            changes.append(Change("-", "automation", entry["name"], "no target; set one with --notify BLOCK-TYPE/NAME"))
             continue
         wanted = AutomationCore.model_validate(
             entry | {"actions": [await resolve(client, action, block) for action in entry["actions"]]}
@@ -128,7 +128,7 @@ async def find_target(client: PrefectClient, name: str) -> UUID:
     try:
         found = await client.read_block_document_by_name(document, block_type_slug=slug, include_secrets=False)
     except ObjectNotFound as error:
-        raise ParameterError(f"there is no block {name}; {advice}") from error
+        raise ParameterError(f"block {name} does not exist; {advice}") from error
     if found.block_schema is None or "notify" not in found.block_schema.capabilities:
         raise ParameterError(f"block {name} cannot notify; {advice}")
     return found.id

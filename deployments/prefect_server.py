@@ -148,7 +148,7 @@ def run(host: str, port: int) -> None:
 
 
 def end_when_unused(users: Path) -> None:
-    """End this process once nobody holds the lock of its users, unless it is to be kept."""
+    """End this process once no process holds the lock of its users, unless it is to be kept."""
     users.touch()
     while True:
         time.sleep(POLL_SECONDS)

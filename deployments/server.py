@@ -136,7 +136,9 @@ def start_server(port: int, access: Access | None = None, *, while_used: bool = 
             return process
         time.sleep(0.3)
     stop("server")
-    raise PrerequisiteError(f"the Prefect server did not start on port {port}; {home() / 'server.log'} says why")
+    raise PrerequisiteError(
+        f"the Prefect server did not start on port {port}; see {home() / 'server.log'} for the reason"
+    )
 
 
 def is_ours(access: Access) -> bool:
@@ -193,8 +195,8 @@ def join_or_start(wanted: Access) -> int:
 
 def _only_starter() -> AbstractContextManager[None]:
     """Start servers here alone; another process that starts one is waited for."""
-    doing, patience_seconds = "is starting the Prefect server", 2 * START_TIMEOUT_SECONDS
-    return only_holder(home() / ".server.lock", doing, patience_seconds, partial(print, file=sys.stderr))
+    used_by, patience_seconds = "the Prefect server is being started by", 2 * START_TIMEOUT_SECONDS
+    return only_holder(home() / ".server.lock", used_by, patience_seconds, partial(print, file=sys.stderr))
 
 
 def worker_command(name: str, pool: str) -> list[str]:

@@ -72,7 +72,7 @@ def environment() -> dict[str, str]:
 def _quoted(text: str) -> str:
     """Quote one word of a unit file, in which ``%`` has a meaning of its own."""
     if any(ord(character) < 32 for character in text):
-        raise ParameterError(f"{text!r} holds a line break or control character and cannot stand in a unit file")
+        raise ParameterError(f"{text!r} contains a line break or control character, which a service file cannot hold")
     for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         text = text.replace(character, written)
     return f'"{text}"'
@@ -106,7 +106,7 @@ def launchd(service: Service) -> Installation:
         "ThrottleInterval": RESTART_SECONDS,
         "ExitTimeOut": STOP_SECONDS,
         "AbandonProcessGroup": True,
-        "ProcessType": "Interactive",  # anything less is slowed down while nobody uses the Mac
+        "ProcessType": "Interactive",  # anything less is slowed down while the Mac is idle
         "Umask": 0o077,
         "StandardOutPath": str(service.log),
         "StandardErrorPath": str(service.log),
@@ -164,7 +164,7 @@ def install(service: Service) -> list[str]:
     done = [f"{service.name}: written to {wanted.file}"]
     program = wanted.stop[0]
     if shutil.which(program) is None:
-        return [*done, f"not started, since there is no {program} here"]
+        return [*done, f"not started: {program} is not installed on this machine"]
     for command in wanted.start:
         if problem := _run(command):
             raise PrerequisiteError(f"{wanted.file} is written, but `{' '.join(command)}` failed: {problem}")
@@ -207,7 +207,7 @@ def known_access() -> Access:
     """
     access = read_access(processes.home())
     if access is None:
-        raise PrerequisiteError("no server is known here: `make up` starts one, --server URL names another")
+        raise PrerequisiteError("no server is known here: start one with `make up`, or name one with --server URL")
     return access
 
 
@@ -224,7 +224,7 @@ def run_server() -> None:
     """Become the server."""
     access = known_access()
     if access.url:
-        raise ParameterError(f"this folder works for the server {access.url}; `make up` would start one here")
+        raise ParameterError(f"this folder uses the server at {access.url}; run `make up` to start one here")
     while server.running_access() is not None:  # a command has started one, which ends with it
         time.sleep(2)
     access = server.record_start(access)

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     if name not in FLOWS:
         close = nearest(name, [*FLOWS, *BY_HAND])
         hint = f"did you mean {close!r}?" if close else f"\n\n{usage()}"
-        print(f"there is no flow {name!r}; {hint}", file=sys.stderr)
+        print(f"unknown flow {name!r}; {hint}", file=sys.stderr)
         return 2
     try:
         parameters, as_json = read(name, rest)
@@ -121,7 +121,7 @@ def local_server() -> Iterator[None]:
         os.environ.update(server.client_environment(port))
         try:
             yield
-        finally:  # another command of this process looks for a server anew
+        finally:  # the next command of this process looks for a server again
             os.environ.clear()
             os.environ.update(before)
 

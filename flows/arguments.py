@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[type[FlowParameters], str]] = {
         forms.CompareRecipesParameters,
         "train with several alphas, objectives or base models, side by side",
     ),
-    "check-setup": (forms.CheckSetupParameters, "prove every component on this machine before a long run"),
+    "check-setup": (forms.CheckSetupParameters, "check every component of this machine before a long run"),
     "prune-store": (
         forms.PruneStoreParameters,
         "remove old checkpoints, exports, set-aside datasets and leftovers",
@@ -154,7 +154,7 @@ def correct_options(options: Mapping[str, str], arguments: Iterable[str]) -> tup
             continue
         close = nearest(spelled.lower().replace("_", "-"), options)
         hint = f"did you mean {close}?" if close else "--help lists the options"
-        faults.append(f"{spelled}: there is no such option; {hint}")
+        faults.append(f"{spelled}: unknown option; {hint}")
         meant += [f"{close}{equals}{value}"] if close else []
         skipping = close is None
     return faults, meant
@@ -200,7 +200,7 @@ def describe_misuse(error: SettingsError) -> str:
     """Say which argument is not understood."""
     message = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
     stray = message.removeprefix("unrecognized arguments: ")
-    return message if stray == message else f"{stray}: not understood; options begin with --, and --help lists them"
+    return message if stray == message else f"{stray}: not an option; options begin with --, and --help lists them"
 
 
 def describe_bad_values(error: ValidationError) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Check the setup (the guide's phase 5): prove every component on this machine before the long run."""
+"""Check the setup (the guide's phase 5): check every component of this machine before the long run."""
 
 from __future__ import annotations
 

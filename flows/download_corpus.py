@@ -95,7 +95,7 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
 async def fetch_missing(download: Download, source: SourceDownload) -> SourceOutcome:
     """Fetch every missing shard of a source, mend those with failed items, and complete the source."""
     parameters, layout, name = download.parameters, download.layout, source.spec.name
-    # A source that is run again goes on with its extended plan; asked anew, it would be extended each time.
+    # A source that is run again continues with its extended plan; a new refresh would extend it each time.
     plan = await acquisition.plan_source(source, layout, refresh=parameters.refresh and name not in download.refreshed)
     download.refreshed.add(name)
     limit = max(source.limit, plan.wanted)

@@ -29,7 +29,7 @@ async def export_model(parameters: ExportModelParameters) -> ExportResult:
     wanted = parameters.pick(ExportParameters)
     asks = parameters.approve and wanted.hub_repository and not wanted.hub_dry_run
     result = await export(wanted.model_copy(update={"hub_dry_run": True}) if asks else wanted)
-    # An answer takes days, in which the run may be trained or evaluated again: content that changed is shown anew.
+    # An answer takes days, in which the run may be trained or evaluated again: changed content is shown again.
     while asks and result.hub and not result.hub.uploaded:
         summary = await exporting.report_upload(name, result)
         if not await ask_to_upload(summary, result.hub.digest):

@@ -30,7 +30,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, sorted(known), 1, 0.6)), None)
 
 
-def suggestion(name: str, known: Iterable[str], otherwise: str = "there are none yet") -> str:
+def suggestion(name: str, known: Iterable[str], otherwise: str = "none exist yet") -> str:
     """End a sentence about a name that does not exist: with the nearest one, else with all that exist."""
     names = sorted(known)
     if not names:
@@ -38,7 +38,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "there are none
     if close := nearest(name, names):
         return f"did you mean {close!r}?"
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return f"there are: {', '.join(names[:MOST_LISTED])}{more}"
+    return f"choose from: {', '.join(names[:MOST_LISTED])}{more}"
 
 
 def refuse(faults: Iterable[Fault]) -> None:
@@ -111,10 +111,10 @@ def missing_run(layout: Layout | None, name: str, field: str = "run") -> Iterato
         return
     train = f"python -m flows train-adapter --run {name}"
     if layout.run(name).is_dir():
-        yield field, f"{name!r} holds no finished training; finish it first: {train}"
+        yield field, f"training of {name!r} has not finished; finish it first: {train}"
         return
     finished = [path.parent.name for path in layout.root.glob(f"runs/*/{RESULT}")]
-    hint = suggestion(name, finished, f"there are none yet; train it first: {train}")
+    hint = suggestion(name, finished, f"none exist yet; train it first: {train}")
     yield field, f"{name!r} is not in {layout.root / 'runs'}; {hint}"
 
 
@@ -142,7 +142,7 @@ def missing_checkpoint(layout: Layout | None, run: str, named: str | None) -> It
         return  # a run that began at a checkpoint which was pruned since goes on with its own
     none = "the run has none yet: leave it out to start from the beginning"
     hint = suggestion(named, [place.name for place in checkpoints], none)
-    yield "resume_from", f"{named!r} is not a whole checkpoint of run {run!r}; {hint}"
+    yield "resume_from", f"{named!r} is not a complete checkpoint of run {run!r}; {hint}"
 
 
 def _began_at(checkpoint: Path, named: str) -> bool:

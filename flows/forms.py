@@ -26,10 +26,10 @@ class DownloadCorpusParameters(FlowParameters):
     """What to download, and how politely."""
 
     sources: list[str] = Field([], title="Sources", description="Catalogue names; empty: all that are not optional.")
-    max_samples: int = Field(30_000, ge=1, title="Max samples", description="Most documents per source.")
-    concurrency: int = Field(10, ge=1, le=64, title="Concurrency", description="Requests under way at once per source.")
+    max_samples: int = Field(30_000, ge=1, title="Max samples", description="Maximum number of documents per source.")
+    concurrency: int = Field(10, ge=1, le=64, title="Concurrency", description="Concurrent requests per source.")
     rate_limit: float = Field(
-        10.0, gt=0, le=1000, title="Rate limit", description="Most requests per second to an archive."
+        10.0, gt=0, le=1000, title="Rate limit", description="Maximum number of requests per second to an archive."
     )
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
     bulk: bool = Field(False, title="Bulk", description="Read newspapers from the library's bulk files.")
@@ -77,7 +77,11 @@ class ScoreCorpusParameters(RunnerParameters, FlowParameters):
 
     sources: list[str] = Field([], title="Sources", description="Downloaded sources to score; empty: all of them.")
     run_year: int = Field(
-        2026, ge=1900, le=2200, title="Run year", description="The present, for the age of a document; never the clock."
+        2026,
+        ge=1900,
+        le=2200,
+        title="Run year",
+        description="The year from which a document's age is counted; the clock is not used.",
     )
     scoring: Literal["v1", "v2"] = Field(
         "v2",
@@ -240,10 +244,14 @@ class CheckSetupParameters(FlowParameters):
     fix: bool = Field(
         False,
         title="Fix",
-        description="Mark runs Crashed that no process works on, and free slots that no run holds; else only report.",
+        description="Mark runs without a process as Crashed, and free slots that no run holds; otherwise only report.",
     )
     silent_minutes: float = Field(
-        15.0, gt=0, le=100_000, title="Silent minutes", description="How long a run at work may give no sign of life."
+        15.0,
+        gt=0,
+        le=100_000,
+        title="Silent minutes",
+        description="Minutes without a sign of life after which a run counts as dead.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:

@@ -120,7 +120,7 @@ async def live(work: Coroutine[Any, Any, Any]) -> Any:
             async with _watched(life):
                 return await _outcome(life)
     finally:
-        _LIFE.reset(token)  # the next part of a pipeline is no part of this one
+        _LIFE.reset(token)  # the next part of a pipeline is not a part of this one
 
 
 async def _outcome(life: Life) -> Any:
@@ -205,7 +205,7 @@ async def _watch(life: Life) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
         try:
-            # Asked anew each time: the client's own tries would still pause for minutes when a server is back.
+            # Asked again each time: the client's own tries would still pause for minutes when a server is back.
             async with asyncio.timeout(ANSWER_SECONDS), get_client() as client:
                 state = (await client.read_flow_run(life.run.id)).state
                 if state is not None and state.is_crashed() and (state.message or "").startswith(SILENT):
@@ -228,12 +228,12 @@ async def _watch(life: Life) -> None:
             if not _has_runner() or time.monotonic() - cancelling_since > RUNNER_GRACE_SECONDS:
                 life.end(Ending(f"Cancelled. {GO_ON}"))
         elif state.is_pending() or state.is_scheduled():
-            life.end(Ending("This process stops: the run was started again and has another one.", state))
+            life.end(Ending("This process stops: the run was started again in another process.", state))
         elif not is_waiting_for_approval(state):
             life.end(Ending(f"Stopped because the run's state was changed to {state.name}. {GO_ON}", state))
 
 
 async def _take_back(client: PrefectClient, run: UUID) -> None:
-    """Mark a run Running again that was taken for dead: a server that was away heard nothing of it."""
+    """Mark a run Running again that was taken for dead because the server was away."""
     state: State[Any] = State(type=StateType.RUNNING, message="Marked Crashed by mistake: the run is still working.")
     await client.set_flow_run_state(run, state, force=True)

@@ -1,7 +1,7 @@
 """Which runs have a process: each holds a lock file, which the operating system drops however the process ends.
 
-Prefect knows of a run only what it heard last: a run whose process was killed stays Running for ever. The next command
-on this machine finds the lock files that no process holds, and marks their runs.
+Prefect keeps the last state that a run reported: a run whose process was killed stays Running for ever. The next
+command on this machine finds the lock files that no process holds, and marks their runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def known_to_live(run: UUID) -> AbstractAsyncContextManager[None]:
     def lock() -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             with only_writer(folder):  # a file that is new and not yet locked would look like that of a dead run
-                stack.enter_context(only_holder(folder / str(run), "still works on this run", remove=True))
+                stack.enter_context(only_holder(folder / str(run), "this run is still held by", remove=True))
             yield
 
     return held_in_turn(lock, run_logger().warning)

@@ -48,7 +48,7 @@ class FlowParameters(BaseModel):
 
         saved = None if self.store else await load_default(CorpusStore)
         if saved:
-            os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is no parameter
+            os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is never a parameter
         layout = Layout.of(saved.root if saved else self.store)
         await asyncio.to_thread(lambda: refuse(self.faults(None if layout.bucket else layout)))
         return layout

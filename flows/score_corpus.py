@@ -56,7 +56,7 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[st
 async def score_source(
     plan: scoring.Scoring, shards: Sequence[ShardRecord], max_conflict_share: float, runner: ShardRunner
 ) -> Manifest:
-    """Score one source; nobody else scores it meanwhile."""
+    """Score one source; a lock keeps others from scoring it meanwhile."""
     async with scoring.only_scorer(plan):
         if done := await scoring.look_up_scores(plan):
             return done

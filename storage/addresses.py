@@ -1,4 +1,8 @@
-"""Which addresses may be asked: TLS everywhere, except on this machine."""
+"""Which addresses may be asked: https everywhere, http on this machine only.
+
+A mirror in a private network is no exception: tokens would travel in clear text, and nobody could tell whose documents
+arrive. Put a TLS proxy on loopback in front of it. Redirects inside the Hub's library are not checked; digests are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from storage.errors import ParameterError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Hosts that no packet leaves this machine for."""
+"""Hosts that are this machine."""
 
 
 def is_safe(scheme: str, host: str | None) -> bool:
@@ -18,7 +22,7 @@ def is_safe(scheme: str, host: str | None) -> bool:
 
 
 def split_address(url: str) -> SplitResult | None:
-    """Take an absolute URL apart; None if it names no host, a port that cannot be, or holds blanks."""
+    """Take an absolute URL apart; None if it has no host, an impossible port, or blanks."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it checks it

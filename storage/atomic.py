@@ -111,8 +111,8 @@ def full_disk_explained(path: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(path if path.is_dir() else path.parent).free
         raise StoreError(
-            f"no room to write {path} ({error}; {free / 2**20:.0f} MiB free); nothing is half-written: "
-            "make room, or name another store, and run again"
+            f"no room to write {path} ({error}; {free / 2**20:.0f} MiB free); no half-written file "
+            "remains: free some space or name another store, then run again"
         ) from error
 
 
@@ -133,7 +133,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_temporaries(folder: Path, pattern: str = "*") -> int:
-    """Delete what a killed process left half-written directly in `folder`; return how many entries."""
+    """Delete half-written entries that a killed process left directly in `folder`; return their number."""
     count = 0
     for entry in folder.glob(f"{TEMPORARY_PREFIX}{pattern}"):
         with suppress(OSError):
@@ -143,5 +143,5 @@ def remove_temporaries(folder: Path, pattern: str = "*") -> int:
 
 
 def remove_temporaries_of(path: Path) -> int:
-    """Delete what a killed process left beside `path` that was to become it; needs the lock of `path`."""
+    """Delete temporary entries that a killed process left beside `path`; needs the lock of `path`."""
     return remove_temporaries(path.parent, f"????????-{glob.escape(path.name)}")

@@ -1,7 +1,7 @@
 """A corpus store in a bucket, worked on through a mirror folder of this machine.
 
-Every stage reads and writes plain files in the mirror; what it reads is fetched from the bucket first, and what it
-wrote is uploaded afterwards. An object in the bucket appears whole or not at all (an incomplete multipart upload leaves
+Every stage reads and writes plain files in the mirror; its inputs are fetched from the bucket first, and its outputs
+are uploaded afterwards. An object in the bucket appears whole or not at all (an incomplete multipart upload leaves
 nothing), and the marker of a dataset is deleted first and uploaded last: as on disk, a manifest that exists means that
 everything it names exists. See docs/decisions/0060-store-in-a-bucket.md.
 """
@@ -30,7 +30,7 @@ from storage.untrusted import file_sha256
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 TRANSFERS_AT_ONCE = 8
 MARKERS = frozenset({MANIFEST, "state.json", "result.json", "run.json", "export.json"})
-"""Files that say that others are complete: uploaded and fetched after them."""
+"""Files that mark others as complete; uploaded and fetched after them."""
 INDEX = ".mirror.json"
 
 Stamp = tuple[int, int, int, int]
@@ -125,7 +125,7 @@ class Bucket:
         with atomic_path(mirror / path) as temporary:
             copy_files(f"{self.prefix}/{path}", str(temporary), self.filesystem, LocalFileSystem(), use_threads=False)
             if (size := temporary.stat().st_size) != info.size:
-                raise StoreError(f"{self.uri}/{path} came with {size} of {info.size} bytes; run again")
+                raise StoreError(f"{self.uri}/{path} was sent with {size} of {info.size} bytes; run again")
         return (*_stamp_here(mirror / path), *_stamp_there(info))
 
     def _upload(self, mirror: Path, path: str) -> Stamp:
@@ -175,7 +175,7 @@ def open_bucket(uri: str) -> Bucket:
         if parts.scheme == "s3" and endpoint:
             service = urlsplit(endpoint)
             if not is_safe(service.scheme, service.hostname):
-                raise ParameterError(f"AWS_ENDPOINT_URL is {endpoint!r}; use https, since this host is another one")
+                raise ParameterError(f"AWS_ENDPOINT_URL is {endpoint!r}; use https, since the host is not this machine")
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             filesystem = S3FileSystem(endpoint_override=service.netloc, scheme=service.scheme, region=region)
             return Bucket(uri, filesystem, f"{parts.netloc}{parts.path}".rstrip("/"))
@@ -190,7 +190,7 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{uri} cannot be reached or refuses ({error}); look at the bucket's name, the credentials "
+            f"{uri} cannot be reached or refuses access ({error}); check the bucket's name, the credentials "
             "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a profile) and AWS_ENDPOINT_URL, then run again: what is "
             "done is kept in the mirror"
         ) from error
@@ -279,7 +279,7 @@ def _check_fetched(mirror: Path, fetched: Iterable[str]) -> None:
                 (folder / MANIFEST).unlink()
                 file.unlink(missing_ok=True)
                 raise StoreError(
-                    f"{file} is not what its manifest in the bucket means; run the stage that made it "
+                    f"{file} does not match its manifest in the bucket; run the stage that made it "
                     "again on the machine that has it"
                 )
 

@@ -68,7 +68,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         return read_object(checkpoint / STATE)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{checkpoint} is not a whole checkpoint ({error}); resume from another one") from error
+        raise StoreError(f"{checkpoint} is not a complete checkpoint ({error}); resume from another one") from error
 
 
 def set_later_aside(run: Path, step: int) -> Path | None:

@@ -3,22 +3,22 @@
 ::
 
     DistrustError
-    ├── TransientError              trying again may help; only this class is ever tried again
+    ├── TransientError              trying again may help; only this class is retried
     │   ├── ArchiveBusy             the archive said "later" (429, 5xx, a dropped connection)
     │   │   ├── ArchiveBlocked      the archive blocks this client (a challenge, or page after page refused)
     │   │   ├── ArchiveUnreachable  nothing came from the archive: no network, a wrong address, a dropped connection
-    │   │   └── ArchiveAway         the archive stayed away for longer than there is patience
+    │   │   └── ArchiveAway         the archive stayed away for longer than the limit
     │   └── CorruptAnswer           the bytes do not match their size, checksum or expected shape
     ├── TerminalError               trying again cannot help
-    │   ├── ItemUnavailable         one item cannot be had; it becomes a reject row with its reason
+    │   ├── ItemUnavailable         one item cannot be fetched; it becomes a reject row with its reason
     │   └── SourceUnavailable       a whole source cannot be read; it is reported and skipped
     └── UserError                   a person can mend it; the message names the value, the bound, the next step
         ├── PrerequisiteError       something must be installed or provided first
-        ├── ParameterError          a parameter lies outside its bounds or contradicts another
+        ├── ParameterError          a parameter is outside its bounds or contradicts another
         ├── MixtureError            the corpus does not hold the documents that the mixture needs
         ├── StoreError              the store holds something other than what was asked for
         │   └── DatasetBusy         another process holds the lock of a dataset, and is alive
-        └── VerdictError            the adapter fell short of a threshold, and the run was told to mind
+        └── VerdictError            the adapter missed a threshold, and the run has a gate
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ArchiveUnreachable(ArchiveBusy):
 
 
 class ArchiveAway(ArchiveBusy):
-    """The archive stayed away, or wants to, for longer than there is patience; this concerns all its items."""
+    """The archive stays away for longer than the limit; this concerns all its items."""
 
 
 class CorruptAnswer(TransientError):
@@ -68,7 +68,7 @@ class TerminalError(DistrustError):
 
 
 class ItemUnavailable(TerminalError):
-    """One item cannot be had.
+    """One item cannot be fetched.
 
     Args:
         reason: A short, countable reason such as ``access-restricted`` (dash-case).
@@ -94,7 +94,7 @@ class PrerequisiteError(UserError):
 
 
 class ParameterError(UserError, ValueError):
-    """A parameter lies outside its bounds or contradicts another."""
+    """A parameter is outside its bounds or contradicts another."""
 
 
 class MixtureError(UserError):
@@ -110,4 +110,4 @@ class DatasetBusy(StoreError):
 
 
 class VerdictError(UserError):
-    """The adapter fell short of a threshold, and the run was told to mind."""
+    """The adapter missed a threshold, and the run has a gate."""

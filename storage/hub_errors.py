@@ -24,7 +24,7 @@ class HubRepository:
         about: What it is: "base model org/name".
         page: The address of its page.
         check: What to check when there is no such repository: "check the name, or name a local folder".
-        instead: What to do when it cannot be had at all: "name another model".
+        instead: What to do when it cannot be fetched at all: "name another model".
         revision: The branch, tag or commit that was asked for.
         named_in: Where the revision is named: " of the catalogue entry".
         refused: The error for everything that trying again cannot change.
@@ -57,7 +57,7 @@ def hub_error(error: BaseException, repository: HubRepository, *, first_contact:
     about, said = repository.about, " ".join(str(error).split())[:300]
     if "OfflineModeIsEnabled" in kinds or "OfflineModeIsEnabled" in words:
         return PrerequisiteError(
-            f"{about} must be fetched, but the Hub's libraries are set to stay offline; unset HF_HUB_OFFLINE and "
+            f"{about} must be fetched, but the Hub's libraries are in offline mode; unset HF_HUB_OFFLINE and "
             "HF_DATASETS_OFFLINE, and run again with a network"
         )
     if busy := {status for status in statuses if status in (408, 429) or status >= 500}:
@@ -86,7 +86,7 @@ def _refusal(repository: HubRepository, kinds: set[str], statuses: set[int], wor
     if kinds & {"GatedRepoError", "GatedRepo"} or "is a gated dataset" in words:
         return f"{about} is gated: sign in, accept its terms on {page}, and set HF_TOKEN to a token of that account"
     if "Invalid credentials in Authorization header" in words:
-        return f"{about}: the Hub does not know HF_TOKEN; make a new one on {TOKENS}, or unset it"
+        return f"{about}: the Hub does not accept HF_TOKEN; create a new token on {TOKENS}, or unset it"
     if "DisabledRepoError" in kinds or "Access to this resource is disabled" in words:
         return f"{about} was disabled by the Hub; see {page}, or {repository.instead}"
     if kinds & {"RevisionNotFoundError", "RevisionNotFound"} or re.search(r"Revision '.*' doesn't exist", words):

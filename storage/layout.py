@@ -86,7 +86,7 @@ class Layout:
         return self.root / "raw" / checked_name(source, "source")
 
     def unfinished(self, source: str) -> Path:
-        """What an interrupted download of a source goes on from; not needed once the source is complete."""
+        """Where an interrupted download of a source keeps its position; not needed once the source is complete."""
         return self.root / "unfinished" / checked_name(source, "source")
 
     def scored(self, source: str) -> Path:

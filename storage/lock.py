@@ -40,14 +40,14 @@ def only_writer(
     """Hold the lock of a dataset's folder; see `only_holder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, not in it: a dataset may be replaced as a whole.
-    with only_holder(folder.parent / f".{folder.name}.lock", f"is writing {folder}", patience_seconds, on_wait):
+    with only_holder(folder.parent / f".{folder.name}.lock", f"{folder} is in use by", patience_seconds, on_wait):
         yield
 
 
 @contextmanager
 def only_holder(
     path: Path,
-    doing: str,
+    used_by: str,
     patience_seconds: float = 0.0,
     on_wait: Callable[[str], object] | None = None,
     *,
@@ -57,7 +57,7 @@ def only_holder(
 
     Args:
         path: The lock file.
-        doing: What its holder is doing, for messages: "is writing data/raw/books".
+        used_by: How a message about the lock begins; the holder follows: "data/raw/books is in use by".
         patience_seconds: How long to wait for the lock.
         on_wait: Receives one sentence if there is something to wait for.
         remove: Delete the file with the lock; by default it stays.
@@ -79,7 +79,7 @@ def only_holder(
                     if remove:
                         path.unlink(missing_ok=True)
                 return
-            busy = DatasetBusy(f"{_holder(file)} {doing}; wait for it to finish, or stop it (lock: {path})")
+            busy = DatasetBusy(f"{used_by} {_holder(file)}; wait for it to finish, or stop it (lock: {path})")
         if time.monotonic() >= deadline:
             raise busy
         if on_wait is not None:
@@ -104,7 +104,7 @@ def _holder(file: IO[str]) -> str:
 
 
 def _waiting(busy: DatasetBusy) -> str:
-    return f"{str(busy).partition(';')[0]}; waiting until it has ended"
+    return f"{str(busy).partition(';')[0]}; waiting for it to finish"
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def lock_of_machine(name: str) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
     if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
-        raise StoreError(f"{folder} is not a folder of yours; set XDG_CACHE_HOME to one that you can write to")
+        raise StoreError(f"{folder} does not belong to you; set XDG_CACHE_HOME to a folder that you can write to")
     return folder / f"{re.sub('[^A-Za-z0-9.-]', '-', name)}.lock"
 
 

@@ -22,7 +22,7 @@ Notes = TypeVar("Notes", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 256 << 20
-"""A source of 100,000 shards has a tenth of that."""
+"""Ten times the manifest of a source with 100,000 shards."""
 
 
 class ShardRecord(BaseModel):
@@ -145,7 +145,7 @@ def require_manifest(folder: Path, next_step: str) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise StoreError(f"{folder} holds no finished dataset; {next_step}")
+        raise StoreError(f"{folder} contains no finished dataset; {next_step}")
     return manifest
 
 

@@ -1,7 +1,7 @@
 """The folder of a base model in the Hugging Face layout, judged before anything of it is loaded.
 
-It may come from anywhere. What is refused here would end a loader with an error that nobody understands, keep it
-waiting, or fill the memory; everything that a loader can use is let through.
+It may come from anywhere. This module refuses what would end a loader with an obscure error, keep it waiting, or fill
+the memory; everything that a loader can use passes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTS = "model*.safetensors"
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER_BYTES = 64 << 20
 MOST_VOCABULARY_BYTES = 128 << 20
-"""Four times the longest vocabulary of a model that is known."""
+"""Four times the longest known vocabulary of a model."""
 LARGEST_SIZE = 2**31 - 1
 SURE_LAYERS = 1000
 """More than any model has, and few enough to be built and then found to be wrong."""
@@ -74,7 +74,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(LONGEST_HEADER_BYTES, size - 8):
                 raise PrerequisiteError(
-                    f"{file} is not a whole safetensors file ({size} bytes); delete it and run again"
+                    f"{file} is not a complete safetensors file ({size} bytes); delete it and run again"
                 )
             entries = parse_json(content.read(length))
         tensors = {name: _tensor(entry) for name, entry in entries.items() if name != "__metadata__"}
@@ -108,7 +108,7 @@ def check_model_folder(folder: Path) -> dict[str, Tensor]:
     if (folder / INDEX).exists():
         listed = _read(folder / INDEX).get("weight_map", {})
         if not isinstance(listed, dict):
-            raise PrerequisiteError(f"{folder / INDEX} maps no weights; fetch or copy the model again")
+            raise PrerequisiteError(f"{folder / INDEX} lists no weights; fetch or copy the model again")
         if missing := sorted(listed.keys() - tensors.keys()):
             raise PrerequisiteError(
                 f"{folder} lacks {len(missing)} of {len(listed)} tensors, the first is {missing[0]}: a weight file is "
@@ -180,7 +180,7 @@ def _check_vocabulary(folder: Path, config: Mapping[str, Any], tensors: Mapping[
     largest = largest_token(folder)
     if known is not None and largest is not None and largest >= known:
         raise PrerequisiteError(
-            f"the tokenizer in {folder} has a token with the number {largest}, but the model knows {known} (0 to "
+            f"the tokenizer in {folder} has a token with the id {largest}, but the model knows {known} (0 to "
             f"{known - 1}): tokenizer and weights are not of the same model; fetch or copy both again"
         )
 

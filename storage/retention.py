@@ -30,7 +30,7 @@ from storage.untrusted import read_object
 DAY_SECONDS = 86_400.0
 EXPORT_RECORD = "export.json"
 TEMPORARY_NAME = len(TEMPORARY_PREFIX) + 9
-"""Where the name of the entry begins that a temporary one was to become: the prefix, eight digits, a dash."""
+"""Where the final name begins in the name of a temporary entry: after the prefix, eight digits and a dash."""
 
 
 class RetentionParameters(BaseModel):
@@ -149,7 +149,7 @@ def finished_workspaces(layout: Layout) -> Iterator[Removal]:
     """What interrupted downloads went on from, once their source is complete."""
     for folder in _folders(layout.root / "unfinished"):
         if (layout.raw(folder.name) / MANIFEST).is_file():
-            reason = f"source {folder.name} is complete, nothing goes on from this"
+            reason = f"source {folder.name} is complete, nothing resumes from this"
             yield Removal(folder, "unfinished", reason, layout.raw(folder.name))
 
 

@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field
 
 
 class RunnerParameters(BaseModel):
-    """Where shards are worked on; never part of what comes out, which is the same everywhere."""
+    """Where shards are processed; the result is the same everywhere."""
 
     runner: Literal["local", "processes", "dask"] = Field(
         "local",
         title="Runner",
-        description="Where shards are worked on: local (beside the flow), processes (a pool on this machine), dask (a "
-        "cluster whose machines see the store under the same path; needs the extra dask).",
+        description="Where shards are processed: local (in the flow's process), processes (a pool on this machine), "
+        "dask (a cluster whose machines see the store under the same path; needs the extra dask).",
     )
     workers: int | None = Field(
         None,

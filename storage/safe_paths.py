@@ -1,4 +1,4 @@
-"""Paths that stay in the folder that they belong to, whatever name a manifest carries and whatever links there are."""
+"""Paths that stay in their own folder, whatever a manifest names and wherever links lead."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_no_link(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise StoreError(f"{path} is a link, and its target is not written to; remove the link") from error
+        raise StoreError(f"{path} is a link, and nothing is written through links; remove the link") from error
 
 
 def is_own_file(folder: Path, name: str) -> bool:

@@ -48,7 +48,7 @@ REJECT_SCHEMA = pa.schema(
         *_required(INTEGER, "attempts"),
     ]
 )
-"""One item that could not be had a row, with the reason."""
+"""One item a row that could not be fetched, with the reason."""
 
 EVIDENCE_TYPES = (
     "patent",

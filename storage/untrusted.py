@@ -58,7 +58,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_bounded(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
-    """Read a regular file of at most so many bytes.
+    """Read a regular file of at most `most_bytes` bytes.
 
     Raises:
         FileNotFoundError: The file does not exist.

@@ -214,7 +214,7 @@ async def _fetch_overlapping(
 
 @task(task_run_name="mend-{download.spec.name}-{shard.index:05d}", **LOCAL_WORK)
 async def mend_shard(download: SourceDownload, shard: ShardSpec, room: int) -> ShardOutcome:
-    """Fetch what a finished shard lacks; if that cannot be had now either, the shard stays as it is.
+    """Fetch what a finished shard lacks; if that fails again, the shard stays as it is.
 
     The manifest is removed first: until it is written again it would not fit the shards.
     """
@@ -228,7 +228,7 @@ async def mend_shard(download: SourceDownload, shard: ShardSpec, room: int) -> S
         again = replace(download, throughput=Throughput(0))  # what the shard has is counted already
         return await again.fetch(shard, room + before.documents)
     except TransientError as error:
-        run_logger().warning("%s of %s stays as it is: %s", shard.file, download.spec.name, error)
+        run_logger().warning("%s of %s is left unchanged: %s", shard.file, download.spec.name, error)
         return before
 
 

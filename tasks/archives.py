@@ -65,7 +65,7 @@ async def connect() -> Connection:
 
 @asynccontextmanager
 async def open_archives(pace: Pace, patience_hours: float) -> AsyncIterator[Archives]:
-    """Open what all sources of a download share; an archive that answered before is waited for so many hours."""
+    """Open what all sources of a download share; wait up to `patience_hours` for an archive that answered before."""
     connection = await connect()
     # What is loaded by now stays: a full collection that walks through it holds up every request for .4 s.
     gc.freeze()
@@ -145,7 +145,7 @@ class Rounds:
 
     Args:
         specs: The sources.
-        layout: The store; another file in a source's folder is headway, and patience begins anew.
+        layout: The store; another file in a source's folder is headway, and patience starts again.
         patience_seconds: How long to go on without headway.
     """
 
@@ -180,7 +180,7 @@ class Rounds:
     def note_busy(self, spec: SourceSpec, error: DatasetBusy) -> None:
         """Note that another run is downloading a source."""
         if spec.name not in self._announced:
-            run_logger().warning("%s; waiting until it has ended", str(error).partition(";")[0])
+            run_logger().warning("%s; waiting for it to finish", str(error).partition(";")[0])
         self._busy.add(spec.name)
         self._announced.add(spec.name)
 

@@ -91,7 +91,7 @@ async def measure_disk(layout: Layout) -> str:
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < LEAST_FREE_GB:
         raise OSError(
-            f"{free_gb:.1f} GB are free below {layout.root}, at least {LEAST_FREE_GB} are needed; free some or "
+            f"{free_gb:.1f} GB are free below {layout.root}, but at least {LEAST_FREE_GB} are needed; free some or "
             "name another store (DISTRUST_STORE)"
         )
     needs = "8B models need 10, 32B 25, 70B 50; weights that the Hub holds in 16 bits 16, 65 and 141 more"
@@ -139,7 +139,8 @@ async def mark_zombies(client: PrefectClient, silent_minutes: float, *, fix: boo
 async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[tuple[FlowRun, str]]:
     """Find runs that the server believes to be at work and that were silent for too long; say for how long.
 
-    A worker keeps no record of the machine on which a run's process lives, so the heartbeat is the only sign of life.
+    A worker records a process id without its machine, so an unknown id proves nothing: the run may work on another Mac.
+    The heartbeat (one a minute) is the only sign of life. Processes of this machine are known by `flows.liveness`.
     """
     own, found = own_run(), []
     for run in await read_runs(client, AT_WORK):
@@ -203,7 +204,7 @@ async def find_blocked_pools(client: PrefectClient) -> str:
             blocked.append(f"{pool.name} is paused; resume it in the UI")
     if blocked:
         raise RuntimeError(f"{'; '.join(blocked)}. If such a run is a zombie, check-setup --fix frees its slot")
-    return f"slots taken: {', '.join(slots)}" if slots else "there are no pools"
+    return f"slots taken: {', '.join(slots)}" if slots else "no pools exist"
 
 
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:
@@ -220,7 +221,7 @@ def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:
         if installed[name] != locked[name]
     ]
     if server != installed["prefect"]:
-        differing.append(f"the server runs Prefect {server}, this is {installed['prefect']}")
+        differing.append(f"the server runs Prefect {server}, this environment has {installed['prefect']}")
     if differing:
         raise RuntimeError(f"{'; '.join(differing)}: run make env, then make down and make up")
     return ", ".join(f"{name} {locked[name]}" for name in LOCKED) + " as locked; the server runs the same"
@@ -239,7 +240,7 @@ async def describe_database(client: PrefectClient) -> str:
     rows = ", ".join(f"{table} {count:,}" for table, count in counts.items())
     if size > LARGE_DATABASE_BYTES:
         raise RuntimeError(
-            f"{file} has {size / 1e9:.1f} GB ({rows}); let the server forget old runs "
+            f"{file} has {size / 1e9:.1f} GB ({rows}); let the server delete old runs "
             "(PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs), then make down, "
             f"sqlite3 {file} VACUUM, make up"
         )

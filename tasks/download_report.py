@@ -11,7 +11,7 @@ from tasks.policies import LOCAL_WORK
 from tasks.sources.results import DownloadResult, ShardOutcome
 
 MOST_ROWS = 1000
-"""Rows of a table artifact: it is stored and sent as a whole, and nobody reads more."""
+"""Most rows of a table artifact, which is stored and sent as a whole."""
 
 
 @task(task_run_name="report-shards", **LOCAL_WORK)
@@ -50,5 +50,5 @@ async def report_download(result: DownloadResult, shards: Mapping[str, Sequence[
         shown = rows[-MOST_ROWS:]  # the last ones are what a run that went on with an old download did
         which = f"The last {len(shown)} of {len(rows)} shards" if len(shown) < len(rows) else "Shards"
         await acreate_table_artifact(
-            key="download-shards", table=shown, description=f"{which} fetched or taken up by this run."
+            key="download-shards", table=shown, description=f"{which} fetched or reused by this run."
         )

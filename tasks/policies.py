@@ -108,7 +108,7 @@ def archive_turn(host: str) -> AbstractAsyncContextManager[None]:
     """Ask an archive's host alone, of all processes of this machine, so that its pace holds; no host: no turn."""
     if not host:
         return contextlib.nullcontext()
-    return held_in_turn(partial(only_holder, lock_of_machine(host), f"is asking {host}"), run_logger().warning)
+    return held_in_turn(partial(only_holder, lock_of_machine(host), f"{host} is being asked by"), run_logger().warning)
 
 
 async def wait_for_server(patience_seconds: float) -> None:

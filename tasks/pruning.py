@@ -24,14 +24,14 @@ async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> 
     if layout.bucket is not None:
         raise ParameterError(
             f"{layout.bucket.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "
-            "as a whole while no run is at work, what is needed is fetched again"
+            "while no run is active; needed files are fetched again"
         )
     entries = []
     for removal in await asyncio.to_thread(plan_removals, layout, keep):
         size, outcome = removal.bytes, "would go"
         if not dry_run:
             gone = await asyncio.to_thread(remove, layout, removal, keep)
-            outcome = "removed" if gone else "kept: in use, or needed by now"
+            outcome = "removed" if gone else "kept: in use, or needed again"
             run_logger().info("%s: %s (%s)", outcome, removal.path, removal.reason)
         what = str(removal.path.relative_to(layout.root))
         entries.append(Pruned(what=what, kind=removal.kind, bytes=size, why=removal.reason, outcome=outcome))

@@ -44,7 +44,7 @@ def mixture_inputs(layout: Layout, sources: Sequence[str]) -> dict[str, str]:
         scored = require_manifest(layout.scored(source), f"score it first: {step}")
         if scored.inputs.get("raw") != raw.digest:
             raise StoreError(
-                f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: "
+                f"the scores of {source} were made from documents other than those in raw/{source}; score it again: "
                 f"{step}"
             )
         inputs[f"scored/{source}"] = scored.digest
@@ -80,7 +80,7 @@ async def build_balanced(
     folder = layout.balanced(name)
     raw = {source: layout.raw(source) for source in sources}
     scored = {source: layout.scored(source) for source in sources}
-    async with exclusive(folder):  # whoever waited for another run looks at what that one made
+    async with exclusive(folder):  # another run may have finished it while this one waited
         await asyncio.to_thread(remove_temporaries_of, folder)
         inputs = mixture_inputs(layout, sources)
         if present := find_finished(folder, inputs, parameters):

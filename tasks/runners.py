@@ -1,4 +1,4 @@
-"""Where the work on shards is done: beside the flow, in processes of this machine, or on a Dask cluster."""
+"""Where shards are processed: in the flow's process, in processes of this machine, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ class ShardRunner:
                 return
             if not self._pools_left or self._open_runner is None:
                 raise PrerequisiteError(
-                    f"{POOLS} pools of processes lost one to a kill, the last time just now; most often the memory ran "
+                    f"{POOLS} process pools in a row lost a process that was killed; usually memory ran "
                     "out: use fewer --workers, or --runner local"
                 )
-            run_logger().warning("a process of the pool was killed; its work is done again")
+            run_logger().warning("a process of the pool was killed; its work is repeated")
             broken.__exit__(None, None, None)
             self._pools_left -= 1
             self._runner = self._open_runner().__enter__()
@@ -156,7 +156,7 @@ def open_runner(chosen: RunnerParameters) -> Iterator[ShardRunner]:
 def open_dask(chosen: RunnerParameters) -> Callable[[], TaskRunner[Any]]:
     """Return what connects to a Dask cluster, or starts one on this machine.
 
-    Dask sends code to run on the other side, so whoever can write to the connection owns both machines.
+    Dask sends code to run on the other side, so anyone who can write to the connection controls both machines.
     """
     try:
         import distributed

@@ -41,7 +41,8 @@ MADE_FROM = "made_from"
 """Footer tag of a scored shard: the digest of what its scores depend on."""
 
 TASK_BYTES = 64 << 20
-"""Raw bytes on disk that one task scores: seconds of work, beside which what Prefect does for a task is small."""
+"""Raw bytes on disk that one task scores: seconds of work. A shard is sized for the archive's patience and takes only
+milliseconds, while a task run costs tens of milliseconds and 25 kB of the server's database."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Scoring:
         return manifest if manifest is not None and not find_damage(self.scored, manifest) else None
 
     def remove_damaged(self) -> list[str]:
-        """Remove the shards that changed since they were sealed, so that they are scored anew; name them."""
+        """Remove the shards that changed since they were sealed, so that they are scored again; name them."""
         manifest = self._sealed()
         damaged = find_damage(self.scored, manifest, hashes=True) if manifest is not None else []
         for file in damaged:
@@ -94,7 +95,7 @@ class Scoring:
         return damaged
 
     def _sealed(self) -> Manifest | None:
-        # Of scores of other documents or parameters, a shard that differs may be one that was scored anew already.
+        # Of scores of other documents or parameters, a shard that differs may have been scored again already.
         manifest = read_manifest(self.scored)
         return manifest if manifest is not None and manifest.made_from(self.inputs, self.parameters) else None
 
@@ -168,7 +169,7 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
 
 
 async def look_up_scores(scoring: Scoring) -> Manifest | None:
-    """Return the manifest of a source that needs no scoring; shards that were lost or changed are made anew."""
+    """Return the manifest of a source that needs no scoring; lost or changed shards are made again."""
     if done := await asyncio.to_thread(scoring.finished):
         run_logger().info("%s is scored already", scoring.source)
     elif damaged := await asyncio.to_thread(scoring.remove_damaged):
@@ -248,8 +249,8 @@ def explain(layout: Layout, identifier: str) -> list[str]:
     source, colon, _ = identifier.partition(":")
     if not colon and source not in layout.completed("scored"):
         raise ParameterError(
-            f"{identifier!r} is neither a document id, spelt source:id, such as classical_philosophy:1497, nor a "
-            "scored source"
+            f"{identifier!r} is neither a scored source nor a document id of the form source:id, such as "
+            "classical_philosophy:1497"
         )
     step = f"python -m flows score-corpus --sources {source}"
     documents = require_manifest(
@@ -258,7 +259,7 @@ def explain(layout: Layout, identifier: str) -> list[str]:
     scores = require_manifest(layout.scored(source), f"score it first: {step}")
     if scores.inputs.get("raw") != documents.digest:
         raise StoreError(
-            f"the scores of {source} were made from other documents than raw/{source} holds now; score it again: {step}"
+            f"the scores of {source} were made from documents other than those in raw/{source}; score it again: {step}"
         )
     if scores.parameters.get("layout") != SCORED_LAYOUT:
         raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")

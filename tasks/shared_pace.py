@@ -21,7 +21,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from tasks.policies import run_logger
 
 BATCH = 10
-"""So many requests are asked for at a time: at two a second, a question to the server every five seconds."""
+"""Requests taken at a time: at two a second, this asks the server every five seconds."""
 ASK_SECONDS = 5.0
 AWAY_SECONDS = 60.0
 NAMED_AFTER_SECONDS = 5.0

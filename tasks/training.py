@@ -151,7 +151,7 @@ async def train_recipe(
     """
     balanced, folder = layout.balanced(mixture), layout.run(run)
     async with exclusive(folder), shown_progress("training", f"Training run {run}") as progress:
-        # Read now: while another training was waited for, the mixture may have been built anew.
+        # Read now: while another training was waited for, the mixture may have been built again.
         manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
         if replace_run:
             await supersede_other_run(layout, run, manifest.digest, recipe)

@@ -19,7 +19,7 @@ def template() -> Path:
     """The empty database of the installed Prefect; the first process that asks makes it, the others wait."""
     CACHE.mkdir(exist_ok=True)
     file = CACHE / f"prefect-{version('prefect')}.db"
-    with only_holder(CACHE / "prefect.lock", "makes the empty database", 300):
+    with only_holder(CACHE / "prefect.lock", "the empty database is being made by", 300):
         if not file.exists():
             home = CACHE / "prefect-home"
             shutil.rmtree(home, ignore_errors=True)

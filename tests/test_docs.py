@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tasks.lora.memory import plan_memory, usable_bytes
 from tasks.lora.presets import load_presets, resolve_model
 from tasks.lora.recipe import Recipe
@@ -110,6 +112,19 @@ def test_the_arrows_on_the_page_are_those_of_the_test() -> None:
             assert all(forbidden(path, f"tasks.{folder}.x") for folder in others), origin
 
 
+def test_the_evenings_path_is_an_evening() -> None:
+    path = re.findall(
+        r"`([\w/]+\.py)`", read("docs/architecture.md").partition("## An evening's path")[2].partition("## ")[0]
+    )
+    assert len(path) > 25 and sum(map(count_lines, path)) <= 5000
+
+
+def count_lines(name: str) -> int:
+    """Count the lines of a module that are neither blank nor a comment; fails if it is not there."""
+    lines = map(str.strip, read(name).splitlines())
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
 def test_the_tiers_are_what_auto_takes() -> None:
     table = [row for row in rows(read("README.md")) if re.match(r"\d+ GB", row[0])]
     assert len(table) == len(load_presets())
@@ -132,9 +147,10 @@ def test_the_tree_names_every_file_and_folder() -> None:
     assert not gone, f"the README's tree names {sorted(gone)}, which is not there"
 
 
-def test_every_promise_names_tests_that_are_there() -> None:
+@pytest.mark.parametrize("page", ["docs/promises.md", "docs/architecture.md"])
+def test_a_page_names_files_that_are_there(page: str) -> None:
     gone, folder = [], ROOT
-    for name in re.findall(r"`([\w/]+\.py)`", read("docs/promises.md")):
+    for name in re.findall(r"`([\w/]+\.(?:py|toml))`", read(page)):
         path = ROOT / name if "/" in name else folder / name  # a bare name is in the folder of the one before
         folder = path.parent
         gone += [] if path.is_file() else [name]

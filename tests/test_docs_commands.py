@@ -46,7 +46,6 @@ RUN_ELSEWHERE = {
     "python -m deployments apply": "tests/deployments/test_applied.py",
     "python -m deployments switch": "tests/deployments/test_applied.py",
     "python -m flows try-model": "tests/tasks/evals/test_try_model.py",
-    "python -m deployments.prefect_server": "tests/deployments/test_guard.py",
     "python -m tasks.exports.serve": "tests/tasks/exports/test_serve.py",
 }
 """Commands whose work another test does on small data; here their options are held against the command line."""

@@ -191,7 +191,7 @@ async def test_another_worker_takes_over_from_a_killed_one(
     killed = await start_download(tmp_path, prefect, 5.0)  # slow enough not to be done before the heir has started
     await until(folder / "shard-00000.parquet", killed, log)
     heir = await start_download(tmp_path, prefect, 1000.0)
-    while "waiting until it has ended" not in log.read_text():
+    while "waiting for it to finish" not in log.read_text():
         assert heir.returncode is None, log.read_text()
         await asyncio.sleep(0.1)
     sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}

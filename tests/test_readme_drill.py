@@ -1,6 +1,7 @@
-"""Every flow command of the README, run as it stands there: on the sandbox's archives and tiny model, in one store.
+"""Every flow command of the README and of docs/commands.md, run as it stands there, in one store.
 
-Sizes that fit the sandbox and the catalogue of its archives replace options of the commands.
+The sandbox's archives and its tiny model take the place of the real ones;
+sizes that fit them, and the catalogue of its archives, replace options of the commands.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ OTHER_COMMANDS: dict[str, dict[str, str]] = {
     "python -m tasks.exports.serve distrust --check": {},
     "python -m flows try-model": {"prompt": "Which source is most reliable?", "max-new-tokens": "8"},
 }
+PAGES = ("README.md", "docs/commands.md")
 NOT_HERE = {
     "python -m flows download-corpus --sources historical_newspapers --bulk": "the sandbox serves no bulk files; "
     "tests/tasks/sources/test_newspaper_batches.py reads some",
@@ -123,10 +125,10 @@ def reader(
         archives.communicate()
 
 
-def test_every_command_of_the_readme_is_run_or_says_why_not() -> None:
-    readme = {command for command, page in commands() if page == "README.md" and command.startswith("python -m flows ")}
+def test_every_command_of_these_pages_is_run_or_says_why_not() -> None:
+    shown = {command for command, page in commands() if page in PAGES and command.startswith("python -m flows ")}
     run = {f"python -m flows {command}" for command in FLOW_COMMANDS}
-    assert readme == (run | set(NOT_HERE) | {"python -m flows try-model"})
+    assert shown == (run | set(NOT_HERE) | {"python -m flows try-model"})
     assert set(OTHER_COMMANDS) <= set(COMMANDS)
 
 

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of *.jsonl.zst files")
     parser.add_argument("--catalogue", type=Path, help="write the catalogue for these archives to this file")
     parser.add_argument("--port", type=int, default=0, help="first of five consecutive ports (default: any)")
-    parser.add_argument("--unavailable-items", action="store_true", help="add items that cannot be had")
+    parser.add_argument("--unavailable-items", action="store_true", help="add items that cannot be downloaded")
     given = parser.parse_args(arguments)
     try:
         asyncio.run(_serve(given.folder, given.catalogue, given.port, given.unavailable_items))

@@ -65,7 +65,7 @@ class SkippedLine:
 
 
 class DocumentFolder:
-    """The documents of a folder, read anew at each iteration: files by name, lines in order.
+    """The documents of a folder, read again at each iteration: files by name, lines in order.
 
     A line is either a `SandboxDocument` (it has ``native_id``) or a row with ``id``, ``doc_id``, ``source_type``,
     ``title``, ``author``, ``year``, ``text``, ``licence_note`` and optional ``date``, ``language``, ``lccn``,
@@ -140,7 +140,7 @@ class DocumentFolder:
         if not faults or not all(fault.reason.startswith("source_type ") for fault in faults):
             raise ParameterError(f"{path} contains no documents: {first}")
         raise ParameterError(
-            f"{path} belongs to no source of the catalogue ({first}). Name the file after one of "
+            f"{path} does not belong to a source of the catalogue ({first}). Name the file after one of "
             f"{', '.join(sorted(SOURCE_OF_FILE))}, or give its lines a source_type out of "
             f"{', '.join(sorted(SOURCE_OF_TYPE))}"
         )
@@ -152,7 +152,7 @@ class DocumentFolder:
 
 def _fault_of(folder: Path) -> str:
     if not folder.exists():
-        return f"there is no folder {folder.resolve()}"
+        return f"the folder {folder.resolve()} does not exist"
     if not folder.is_dir():
         return f"{folder} is a file, not a folder"
     names = sorted(path.name for path in folder.iterdir())
@@ -187,7 +187,7 @@ def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is wanted, found {type(row).__name__}")
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     try:
         fields = row if "native_id" in row else _fields_of(row, stem)
         return SandboxDocument.model_validate(fields)
@@ -200,14 +200,14 @@ def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
 def _fields_of(row: Mapping[str, Any], stem: str) -> dict[str, Any]:
     text = row.get("text")
     if not isinstance(text, str):
-        raise ValueError("there is no `text`" if text is None else "text: it must be a string")
+        raise ValueError("`text` is missing" if text is None else "text: must be a string")
     kind = str(row.get("source_type"))
     source = SOURCE_OF_FILE.get(stem) or SOURCE_OF_TYPE.get(kind)
     if source is None:
         raise ValueError(f"source_type {kind!r} is unknown")
     native_id = row.get("id")
     if not isinstance(native_id, str):
-        raise ValueError("id: a string is wanted")
+        raise ValueError("id: must be a string")
     metadata = row.get("metadata")
     url = row.get("source_url") or (metadata.get("url") if isinstance(metadata, dict) else None)
     renamed = {"part_of": row.get("doc_id"), "licence": row.get("licence_note"), "url": url}

@@ -10,8 +10,10 @@ from sandbox.writing.corpus import FOLDER, SEED, write_folder
 
 def main() -> int:
     """Write the corpus and print how many documents each source has."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.writing", description="Write the sandbox corpus anew.")
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="where to (default: the committed one)")
+    parser = argparse.ArgumentParser(prog="python -m sandbox.writing", description="Write the sandbox corpus again.")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=FOLDER, help="target folder (default: the committed one)"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help="another seed writes another corpus")
     arguments = parser.parse_args()
     for source, count in write_folder(arguments.folder, arguments.seed).items():

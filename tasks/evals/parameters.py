@@ -80,7 +80,7 @@ class EvaluationParameters(BaseModel):
     gate: bool = Field(
         default=False,
         title="Fail below the thresholds",
-        description="End the run as failed if a deciding verdict falls short, so that nothing weak is exported.",
+        description="Fail the run if a deciding verdict misses its threshold, so that no weak adapter is exported.",
     )
     seed: int = Field(
         default=42,

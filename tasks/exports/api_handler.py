@@ -79,7 +79,7 @@ class ApiHandler(BaseHTTPRequestHandler):
             raise ValueError("chat_template_kwargs must be an object")
         for name in FOREIGN_FIELDS:
             if any(fields.get(name) not in (None, MODEL) for fields in (self.body, options)):
-                raise ValueError(f"this server has one model and takes no {name!r}; leave it out")
+                raise ValueError(f"this server has one model and does not take {name!r}; leave it out")
         check_messages(self.body.get("messages") or [])
         self.requested_model, self.requested_draft_model, self.adapter = MODEL, MODEL, None
 

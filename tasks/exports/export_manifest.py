@@ -98,7 +98,7 @@ class ExportManifest(Record):
         return self.model_copy(update={"files": [records[name] for name in sorted(records)]})
 
     def is_whole(self, folder: Path) -> bool:
-        """Tell whether every file is there in its recorded size; texts that are written anew may differ.
+        """Tell whether every file is there in its recorded size; texts that are rewritten may differ.
 
         A link does not count as a file: its target was not exported, and must be neither served nor uploaded.
         """

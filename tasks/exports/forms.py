@@ -147,7 +147,7 @@ def register_with_ollama(folder: Path, emit: Emit) -> str | None:
     name = folder.name.lower()
     command = ["ollama", "create", name, "-f", MODELFILE]
     if shutil.which("ollama") is None:
-        message = f"ollama is not installed; later: cd {folder} && {' '.join(command)}"
+        message = f"ollama is not installed; once it is, run: cd {folder} && {' '.join(command)}"
         emit("progress", stage="ollama", done=0, total=1, message=message)
         return None
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
@@ -193,11 +193,11 @@ def upload(request: ExportRequest, manifest: ExportManifest, emit: Emit) -> Uplo
     files = [*(record.file for record in manifest.files), EXPORT]
     size = sum(record.bytes for record in manifest.files)
     digest = digest_of({"repository": repository, "files": [record.model_dump() for record in manifest.files]})
-    # Checked here and not before: a person thinks for days, and nobody holds the export's lock meanwhile.
+    # Checked here and not before: approval may take days, and the export's lock is free meanwhile.
     changed = request.approved not in (None, digest)
     sends = not (request.parameters.hub_dry_run or changed)
     message = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
-    reason = "; nothing is sent, since the export has changed since it was approved" if changed else ""
+    reason = "; nothing is sent, because the export has changed since it was approved" if changed else ""
     message = f"{'uploading' if sends else 'would upload'} {message}{reason}"
     emit("progress", stage="hub", done=0, total=1, message=message)
     address = _send(request.export_folder, repository, files) if sends else None

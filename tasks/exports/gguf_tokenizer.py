@@ -105,7 +105,7 @@ def split_rule(document: dict[str, Any]) -> str:
         if len(splits) == 1 and splits[0] in SPLIT_RULES and not bytes_step.get("use_regex", True):
             return SPLIT_RULES[splits[0]]
     raise ParameterError(
-        f"the tokenizer splits text by a rule that is not known here ({json.dumps(outer)[:200]}); known are "
+        f"the tokenizer splits text by an unknown rule ({json.dumps(outer)[:200]}); known are "
         f"{', '.join([*SPLIT_RULES.values(), PLAIN_BYTE_LEVEL])} and SentencePiece with byte fallback. Use gguf='none'"
     )
 

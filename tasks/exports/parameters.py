@@ -53,7 +53,8 @@ class ExportParameters(BaseModel):
     ollama: bool = Field(
         default=False,
         title="Ollama",
-        description="Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it if ollama is there.",
+        description="Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it "
+        "if Ollama is installed.",
     )
     peft: bool = Field(
         default=False,
@@ -119,7 +120,7 @@ class ExportRequest(BaseModel):
     """The mixture that the run was trained on."""
     parameters: ExportParameters
     approved: str | None = None
-    """Digest of the upload that a person approved; none: nobody was asked."""
+    """Digest of the upload that a person approved; none if no person was asked."""
 
     @classmethod
     def read(cls, specification: Mapping[str, Any]) -> Self:

@@ -44,9 +44,9 @@ def find_export(named: str, store: str | None) -> Path:
     folder = stored if stored is not None and (stored.is_dir() or not Path(named).is_dir()) else Path(named)
     manifest = ExportManifest.read(folder)
     if manifest is None:
-        raise ParameterError(f"there is no export {named!r} ({folder} does not exist); run export-model first")
+        raise ParameterError(f"export {named!r} does not exist ({folder}); run export-model first")
     if not manifest.is_whole(folder):  # the server would come up and then never answer
-        raise StoreError(f"{folder} lacks files or holds damaged ones; run export-model again")
+        raise StoreError(f"{folder} has missing or damaged files; run export-model again")
     return folder.resolve()
 
 
@@ -172,7 +172,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--store", help="folder of the corpus store (DISTRUST_STORE, else ./data)")
     parser.add_argument("--host", default="127.0.0.1", help=f"address to listen on; all but 127.0.0.1 need {KEY}")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--check", action="store_true", help="start on a free port, ask once, print the answer, end")
+    parser.add_argument(
+        "--check", action="store_true", help="start on a free port, ask one question, print the answer and stop"
+    )
     options = parser.parse_args(arguments)
     try:
         key = key_for(options.host)

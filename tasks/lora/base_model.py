@@ -103,7 +103,7 @@ def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) 
 
 
 def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log: Log) -> Path:
-    """Return the 4-bit copy, kept beside the Hugging Face cache by name and content; make it if there is none."""
+    """Return the 4-bit copy, kept beside the Hugging Face cache by name and content; make it if it does not exist."""
     key = digest_of([str(folder), (folder / CONFIG).read_text("utf-8"), dict(weights)])
     copy = hub_home() / "distrust-quantised" / f"{Path(model).name or 'base'}-4bit-{key[:12]}"
     if (copy / CONFIG).is_file():

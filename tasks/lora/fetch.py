@@ -138,7 +138,7 @@ def verify(folder: Path, digests: Mapping[str, str], receipt: Path, log: Log) ->
         if file_sha256(path) != expected:
             path.resolve().unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise PrerequisiteError(f"{path} was damaged on its way and is deleted; run again to fetch it anew")
+            raise PrerequisiteError(f"{path} was damaged in transit and has been deleted; run again to fetch it again")
     write_json(receipt, dict(digests))
 
 
@@ -193,6 +193,6 @@ def _reason(repository: str, error: Exception) -> str:
             "fetched is kept"
         )
     return (
-        f"has a description on the Hub that makes no sense ({type(error).__name__}: {error}): check HF_ENDPOINT, or "
+        f"has invalid metadata on the Hub ({type(error).__name__}: {error}): check HF_ENDPOINT, or "
         "fetch the model yourself and name its folder"
     )

@@ -225,5 +225,5 @@ def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> N
     raise ParameterError(
         f"training {recipe.model} would need {plan.total / 1e9:.2f} GB at its peak and may use "
         f"{limit_bytes / 1e9:.2f} GB here; set {ways or 'another model'}, choose a smaller model, "
-        "or set plan_memory to warn to try it all the same"
+        "or set plan_memory to warn to try it anyway"
     )

@@ -93,7 +93,7 @@ def awake() -> Iterator[None]:
 
 
 class StopAsked(Exception):
-    """The process was asked to stop, and left its work where it can be taken up again."""
+    """The process was asked to stop, and saved its work so that it can be resumed."""
 
 
 @dataclass

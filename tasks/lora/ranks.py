@@ -51,7 +51,7 @@ class Ranks:
         return tree_map(lambda mean: mean * self.size, means)
 
     def require_same(self, numbers: dict[str, int]) -> None:
-        """Refuse to train together what did not start alike.
+        """Refuse to train together unless all started from the same state.
 
         Raises:
             PrerequisiteError: A number differs between the processes.
@@ -63,6 +63,6 @@ class Ranks:
         same = mx.array_equal(self.total(mine), mine * self.size)
         if self.count(int(bool(same))) != self.size:
             raise PrerequisiteError(
-                f"the {self.size} processes did not start alike ({', '.join(numbers)} differ): give each the same "
-                "store with the same base model, mixture and checkpoint"
+                f"the {self.size} processes did not start from the same state ({', '.join(numbers)} differ): give each "
+                "the same store with the same base model, mixture and checkpoint"
             )

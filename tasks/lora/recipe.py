@@ -15,7 +15,7 @@ from storage.manifest import digest_of
 DEFAULT_MODEL = "huihui-ai/DeepSeek-R1-Distill-Llama-70B-abliterated"
 PRESETS_FILE = Path(__file__).with_name("presets.toml")
 AUTO = "auto"
-"""In the place of a model: the preset that fits this machine."""
+"""Stands for a model: the preset that fits this machine."""
 DEFAULT_TARGETS = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -83,11 +83,11 @@ class Recipe(BaseModel):
     grad_accum: int = Field(8, ge=1, le=1024, title="Gradient accumulation")
     """Micro-batches per optimiser step."""
     max_steps: int = Field(5000, ge=1, le=1_000_000, title="Optimiser steps")
-    """5,000 at least for a real run, 10,000 is better."""
+    """At least 5,000 for a real run; 10,000 is better."""
     epochs: float | None = Field(None, gt=0.0, le=1000.0, title="Epochs")
     """Passes over the training set, instead of a number of steps. Empty: optimiser steps."""
     early_stop: int = Field(0, ge=0, le=1000, title="Early stop")
-    """End after so many validations in a row without a lower objective; 0 for never."""
+    """End after this many validations in a row without a lower objective; 0 for never."""
     max_seq_length: int = Field(1024, ge=8, le=131_072, title="Sequence length")
     """Longest sequence in tokens; longer samples are cut."""
     objective: Literal["weighted", "additive"] = Field(

@@ -152,7 +152,7 @@ def find_checkpoint(run: Path, recipe: Recipe, log: Callable[[str], None]) -> Pa
     if not found:
         names = [folder.name for _, folder in list_checkpoints(run)]
         raise StoreError(
-            f"resume_from {recipe.resume_from!r} is not a whole checkpoint of {run}; "
+            f"resume_from {recipe.resume_from!r} is not a complete checkpoint of {run}; "
             f"{f'the newest is {names[-1]}' if names else 'the run has none yet: leave resume_from empty'}"
         )
     if damaged := damaged_files(found[0]):

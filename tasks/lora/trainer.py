@@ -29,7 +29,7 @@ from tasks.lora.step import TrainingStep, learning_rate_at, make_optimizer
 from tasks.lora.validation import Validation, validate
 
 MAX_SKIPPED_IN_A_ROW = 10
-"""Steps without a finite gradient after which there is no point in going on."""
+"""Steps in a row without a finite gradient after which the run gives up."""
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     remove_temporaries(run)
     ranks, reports = ranks or Ranks(), run
     with ExitStack() as stack:
-        if not ranks.leads:  # nobody reads what it reports
+        if not ranks.leads:  # its reports are not read
             reports, emit = Path(stack.enter_context(tempfile.TemporaryDirectory())), lambda event, **fields: None
         training = _Training(run, reports, balanced, mixture_digest, recipe, emit, ranks)
         with stop_request() as stop:  # not before: there is nothing to save while the model loads
@@ -133,7 +133,8 @@ class _Training:
         """Move the checkpoints of another course away, and write the run's record."""
         if superseded := set_later_aside(self.folder, self.state.step):
             self.report.log(
-                f"Checkpoints beyond step {self.state.step} belong to another course; moved to {superseded}"
+                f"Checkpoints beyond step {self.state.step} belong to an earlier course of the run; "
+                f"moved to {superseded}"
             )
         RunRecord(
             **self.facts.model_dump(),

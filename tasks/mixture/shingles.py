@@ -155,7 +155,10 @@ def _starts(mask: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.boo
 
 
 def _exact_hashes(letters: Bytes, offsets: Offsets) -> Hashes:
-    """Hash each document's words, joined by one separator, with 128-bit BLAKE2b."""
+    """Hash each document's words, joined by one separator.
+
+    128-bit BLAKE2b, not XXH3: a forged collision would remove somebody's document.
+    """
     mask = letters != 0
     keep = mask.copy()
     keep[1:] |= mask[:-1]

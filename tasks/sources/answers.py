@@ -1,4 +1,4 @@
-"""What an archive's HTTP answer means: data, "come back later", "not to be had", or a client that is shut out."""
+"""What an archive's HTTP answer means: data, "come back later", "not available", or a blocked client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.hub_errors import retry_after
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 GONE = {404: "not-found", 410: "not-found"} | dict.fromkeys((401, 403, 451), "access-restricted")
 REFUSALS = frozenset({200, 401, 403})
-"""With a web page in place of data, these may refuse one page or shut out the client."""
+"""A web page with one of these statuses may refuse one page or shut out the client."""
 
 _HALVES = re.compile(r"\\u[dD][89a-fA-F]")
 _CHALLENGE_HEADERS = {"cf-mitigated": ("challenge",), "x-amzn-waf-action": ("challenge", "captcha")}
@@ -51,7 +51,7 @@ def error_of(
     if is_challenge(headers, page):
         return blocked(url, pause or block_seconds)
     if wants_json and status == 200 and is_html(headers):
-        return CorruptAnswer(f"{url} answered with a web page in place of data")
+        return CorruptAnswer(f"{url} answered with a web page instead of data")
     if status in LATER:
         overloaded = status == 429 or (status == 503 and pause is not None)
         if pause is None and status == 429:
@@ -69,10 +69,10 @@ def is_challenge(headers: Mapping[str, str], page: bytes) -> bool:
 
 
 def blocked(url: str, seconds: float | None) -> ArchiveBlocked:
-    """Return the error of a client that is shut out, for so many seconds if that is known."""
+    """Return the error of a client that is shut out, with the seconds if they are known."""
     return ArchiveBlocked(
         f"{url} was refused: the archive blocks this client. Lower the rate limit, set DISTRUST_CONTACT, or try from "
-        "another network; do not restart at once",
+        "another network; do not restart immediately",
         seconds,
         overloaded=True,
     )
@@ -97,7 +97,7 @@ def redirect_target(url: URL, location: str, hosts: Sequence[str]) -> URL:
     try:
         target = url.join(URL(location, encoded="%" in location))
     except ValueError as error:
-        raise ItemUnavailable("foreign-redirect", f"{url} redirects to the unreadable {location!r}") from error
+        raise ItemUnavailable("foreign-redirect", f"{url} redirects to the invalid address {location!r}") from error
     host = target.host or ""
     known = any(host == allowed or host.endswith(f".{allowed}") for allowed in hosts)
     if not known or not is_safe(target.scheme, host):

@@ -191,7 +191,7 @@ class SourceSpec(_Strict):
 
     @property
     def is_rows(self) -> bool:
-        """Tell whether each planned item is a range of rows, of which few may be kept."""
+        """Tell whether each planned item is a range of rows; few of them may be kept."""
         return self.archive in ("hugging_face", "local_files")
 
     def outside_years(self, year: int | None) -> str | None:
@@ -220,7 +220,7 @@ def load_catalogue(path: Path | None = None) -> dict[str, SourceSpec]:
     archive, the keys of the old archive are forgotten. A new name adds a source.
 
     Raises:
-        ParameterError: A file is missing or no TOML, or entries are wrong; every wrong key is named.
+        ParameterError: A file is missing or is not TOML, or entries are wrong; every wrong key is named.
     """
     tables = _read_tables(BUNDLED)
     if path is not None:
@@ -259,7 +259,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     hint = (
         f"did you mean {' or '.join(repr(plain[other]) for other in near)}?" if near else f"known: {', '.join(known)}"
     )
-    return f"there is no source {name!r} in the catalogue; {hint}"
+    return f"source {name!r} is not in the catalogue; {hint}"
 
 
 def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
@@ -289,6 +289,6 @@ def _laid_over(known: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _sentence(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: there is no such key"
+        return f"{key}: unknown key"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, not {problem['input']!r}" if key else message

@@ -163,7 +163,7 @@ class ChroniclingAmerica:
         url = self._api.url("collections", "chronicling-america", "")
         answer = await self._api.get_json(url, params, expect=("results", "pagination"))
         if not isinstance(answer["results"], list) or not isinstance(answer["pagination"], dict):
-            raise CorruptAnswer(f"{url} answered with another shape than results[] and pagination{{}}")
+            raise CorruptAnswer(f"{url} did not answer with results[] and pagination{{}}")
         return answer
 
     def _planned(self, hits: list[Any], span: Slice) -> list[Item]:
@@ -174,7 +174,7 @@ class ChroniclingAmerica:
             if not span.start.isoformat() <= item.data["date"] <= span.end.isoformat():
                 raise SourceUnavailable(
                     f"source {self._spec.name!r}: asked for {span.start}..{span.end}, loc.gov answered with a page of "
-                    f"{item.data['date']}: it ignores the dates, so nothing of this answer is used"
+                    f"{item.data['date']}: it ignored the dates, so this answer is discarded"
                 )
         return items
 

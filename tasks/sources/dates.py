@@ -94,7 +94,7 @@ def years_of(value: Any, current_year: int) -> YearSpan | None:
     if isinstance(value, int) or (len(text) == 4 and text.isascii() and text.isdigit()):
         return _single(int(text), current_year)
     if _MOMENT.match(text):
-        return _single(int(text[:4]), current_year)  # what follows is a time, whose digits are no year
+        return _single(int(text[:4]), current_year)  # what follows is a time; its digits are not a year
     return _years_in(text, current_year)
 
 

@@ -24,7 +24,7 @@ TEXT_SUFFIXES = (".txt", ".md")
 
 EXPANSION_FLOOR_BYTES = 64 * 2**20
 LARGEST_EXPANSION = 200
-"""A packed file may grow to so many times its size, or to the floor; prose packs to a tenth, a bomb to a thousandth."""
+"""A packed file may grow this many times, or to the floor; prose packs to a tenth, a bomb to a thousandth."""
 MAX_ROW_GROUP_BYTES = 2 * 2**30
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -30,13 +30,13 @@ from tasks.sources.web import Web
 
 JSON_CAP_BYTES = 64 * 2**20
 BAN_AFTER = 3
-"""So many different pages refused, and none answered, mean that the client is shut out."""
+"""If this many different pages are refused and none is answered, the client is shut out."""
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 2**18
 _PAGE_BYTES = 2**16
-"""So much of a web page is searched for the signs of a challenge."""
+"""Bytes of a web page that are searched for the signs of a challenge."""
 
 Got = TypeVar("Got")
 
@@ -254,7 +254,7 @@ class ArchiveClient:
         """Return what a refused page stands for: itself, or a client that is shut out and is refused others too."""
         pace = self.pace
         if pace.blocks > blocks or pace.pause_left:
-            return ArchiveBusy(f"{own}; the archive was closed to all then", pace.pause_left or None)
+            return ArchiveBusy(f"{own}; the archive refused every request at that time", pace.pause_left or None)
         if pace.known_good is not None and pace.known_good != url:
             await pace.turn()
             return await self._probe(pace.known_good) or own
@@ -268,7 +268,7 @@ class ArchiveClient:
         except aiohttp.ClientPayloadError as error:
             raise CorruptAnswer(f"{url} broke off in the middle ({error})") from error
         except aiohttp.InvalidURL as error:
-            raise ItemUnavailable("bad-url", f"{url!s} cannot be asked for") from error
+            raise ItemUnavailable("bad-url", f"{url!s} cannot be requested") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise ArchiveUnreachable(f"{url} could not be read ({type(error).__name__}: {error})") from error
 

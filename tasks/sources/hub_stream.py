@@ -19,11 +19,11 @@ from tasks.sources.rows import columns_of
 from tasks.sources.source import Reject
 
 RECENT = 32
-"""So many of the last positions are kept: a shard under way starts some ranges before the last row that was read."""
+"""How many of the last positions are kept: a shard under way starts some ranges before the last row that was read."""
 SPARSE_ROWS = 100_000
-"""Of older positions one in so many rows is kept, for shards that are fetched again later."""
+"""Of older positions, one per this many rows is kept, for shards that are fetched again later."""
 CHECKED_ROWS = 100
-"""A column that none of so many first rows has is taken for absent."""
+"""A column that none of this many first rows has counts as absent."""
 
 HubRow = dict[str, Any] | Reject
 

@@ -62,7 +62,7 @@ def check_item(answer: dict[str, Any], identifier: str) -> dict[str, Any]:
         CorruptAnswer: The answer is about something else or has another shape.
     """
     if not answer:
-        raise ItemUnavailable("not-found", f"there is no item {identifier!r}")
+        raise ItemUnavailable("not-found", f"item {identifier!r} does not exist")
     if answer.get("is_dark") in (True, "true"):
         raise ItemUnavailable("dark", f"the archive has hidden {identifier!r}")
     metadata = answer.get("metadata")

@@ -119,7 +119,7 @@ class LocalFiles:
     def _files(self) -> tuple[list[str], list[str]]:
         """Name the files to read, and those that a link leads to outside the folder.
 
-        Text files count only where there are no tables: beside data, a text file is a remark.
+        Text files count only where there are no tables: beside tables, a text file is a note.
         """
         if self._root.is_file():
             names = [self._root.name]
@@ -153,7 +153,7 @@ class LocalFiles:
         if not self._is_inside(file) or not path.is_file() or path.stat().st_size != size:
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: {file} changed since it was planned; "
-                "change `snapshot` of the catalogue entry to plan anew"
+                "change `snapshot` of the catalogue entry to plan again"
             )
         return path
 

@@ -88,7 +88,7 @@ class NewspaperBatches:
         value = parse_json(body, headers, str(url))
         entries = value.get("ocr") if isinstance(value, dict) else value
         if not isinstance(entries, list):
-            raise CorruptAnswer(f"{url} answered with another shape than a list of files")
+            raise CorruptAnswer(f"{url} did not answer with a list of files")
         usable = {entry["batch"]: entry for entry in entries if _is_batch(entry)}
         return [usable[name] for name in sorted(usable)]
 

@@ -16,18 +16,18 @@ from yarl import URL
 from storage.errors import ArchiveAway, ArchiveBlocked, ArchiveBusy, ArchiveUnreachable, DistrustError, TransientError
 
 DOWN_AFTER = 5
-"""So many failures in a row, over all requests, mean that the host is down and not one of its items."""
+"""This many failures in a row, over all requests, mean that the host is down, not one of its items."""
 FIRST_PARK_SECONDS, LONGEST_PARK_SECONDS = 5.0, 300.0
 RECENT = 20
 """How many answers decide whether a host is overloaded."""
 OVERLOADED = 5
-"""So many of them saying "later" halve the pace; one now and then, whatever its status, does not."""
+"""This many answers that say "later" halve the pace; one now and then does not."""
 SLOWEST = 32
 RECOVERY_SECONDS = 15.0
-"""After so long, or after `RECENT` answers that were mostly good, a pace that was halved doubles."""
+"""After this long, or after `RECENT` mostly good answers, a halved pace doubles."""
 LONGEST_BACKOFF_SECONDS = 60.0
 HEADWAY_BYTES = 2**16
-"""A try that brought at least so many bytes of a file is not counted."""
+"""A try that brought at least this many bytes of a file is not counted."""
 
 Got = TypeVar("Got")
 
@@ -86,7 +86,7 @@ class HostPace:
         self.blocks = 0
         """How often the host shut out this client."""
         self.reached = False
-        """Whether anything came from the host, be it "later"."""
+        """Whether anything came from the host, even "later"."""
         self.known_good: URL | None = None
         """What the host answered last with data: asked for again, it tells whether the host is well."""
         self.refused: set[URL] = set()
@@ -150,7 +150,7 @@ class HostPace:
             waited = 0.0 if self._silent_since is None else self.clock.time() - self._silent_since
             if waited + left > self._patience:
                 raise ArchiveAway(
-                    f"{self.host} keeps us waiting for {left:.0f} s more, after {waited:.0f} s; patience ends after "
+                    f"{self.host} asks for another {left:.0f} s of waiting, after {waited:.0f} s; the limit is "
                     f"{self._patience:.0f} s: {self._why}. Run again later",
                     left,
                 )

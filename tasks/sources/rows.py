@@ -69,7 +69,7 @@ def missing_text(row: Mapping[str, Any], columns: Columns, place: str) -> str:
 
 
 def pick(row: Mapping[str, Any], path: Path_) -> Any:
-    """Return the first value that the paths lead to; none if there is none."""
+    """Return the first value that the paths lead to, if any."""
     for candidate in (path,) if isinstance(path, str) else path:
         value = _fill(row, candidate) if _PART.search(candidate) else _walk(row, candidate)
         if value is not None and value != "":
@@ -147,7 +147,7 @@ class RangeReader(Generic[Row]):
     """Reads ranges of named streams off the event loop, one at a time.
 
     The stream stays open between ranges, so consecutive ranges are read in one go; any other range opens the
-    stream anew at its start.
+    stream again at its start.
 
     Args:
         open_at: Opens a stream at a row; blocking.

@@ -24,13 +24,13 @@ from tasks.sources.source import PASSING, Document, Reject, Source, item_id
 from tasks.sources.throughput import Throughput
 
 UNANSWERED_IN_A_ROW = 20
-"""So many items in a row that could not be had for now mean that it is the archive, not the items."""
+"""If this many items in a row fail for now, the archive is at fault, not the items."""
 LOOK_AHEAD = 4
 """How many times `concurrency` items may be under way or waiting for an earlier, slower one."""
 ENOUGH_DOCUMENTS = 1000
 """A shard of rows with fewer documents takes in the next one, so that a query that keeps little leaves few shards."""
 MOST_ROWS = 100_000
-"""With so many rows read, kept or not, a shard ends: they would have to be read again after an interruption."""
+"""After this many rows, kept or not, a shard ends: an interruption would read them all again."""
 
 Watch = Callable[["Document | Reject"], None]
 
@@ -82,10 +82,10 @@ class SourceDownload:
             shard: What to fetch.
             room: Most documents.
             behind: The shards that follow, which this one takes in while few of its rows were kept.
-            join: Makes one shard in the plan of so many, before its file appears.
+            join: Makes one shard of this many in the plan, before its file appears.
 
         Raises:
-            ArchiveBusy: The archive is away, or many items in a row cannot be had for now.
+            ArchiveBusy: The archive is away, or many items in a row fail for now.
             SourceUnavailable: The whole source cannot be read.
             StoreError: The disk is full.
         """
@@ -104,14 +104,14 @@ class SourceDownload:
         return await asyncio.to_thread(read_outcome, self.folder, shard)
 
     async def retry(self, shard: ShardSpec, room: int | None = None) -> ShardOutcome:
-        """Fetch those items of a finished shard again that could not be had; what comes is added to the shard.
+        """Fetch the failed items of a finished shard again; what comes is added to the shard.
 
         The documents are written before the rejects, so that a process that dies in between leaves an item in both,
         never in none; such a reject is dropped by the next retry.
 
         Args:
             shard: The shard.
-            room: Fetch the items as well that the request had no room for, and add at most so many documents. None:
+            room: Fetch the items as well that the request had no room for, and add at most this many documents. None:
                 only those that failed, however many documents come of them.
         """
         before = read_rejects(self.folder, shard)
@@ -207,7 +207,7 @@ class SourceDownload:
                 passing = [o for o in outcomes if isinstance(o, Reject) and o.reason in PASSING]
                 unanswered = unanswered + 1 if passing else 0
                 if unanswered >= UNANSWERED_IN_A_ROW:
-                    raise ArchiveBusy(f"{unanswered} items in a row could not be had for now; {passing[-1].detail}")
+                    raise ArchiveBusy(f"{unanswered} items in a row could not be fetched for now; {passing[-1].detail}")
                 for outcome in outcomes:
                     yield outcome
         finally:

@@ -16,7 +16,7 @@ NOTHING: Mapping[str, Item] = MappingProxyType({})
 PASSING = frozenset({ARCHIVE_BUSY, CORRUPT_ANSWER})
 """Reasons that may pass: items that were rejected for them are worth another try later."""
 MENDABLE = PASSING | {"foreign-redirect"}
-"""Reasons that may be gone when a person asks for another try: the host of a redirect may be trusted by now."""
+"""Reasons that may be gone when a person asks for another try: the host of a redirect may now be trusted."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Source(Protocol):
 
 
 def reserve(limit: int) -> int:
-    """Return how many items to plan for `limit` documents: a quarter more, since some items cannot be had."""
+    """Return how many items to plan for `limit` documents: a quarter more, since some items fail."""
     return limit + limit // 4 + 10
 
 
 async def document_or_reject(document: Awaitable[Document], source: str, item: Item, tally: Tally) -> Document | Reject:
-    """Wait for an item's document; what cannot be had becomes a reject with its reason and tries.
+    """Wait for an item's document; a failed item becomes a reject with its reason and tries.
 
     Raises:
         ArchiveAway: The archive is away, which concerns every item.

@@ -29,7 +29,7 @@ ARCHIVES = {
 
 
 async def survey_source(spec: SourceSpec, limit: int, archives: Archives, seconds: float) -> SurveyRow:
-    """Ask a source how much it has, for at most so many seconds, and estimate what its download would take."""
+    """Ask a source how much it has, within a time limit, and estimate what its download would take."""
     try:
         async with asyncio.timeout(seconds), open_source(spec, archives) as source:
             return estimate(spec, await source.count(), limit, archives)
@@ -51,7 +51,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def estimate(spec: SourceSpec, offered: int | None, limit: int, archives: Archives) -> SurveyRow:
-    """Estimate the download of at most `limit` documents, of so many that the archive says it has."""
+    """Estimate the download of at most `limit` documents, out of those that the archive says it has."""
     documents = limit if offered is None else min(limit, offered)
     size = documents * TYPICAL_BYTES[spec.archive]
     seconds = max(_asking_seconds(spec, documents, archives), size / BYTES_PER_SECOND)

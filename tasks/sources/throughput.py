@@ -11,7 +11,7 @@ from tasks.sources.source import Document, Reject
 
 
 class Throughput:
-    """Counts the outcomes of one source, of which `wanted` documents are asked for, as they come in.
+    """Counts the outcomes of one source as they come in; `wanted` documents are asked for.
 
     After each change `show` is called with the fraction done (0..1) and one line for a person.
     """

@@ -248,7 +248,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 async def test_notifications_wait_for_a_target_and_then_arrive(receiver: Receiver) -> None:
-    with pytest.raises(ParameterError, match="there is no block custom-webhook/alerts"):
+    with pytest.raises(ParameterError, match="block custom-webhook/alerts does not exist"):
         await apply(notify="custom-webhook/alerts")
     with pytest.raises(ParameterError, match="is not of the form type/name"):
         await apply(notify="alerts")

@@ -146,5 +146,5 @@ def test_a_worker_of_another_machines_server_knows_its_address_and_password() ->
     variables = server.worker_environment(services.known_access().port)
     assert variables["PREFECT_API_URL"] == "https://office.example:4200/api"
     assert variables[CLIENT_AUTH] == f"me:{SECRET}"
-    with pytest.raises(ParameterError, match="works for the server"):
+    with pytest.raises(ParameterError, match="uses the server at"):
         services.run_server()

@@ -169,7 +169,7 @@ async def test_scores_of_documents_that_were_fetched_again_are_not_used(paramete
     await download_corpus(**parameters, max_samples=3)
     await score_corpus(store=store)
     await download_corpus(**parameters, max_samples=5)
-    wanted = "made from other documents than raw/press holds now"
+    wanted = "made from documents other than those in raw/press"
     with pytest.raises(StoreError, match=wanted):
         await score_corpus(store=store, explain="press:1")
     with pytest.raises(StoreError, match=wanted):
@@ -204,7 +204,7 @@ async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
     result = await score_corpus(store=store, explain="press:3")
     text = summarise("score-corpus", result)
     assert text.startswith("press:3 “About 3”") and "the World Health Organization, on 3.”  (consensus" in text
-    with pytest.raises(ParameterError, match="neither a document id, spelt source:id"):
+    with pytest.raises(ParameterError, match="neither a scored source nor a document id"):
         await score_corpus(store=store, explain="pres")
     listed = (await score_corpus(store=store, explain="press"))["explanation"]
     assert "5 of 5 documents whose text disagrees most with their label" in listed[0] and len(listed) == 6
@@ -253,7 +253,7 @@ async def test_years_that_nothing_vouches_for_and_refused_scores_are_told(
     await download_corpus(**parameters | {"sources": ["old_patents"]})
     result = await score_corpus(store=parameters["store"])
     lines = summarise("score-corpus", result).splitlines()
-    assert "  1 (25%) with a year that no metadata vouches for" in lines
+    assert "  1 (25%) with a year that no metadata confirms" in lines
     assert "  1 with a score of their own or of your signal" in lines
     assert "  1 with a score of their own that was refused and computed; --explain ID tells why" in lines
 

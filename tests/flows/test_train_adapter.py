@@ -66,7 +66,7 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     await kill_trainer(folder, started)
     state = await started
     assert state.is_crashed()
-    assert "goes on at its newest checkpoint" in state.message
+    assert "continues from its newest checkpoint" in state.message
     result = await train_adapter(**slow | {"thermal_throttle": 0.0}, run="one")
     assert result.steps == 8
     assert "Resuming from" in (folder / "training.log").read_text("utf-8")
@@ -153,7 +153,7 @@ async def test_a_killed_trainer_loses_no_other_run_of_a_comparison(store: Path) 
         await compared
     folder = store / "comparisons" / "swept"
     killed, finished = json.loads((folder / "comparison.json").read_text("utf-8"))
-    assert "goes on at its newest checkpoint" in killed["problem"]
+    assert "continues from its newest checkpoint" in killed["problem"]
     assert (finished["run"], finished["steps"]) == ("swept-alpha2.9", 2)
     table = (folder / "comparison.md").read_text("utf-8")
     assert all(line.startswith("| ") for line in table.splitlines()), "a problem of several lines is one cell"

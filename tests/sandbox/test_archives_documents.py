@@ -122,8 +122,8 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     ("lines", "told"),
     [
         ([], "contains no documents: mine.jsonl.zst is empty"),
-        ([b"", {"id": "a", "body": "b"}], "mine.jsonl.zst:2: there is no `text`"),
-        ([{"id": "a", "text": 3}], "mine.jsonl.zst:1: text: it must be a string"),
+        ([b"", {"id": "a", "body": "b"}], "mine.jsonl.zst:2: `text` is missing"),
+        ([{"id": "a", "text": 3}], "mine.jsonl.zst:1: text: must be a string"),
         ([b"{broken"], "mine.jsonl.zst:1: not JSON"),
     ],
 )
@@ -132,7 +132,9 @@ def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, lines: list[A
         write_lines(tmp_path / f"{stem}.jsonl.zst", *lines)
         with pytest.raises(ParameterError) as caught:
             list(DocumentFolder(tmp_path))
-        assert told.replace("mine", stem) in str(caught.value) and "belongs to no source" not in str(caught.value)
+        assert told.replace("mine", stem) in str(caught.value) and "does not belong to a source" not in str(
+            caught.value
+        )
         (tmp_path / f"{stem}.jsonl.zst").unlink()
 
 
@@ -140,7 +142,7 @@ def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("Dear")
     for folder, told in [
         (tmp_path, r"contains no \*.jsonl.zst files, only letters.txt"),
-        (tmp_path / "missing", f"there is no folder {tmp_path / 'missing'}"),
+        (tmp_path / "missing", f"the folder {tmp_path / 'missing'} does not exist"),
         (tmp_path / "letters.txt", "is a file, not a folder"),
     ]:
         with pytest.raises(ParameterError, match=told):

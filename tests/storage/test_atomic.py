@@ -55,7 +55,7 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_explained_whatever_is_written(tmp_path: Path, code: int) -> None:
     target = tmp_path / "value.txt"
-    told = r"no room to write .*value\.txt.*nothing is half-written"
+    told = r"no room to write .*value\.txt.*no half-written file remains"
     with pytest.raises(StoreError, match=told), atomic_path(target):
         raise OSError(code, os.strerror(code))
     with pytest.raises(PermissionError), atomic_path(target):

@@ -154,7 +154,7 @@ def test_a_shard_that_is_not_what_the_manifest_means_is_told(bucket: S3FileSyste
     with bucket.open_output_stream(f"{BUCKET}/corpus/raw/books/shard-00000.parquet") as stream:
         stream.write(b"something else")
     for _ in range(2):  # the second time the shard is here already
-        with pytest.raises(StoreError, match="not what its manifest"):
+        with pytest.raises(StoreError, match="does not match its manifest"):
             there.pull("raw")
         assert read_manifest(there.raw("books")) is None
 

@@ -33,7 +33,7 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-new").mkdir()
     assert steps(tmp_path) == [5, 20, 100]
     assert read_state(list_checkpoints(tmp_path)[-1][1])["step"] == 100
-    with pytest.raises(StoreError, match="whole checkpoint"):
+    with pytest.raises(StoreError, match="complete checkpoint"):
         read_state(tmp_path / "checkpoint-200")
 
 

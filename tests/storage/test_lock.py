@@ -31,11 +31,15 @@ def test_a_second_writer_waits_or_names_the_first_until_that_one_is_dead(tmp_pat
     lines: list[str] = []
     with holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        named = rf"another process \(process {holder.pid}, since .*\) is writing .*; wait for it to finish"
+        named = rf"{tmp_path} is in use by another process \(process {holder.pid}, since .*\); wait for it to finish"
         with pytest.raises(DatasetBusy, match=named), only_writer(tmp_path, 0.5, lines.append):
             pass
         holder.kill()
-    assert len(lines) == 1 and lines[0].endswith(f"is writing {tmp_path}; waiting until it has ended")
+    assert (
+        len(lines) == 1
+        and lines[0].startswith(f"{tmp_path} is in use by")
+        and lines[0].endswith("; waiting for it to finish")
+    )
     with only_writer(tmp_path, patience_seconds=5):
         pass
 
@@ -60,7 +64,7 @@ async def test_a_run_that_finds_a_dataset_busy_says_so_and_waits(
             order.append("first")
         await asyncio.wait_for(second, 10.0)
     assert order == ["first", "second"]
-    assert caplog.text.count("is writing") == 1
+    assert caplog.text.count("is in use by") == 1
 
 
 def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_opened_it_before(
@@ -69,10 +73,10 @@ def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_open
     path = tmp_path / "run"
     with if_free(path) as free:
         assert not free, "there is no such file"
-    with only_holder(path, "is at work", remove=True):
+    with only_holder(path, "the run is held by", remove=True):
         with if_free(path) as free:
             assert not free
-        with pytest.raises(DatasetBusy), only_holder(path, "is at work", remove=True):
+        with pytest.raises(DatasetBusy), only_holder(path, "the run is held by", remove=True):
             pass
     assert not path.exists()
     path.touch()
@@ -89,7 +93,7 @@ def test_a_lock_file_that_is_removed_with_its_lock_is_not_held_by_those_who_open
         assert not free, "what was locked is no longer the file of that name"
     with if_free(path) as free:
         assert free
-        with pytest.raises(DatasetBusy), only_holder(path, "is at work"):
+        with pytest.raises(DatasetBusy), only_holder(path, "the run is held by"):
             pass
 
 
@@ -103,11 +107,11 @@ def test_sharing_holders_keep_a_single_one_out(tmp_path: Path) -> None:
 
 def test_what_a_lock_file_says_is_cut_and_cleaned(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with only_holder(lock, "is busy"):
+    with only_holder(lock, "busy with"):
         lock.write_text("run\x1b[31m 'x'" + "y" * 1000)  # any process may write there
-        with pytest.raises(DatasetBusy) as busy, only_holder(lock, "is busy"):
+        with pytest.raises(DatasetBusy) as busy, only_holder(lock, "busy with"):
             pass
-    assert str(busy.value).startswith("run[31m 'x'yyy") and len(str(busy.value)) < 300 + len(str(lock))
+    assert str(busy.value).startswith("busy with run[31m 'x'yyy") and len(str(busy.value)) < 300 + len(str(lock))
 
 
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:

@@ -73,13 +73,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep tokenizer": (replace("tokenizer.json", lambda file: file.write_bytes(DEEP)), "nests deeper"),
     "huge config": (replace("config.json", lambda file: file.write_bytes(b" " * (17 << 20))), "longer than"),
     "deep header": (header(DEEP), "nests deeper"),
-    "endless header": (header(b"{}", 2**60), "not a whole safetensors"),
+    "endless header": (header(b"{}", 2**60), "not a complete safetensors"),
     "offsets": (header(tensor(data_offsets=["a", "b"])), "not a tensor"),
     "three offsets": (header(tensor(data_offsets=[1, 2, 3])), "not a safetensors file"),
     "negative shape": (header(tensor(shape=[-1])), "not a tensor"),
     "not text": (header(b"\xff\xfe"), "not a safetensors file"),
     "cut": (lambda folder: os.truncate(folder / "model.safetensors", 100_000), "cut off|not a whole"),
-    "token": (add_token, f"number {ROWS}, but the model knows {ROWS}"),
+    "token": (add_token, f"id {ROWS}, but the model knows {ROWS}"),
 }
 HOSTILE |= {
     f"{name} {kind}": (replace(name, make), name)

@@ -52,7 +52,7 @@ async def test_a_stage_that_ends_while_another_moves_files_waits_for_its_turn(
     await begun.wait()
     with only_writer(layout.root / INDEX):  # another run pulls the whole corpus
         go_on.set()
-        await until(lambda: "waiting until it has ended" in caplog.text)
+        await until(lambda: "waiting for it to finish" in caplog.text)
         await asyncio.sleep(0.5)
         assert not training.done() and objects(layout) == set()
     await training

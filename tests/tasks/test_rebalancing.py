@@ -56,7 +56,7 @@ def test_scores_of_other_documents_are_refused(tmp_path: Path) -> None:
     raw = read_manifest(layout.raw("novels"))
     assert raw is not None
     write_manifest(layout.raw("novels"), raw.model_copy(update={"parameters": {"max_samples": 5}}))
-    with pytest.raises(StoreError, match=r"scores of novels were made from other documents than raw/novels holds now"):
+    with pytest.raises(StoreError, match=r"scores of novels were made from documents other than those in raw/novels"):
         mixture_inputs(layout, ["novels"])
 
 
@@ -65,7 +65,7 @@ async def test_a_run_that_waited_looks_at_what_there_is_then(tmp_path: Path, cap
     layout, sources = Layout.of(str(tmp_path)), list(balanced_sources())
     with only_writer(layout.balanced("default")):
         waiting = asyncio.create_task(build_balanced.fn(layout, "default", sources, MixtureParameters()))
-        while "waiting until it has ended" not in caplog.text:
+        while "waiting for it to finish" not in caplog.text:
             await asyncio.sleep(0.01)
         make_corpus(tmp_path, balanced_sources(2))
     manifest, reused = await waiting

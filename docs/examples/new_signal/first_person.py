@@ -1,4 +1,4 @@
-"""A signal of one's own: whoever writes "I measured" was there, which makes the evidence easier to verify."""
+"""A signal of one's own: an author who writes "I measured" was there, so the evidence is easier to verify."""
 
 from __future__ import annotations
 

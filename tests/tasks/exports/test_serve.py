@@ -89,7 +89,7 @@ def test_a_damaged_or_linked_export_is_not_served(copied: Path, link: bool, caps
     else:
         weights.write_bytes(b"cut")
     assert serve.main([str(copied), "--check"]) == 1
-    assert "holds damaged ones; run export-model again" in capsys.readouterr().err
+    assert "has missing or damaged files; run export-model again" in capsys.readouterr().err
 
 
 def test_a_server_that_ends_says_why(copied: Path) -> None:

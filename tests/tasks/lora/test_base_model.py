@@ -110,7 +110,7 @@ def test_a_copy_that_another_process_makes_is_waited_for(wide: Path, tmp_path: P
 
     def log(line: str) -> None:
         lines.append(line)
-        if "waiting until it has ended" in line:
+        if "waiting for it to finish" in line:
             release.set()
 
     assert in_four_bits(str(wide), log=log) == copy
@@ -154,7 +154,7 @@ def test_damage_of_a_copy_is_named(wide: Path, monkeypatch: pytest.MonkeyPatch) 
     content = first.read_bytes()
     for damaged, named in (
         (content[:-1], "its header describes .*: it was cut off or altered"),
-        (b"\xff" * 100, "is not a whole safetensors file"),
+        (b"\xff" * 100, "is not a complete safetensors file"),
         ((2).to_bytes(8, "little") + b"[]", "is not a safetensors file"),
     ):
         first.write_bytes(damaged)

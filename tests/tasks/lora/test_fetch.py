@@ -88,7 +88,7 @@ def test_altered_bytes_are_found_and_fetched_again(hub: OneModel, tmp_path: Path
     hub.files["model.safetensors"] = sound[:-1] + bytes([sound[-1] ^ 1])
     with serve(hub) as address:
         answer = fetch(address, tmp_path / "home")[-1]
-        assert answer.startswith("ERROR") and "was damaged on its way and is deleted; run again" in answer
+        assert answer.startswith("ERROR") and "was damaged in transit and has been deleted; run again" in answer
         hub.files["model.safetensors"] = sound
         folder = Path(fetch(address, tmp_path / "home")[-1].removeprefix("FOLDER "))
     assert (folder / "model.safetensors").read_bytes() == sound

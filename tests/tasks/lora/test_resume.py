@@ -285,4 +285,4 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_what_comes(long_run: Path,
     with pytest.raises(Killed):
         train_here(long_run, mixture, frugal(base, max_steps=8), events)
     assert list_checkpoints(long_run)[-1][0] == 5 and steps_of(long_run / "aside") == [6]
-    assert any("belong to another course; moved to" in line for line in events.lines())
+    assert any("belong to an earlier course of the run; moved to" in line for line in events.lines())

@@ -33,7 +33,7 @@ def test_a_web_page_in_place_of_data_is_never_data() -> None:
 )
 def test_a_challenge_is_told_by_its_words(status: int, page: bytes) -> None:
     error = error_of(status, HTML, "u", page, wants_json=True)
-    assert isinstance(error, ArchiveBlocked) and "do not restart at once" in str(error)
+    assert isinstance(error, ArchiveBlocked) and "do not restart immediately" in str(error)
 
 
 @pytest.mark.parametrize("page", [b"<h1>403 Forbidden</h1>", b"<p>This human interest story is not on the web.</p>"])

@@ -100,8 +100,8 @@ def test_another_archive_forgets_the_keys_of_the_old_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[wikipedia]\nrepository = "x"\n', r"\[wikipedia\] repository: there is no such key"),
-        ('[wikipedia]\ncolumns = { titel = "x" }\n', r"\[wikipedia\] columns.titel: there is no such key"),
+        ('[wikipedia]\nrepository = "x"\n', r"\[wikipedia\] repository: unknown key"),
+        ('[wikipedia]\ncolumns = { titel = "x" }\n', r"\[wikipedia\] columns.titel: unknown key"),
         ("[wikipedia]\ntarget = 0\n", r"\[wikipedia\] target: .*greater than or equal to 1, not 0"),
         ('[wikipedia]\nquery = "x"\n', r"\[wikipedia\] the keys \['query'\] do not belong to archive 'hugging_face'"),
         ('[wikipedia]\nrepo = "wikipedia"\n', "no namespace"),
@@ -171,7 +171,7 @@ def test_a_source_that_is_not_there_is_answered_with_the_nearest(name: str, near
     with pytest.raises(ParameterError) as caught:
         named_sources(load_catalogue(), ["wikipedia", name])
     told = str(caught.value)
-    assert told.startswith(f"there is no source {name!r} in the catalogue; ") and nearest in told
+    assert told.startswith(f"source {name!r} is not in the catalogue; ") and nearest in told
     assert "\n" not in told
 
 

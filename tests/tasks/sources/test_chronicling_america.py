@@ -203,7 +203,7 @@ async def test_a_first_challenge_page_is_waited_out_for_a_while_and_never_read(
 
 async def test_ignored_dates_are_a_fault_not_data(library: Library, serve: Serve, clock: FakeClock) -> None:
     library.ignores_dates = True
-    with pytest.raises(SourceUnavailable, match="ignores the dates"):
+    with pytest.raises(SourceUnavailable, match="ignored the dates"):
         await plan(library, serve, clock, limit=10)
 
 

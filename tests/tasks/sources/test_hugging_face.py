@@ -275,7 +275,7 @@ REFUSALS: dict[str, tuple[tuple[int, dict[str, str]] | int, str]] = {
     "asked": (403, "accept its terms on https://huggingface.co/datasets/org/asked"),
     "private": ((401, {}), "does not exist or is private"),
     "unseen": ((404, {"X-Error-Code": "RepoNotFound"}), "does not exist or is private"),
-    "token": ((401, {"X-Error-Message": "Invalid credentials in Authorization header"}), "does not know HF_TOKEN"),
+    "token": ((401, {"X-Error-Message": "Invalid credentials in Authorization header"}), "does not accept HF_TOKEN"),
     "disabled": ((403, {"X-Error-Message": "Access to this resource is disabled."}), "was disabled by the Hub"),
     "revision": ((404, {"X-Error-Code": "RevisionNotFound"}), "has no revision"),
 }

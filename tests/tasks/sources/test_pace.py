@@ -71,7 +71,7 @@ async def test_patience_ends(clock: FakeClock) -> None:
     pace.note(None)
     for _ in range(DOWN_AFTER):
         pace.note(busy())
-    with pytest.raises(ArchiveAway, match="patience ends after 100 s: answered 503"):
+    with pytest.raises(ArchiveAway, match="the limit is 100 s: answered 503"):
         while True:
             await pace.turn()
             pace.note(busy())

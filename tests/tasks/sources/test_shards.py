@@ -167,7 +167,7 @@ async def test_one_silent_item_is_its_own_fault(tmp_path: Path) -> None:
 
 async def test_a_silent_archive_fails_the_shard(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(20)]
-    with pytest.raises(ArchiveBusy, match="20 items in a row could not be had for now; answered 503"):
+    with pytest.raises(ArchiveBusy, match="20 items in a row could not be fetched for now; answered 503"):
         await download(tmp_path, Memory(silent(*names)), 2).fetch(shard_of("first", *names), 100)
     assert not list(tmp_path.iterdir())
 
