@@ -131,6 +131,15 @@ def read_tags(path: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
+def column_names(path: Path) -> list[str]:
+    """Name the columns of a shard from its footer; none if it cannot be read."""
+    try:
+        require_file(path)
+        return list(pq.read_schema(path).names)
+    except (OSError, ValueError):
+        return []
+
+
 def count_rows(path: Path) -> int:
     """Count the rows of a shard from its footer."""
     return int(pq.read_metadata(path).num_rows)

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from storage.chat_layout import ChatLayout
 from storage.checkpoint import list_checkpoints
 from storage.errors import StoreError
 from storage.events import parse_event
@@ -201,7 +202,7 @@ def test_a_stop_takes_effect_within_a_validation_which_is_then_repeated(
 def test_processes_that_train_together_ask_for_a_stop_at_the_same_moments(base: Path, mixture: Path) -> None:
     recipe = tiny_recipe(base, val_batches=-1)
     loaded = load_base(base)
-    data = load_training_data(mixture, loaded.encode, loaded.end_token, recipe)
+    data = load_training_data(mixture, ChatLayout(loaded.tokenizer), recipe)
     assert data.valid is not None
     asked: list[int] = []
     for rank in range(3):
