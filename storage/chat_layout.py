@@ -38,6 +38,7 @@ class Tokenizer(Protocol):
 
     chat_template: Any
     added_tokens_decoder: Any
+    bos_token: str | None
     bos_token_id: int | None
     eos_token_id: int | None
 
@@ -111,6 +112,16 @@ class ChatLayout:
     def opening(self) -> str:
         """What a prompt already says of the answer: the mark at which a model begins to reason, else nothing."""
         return THINKING if self.templated and self.frame(["user"])[-1].rstrip().endswith(THINKING) else ""
+
+    @property
+    def begin_text(self) -> str:
+        """The text of `begin`."""
+        return self._tokenizer.bos_token or "" if self.begin else ""
+
+    @property
+    def end_text(self) -> str:
+        """What the template puts behind an answer, up to the token that ends it."""
+        return self._end
 
     def scored(self, answer: str) -> str:
         """Return what the likelihood of an answer is measured on: in ``User:/Assistant:`` the blank before it too."""

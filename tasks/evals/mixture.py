@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.chat import ASSISTANT_MARK, format_prompt
+from storage.chat import ASSISTANT_MARK, format_prompt, split_sample
 from storage.errors import StoreError
 from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
@@ -44,6 +44,9 @@ class HeldOut:
     id: str
     band: Band
     text: str
+    prompt: str = ""
+    response: str = ""
+    """Empty for a text of another form than question and answer."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,11 @@ class Mixture:
             for rows in chosen.values():
                 rows.sort()
                 del rows[per_band:]
-        found = [HeldOut(name, band, text) for band, rows in chosen.items() for _, name, text in rows]
+        found = [
+            HeldOut(name, band, text, *(split_sample(text) or ()))
+            for band, rows in chosen.items()
+            for _, name, text in rows
+        ]
         if not found:
             raise StoreError(f"{self.folder} has no validation samples; rebalance with a val_size of at least 1")
         return found

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
-from tasks.exports.fuse import TRAINED_LAYOUT, fuse_lazily
+from tasks.exports.chat import TRAINED_LAYOUT
+from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
 from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer
 from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
@@ -238,7 +239,7 @@ def test_a_trained_model_says_the_same_in_both(tmp_path: Path, llama: LlamaCpp) 
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, None, "rope scaling 'dynamic'"),
         ({"rope_traditional": True}, None, "rope_traditional"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, None, "sliding attention"),
-        ({}, r"\p{L}+|\p{N}", r"known are llama-bpe, qwen2, tekken, gpt-2"),
+        ({}, r"\p{L}+|\p{N}", r"known are llama-bpe, qwen2, tekken, smollm, gpt-2"),
     ],
 )
 def test_a_model_that_llama_cpp_would_compute_differently(

@@ -21,6 +21,7 @@ class Letters:
 
     chat_template = None
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+    bos_token: str | None = "^"
     bos_token_id: int | None = None
 
     def __init__(self, end: int | None = END, merged: tuple[str, str] = ("", "")) -> None:
