@@ -130,6 +130,7 @@ def test_the_card_shows_the_template_where_it_was_trained(specification: dict[st
     assert "apply_chat_template(messages, add_generation_prompt=True)" in card and "User: " not in card
 
 
+@pytest.mark.drill
 def test_smollm2_says_in_llama_cpp_what_it_says_in_mlx(tmp_path: Path, llama: LlamaCpp) -> None:
     """The one real model at hand: its GGUF file takes the trained tokens and goes on alike."""
     import mlx.core as mx

@@ -13,7 +13,7 @@ from storage.errors import ParameterError, PrerequisiteError, StoreError, UserEr
 from tasks.exports.chat import TRAINED_LAYOUT
 from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
-from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer
+from tasks.exports.gguf_tokenizer import SMOLLM, SPLIT_RULES, read_tokenizer
 from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
@@ -83,7 +83,7 @@ def test_a_four_bit_base_is_rounded_only_once(config: dict[str, Any], tmp_path: 
     assert llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
 
 
-@pytest.mark.parametrize("rule", [None, *SPLIT_RULES], ids=["gpt-2", *SPLIT_RULES.values()])
+@pytest.mark.parametrize("rule", [None, SMOLLM, *SPLIT_RULES], ids=["gpt-2", SMOLLM, *SPLIT_RULES.values()])
 def test_llama_cpp_tokenises_as_the_tokenizer_does(rule: str | None, tmp_path: Path, llama: LlamaCpp) -> None:
     from mlx_lm.utils import load_tokenizer
 
