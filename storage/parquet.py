@@ -86,18 +86,32 @@ def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
         yield ShardWriter(writer, schema)
 
 
-def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+def read_shard(
+    path: Path, schema: pa.Schema, columns: list[str] | None = None, optional: pa.Schema | None = None
+) -> pa.Table:
     """Read a shard and check it against its schema.
+
+    Args:
+        path: The shard.
+        schema: The dataset's schema.
+        columns: The columns to read; all if left out.
+        optional: Further columns, which are null where the shard does not have them.
 
     Raises:
         StoreError: The file is not a whole Parquet file or lacks a column.
     """
     names = columns or schema.names
-    table = _read_columns(path, names)
+    further = optional or pa.schema([])
+    table = _read_columns(path, [*names, *further.names])
     missing = set(names) - set(table.column_names)
     if missing:
         raise StoreError(f"{path} lacks the columns {sorted(missing)}; delete it and run the stage again")
-    return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+    known = {field.name: field for field in (*further, *schema)}
+    table = table.cast(pa.schema([known[name] for name in table.column_names]))
+    for field in further:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select([*names, *further.names])
 
 
 def read_component(path: Path, field: str) -> pa.ChunkedArray:
@@ -129,15 +143,6 @@ def read_tags(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
-
-
-def column_names(path: Path) -> list[str]:
-    """Name the columns of a shard from its footer; none if it cannot be read."""
-    try:
-        require_file(path)
-        return list(pq.read_schema(path).names)
-    except (OSError, ValueError):
-        return []
 
 
 def count_rows(path: Path) -> int:

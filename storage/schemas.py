@@ -105,3 +105,6 @@ SAMPLE_SCHEMA = pa.schema(
 )
 """One training sample a row: ``User: <prompt>\\n\\nAssistant: <response>``; samples of one group never straddle
 train and validation."""
+
+PAIR_SCHEMA = pa.schema([pa.field("prompt", pa.string()), pa.field("response", pa.string())])
+"""Prompt and response of a sample, where its text has them; not every mixture has these columns, nor every row."""

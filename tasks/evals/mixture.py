@@ -15,7 +15,7 @@ from storage.chat import ASSISTANT_MARK, format_prompt, split_sample
 from storage.errors import StoreError
 from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
-from storage.schemas import SAMPLE_SCHEMA
+from storage.schemas import PAIR_SCHEMA, SAMPLE_SCHEMA
 from storage.untrusted import read_object
 from storage.vocabulary import (
     BAND_TARGETS,
@@ -110,19 +110,16 @@ class Mixture:
         Raises:
             StoreError: The mixture has no validation samples.
         """
-        chosen: dict[Band, list[tuple[bytes, str, str]]] = {band: [] for band in BANDS}
-        for table in self._tables("valid", ["id", "auth_weight", "text"]):
+        chosen: dict[Band, list[tuple[bytes, str, str, str, str]]] = {band: [] for band in BANDS}
+        for table in self._tables("valid", ["id", "auth_weight", "text"], PAIR_SCHEMA):
             for row in table.to_pylist():
                 rank = blake2b(f"{seed}:{row['id']}".encode(), digest_size=8).digest()
-                chosen[band_of(row["auth_weight"])].append((rank, row["id"], row["text"]))
+                pair = (row["prompt"], row["response"]) if row["prompt"] else split_sample(row["text"])
+                chosen[band_of(row["auth_weight"])].append((rank, row["id"], row["text"], *(pair or ("", ""))))
             for rows in chosen.values():
                 rows.sort()
                 del rows[per_band:]
-        found = [
-            HeldOut(name, band, text, *(split_sample(text) or ()))
-            for band, rows in chosen.items()
-            for _, name, text in rows
-        ]
+        found = [HeldOut(name, band, *texts) for band, rows in chosen.items() for _, name, *texts in rows]
         if not found:
             raise StoreError(f"{self.folder} has no validation samples; rebalance with a val_size of at least 1")
         return found
@@ -162,8 +159,10 @@ class Mixture:
                     found.add(name)
         return sorted(found)
 
-    def _tables(self, split: Literal["train", "valid"], columns: list[str]) -> Iterator[pa.Table]:
+    def _tables(
+        self, split: Literal["train", "valid"], columns: list[str], optional: pa.Schema | None = None
+    ) -> Iterator[pa.Table]:
         """Read the shards of a split one after the other: the texts of all of them need not fit into memory."""
         for shard in self.manifest.shards:
             if shard.file.split("/")[0] == split:
-                yield read_shard(self.folder / shard.file, SAMPLE_SCHEMA, columns)
+                yield read_shard(self.folder / shard.file, SAMPLE_SCHEMA, columns, optional)

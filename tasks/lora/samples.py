@@ -15,15 +15,13 @@ import pyarrow as pa
 from storage.chat import ASSISTANT_MARK, format_prompt, split_turns
 from storage.chat_layout import UNRECORDED, ChatLayout, Encoded, Turn
 from storage.errors import MixtureError, StoreError
-from storage.parquet import column_names, read_shard
-from storage.schemas import SAMPLE_SCHEMA
+from storage.parquet import read_shard
+from storage.schemas import PAIR_SCHEMA, SAMPLE_SCHEMA
 
 COLUMNS = ["text", "auth_weight", "prov_entropy"]
-PAIR = ["prompt", "response"]
-"""Columns that say where the prompt of a text ends; not every mixture has them, nor every row."""
 ENCODE_ROWS = 256
 
-READ = pa.schema([SAMPLE_SCHEMA.field(name) for name in COLUMNS] + [pa.field(name, pa.string()) for name in PAIR])
+READ = pa.schema([*(SAMPLE_SCHEMA.field(name) for name in COLUMNS), *PAIR_SCHEMA])
 
 Split = Literal["train", "valid"]
 Tokens = npt.NDArray[np.int32]
@@ -52,11 +50,12 @@ def read_samples(balanced: Path, split: Split) -> Samples:
     """
     shards = sorted((balanced / split).glob("*.parquet"))
     files = [] if shards else [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
-    tables = [_read_rows(shard) for shard in shards] or [_read_lines(file) for file in files]
+    tables = [read_shard(shard, SAMPLE_SCHEMA, COLUMNS, PAIR_SCHEMA) for shard in shards]
+    tables += [_read_lines(file) for file in files]
     if not tables:
         raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
     table = pa.concat_tables(tables)
-    pairs = zip(*(table.column(name).to_pylist() for name in PAIR), strict=True)
+    pairs = zip(*(table.column(name).to_pylist() for name in PAIR_SCHEMA.names), strict=True)
     return Samples(
         texts=table.column("text").to_pylist(),
         auth_weights=table.column("auth_weight").to_numpy(),
@@ -66,15 +65,6 @@ def read_samples(balanced: Path, split: Split) -> Samples:
     )
 
 
-def _read_rows(shard: Path) -> pa.Table:
-    there = [*COLUMNS, *(name for name in PAIR if name in column_names(shard))]
-    table = read_shard(shard, READ, there)
-    for name in PAIR:
-        if name not in there:
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
-    return table
-
-
 def _read_lines(file: Path) -> pa.Table:
     rows = []
     for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
@@ -82,7 +72,9 @@ def _read_lines(file: Path) -> pa.Table:
             continue
         try:
             row = json.loads(line)
-            rows.append({name: row[name] for name in COLUMNS} | {name: row.get(name) for name in PAIR})
+            pair = {name: row.get(name) for name in PAIR_SCHEMA.names}
+            texts = {name: value for name, value in pair.items() if isinstance(value, str)}
+            rows.append({name: row[name] for name in COLUMNS} | texts)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(COLUMNS)}"

@@ -126,6 +126,7 @@ class _Training:
             self.adapter.summary,
             f"Loaded {facts.train_samples} training samples as {facts.train_sequences} sequences",
             f"Loaded {facts.valid_samples} validation samples",
+            *(["Speaking the base model's own chat template"] if self.state.layout.startswith("template") else []),
             *self.data.warnings(),
             *resumed,
             f"Starting training for {self.recipe.max_steps - self.state.step} iterations...",

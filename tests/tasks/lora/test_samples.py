@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +153,8 @@ def test_prompt_and_response_of_a_row_go_before_its_text(tmp_path: Path) -> None
     (tmp_path / "train.jsonl").write_text(json.dumps(row), "utf-8")
     built = build_sequences(read_samples(tmp_path, "train"), ChatLayout(Letters()), 100, True)
     assert shown(built) == [("User: a\n\nAssistant:", " b\n\nUser: c" + chr(END))]
+    table = pa.Table.from_pylist([row])
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train" / "shard-00000.parquet")
+    again = build_sequences(read_samples(tmp_path, "train"), ChatLayout(Letters()), 100, True)
+    assert shown(again) == shown(built)
