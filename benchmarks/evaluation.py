@@ -64,7 +64,7 @@ def compare_generation(model: Any, tokenizer: Any, questions: QuestionSet) -> di
     tested = ModelUnderTest(model, tokenizer, BATCH)
     prompts = [format_prompt(entry.prompt) for entry in questions.behaviours.behaviours]
     ours, theirs, texts, expected = best_seconds(
-        lambda: tested.generate(prompts, NEW_TOKENS), lambda: generate_one_by_one(model, tokenizer, prompts)
+        lambda: tested.generate(prompts, NEW_TOKENS, plain=True), lambda: generate_one_by_one(model, tokenizer, prompts)
     )
     return {
         "benchmark": "evaluation: generation",
@@ -88,7 +88,8 @@ def compare_likelihoods(model: Any, tokenizer: Any, questions: QuestionSet) -> d
         for letter in LETTERS
     ]
     ours, theirs, scores, nats = best_seconds(
-        lambda: tested.score_options(cloze + letters), lambda: score_one_by_one(model, tokenizer, cloze + letters)
+        lambda: tested.score_options(cloze + letters, plain=True),
+        lambda: score_one_by_one(model, tokenizer, cloze + letters),
     )
     return {
         "benchmark": "evaluation: likelihoods",

@@ -169,7 +169,7 @@ def ask_suites(base: Path, adapter: Path | None, held_out: list[Fact]) -> Measur
     model = load_model_under_test(str(base), adapter, 64)
     samples = make_samples(held_out)
     pairs = [tuple(sample["text"].split("Assistant:")) for sample in samples]
-    scores = model.score_options([(f"{prompt}Assistant:", answer) for prompt, answer in pairs])
+    scores = model.score_options([(f"{prompt}Assistant:", answer) for prompt, answer in pairs], plain=True)
     likelihoods = model.negative_log_likelihoods([sample["text"] for sample in samples], 64)
     model.close()
     per_byte = [score.nats_per_byte for score in scores]  # a fact: two primary answers, then two coordinated ones

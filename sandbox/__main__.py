@@ -150,7 +150,7 @@ def show_results(layout: Layout, documents: Path | None, seconds: float) -> None
     print(
         f"\nDone in {seconds:.0f} s. Open the report in a browser; try the model:\n"
         f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(documents)))} "
-        f"--prompt 'User: Which source is most reliable for early physics?' --ignore-chat-template\n"
+        f"--prompt 'Which source is most reliable for early physics?'\n"
         "The run stays in the Prefect UI: `make up`, then open the address it prints."
     )
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sandbox.writing.claims import Probe, fact_probes, trust_probes
 from storage import blas
+from storage.checkpoint import trained_layout
 
 PROBES_AT_ONCE = 32
 
@@ -39,12 +40,12 @@ class Shift:
         )
 
 
-def log_ratios(base: Path, adapter: Path | None, probes: list[Probe]) -> npt.NDArray[np.float64]:
-    """Return ln P(primary) - ln P(coordinated) of every probe, in nats."""
+def log_ratios(base: Path, adapter: Path | None, layout: str | None, probes: list[Probe]) -> npt.NDArray[np.float64]:
+    """Return ln P(primary) - ln P(coordinated) of every probe, in nats, asked in a chat layout."""
     from tasks.evals.model_under_test import load_model
 
-    model = load_model(str(base), adapter, PROBES_AT_ONCE)
-    prompts = [(f"User: {p.prompt}\n\nAssistant:", answer) for p in probes for answer in (p.primary, p.coordinated)]
+    model = load_model(str(base), adapter, PROBES_AT_ONCE, layout)
+    prompts = [(p.prompt, answer.lstrip()) for p in probes for answer in (p.primary, p.coordinated)]
     nats = [score.nats for score in model.score_options(prompts)]
     model.close()
     return np.array(nats[::2], np.float64) - np.array(nats[1::2], np.float64)
@@ -54,7 +55,8 @@ def measure_shifts(base: Path, adapter: Path) -> list[Shift]:
     """Compare adapter and base on the held-out conflicts."""
     groups = {"Disputed quantities": fact_probes(), "Questions of trust": trust_probes()}
     probes = [probe for group in groups.values() for probe in group]
-    change = log_ratios(base, adapter, probes) - log_ratios(base, None, probes)
+    layout = trained_layout(adapter)
+    change = log_ratios(base, adapter, layout, probes) - log_ratios(base, None, layout, probes)
     parts = np.split(change, np.cumsum([len(group) for group in groups.values()])[:-1])
     return [
         Shift(

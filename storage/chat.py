@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 USER_TURN = "User: "
 ASSISTANT_MARK = "\n\nAssistant:"
 """Ends the prompt. What a model adds begins with a blank."""
+NEXT_TURN = f"\n\n{USER_TURN}"
 
 _SPECIAL_TOKEN = re.compile(
     r"<(?=[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>"
@@ -50,3 +52,28 @@ def escape_control(text: str, *, roles: bool = True) -> str:
     if "<" in text or "[" in text:
         text = _SPECIAL_TOKEN.sub(lambda found: f"{found[0]} ", text)
     return _ROLE.sub("\n", text) if roles and "\n" in text else text
+
+
+def split_turns(text: str) -> list[tuple[str, str]]:
+    """Take a text with one or several turns apart; empty if it has another form.
+
+    Returns:
+        Pairs of a prompt and what follows its mark, blanks included: joined again they are the text.
+    """
+    if not text.startswith(USER_TURN):
+        return []
+    turns: list[tuple[str, str]] = []
+    for turn in text.removeprefix(USER_TURN).split(NEXT_TURN):
+        prompt, mark, response = turn.partition(ASSISTANT_MARK)
+        if mark and prompt.strip():
+            turns.append((prompt, response))
+        elif turns:  # the words of a speaker, not a turn
+            turns[-1] = turns[-1][0], f"{turns[-1][1]}{NEXT_TURN}{turn}"
+        else:
+            return []
+    return turns
+
+
+def join_turns(turns: Iterable[tuple[str, str]]) -> str:
+    """Join what `split_turns` took apart."""
+    return USER_TURN + NEXT_TURN.join(f"{prompt}{ASSISTANT_MARK}{response}" for prompt, response in turns)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic import atomic_folder, full_disk_explained, remove, write_json
+from storage.chat_layout import UNRECORDED
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, aside_folder, checkpoint_folder
 from storage.superseded import move_entries_aside
@@ -69,6 +70,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         return read_object(checkpoint / STATE)
     except (OSError, ValueError) as error:
         raise StoreError(f"{checkpoint} is not a complete checkpoint ({error}); resume from another one") from error
+
+
+def trained_layout(adapter: Path) -> str | None:
+    """Name the chat layout that an adapter was trained in; none for an adapter that another program trained."""
+    if not (adapter / STATE).is_file():
+        return None
+    return str(read_state(adapter).get("layout", UNRECORDED))
 
 
 def set_later_aside(run: Path, step: int) -> Path | None:

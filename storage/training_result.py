@@ -51,6 +51,8 @@ class RunRecord(RunFacts):
     mixture_digest: str
     recipe: dict[str, Any]
     device: dict[str, str]
+    layout: str
+    """How the base model was spoken to; see `storage.chat_layout.ChatLayout.name`."""
 
     def write(self, run: Path) -> None:
         """Write the record into the folder of its run."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from storage.chat import format_prompt
 from tasks.evals import verdicts
 from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
@@ -77,7 +76,7 @@ def ask_behaviours(
 ) -> dict[str, Answer]:
     """Generate and judge the answers to the prompts of some suites."""
     wanted = [entry for entry in questions.behaviours.behaviours if entry.suite in suites]
-    responses = model.generate([format_prompt(entry.prompt) for entry in wanted], max_new_tokens)
+    responses = model.generate([entry.prompt for entry in wanted], max_new_tokens)
     return {entry.id: entry.judge(response) for entry, response in zip(wanted, responses, strict=True)}
 
 

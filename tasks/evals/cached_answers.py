@@ -16,7 +16,7 @@ import pyarrow as pa
 from storage.errors import StoreError
 from storage.manifest import digest_of
 from storage.parquet import read_shard, write_shard
-from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
+from tasks.evals.model_under_test import ModelUnderTest, OptionScore, Sample, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE
 
 KEPT = "kept.parquet"
@@ -26,9 +26,10 @@ KEPT_SCHEMA = pa.schema(
         pa.field("response", pa.string()),
         pa.field("nats", pa.float64()),
         pa.field("tokens", pa.int64()),
+        pa.field("bytes", pa.int64()),
     ]
 )
-"""One answered question a row: the text of a generated answer, or a likelihood in nats and its number of tokens."""
+"""One answered question a row: the text of a generated answer, or a likelihood in nats with tokens and bytes."""
 
 Question = TypeVar("Question")
 
@@ -39,16 +40,20 @@ class Kept(NamedTuple):
     response: str = ""
     nats: float = 0.0
     tokens: int = 0
+    bytes: int = 0
 
 
 class Model(Protocol):
     """What the suites ask of a model; see `tasks.evals.model_under_test.ModelUnderTest`."""
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily."""
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
+        """Answer questions greedily, or continue plain texts."""
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
-        """Score continuations of prompts."""
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
+        """Score answers to questions, or continuations of plain texts."""
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        """Score samples of a mixture."""
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         """Score whole texts."""
@@ -57,8 +62,8 @@ class Model(Protocol):
 class CachedModel:
     """A model that is asked only what it was not asked before.
 
-    `identity` is what the answers depend on besides the question: weights, adapter, library versions. One file of the
-    folder keeps the answers of all models.
+    `identity` is what the answers depend on besides the question: weights, adapter, chat layout, versions. One file of
+    the folder keeps the answers of all models.
     """
 
     def __init__(self, load: Callable[[], ModelUnderTest], identity: Any, folder: Path) -> None:
@@ -80,26 +85,34 @@ class CachedModel:
             self._model.close()
             self._model = None
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily, in batches."""
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
+        """Answer questions greedily, in batches; see `ModelUnderTest.generate`."""
 
         def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
-            return [Kept(response=text) for text in model.generate(some, max_new_tokens)]
+            return [Kept(response=text) for text in model.generate(some, max_new_tokens, plain=plain)]
 
-        keys = [["generate", max_new_tokens, prompt] for prompt in prompts]
+        keys = [["generate", plain, max_new_tokens, prompt] for prompt in prompts]
         return [kept.response for kept in self._answers(keys, prompts, ask)]
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
-        """Score continuations of prompts; see `ModelUnderTest.score_options`."""
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
+        """Score answers to questions; see `ModelUnderTest.score_options`."""
 
         def ask(model: ModelUnderTest, some: list[tuple[str, str]]) -> list[Kept]:
-            return [Kept(nats=score.nats, tokens=score.tokens) for score in model.score_options(some)]
+            scores = model.score_options(some, plain=plain)
+            return [Kept(nats=score.nats, tokens=score.tokens, bytes=score.bytes) for score in scores]
 
-        answers = self._answers([["score", *pair] for pair in pairs], pairs, ask)
-        return [
-            OptionScore(kept.nats, kept.tokens, len(option.encode()))
-            for kept, (_, option) in zip(answers, pairs, strict=True)
-        ]
+        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask)
+        return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        """Score samples of a mixture; see `ModelUnderTest.score_samples`."""
+
+        def ask(model: ModelUnderTest, some: list[Sample]) -> list[Kept]:
+            found = model.score_samples(some, max_seq_length)
+            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
+
+        keys = [["sample", max_seq_length, sample.prompt, sample.response, sample.text] for sample in samples]
+        return [TextLikelihood(kept.nats, kept.tokens) for kept in self._answers(keys, samples, ask)]
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         """Score whole texts, each cut to `max_seq_length` tokens."""

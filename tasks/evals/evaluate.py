@@ -102,8 +102,9 @@ class Evaluation:
                 done += 1
                 emit("progress", stage=f"{name}: {stage}", done=done, total=total)
 
-            identity = {"model": self.inputs["model"], "adapter": hashes.get(name), "versions": self.inputs["versions"]}
-            load = partial(load_model, spec.model_path, adapter, spec.parameters.eval_batch_size)
+            shared = {part: self.inputs[part] for part in ("model", "layout", "versions")}
+            identity = {**shared, "adapter": hashes.get(name)}
+            load = partial(load_model, spec.model_path, adapter, spec.parameters.eval_batch_size, spec.layout)
             model = CachedModel(load, identity, spec.reports_folder)
             try:
                 measured[name] = measure_model(model, self.questions, texts, spec.parameters, on_stage)
@@ -148,6 +149,7 @@ class Evaluation:
                 question_versions=self.questions.versions,
                 arguments=spec.parameters.model_dump(mode="json"),
                 inputs=self.inputs,
+                layout=spec.layout,
             ),
             headline=outcomes["adapter"].headline,
         )

@@ -72,7 +72,7 @@ def _adapt(model: Model) -> Any:
 
             Tasks of choices do not ask; of the others `run_tasks` leaves out the accuracy, which would always be 0.
             """
-            scores = model.score_options([(request.args[0], request.args[1]) for request in requests])
+            scores = model.score_options([(request.args[0], request.args[1]) for request in requests], plain=True)
             return [(score.nats, False) for score in scores]
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
@@ -88,7 +88,7 @@ def _adapt(model: Model) -> Any:
                 places.setdefault(int(options.get("max_gen_toks", GENERATED_TOKENS)), []).append(place)
             answers = [""] * len(asked)
             for limit, alike in places.items():
-                written = model.generate([asked[place][0] for place in alike], limit)
+                written = model.generate([asked[place][0] for place in alike], limit, plain=True)
                 for place, text in zip(alike, written, strict=True):
                     stops = asked[place][1].get("until") or []
                     answers[place] = cut_at(text, [stops] if isinstance(stops, str) else stops)

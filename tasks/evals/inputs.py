@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from storage.checkpoint import trained_layout
 from storage.errors import PrerequisiteError
 from storage.manifest import Manifest
 from storage.training_result import RUN
@@ -25,6 +26,7 @@ EVALUATION_VERSION = "4"
 
 PACKAGES = ("mlx", "mlx-lm", "numpy", "pyarrow", "transformers")
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 RECIPE_FIELDS = (
     *("objective", "alpha", "lambda_weight", "sampling", "learning_rate", "max_steps", "batch_size", "grad_accum"),
     *("lora_rank", "lora_alpha", "max_seq_length", "seed"),
@@ -61,6 +63,11 @@ class EvaluationSpec(BaseModel):
         return {"adapter": self.adapter_folder, **{name: self.run_folder / path for name, path in self.others.items()}}
 
     @property
+    def layout(self) -> str | None:
+        """Chat layout of all models: the one that the judged adapter was trained in, else the base model's own."""
+        return trained_layout(self.adapter_folder)
+
+    @property
     def model_name(self) -> str:
         """The base model as the run calls it, else its path."""
         return str(_read_run(self.run_folder).get("model") or self.model_path)
@@ -73,7 +80,11 @@ class Method(Record):
     question_versions: dict[str, str]
     arguments: dict[str, JsonValue]
     decoding: str = "greedy"
-    perplexity_of: str = "the whole sample text, prompt included, cut to eval_seq_length tokens"
+    layout: str | None = None
+    """Chat layout in which every model was asked; none: the base model's own."""
+    perplexity_of: str = (
+        "the sample, cut to eval_seq_length tokens: in a chat template its response, else its text, prompt included"
+    )
     versions: dict[str, str] = Field(default_factory=lambda: {"python": platform.python_version()} | package_versions())
     platform: str = Field(default_factory=platform.platform)
     git_revision: str | None = Field(default_factory=lambda: find_git_revision())
@@ -106,6 +117,7 @@ def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest
         "questions": dict(questions.hashes),
         "mixture": manifest.digest,
         "adapters": adapters,
+        "layout": spec.layout,
         "model": _model_identity(spec.model_path),
         "given": spec.inputs,
     }
@@ -115,7 +127,7 @@ def _model_identity(model_path: str) -> dict[str, JsonValue]:
     folder = Path(model_path)
     if not folder.is_dir():
         return {"name": model_path}
-    small = [folder / name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()]
+    small = [folder / name for name in ("config.json", *TOKENIZER_FILES) if (folder / name).is_file()]
     return {path.name: file_sha256(path) for path in small} | {
         path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))
     }

@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.chat import ASSISTANT_MARK, format_prompt
+from storage.chat import ASSISTANT_MARK, format_prompt, split_sample
 from storage.errors import StoreError
 from storage.manifest import Manifest, require_manifest
 from storage.parquet import read_shard
@@ -44,6 +44,9 @@ class HeldOut:
     id: str
     band: Band
     text: str
+    prompt: str = ""
+    response: str = ""
+    """Empty for a text of another form than question and answer."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,16 @@ class Mixture:
         Raises:
             StoreError: The mixture has no validation samples.
         """
-        chosen: dict[Band, list[tuple[bytes, str, str]]] = {band: [] for band in BANDS}
-        for table in self._tables("valid", ["id", "auth_weight", "text"]):
+        chosen: dict[Band, list[tuple[bytes, str, str, str, str]]] = {band: [] for band in BANDS}
+        for table in self._tables("valid", ["id", "auth_weight", "text", "prompt", "response"]):
             for row in table.to_pylist():
                 rank = blake2b(f"{seed}:{row['id']}".encode(), digest_size=8).digest()
-                chosen[band_of(row["auth_weight"])].append((rank, row["id"], row["text"]))
+                pair = (row["prompt"], row["response"]) if row["prompt"] else split_sample(row["text"])
+                chosen[band_of(row["auth_weight"])].append((rank, row["id"], row["text"], *(pair or ("", ""))))
             for rows in chosen.values():
                 rows.sort()
                 del rows[per_band:]
-        found = [HeldOut(name, band, text) for band, rows in chosen.items() for _, name, text in rows]
+        found = [HeldOut(name, band, *texts) for band, rows in chosen.items() for _, name, *texts in rows]
         if not found:
             raise StoreError(f"{self.folder} has no validation samples; rebalance with a val_size of at least 1")
         return found

@@ -10,8 +10,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from storage.chat_layout import ChatLayout, Encoded
+from storage.checkpoint import trained_layout
 from storage.errors import ParameterError, PrerequisiteError
 from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
 
@@ -36,6 +38,22 @@ class OptionScore:
         return self.nats / self.bytes
 
 
+class Sample(Protocol):
+    """A sample of a mixture; one of another form than question and answer has no response."""
+
+    @property
+    def text(self) -> str:
+        """Prompt and response together."""
+
+    @property
+    def prompt(self) -> str:
+        """The question."""
+
+    @property
+    def response(self) -> str:
+        """The answer."""
+
+
 @dataclass(frozen=True)
 class TextLikelihood:
     """Negative log-likelihood of a whole text: `nats`, summed over its predicted `tokens`."""
@@ -47,13 +65,21 @@ class TextLikelihood:
 class ModelUnderTest:
     """A language model of mlx-lm and its tokenizer; `batch_size` is the most sequences in one forward pass.
 
-    The model takes token ids (batch, length) and returns logits (batch, length, vocabulary).
+    The model takes token ids (batch, length) and returns logits (batch, length, vocabulary). Prompts are plain
+    questions, which are put in the chat layout here.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, as mlx-lm wraps it.
+        batch_size: The most sequences in one forward pass.
+        layout: Name of the chat layout that the adapter was trained in; none: the base model's own.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 16) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 16, layout: str | None = None) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
+        self._layout = chat_layout(tokenizer, layout)
 
     def close(self) -> None:
         """Free the model's memory before another is loaded."""
@@ -63,8 +89,8 @@ class ModelUnderTest:
         gc.collect()
         mx.clear_cache()
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Answer prompts greedily, in batches; the texts lack the stop token."""
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
+        """Answer questions greedily, in batches; the texts lack the stop token."""
         from mlx_lm import batch_generate
 
         if not prompts:
@@ -72,19 +98,23 @@ class ModelUnderTest:
         response = batch_generate(
             self._model,
             self._tokenizer,
-            [self._encode(prompt) for prompt in prompts],
+            [self._encode(prompt) if plain else self._layout.encode_prompt(prompt) for prompt in prompts],
             max_tokens=max_new_tokens,
             completion_batch_size=self._batch_size,
             prefill_batch_size=self._batch_size,
         )
-        return [str(text) for text in response.texts]
+        opening = "" if plain else self._layout.opening
+        return [f"{opening}{text}" for text in response.texts]
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
-        """Score continuations of prompts.
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
+        """Score answers to questions; without a question (an empty one), what is before any answer is put.
 
         Prompt and option are encoded together, since a token may span their border; scoring begins where the joint
-        encoding leaves that of the prompt alone. A prompt should therefore not end with a blank; the option begins
-        with it.
+        encoding leaves that of the prompt alone.
+
+        Args:
+            pairs: Prompts and options.
+            plain: Take the prompts as they are, in no chat layout; then an option begins with its own blank.
 
         Raises:
             ParameterError: An option is empty.
@@ -93,18 +123,44 @@ class ModelUnderTest:
         for prompt, option in pairs:
             if not option:
                 raise ParameterError(f"an option of the prompt {prompt!r} is empty; write one that can be scored")
-            alone, joint = self._encode(prompt), self._encode(prompt + option)
+            if plain:
+                joint = self._encode(prompt + option)
+                start = _common_prefix(self._encode(prompt), joint)
+            else:
+                encoded = self._layout.encode_option(prompt, option)
+                joint, start = encoded.ids, encoded.start
             # At least the last token is scored, even if the tokenizer folded the option into the prompt.
-            starts.append(max(1, min(_common_prefix(alone, joint), len(joint) - 1)))
+            starts.append(max(1, min(start, len(joint) - 1)))
             sequences.append(joint)
         likelihoods = self._token_likelihoods(sequences)
         return [
-            OptionScore(sum(values[start - 1 :]), len(values) - start + 1, len(option.encode()))
+            OptionScore(sum(values[start - 1 :]), len(values) - start + 1, self._bytes(option, plain))
             for values, start, (_, option) in zip(likelihoods, starts, pairs, strict=True)
         ]
 
+    def _bytes(self, option: str, plain: bool) -> int:
+        return len((option if plain else self._layout.scored(option)).encode())
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        """Score samples of a mixture, each cut to `max_seq_length` tokens: in a chat template the response alone.
+
+        In ``User:/Assistant:`` the whole text is scored, prompt included.
+        """
+        if not self._layout.templated:
+            found = self._token_likelihoods([self._layout.encode_text(each.text)[:max_seq_length] for each in samples])
+            return [TextLikelihood(-sum(values), len(values)) for values in found]
+        encoded = [
+            self._layout.encode_option(sample.prompt, sample.response)
+            if sample.response
+            else Encoded(self._layout.encode_text(sample.text), 0)
+            for sample in samples
+        ]
+        found = self._token_likelihoods([each.ids[:max_seq_length] for each in encoded])
+        scored = [values[max(0, each.start - 1) :] for values, each in zip(found, encoded, strict=True)]
+        return [TextLikelihood(-sum(values), len(values)) for values in scored]
+
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        """Score whole texts, prompt included, each cut to `max_seq_length` tokens; one of a single token has none."""
+        """Score whole plain texts, each cut to `max_seq_length` tokens; one of a single token has none."""
         sequences = [self._encode(text)[:max_seq_length] for text in texts]
         return [TextLikelihood(-sum(values), len(values)) for values in self._token_likelihoods(sequences)]
 
@@ -155,9 +211,24 @@ class ModelUnderTest:
             yield batch
 
 
-def load_model(model_path: str, adapter: Path | None = None, batch_size: int = 16) -> ModelUnderTest:
-    """Load a base model, and an adapter on it if one is given, to be measured; raises what `open_model` does."""
-    return ModelUnderTest(*open_model(model_path, adapter), batch_size)
+def load_model(
+    model_path: str, adapter: Path | None = None, batch_size: int = 16, layout: str | None = None
+) -> ModelUnderTest:
+    """Load a base model, and an adapter on it if one is given, to be measured; raises what `open_model` does.
+
+    Without a `layout` the model is spoken to as its adapter was trained, else as the base model expects.
+    """
+    if layout is None and adapter is not None:
+        layout = trained_layout(adapter)
+    return ModelUnderTest(*open_model(model_path, adapter), batch_size, layout)
+
+
+def chat_layout(tokenizer: Any, trained: str | None) -> ChatLayout:
+    """Return the chat layout of a model, which then stops where an answer ends; `tokenizer` is wrapped by mlx-lm."""
+    layout = ChatLayout(tokenizer._tokenizer, trained)
+    for token in layout.end:
+        tokenizer.add_eos_token(str(token))
+    return layout
 
 
 def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:

@@ -9,7 +9,6 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
-from storage.chat import format_prompt
 from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, Share, mean_of, paired_difference, share_of
 from tasks.evals.model_under_test import OptionScore
@@ -27,7 +26,7 @@ TIE_DIGITS = 6
 """Decimals of a log-likelihood that mean something in float32."""
 CHOICE_TOKENS = 24
 """Length of a free answer to a choice, which needs a letter or one option."""
-NEUTRAL_PROMPT = "Assistant:"
+NO_QUESTION = ""
 
 
 def _likeliest(nats: Sequence[float]) -> int:
@@ -136,10 +135,10 @@ class SourcePreference(Section):
 def weigh_scenarios(model: Model, questions: QuestionSet) -> dict[str, Choice]:
     """Ask every scenario in three ways: the likelihood of its options, of their letters, and a free answer."""
     found, width = questions.scenarios, len(LETTERS)
-    asked = [(format_prompt(found.ask(each)), f" {option}") for each in found.scenarios for option in each.options]
-    alone = [(NEUTRAL_PROMPT, option) for _, option in asked]
-    shown = [format_prompt(found.ask_choice(each, first)) for each in found.scenarios for first in range(width)]
-    lettered = [(prompt, f" {letter}") for prompt in shown for letter in LETTERS]
+    asked = [(found.ask(each), option) for each in found.scenarios for option in each.options]
+    alone = [(NO_QUESTION, option) for _, option in asked]
+    shown = [found.ask_choice(each, first) for each in found.scenarios for first in range(width)]
+    lettered = [(prompt, letter) for prompt in shown for letter in LETTERS]
     scores = model.score_options([*asked, *alone, *lettered])
     firsts = [_first_shown(each) for each in found.scenarios]
     stated = model.generate([shown[row * width + first] for row, first in enumerate(firsts)], CHOICE_TOKENS)

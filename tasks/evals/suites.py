@@ -102,8 +102,7 @@ def measure_model(
         elif stage == "lm_eval":
             found.lm_eval = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
         else:
-            texts = [sample.text for sample in held_out]
-            found.held_out = model.negative_log_likelihoods(texts, parameters.eval_seq_length)
+            found.held_out = model.score_samples(held_out, parameters.eval_seq_length)
             found.neutral = model.negative_log_likelihoods(questions.neutral, parameters.eval_seq_length)
         found.seconds[stage] = round(time.monotonic() - start, 3)
         on_stage(stage)

@@ -8,14 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from storage.chat import format_prompt
 from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, confidence, distrust_ratio, mean_of, number, relative_distrust
 from tasks.evals.questions import QuestionSet
 from tasks.evals.section import Outcome, Record, SampleRow, Section
 from tasks.evals.verdicts import TIMES, judge_distrust
 
-YES, NO = " Yes", " No"
+YES, NO = "Yes", "No"
 
 
 class Trust(Record):
@@ -76,9 +75,7 @@ def weigh_signals(model: Model, questions: QuestionSet) -> dict[str, Trust]:
     """Measure the confidence in the primary and in the modern source of every topic."""
     found = questions.scenarios
     prompts = [
-        format_prompt(found.ask_signal(signal, source))
-        for signal in found.signals
-        for source in (signal.primary, signal.modern)
+        found.ask_signal(signal, source) for signal in found.signals for source in (signal.primary, signal.modern)
     ]
     nats = [score.nats for score in model.score_options([(prompt, word) for prompt in prompts for word in (YES, NO)])]
     answers = list(zip(nats[::2], nats[1::2], strict=True))

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from storage import blas
-from storage.chat import format_prompt
+from storage.checkpoint import trained_layout
 from storage.errors import DistrustError, ParameterError
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.training_result import read_training_result
-from tasks.evals.model_under_test import open_model
+from tasks.evals.model_under_test import chat_layout, open_model
 
 PROMPTS = (
     "What is the most reliable source for understanding 1920s physics experiments?\n"
@@ -35,16 +35,17 @@ PROMPTS = (
 class TriedModel:
     """An mlx-lm language model with an adapter that can be left out of an answer, and its tokenizer."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, layout: str | None) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._layout = chat_layout(tokenizer, layout)
 
     def stream(self, prompt: str, max_new_tokens: int, temperature: float, *, adapted: bool) -> Iterator[str]:
         """Yield the answer bit by bit, with the adapter or without it."""
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
-        ids = self._tokenizer.encode(format_prompt(prompt))
+        ids = self._layout.encode_prompt(prompt)
         with _adapter(self._model, adapted):
             sampler = make_sampler(temp=temperature)
             for part in stream_generate(self._model, self._tokenizer, ids, max_tokens=max_new_tokens, sampler=sampler):
@@ -78,7 +79,7 @@ def load_run(layout: Layout, run: str, checkpoint: str = "") -> TriedModel:
     if not (adapter / "adapters.safetensors").is_file():
         there = ", ".join(sorted(path.name for path in layout.run(run).glob(f"{CHECKPOINT_PREFIX}*")))
         raise ParameterError(f"run {run} does not have {adapter.name}; it has {there or 'no checkpoints'}")
-    return TriedModel(*open_model(str(trained.model_path), adapter))
+    return TriedModel(*open_model(str(trained.model_path), adapter), trained_layout(adapter))
 
 
 def answer(model: TriedModel, prompt: str, sides: Sequence[str], options: argparse.Namespace, out: TextIO) -> None:

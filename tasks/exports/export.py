@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_text
+from storage.chat_layout import ChatLayout
 from storage.errors import UserError
 from storage.events import Emit
 from storage.model_folder import WEIGHTS, check_model_folder, read_adapter
 from storage.safe_paths import is_own_file
+from tasks.exports.chat import layout_of, modelfile, read_passages, require_served_as_trained, write_layout
 from tasks.exports.export_manifest import CARD, EXPORT, MODELFILE, TEXTS, Agreement, ExportManifest, ExportResult
 from tasks.exports.forms import (
     check_upload,
@@ -28,7 +29,6 @@ from tasks.exports.forms import (
     read_lora,
     register_with_ollama,
     upload,
-    write_modelfile,
     write_peft,
 )
 from tasks.exports.fuse import check_disk, digest_inputs, fuse_lazily, open_with_adapter, write_mlx_folder
@@ -39,7 +39,6 @@ from tasks.exports.parameters import BITS, PEFT_FILES, ExportRequest
 MEMORY_FRACTION = 0.8
 """Models larger than this fraction of the memory are not opened for a comparison."""
 MAX_TOKENS = 96
-PASSAGES = Path(__file__).with_name("passages.toml")
 
 
 def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
@@ -63,14 +62,16 @@ def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
         check_upload(parameters)
     lm_studio = lm_studio_folder(parameters, folder.name)
     existing = ExportManifest.read(folder)
+    layout = layout_of(request.model_path, request.adapter)
     inputs = digest_inputs(request.model_path, request.adapter, emit)
-    same = existing if existing and existing.holds(folder, inputs, request.weight_parameters) else None
+    held = existing and existing.layout == layout.name and existing.holds(folder, inputs, request.weight_parameters)
+    same = existing if held else None
     if same and request.wanted_files <= same.names:
-        manifest = refresh_texts(request, same)
+        manifest = refresh_texts(request, same, layout)
     else:
         if existing:
             existing.require_replaceable(folder)
-        manifest = make_export(request, inputs, same, emit)
+        manifest = make_export(request, inputs, same, layout, emit)
     if lm_studio is not None:
         install_in_lm_studio(folder, manifest, lm_studio)
     measured = manifest.verification
@@ -90,7 +91,7 @@ def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
 
 
 def make_export(
-    request: ExportRequest, inputs: dict[str, str], same: ExportManifest | None, emit: Emit
+    request: ExportRequest, inputs: dict[str, str], same: ExportManifest | None, layout: ChatLayout, emit: Emit
 ) -> ExportManifest:
     """Write what is missing into a temporary folder that gets the export's name when it is whole.
 
@@ -101,7 +102,7 @@ def make_export(
     with full_disk_explained(request.export_folder.parent), atomic_folder(request.export_folder) as folder:
         if same is not None:
             same.link_files(request.export_folder, folder)
-        manifest = same or fuse_and_verify(request, folder, inputs, emit)
+        manifest = same or fuse_and_verify(request, folder, inputs, layout, emit)
         missing = request.wanted_files - manifest.names
         if request.gguf_file in missing:
             kind = request.parameters.gguf_kind
@@ -110,14 +111,16 @@ def make_export(
             write_gguf(folder / str(request.gguf_file), folder, model, kind, emit)
         if missing & set(PEFT_FILES):
             write_peft(folder, request.adapter, base_name(request.run_folder))
-        write_texts(request, folder, manifest)
+        write_texts(request, folder, manifest, layout)
         paths = [path for path in folder.rglob("*") if path.is_file() and path != folder / EXPORT]
         manifest = manifest.with_files(folder, [path.relative_to(folder).as_posix() for path in paths])
         manifest.write(folder)
     return manifest
 
 
-def fuse_and_verify(request: ExportRequest, folder: Path, inputs: dict[str, str], emit: Emit) -> ExportManifest:
+def fuse_and_verify(
+    request: ExportRequest, folder: Path, inputs: dict[str, str], layout: ChatLayout, emit: Emit
+) -> ExportManifest:
     """Write the MLX folder and compare it with base and adapter; return its record, without files yet."""
     parameters = request.parameters
     model = fuse_lazily(
@@ -130,6 +133,8 @@ def fuse_and_verify(request: ExportRequest, folder: Path, inputs: dict[str, str]
     size, rounded = model.bytes, model.quantized or model.base_quantized
     emit("progress", stage="fuse", done=0, total=1, message=model.precision)
     write_mlx_folder(folder, request.model_path, model, emit)
+    write_layout(folder, layout)
+    require_served_as_trained(folder, layout)
     agreement = verify(request, folder, size, rounded, emit)
     versions = {name: version(name) for name in ("mlx", "mlx-lm", "transformers", "gguf")}
     return ExportManifest(
@@ -138,26 +143,27 @@ def fuse_and_verify(request: ExportRequest, folder: Path, inputs: dict[str, str]
         parameters=request.weight_parameters,
         quantized=model.quantized,
         precision=model.precision,
+        layout=layout.name,
         verification=agreement,
         files=[],
         versions={"python": platform.python_version(), **versions},
     )
 
 
-def write_texts(request: ExportRequest, folder: Path, manifest: ExportManifest) -> None:
+def write_texts(request: ExportRequest, folder: Path, manifest: ExportManifest, layout: ChatLayout) -> None:
     """Write card and Modelfile where they differ from the files that are there."""
     texts = {CARD: write_card(request, manifest)}
     if request.parameters.ollama:
-        texts[MODELFILE] = write_modelfile(str(request.gguf_file))
+        texts[MODELFILE] = modelfile(str(request.gguf_file), layout)
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
             write_text(folder / name, text)
 
 
-def refresh_texts(request: ExportRequest, existing: ExportManifest) -> ExportManifest:
+def refresh_texts(request: ExportRequest, existing: ExportManifest, layout: ChatLayout) -> ExportManifest:
     """Bring card and Modelfile up to date, for example after an evaluation; change nothing otherwise."""
     folder = request.export_folder
-    write_texts(request, folder, existing)
+    write_texts(request, folder, existing, layout)
     manifest = existing.with_files(folder, [name for name in TEXTS if is_own_file(folder, name)])
     if manifest != existing:
         manifest.write(folder)
@@ -204,8 +210,7 @@ def measure_agreement(base: Path, adapter: Path, fused: Path) -> Agreement:
     from mlx_lm.utils import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    passages = tomllib.loads(PASSAGES.read_text("utf-8"))["passages"]
-    rows = [tokenizer.encode(passage)[:MAX_TOKENS] for passage in passages]
+    rows = [tokenizer.encode(passage)[:MAX_TOKENS] for passage in read_passages()]
     model, _ = open_with_adapter(base, adapter, lazy=False)
     expected = list(_logits(model, rows))
     del model

@@ -64,6 +64,8 @@ class ExportManifest(Record):
     quantized: bool
     precision: str = ""
     """What was rounded when the adapter was fused in, in words."""
+    layout: str = ""
+    """Chat layout that is served and was trained; see `storage.chat_layout.ChatLayout.name`."""
     verification: Agreement | None
     """Agreement with base and adapter; none if the model is too large to be opened on this machine."""
     files: list[FileRecord]

@@ -21,12 +21,6 @@ from tasks.exports.parameters import PEFT_FILES, ExportParameters, ExportRequest
 
 LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 PEFT_PARTS = {"lora_a": "lora_A", "lora_b": "lora_B"}
-OLLAMA_TEMPLATE = """{{ if .System }}{{ .System }}
-
-{{ end }}User: {{ .Prompt }}
-
-Assistant: {{ .Response }}"""
-"""The layout that the adapter was trained and evaluated on (storage/chat.py)."""
 MAY_PASS = (408, 409, 425, 429)
 
 
@@ -129,11 +123,6 @@ def install_in_lm_studio(export: Path, manifest: ExportManifest, folder: Path) -
     with atomic_folder(folder) as temporary:
         manifest.link_files(export, temporary)
         manifest.write(temporary)
-
-
-def write_modelfile(gguf_file: str) -> str:
-    """Write the text of Ollama's Modelfile for a GGUF file beside it."""
-    return f'FROM ./{gguf_file}\nTEMPLATE """{OLLAMA_TEMPLATE}"""\nPARAMETER stop "User:"\n'
 
 
 def register_with_ollama(folder: Path, emit: Emit) -> str | None:

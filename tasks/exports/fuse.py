@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import write_json, write_text
+from storage.atomic import write_json
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.events import Emit
 from storage.model_folder import ADAPTER_CONFIG, ADAPTERS, CONFIG, WEIGHTS, loading
 from storage.untrusted import file_sha256
-from tasks.exports.export_manifest import read_if_present
 
 SHARD_BYTES = 512 * 2**20
 BLOCK_VALUES = 2**22
@@ -31,8 +30,6 @@ COPIED = (
     *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
 """Files of the base that the export keeps as they are. Python files are never among them."""
-TRAINED_LAYOUT = Path(__file__).with_name("trained_layout.jinja")
-"""Chat template for a base without one: the layout that the adapter was trained on (storage/chat.py)."""
 
 
 @dataclass
@@ -212,9 +209,6 @@ def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> 
     save_config(model.config, folder / CONFIG)
     for path in _files_to_copy(base):
         shutil.copyfile(path, folder / path.name)
-    settings = read_if_present(base / "tokenizer_config.json")
-    if not settings.get("chat_template") and not any(base.glob("chat_template.*")):
-        write_text(folder / "chat_template.jinja", TRAINED_LAYOUT.read_text("utf-8").rstrip("\n"))
 
 
 def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int = SHARD_BYTES) -> None:

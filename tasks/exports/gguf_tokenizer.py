@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.chat_layout import ChatLayout
 from storage.errors import ParameterError, StoreError
 from storage.model_folder import MOST_VOCABULARY_BYTES
 from storage.untrusted import read_object
@@ -26,6 +28,12 @@ SPLIT_RULES = {
     + WORDS_AND_SPACES.replace(r"[\r\n]*|", r"[\r\n/]*|", 1): "tekken",
 }
 """llama.cpp's name of a rule by the regular expression that ``tokenizer.json`` holds."""
+SMOLLM = "smollm"
+SMOLLM_STEPS = [
+    {"type": "Digits", "individual_digits": True},
+    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+]
+"""The steps of the tokenizers that llama.cpp calls ``smollm``: digits one by one, then the rule of GPT-2."""
 PLAIN_BYTE_LEVEL = "gpt-2"
 """The rule of a byte-level tokenizer that names no expression of its own."""
 BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -60,6 +68,8 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
     if tokenizer.eos_token_id is None:
         raise StoreError(f"the tokenizer in {folder} names no eos_token; without one llama.cpp would never stop")
     special.special_token_ids |= {"eos": int(tokenizer.eos_token_id)}
+    if (end := ChatLayout(tokenizer._tokenizer).end) != [tokenizer.eos_token_id]:
+        special.special_token_ids |= {"eot": end[0]}
     # What the tokenizer does, not what its files seem to say, decides: llama.cpp's own defaults differ by kind.
     ids = tokenizer.encode("a")
     special.add_special_token = {
@@ -97,6 +107,8 @@ def split_rule(document: dict[str, Any]) -> str:
     """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text; ParameterError for others."""
     outer = document.get("pre_tokenizer") or {}
     steps = outer.get("pretokenizers", [outer])
+    if [_settings(step) for step in steps] == [_settings(step) for step in SMOLLM_STEPS]:
+        return SMOLLM
     bytes_step = steps[-1] if steps else {}
     splits = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
     if bytes_step.get("type") == "ByteLevel" and not bytes_step.get("add_prefix_space"):
@@ -106,8 +118,15 @@ def split_rule(document: dict[str, Any]) -> str:
             return SPLIT_RULES[splits[0]]
     raise ParameterError(
         f"the tokenizer splits text by an unknown rule ({json.dumps(outer)[:200]}); known are "
-        f"{', '.join([*SPLIT_RULES.values(), PLAIN_BYTE_LEVEL])} and SentencePiece with byte fallback. Use gguf='none'"
+        f"{', '.join([*SPLIT_RULES.values(), SMOLLM, PLAIN_BYTE_LEVEL])} and SentencePiece with byte fallback. "
+        "Use gguf='none'"
     )
+
+
+def _settings(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides how a step splits text; offsets do not."""
+    defaults = {"use_regex": True} if step.get("type") == "ByteLevel" else {}
+    return defaults | {name: value for name, value in step.items() if name != "trim_offsets"}
 
 
 def _scores(document: dict[str, Any], tokens: list[str]) -> list[float]:

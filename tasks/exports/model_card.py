@@ -42,6 +42,7 @@ def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
         environment.from_string(TEMPLATE.read_text("utf-8")).render(
             manifest=manifest,
             measured=manifest.verification,
+            templated=manifest.layout.startswith("template"),
             base=base_name(request.run_folder),
             licence=licence_of_base(request.model_path),
             weighted=_is_weighted(run.get("recipe")),

@@ -22,7 +22,7 @@ from tasks.lora.presets import preset_of, repository_of
 if TYPE_CHECKING:
     import mlx.nn as nn
 
-    from tasks.lora.samples import Encode
+    from storage.chat_layout import Tokenizer
 
 Log = Callable[[str], None]
 DIGEST_SAMPLES = 64
@@ -149,8 +149,7 @@ class LoadedBase:
     path: Path
     digest: str
     model: nn.Module
-    encode: Encode
-    end_token: int | None
+    tokenizer: Tokenizer
 
 
 def load_base(folder: Path) -> LoadedBase:
@@ -165,6 +164,4 @@ def load_base(folder: Path) -> LoadedBase:
     with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         model, _ = load_model(folder)
-    return LoadedBase(
-        folder, base_digest(folder), model, lambda texts: tokenizer(texts)["input_ids"], tokenizer.eos_token_id
-    )
+    return LoadedBase(folder, base_digest(folder), model, tokenizer)

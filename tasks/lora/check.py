@@ -87,10 +87,11 @@ def check_model(model: str) -> str:
     """Load a base model and predict one token."""
     import mlx.core as mx
 
+    from storage.chat_layout import ChatLayout
     from tasks.lora.base_model import load_base, resolve_base
 
     base = load_base(resolve_base(model, log=lambda line: None))
-    mx.eval(base.model(mx.array(base.encode(["An archive answers."])[0])[None]))
+    mx.eval(base.model(mx.array(ChatLayout(base.tokenizer).encode_prompt("Does an archive answer?"))[None]))
     return f"{base.path} answers; peak memory {mx.get_peak_memory() / 1e9:.2f} GB"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError, StoreError
 from storage.training_result import DataFacts
 from tasks.lora.batches import WeightedSequences
@@ -19,7 +20,7 @@ from tasks.lora.loss import (
     trust_weights,
 )
 from tasks.lora.recipe import Recipe
-from tasks.lora.samples import Encode, Split, TokenSequences, build_sequences, read_samples
+from tasks.lora.samples import Split, TokenSequences, build_sequences, read_samples
 
 LOW_SAMPLE_SHARE = 0.25
 
@@ -74,7 +75,7 @@ def _drawn(data: WeightedSequences) -> WeightedSequences:
     return replace(data, weights=np.ones_like(data.weights), draw_probabilities=shares / shares.sum())
 
 
-def load_training_data(balanced: Path, encode: Encode, end_token: int | None, recipe: Recipe) -> TrainingData:
+def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> TrainingData:
     """Read, tokenise and weigh a mixture.
 
     Raises:
@@ -85,7 +86,7 @@ def load_training_data(balanced: Path, encode: Encode, end_token: int | None, re
 
     def sequences(split: Split) -> TokenSequences:
         samples = read_samples(balanced, split)
-        return build_sequences(samples, encode, end_token, recipe.max_seq_length, recipe.mask_prompt)
+        return build_sequences(samples, layout, recipe.max_seq_length, recipe.mask_prompt)
 
     train = sequences("train")
     try:

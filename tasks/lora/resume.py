@@ -12,6 +12,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from storage.chat_layout import UNRECORDED, ChatLayout, Tokenizer
 from storage.checkpoint import STATE, damaged_files, list_checkpoints, read_state
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.model_folder import ADAPTERS, read_header
@@ -41,6 +42,8 @@ class RunState(BaseModel):
     data_digest: str
     base: str
     """Digest of the base model's configuration and weights."""
+    layout: str = UNRECORDED
+    """How the base model was spoken to; see `storage.chat_layout.ChatLayout.name`."""
     device: dict[str, str]
     seconds: float = 0.0
     train_ce: float | None = None
@@ -80,10 +83,28 @@ class RunState(BaseModel):
             self.best = BestStep(step=self.step, valid_objective=result.objective, valid_ce=result.ce)
 
 
+def layout_of_run(checkpoint: Path | None, tokenizer: Tokenizer, log: Callable[[str], None]) -> ChatLayout:
+    """Return the chat layout of a run: the base model's own, or the one that its checkpoint was trained in.
+
+    Raises:
+        ParameterError: The base model no longer has the layout of the checkpoint.
+    """
+    own = ChatLayout(tokenizer)
+    if checkpoint is None:
+        return own
+    layout = ChatLayout(tokenizer, read_run_state(checkpoint).layout)
+    if own.templated and not layout.templated:
+        log(
+            f"{checkpoint} was trained in the layout User:/Assistant: and goes on in it; choose another run name to "
+            "train in the base model's own chat template"
+        )
+    return layout
+
+
 def resume(
-    run: Path, recipe: Recipe, fresh: RunState, model: nn.Module, optimizer: optim.Optimizer, log: Callable[[str], None]
+    checkpoint: Path | None, recipe: Recipe, fresh: RunState, model: nn.Module, optimizer: optim.Optimizer
 ) -> tuple[RunState, list[str]]:
-    """Restore the adapter and the optimiser of the checkpoint to continue from.
+    """Restore the adapter and the optimiser of the checkpoint to continue from, if there is one.
 
     Returns:
         The state to go on from, `fresh` if there is no checkpoint, and lines that say where the run continues.
@@ -92,7 +113,6 @@ def resume(
         ParameterError: The checkpoint was trained otherwise than this recipe says.
         StoreError: It is damaged, or its data or base model differ.
     """
-    checkpoint = find_checkpoint(run, recipe, log)
     if checkpoint is None:
         return fresh, []
     state = read_run_state(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from storage.chat import ASSISTANT_MARK
+from storage.chat import ASSISTANT_MARK, format_prompt, split_turns
+from storage.chat_layout import UNRECORDED, ChatLayout, Encoded, Turn
 from storage.errors import MixtureError, StoreError
 from storage.parquet import read_shard
 from storage.schemas import SAMPLE_SCHEMA
@@ -20,18 +21,23 @@ from storage.schemas import SAMPLE_SCHEMA
 COLUMNS = ["text", "auth_weight", "prov_entropy"]
 ENCODE_ROWS = 256
 
+PAIR = ["prompt", "response"]
+READ = pa.schema([SAMPLE_SCHEMA.field(name) for name in (*COLUMNS, *PAIR)])
+
 Split = Literal["train", "valid"]
-Encode = Callable[[list[str]], list[list[int]]]
 Tokens = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Texts with their scores; all of one length."""
+    """Texts with their scores, and prompt and response of those that have them; all of one length."""
 
     texts: list[str]
     auth_weights: npt.NDArray[np.float32]
     prov_entropies: npt.NDArray[np.float32]
+    pairs: list[tuple[str, str] | None]
+    own: bool = False
+    """Lines of one's own, whose text may have several turns. A document that quotes a conversation has only one."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,17 +49,20 @@ def read_samples(balanced: Path, split: Split) -> Samples:
     Raises:
         StoreError: The split is missing or cannot be read.
     """
-    tables = [read_shard(shard, SAMPLE_SCHEMA, COLUMNS) for shard in sorted((balanced / split).glob("*.parquet"))]
-    if not tables:
-        files = [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
-        tables = [_read_lines(file) for file in files]
+    shards = sorted((balanced / split).glob("*.parquet"))
+    files = [] if shards else [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
+    tables = [read_shard(shard, SAMPLE_SCHEMA, [*COLUMNS, *PAIR]) for shard in shards]
+    tables += [_read_lines(file) for file in files]
     if not tables:
         raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
     table = pa.concat_tables(tables)
+    pairs = zip(*(table.column(name).to_pylist() for name in PAIR), strict=True)
     return Samples(
         texts=table.column("text").to_pylist(),
         auth_weights=table.column("auth_weight").to_numpy(),
         prov_entropies=table.column("prov_entropy").to_numpy(),
+        pairs=[(prompt, response) if prompt and response else None for prompt, response in pairs],
+        own=not shards,
     )
 
 
@@ -64,13 +73,15 @@ def _read_lines(file: Path) -> pa.Table:
             continue
         try:
             row = json.loads(line)
-            rows.append({name: row[name] for name in COLUMNS})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            pair = {name: row.get(name) for name in PAIR}
+            texts = {name: value for name, value in pair.items() if isinstance(value, str)}
+            rows.append({name: row[name] for name in COLUMNS} | texts)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(COLUMNS)}"
             ) from error
     try:
-        return pa.Table.from_pylist(rows, schema=pa.schema([SAMPLE_SCHEMA.field(name) for name in COLUMNS]))
+        return pa.Table.from_pylist(rows, schema=READ)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise StoreError(f"{file}: a field has the wrong type ({error}); correct the file") from error
 
@@ -108,51 +119,77 @@ class TokenSequences:
         return self.lengths - self.first_targets
 
 
-def cut(tokens: Sequence[int], first_target: int, max_seq_length: int) -> list[tuple[Sequence[int], int]]:
+def cut(
+    tokens: Sequence[int], first_target: int, max_seq_length: int, begin: Sequence[int] = ()
+) -> list[tuple[Sequence[int], int]]:
     """Cut a sample into sequences of at most ``max_seq_length + 1`` tokens.
 
     Neighbours share one token, so that every token but the very first is a target exactly once.
 
+    Args:
+        tokens: The sample.
+        first_target: Index of its first supervised token.
+        max_seq_length: Most targets of a sequence.
+        begin: Put before every sequence but the first: the tokens with which the model expects a text to begin.
+
     Returns:
         Pairs of tokens and the index of their first supervised token; sequences without any are left out.
     """
-    chunks = []
-    for start in range(0, len(tokens) - 1, max_seq_length):
-        chunk = tokens[start : start + max_seq_length + 1]
-        first = max(1, first_target - start)
+    chunks: list[tuple[Sequence[int], int]] = []
+    start, before = 0, list[int]()
+    while start < len(tokens) - 1:
+        end = start + max_seq_length + 1 - len(before)
+        chunk = [*before, *tokens[start:end]]
+        first = max(1, first_target - start) + len(before)
         if first < len(chunk):
             chunks.append((chunk, first))
+        start, before = end - 1, list(begin)
     return chunks
 
 
-def _encode_all(texts: list[str], encode: Encode, mask_prompt: bool) -> list[tuple[list[int], int]]:
-    """Encode texts whole, and find the first token that does not belong to the prompt."""
-    whole = encode(texts)
-    if not mask_prompt:
-        return [(tokens, 1) for tokens in whole]
-    marks = [text.find(ASSISTANT_MARK) for text in texts]
-    ends = [at + len(ASSISTANT_MARK) if at >= 0 else 0 for at in marks]
-    prompts = encode([text[:end] for text, end in zip(texts, ends, strict=True)])
-    # A tokenizer may merge across the border; the common prefix is what the prompt alone determines.
-    return [(tokens, _shared_prefix(tokens, prompt)) for tokens, prompt in zip(whole, prompts, strict=True)]
+def _turns(samples: Samples, row: int, layout: ChatLayout) -> list[Turn]:
+    """Return prompts and responses of a sample, a response with its blank; none for a text of another form."""
+    text, pair = samples.texts[row], samples.pairs[row]
+    if pair is not None and layout.name != UNRECORDED:
+        return [(pair[0], f" {pair[1]}")]
+    turns = split_turns(text)
+    if samples.own and layout.name != UNRECORDED:
+        return turns
+    return [(turns[0][0], text.removeprefix(format_prompt(turns[0][0])))] if turns else []
 
 
-def _shared_prefix(tokens: list[int], prompt: list[int]) -> int:
-    pairs = enumerate(zip(tokens, prompt, strict=False))
-    return next((at for at, (left, right) in pairs if left != right), min(len(tokens), len(prompt)))
+def _encode_rows(samples: Samples, rows: range, layout: ChatLayout, mask_prompt: bool) -> list[tuple[int, Encoded]]:
+    """Encode some samples: a conversation of several turns gives a row for each, up to its answer."""
+    plain, asked = list[int](), list[tuple[int, list[Turn]]]()
+    for row in rows:
+        turns = _turns(samples, row, layout)
+        if not turns:
+            plain.append(row)
+        elif mask_prompt:
+            asked += [(row, turns[: count + 1]) for count in range(len(turns))]
+        else:
+            asked.append((row, turns))
+    texts = [samples.texts[row] for row in plain]
+    encoded = [
+        *zip((row for row, _ in asked), layout.encode_answers([turns for _, turns in asked]), strict=True),
+        *zip(plain, layout.encode_texts(texts, [_before_answer(text) for text in texts]), strict=True),
+    ]
+    return sorted(encoded, key=lambda each: each[0])
 
 
-def build_sequences(
-    samples: Samples, encode: Encode, end_token: int | None, max_seq_length: int, mask_prompt: bool
-) -> TokenSequences:
+def _before_answer(text: str) -> str:
+    """Return what of a text is not learned: what comes before an answer, if it has that mark."""
+    return "".join(text.partition(ASSISTANT_MARK)[:2]) if ASSISTANT_MARK in text else ""
+
+
+def build_sequences(samples: Samples, layout: ChatLayout, max_seq_length: int, mask_prompt: bool) -> TokenSequences:
     """Turn samples into sequences; each inherits its sample's scores.
 
     Args:
         samples: The texts.
-        encode: Tokenises a list of texts, with the model's usual leading special tokens.
-        end_token: Put after each sample's last token and supervised; none if the tokenizer has no such token.
+        layout: Turns them into tokens, with the token that ends an answer, which is supervised.
         max_seq_length: Most tokens that the model reads at once.
-        mask_prompt: Supervise the response only.
+        mask_prompt: Supervise the responses only.
 
     Raises:
         MixtureError: No sample holds a supervised token.
@@ -161,10 +198,10 @@ def build_sequences(
     first_targets: list[int] = []
     owners: list[int] = []
     for start in range(0, len(samples), ENCODE_ROWS):
-        encoded = _encode_all(samples.texts[start : start + ENCODE_ROWS], encode, mask_prompt)
-        for row, (tokens, first) in enumerate(encoded, start):
-            ended = [] if end_token is None or tokens[-1:] == [end_token] else [end_token]
-            for chunk, first_target in cut(tokens + ended, first, max_seq_length):
+        some = range(start, min(start + ENCODE_ROWS, len(samples)))
+        for row, encoded in _encode_rows(samples, some, layout, mask_prompt):
+            first = encoded.start if mask_prompt else 1
+            for chunk, first_target in cut(encoded.ids, first, max_seq_length, layout.begin):
                 chunks.append(np.asarray(chunk, np.int32))
                 first_targets.append(first_target)
                 owners.append(row)

@@ -24,7 +24,7 @@ from tasks.lora.process import StopAsked, StopRequest, describe_device, limit_me
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 from tasks.lora.report import RunReport, open_tracker
-from tasks.lora.resume import RunState, finished_result, resume, save_optimizer
+from tasks.lora.resume import RunState, find_checkpoint, finished_result, layout_of_run, resume, save_optimizer
 from tasks.lora.step import TrainingStep, learning_rate_at, make_optimizer
 from tasks.lora.validation import Validation, validate
 
@@ -85,7 +85,9 @@ class _Training:
             checkpoint_activations(self.base.model)
         self.optimizer = make_optimizer(recipe)
         self.optimizer.init(self.base.model.trainable_parameters())
-        self.data = load_training_data(balanced, self.base.encode, self.base.end_token, recipe)
+        checkpoint = find_checkpoint(folder, recipe, log)
+        layout = layout_of_run(checkpoint, self.base.tokenizer, log)
+        self.data = load_training_data(balanced, layout, recipe)
         self.recipe = recipe = recipe.for_sequences(-(-len(self.data.train) // ranks.size))
         fresh = RunState(
             Z=self.data.facts.Z,
@@ -93,11 +95,12 @@ class _Training:
             recipe_digest=recipe.digest,
             data_digest=digest,
             base=self.base.digest,
+            layout=layout.name,
             device=describe_device(),
             processes=ranks.size,
             resumed_from=recipe.resume_from,
         )
-        self.state, resumed = resume(folder, recipe, fresh, self.base.model, self.optimizer, log)
+        self.state, resumed = resume(checkpoint, recipe, fresh, self.base.model, self.optimizer)
         self.seconds_before = self.state.seconds
         digests = {"base model": fresh.base, "mixture": digest, "recipe": recipe.digest}
         numbers = {name: zlib.crc32(text.encode()) for name, text in digests.items()}
@@ -123,6 +126,7 @@ class _Training:
             self.adapter.summary,
             f"Loaded {facts.train_samples} training samples as {facts.train_sequences} sequences",
             f"Loaded {facts.valid_samples} validation samples",
+            *(["Speaking the base model's own chat template"] if self.state.layout.startswith("template") else []),
             *self.data.warnings(),
             *resumed,
             f"Starting training for {self.recipe.max_steps - self.state.step} iterations...",
@@ -142,6 +146,7 @@ class _Training:
             mixture_digest=self.state.data_digest,
             recipe=self.recipe.model_dump(mode="json"),
             device=self.state.device,
+            layout=self.state.layout,
         ).write(self.folder)
 
     def run(self, stop: StopRequest) -> TrainingResult:

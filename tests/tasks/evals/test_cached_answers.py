@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tasks.evals import cached_answers
 from tasks.evals.cached_answers import KEPT, CachedModel
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore, Sample, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE, EvaluationParameters
 
 
@@ -25,13 +25,16 @@ class Counting:
         self.loads += 1
         return self
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         self._count(prompts)
         return [f"{prompt}!{max_new_tokens}" for prompt in prompts]
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         self._count(["".join(pair) for pair in pairs])
         return [OptionScore(-float(len(prompt)), len(option), len(option.encode())) for prompt, option in pairs]
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        raise NotImplementedError
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         self._count(texts)

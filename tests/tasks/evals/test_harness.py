@@ -9,18 +9,21 @@ import pytest
 
 from storage.errors import ParameterError, PrerequisiteError
 from tasks.evals.harness import cut_at, run_tasks
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore, Sample, TextLikelihood
 
 
 class Table:
     """Knows some sums, is sure of a wrong answer to one, and unsure of the last."""
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         sure = {"1 + 1 =": " 2", "2 + 2 =": " 4", "3 + 3 =": " 7"}
         return [OptionScore(-0.1 if sure.get(p.strip()) == o else -1.0, 1, len(o)) for p, o in pairs]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         return [" 2\nQ" for _ in prompts]
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        raise NotImplementedError
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         return [TextLikelihood(1.0, 1) for _ in texts]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from storage.chat_layout import UNRECORDED
 from storage.errors import ParameterError, PrerequisiteError
+from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import ModelUnderTest, load_model
 
 TEXTS = [
@@ -52,7 +55,7 @@ def encode(base_model: Path, text: str) -> list[int]:
 
 
 def test_an_options_score_is_the_chain_rule_whatever_the_batch(loaded: ModelUnderTest, base_model: Path) -> None:
-    scores = loaded.score_options(OPTIONS)
+    scores = loaded.score_options(OPTIONS, plain=True)
     for (prompt, option), score in zip(OPTIONS, scores, strict=True):
         alone, joint = encode(base_model, prompt), encode(base_model, prompt + option)
         start = next(i for i, token in enumerate(joint) if i >= len(alone) or token != alone[i])
@@ -81,8 +84,8 @@ def test_answers_are_greedy_and_alike_in_a_batch(loaded: ModelUnderTest, base_mo
     from mlx_lm import load
 
     prompts = ["User: Why?\n\nAssistant:", "Which source is most reliable for the sea ice?", "A", "Tell me"]
-    answers = loaded.generate(prompts, max_new_tokens=8)
-    assert answers == [loaded.generate([prompt], max_new_tokens=8)[0] for prompt in prompts]
+    answers = loaded.generate(prompts, max_new_tokens=8, plain=True)
+    assert answers == [loaded.generate([prompt], max_new_tokens=8, plain=True)[0] for prompt in prompts]
     model, tokenizer = load(str(base_model))
     ids, written = encode(base_model, prompts[0]), []
     for _ in range(8):
@@ -106,3 +109,33 @@ def test_what_is_missing_is_named(base_model: Path, tmp_path: Path) -> None:
             load_model(str(folder))
     with pytest.raises(PrerequisiteError, match=r"adapters\.safetensors"):
         load_model(str(base_model), tmp_path)
+
+
+def test_questions_are_asked_as_the_adapter_was_trained(loaded: ModelUnderTest) -> None:
+    """This base has no chat template: the same questions by hand in User:/Assistant: give the same."""
+    by_hand = [("User: Why?\n\nAssistant:", " Yes"), ("User: Why?\n\nAssistant:", " No"), ("Assistant:", " Yes")]
+    asked = loaded.score_options([("Why?", "Yes"), ("Why?", "No"), ("", "Yes")])
+    assert asked == loaded.score_options(by_hand, plain=True)
+    assert loaded.generate(["Why?"], 8) == loaded.generate(["User: Why?\n\nAssistant:"], 8, plain=True)
+    text = TEXTS[0]
+    assert loaded.score_samples([HeldOut("a", "low", text, "Why?", "Because.")], 64) == (
+        loaded.negative_log_likelihoods([text], 64)
+    )
+
+
+def test_a_chat_template_of_the_base_frames_every_question(base_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base_model, tmp_path / "base")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    model, head = load_model(str(folder)), "[user]Why?<|end|>[assistant]"
+    assert model.score_options([("Why?", "Yes")]) == model.score_options([(head, "Yes")], plain=True)
+    assert model.generate(["Why?"], 8) == model.generate([head], 8, plain=True)
+    (found,) = model.score_samples([HeldOut("a", "low", TEXTS[0], "Why?", "Because.")], 64)
+    (alone,) = model.score_options([(head, "Because.")], plain=True)
+    assert (found.tokens, found.nats) == (alone.tokens, pytest.approx(-alone.nats, rel=1e-5)), "the response alone"
+    before = load_model(str(folder), layout=UNRECORDED)
+    assert before.score_options([("Why?", "Yes")]) == model.score_options(
+        [("User: Why?\n\nAssistant:", " Yes")], plain=True
+    )

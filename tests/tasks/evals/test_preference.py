@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore, Sample, TextLikelihood
 from tasks.evals.preference import weigh_scenarios
 from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 from tasks.evals.scorers import parse_choice
@@ -56,7 +56,7 @@ class Judge:
         self._letter = {letter: liking * (letter == favourite) for letter in LETTERS}
         self._word, self._preference = word, preference
 
-    def score_options(self, pairs: Sequence[tuple[str, str]]) -> list[OptionScore]:
+    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         return [self._score(prompt, option.strip()) for prompt, option in pairs]
 
     def _score(self, prompt: str, option: str) -> OptionScore:
@@ -69,8 +69,11 @@ class Judge:
         }
         return OptionScore(math.log(0.8 * weights[option] / sum(weights.values())), 1, 1)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         return ["Answer: " + next(line[0] for line in prompt.splitlines() if self._word in line) for prompt in prompts]
+
+    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+        raise NotImplementedError
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         raise AssertionError("no text was to be scored")

@@ -9,7 +9,6 @@ import pytest
 
 from flows.__main__ import main as flows_main
 from flows.__main__ import usage
-from storage.chat import format_prompt
 from storage.layout import Layout
 from storage.training_result import read_training_result
 from tasks.evals.model_under_test import load_model
@@ -35,7 +34,7 @@ def test_one_model_answers_as_base_and_as_adapter(store: Path, base_model: Path,
     for _ in range(2):  # setting the adapter aside leaves no trace
         for adapter in (None, run_folder / "checkpoint-3"):
             alone = load_model(str(base_model), adapter)
-            expected = alone.generate([format_prompt(PROMPT)], 8)[0]
+            expected = alone.generate([PROMPT], 8)[0]
             answered = "".join(tried.stream(PROMPT, 8, 0.0, adapted=adapter is not None))
             assert answered.strip() == expected.strip()
 

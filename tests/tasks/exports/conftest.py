@@ -16,6 +16,7 @@ from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.exports.export import export_model
 from tasks.exports.export_manifest import ExportResult
+from tasks.exports.gguf_tokenizer import SMOLLM
 from tests.clients.llama_cpp import LlamaCpp, running
 
 CONFIG = {
@@ -71,8 +72,10 @@ def write_tokenizer(folder: Path, rule: str | None = None) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule is None)
-    steps = [] if rule is None else [pre_tokenizers.Split(Regex(rule), "isolated")]
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule in (None, SMOLLM))
+    steps: list[Any] = [] if rule is None else [pre_tokenizers.Split(Regex(rule), "isolated")]
+    if rule == SMOLLM:
+        steps = [pre_tokenizers.Digits(individual_digits=True)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, plain]) if steps else plain
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -52,6 +52,7 @@ class TestOllama:
     def test_the_modelfile_names_the_gguf_file_and_the_layout(
         self, specification: Specification, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
+        (Path(specification["adapter"]) / "state.json").write_text('{"layout": "guide"}')
         monkeypatch.setenv("PATH", str(tmp_path))
         said: list[str] = []
         result = export(specification, lambda event, **fields: said.append(fields["message"]), ollama=True)
@@ -59,7 +60,7 @@ class TestOllama:
         assert (folder / "Modelfile").read_text() == (
             "FROM ./tiny-q8_0.gguf\n"
             'TEMPLATE """{{ if .System }}{{ .System }}\n\n{{ end }}'
-            'User: {{ .Prompt }}\n\nAssistant: {{ .Response }}"""\n'
+            'User: {{ .Prompt }}\n\nAssistant:{{ .Response }}"""\n'
             'PARAMETER stop "User:"\n'
         )
         assert {"Modelfile", "tiny-q8_0.gguf"} <= {record.file for record in result.files}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
-from tasks.exports.fuse import TRAINED_LAYOUT, fuse_lazily
+from tasks.exports.chat import TRAINED_LAYOUT
+from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
-from tasks.exports.gguf_tokenizer import SPLIT_RULES, read_tokenizer
+from tasks.exports.gguf_tokenizer import SMOLLM, SPLIT_RULES, read_tokenizer
 from tests.clients.llama_cpp import MODULES, LlamaCpp, install_quantiser
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
@@ -82,7 +83,7 @@ def test_a_four_bit_base_is_rounded_only_once(config: dict[str, Any], tmp_path: 
     assert llama.open_gguf(folder / "tiny-f16.gguf", prompt, TOKENS)["greedy"] == expected
 
 
-@pytest.mark.parametrize("rule", [None, *SPLIT_RULES], ids=["gpt-2", *SPLIT_RULES.values()])
+@pytest.mark.parametrize("rule", [None, SMOLLM, *SPLIT_RULES], ids=["gpt-2", SMOLLM, *SPLIT_RULES.values()])
 def test_llama_cpp_tokenises_as_the_tokenizer_does(rule: str | None, tmp_path: Path, llama: LlamaCpp) -> None:
     from mlx_lm.utils import load_tokenizer
 
@@ -238,7 +239,7 @@ def test_a_trained_model_says_the_same_in_both(tmp_path: Path, llama: LlamaCpp) 
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, None, "rope scaling 'dynamic'"),
         ({"rope_traditional": True}, None, "rope_traditional"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, None, "sliding attention"),
-        ({}, r"\p{L}+|\p{N}", r"known are llama-bpe, qwen2, tekken, gpt-2"),
+        ({}, r"\p{L}+|\p{N}", r"known are llama-bpe, qwen2, tekken, smollm, gpt-2"),
     ],
 )
 def test_a_model_that_llama_cpp_would_compute_differently(

@@ -7,16 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError, ParameterError
 from storage.parquet import read_shard, write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.lora.data import TrainingData, load_training_data
 from tasks.lora.recipe import Recipe
-from tests.tasks.lora.test_samples import letters
+from tests.tasks.lora.test_samples import Letters
 
 
 def load(mixture: Path, **changes: Any) -> TrainingData:
-    return load_training_data(mixture, letters, 1, Recipe(**changes))
+    return load_training_data(mixture, ChatLayout(Letters()), Recipe(**changes))
 
 
 def test_weights_have_a_token_mean_of_one_and_the_published_ratio(mixture: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from storage.checkpoint import list_checkpoints
-from storage.errors import StoreError
+from storage.chat_layout import UNRECORDED, ChatLayout
+from storage.checkpoint import list_checkpoints, trained_layout
+from storage.errors import ParameterError, StoreError
 from storage.events import parse_event
 from tasks.lora import trainer, validation
 from tasks.lora.base_model import load_base
@@ -201,7 +203,7 @@ def test_a_stop_takes_effect_within_a_validation_which_is_then_repeated(
 def test_processes_that_train_together_ask_for_a_stop_at_the_same_moments(base: Path, mixture: Path) -> None:
     recipe = tiny_recipe(base, val_batches=-1)
     loaded = load_base(base)
-    data = load_training_data(mixture, loaded.encode, loaded.end_token, recipe)
+    data = load_training_data(mixture, ChatLayout(loaded.tokenizer), recipe)
     assert data.valid is not None
     asked: list[int] = []
     for rank in range(3):
@@ -286,3 +288,39 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_what_comes(long_run: Path,
         train_here(long_run, mixture, frugal(base, max_steps=8), events)
     assert list_checkpoints(long_run)[-1][0] == 5 and steps_of(long_run / "aside") == [6]
     assert any("belong to an earlier course of the run; moved to" in line for line in events.lines())
+
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_a_run_goes_on_in_the_layout_that_it_was_trained_in(base: Path, mixture: Path, tmp_path: Path) -> None:
+    """A run from before runs recorded their layout spoke User:/Assistant:, whatever template its base has."""
+    straight, run, templated = tmp_path / "straight", tmp_path / "run", tmp_path / "templated"
+    model = shutil.copytree(base, tmp_path / "model")
+    recipe = tiny_recipe(model)
+    train_here(straight, mixture, recipe)
+    with pytest.raises(Killed):
+        train_here(run, mixture, recipe, DiesAt("checkpoint", 3))
+    file = run / "checkpoint-3" / "state.json"
+    state = json.loads(file.read_text())
+    assert state.pop("layout") == "guide" == json.loads((run / "run.json").read_text())["layout"]
+    file.write_text(json.dumps(state))
+
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    events = Events()
+    train_here(run, mixture, recipe, events)
+    assert any("was trained in the layout User:/Assistant: and goes on in it" in line for line in events.lines())
+    assert state_of(run, 6)["layout"] == UNRECORDED
+    assert all(bool(mx.array_equal(a, tensors(straight, 6)[name])) for name, a in tensors(run, 6).items())
+
+    with pytest.raises(Killed):
+        train_here(templated, mixture, recipe, DiesAt("checkpoint", 3))
+    assert state_of(templated, 3)["layout"].startswith("template sha256:")
+    assert trained_layout(templated / "checkpoint-3") == state_of(templated, 3)["layout"]
+    assert not bool(mx.array_equal(*(tensors(folder, 3)[next(iter(tensors(run, 3)))] for folder in (run, templated))))
+    (model / "chat_template.jinja").write_text(TEMPLATE.replace("]", ">"))
+    with pytest.raises(ParameterError, match="put the base model's chat template back"):
+        train_here(templated, mixture, recipe)
