@@ -60,7 +60,7 @@ def events(spec: dict[str, Any], tmp_path_factory: Any) -> list[dict[str, Any]]:
     path = tmp_path_factory.mktemp("spec") / "spec.json"
     path.write_text(json.dumps(spec))
     command = [sys.executable, "-m", "tasks.evals", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr + done.stdout
     return [parse_event(line) for line in done.stdout.splitlines()]
 
