@@ -50,7 +50,7 @@ def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
             settings=table(["setting", "value"], _settings(request, run)),
             evaluated=evaluated if isinstance(evaluated, str) and evaluated != request.adapter.name else None,
             metrics=table(METRIC_COLUMNS, rows) if rows else None,
-            repetition=_repetition(repetition) if isinstance(repetition, dict) else None,
+            repetition=_repetition(repetition),
         )
         + "\n"
     )
@@ -164,8 +164,10 @@ def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
             yield from metric_rows(inner, (*path, str(name)))
 
 
-def _repetition(found: dict[str, Any]) -> str:
-    """Tabulate how copies sway both models: over all facts, and by who publishes the copies."""
+def _repetition(found: Any) -> str | None:
+    """Tabulate how copies sway both models: over all facts, and by who publishes the copies; none if not measured."""
+    if not isinstance(found, dict):
+        return None
     rows, shifts = [], []
     for who, part in [("all", found), *found["publishers"].items()]:
         curves = part["base"]["curve"], part["adapter"]["curve"]
