@@ -35,7 +35,7 @@ from tasks.evals.results import (
 )
 from tasks.evals.section import SAMPLE_SCHEMA
 from tasks.evals.suites import Measurements, compare_models, measure_model, sample_rows, stages_of
-from tasks.evals.verdicts import all_passed, conclude, suggest
+from tasks.evals.verdicts import ON_TOY, all_passed, conclude, suggest
 
 
 def evaluate_run(spec: EvaluationSpec, emit: Emit) -> EvaluationResult:
@@ -123,7 +123,7 @@ class Evaluation:
         passed = all_passed(verdicts)
         if passed and not set(DECIDING) <= set(spec.parameters.suites):
             passed = None  # a part of the suites can refute a model, but not approve it
-        trained_on = self.mixture.count_training_samples()
+        trained_on, toy = self.mixture.count_training_samples(), is_toy(self.inputs["model"])
         return EvaluationResults(
             **dict(sections["adapter"]),
             digest=self.digest,
@@ -131,11 +131,11 @@ class Evaluation:
             model=spec.model_name,
             adapter=spec.adapter_folder.name,
             passed=passed,
-            toy=is_toy(self.inputs["model"]),
+            toy=toy,
             conclusion=conclude(passed, relative, verdicts),
             verdicts=verdicts,
             relative=relative,
-            next_steps=suggest(verdicts, trained_on.bands["low"], passed),
+            next_steps=([ON_TOY] if toy else []) + suggest(verdicts, trained_on.bands["low"], passed),
             lm_eval={name: found.lm_eval for name, found in models.items()} if base.lm_eval else None,
             others={
                 name: OtherAdapter(

@@ -22,6 +22,8 @@ BATCH_TOKENS = 4096
 
 A single longer sequence goes alone, whole; the evaluation's `eval_seq_length` bounds those.
 """
+REMEMBERED_TOKENS = 4 * BATCH_TOKENS
+"""Most tokens whose keys and values are kept for the rows of one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class _Parents:
 
     caches: list[Any]
     lines: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of each row, padding included."""
+        return int(self.caches[0].size())
 
     def at(self, children: Sequence[int]) -> list[Any]:
         """Caches that hold a row for each of some children; these stay as they are."""
@@ -181,10 +188,11 @@ class ModelUnderTest:
         import mlx.core as mx
         from mlx_lm.models.cache import BatchKVCache
 
+        rows = min(self._batch_size, max(1, REMEMBERED_TOKENS // (1 + (parents.length if parents else 0))))
         for inner in (False, True):
             places = [place for place, node in enumerate(nodes) if bool(node.children) is inner]
             lengths = [len(nodes[place].tokens) for place in places]
-            for batch in batches_of(lengths, self._batch_size, BATCH_TOKENS):
+            for batch in batches_of(lengths, rows, BATCH_TOKENS):
                 chosen = [places[place] for place in batch]
                 some = [nodes[place] for place in chosen]
                 width = max(len(node.tokens) for node in some)

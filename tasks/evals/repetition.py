@@ -74,12 +74,13 @@ class Repetition(Section, Curves):
             for copies in (min(COPIES), most)
         ]
         shifts = self.base.shift.text(2), self.adapter.shift.text(2)
-        rows.append(("Shift by copies, nats", *shifts, f"{self.removed.percent()} less"))
+        rows.append(("Shift by copies, nats", *shifts, f"{self.removed.percent()} removed"))
         return Outcome([], headline, rows, [self._judge()])
 
     def _judge(self) -> Verdict:
         """Judge the share taken away; a base that copies do not sway leaves nothing to judge."""
-        found = judge_change("repetition", "resistance to repetition", self.removed, self.removed.percent())
+        shown = f"{self.removed.percent()} of the shift removed"
+        found = judge_change("repetition", "resistance to repetition", self.removed, shown)
         if self.base.shift.low is None or self.base.shift.low > 0:
             return found
         label = f"{OPEN}copies do not clearly sway the base"

@@ -68,6 +68,9 @@ _ON_REDUCED = (
     "Everyday texts surprise the adapter more than before (above 1.1\N{MULTIPLICATION SIGN}): a lower "
     "`--learning-rate`, fewer steps or an earlier checkpoint keep more of its general ability."
 )
+ON_TOY = (
+    "This model is too small for the suites: train a real one (`--model`) and evaluate it before you judge the method."
+)
 _ON_OPEN = (
     "Nothing that was measured is below its threshold, but not everything could be judged: see the verdicts that are "
     "undecided, and evaluate with all suites before you export."
@@ -175,7 +178,7 @@ def judge_distrust(ratio: Estimate, unscored: int = 0, samples: int = 0) -> Verd
     """
     name, title, target = "distrust_signal", "Distrust signal", f"at least {DISTRUST_MIN_RATIO:.2f}{TIMES}"
     if unscored > MAX_UNSCORED_SHARE * samples:
-        found = f"{unscored} of {samples} answers hardly say yes or no"
+        found = f"on {unscored} of {samples} topics hardly a yes or no"
         return Verdict(name, title, target, found, None, "undecided")
     if ratio.value is None:
         return Verdict(name, title, target, "not measured", None, "undecided")

@@ -61,7 +61,7 @@ def test_a_base_that_copies_do_not_sway_leaves_nothing_to_judge() -> None:
     assert outcome.relative[0].passed is None and "do not clearly sway" in outcome.relative[0].label
     assert outcome.headline["repetition_removed"] is None
     (worse,) = compared(Crowd(2.0, 0.3), Crowd(2.0, 0.6)).outcome().relative
-    assert (worse.passed, worse.found) == (False, "-100% (-100% to -100%)")
+    assert (worse.passed, worse.found) == (False, "-100% (-100% to -100%) of the shift removed")
 
 
 def test_every_question_is_a_row() -> None:

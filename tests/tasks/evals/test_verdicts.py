@@ -79,7 +79,7 @@ def test_thresholds(verdict: Verdict, label: str, passed: bool | None) -> None:
 def test_a_model_that_says_neither_yes_nor_no_gives_no_signal() -> None:
     assert verdicts.judge_distrust(estimate(1.4), unscored=4, samples=42).passed is True
     verdict = verdicts.judge_distrust(estimate(1.4), unscored=5, samples=42)
-    assert verdict.passed is None and verdict.found.startswith("5 of 42")
+    assert verdict.passed is None and verdict.found.startswith("on 5 of 42 topics")
 
 
 @pytest.mark.parametrize(
