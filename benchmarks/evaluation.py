@@ -14,6 +14,7 @@ from typing import Any
 
 from storage import blas
 from storage.chat import format_prompt
+from tasks.evals.invented_facts import COPIES, invented_facts
 from tasks.evals.model_under_test import ModelUnderTest
 from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 
@@ -21,6 +22,8 @@ BASE_MODEL = Path(__file__).resolve().parent.parent / "sandbox" / "base_model"
 NEW_TOKENS = 32
 BATCH = 16
 ROUNDS = 3
+FACTS = 24
+"""Invented facts, of the suite's 336: enough to measure."""
 TOLERANCE = 1e-3
 """Nats; float32 sums in another order."""
 
@@ -76,9 +79,24 @@ def compare_generation(model: Any, tokenizer: Any, questions: QuestionSet) -> di
     }
 
 
-def compare_likelihoods(model: Any, tokenizer: Any, questions: QuestionSet) -> dict[str, Any]:
-    """Measure the scores of all options, by their text and by their letters; both ways must find the same."""
-    tested = ModelUnderTest(model, tokenizer, BATCH)
+class Counted:
+    """A model with a count of the tokens that it reads, padding included."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.tokens = 0
+
+    def __call__(self, inputs: Any, **cache: Any) -> Any:
+        """Read (batch, length) token ids."""
+        self.tokens += inputs.size
+        return self._model(inputs, **cache)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def option_pairs(questions: QuestionSet) -> list[tuple[str, str]]:
+    """Return every choice between sources, by its text and by its letters."""
     found = questions.scenarios
     cloze = [(format_prompt(found.ask(each)), f" {option}") for each in found.scenarios for option in each.options]
     letters = [
@@ -87,13 +105,31 @@ def compare_likelihoods(model: Any, tokenizer: Any, questions: QuestionSet) -> d
         for first in range(len(LETTERS))
         for letter in LETTERS
     ]
+    return cloze + letters
+
+
+def repetition_pairs(facts: int) -> list[tuple[str, str]]:
+    """Return the questions about some invented facts, with every number of copies."""
+    return [
+        (format_prompt(fact.ask(copies)), f" {value}")
+        for fact in invented_facts(facts)
+        for copies in COPIES
+        for value in (fact.right, fact.copied)
+    ]
+
+
+def compare_likelihoods(model: Any, tokenizer: Any, name: str, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Measure the scores of all options of a suite; both ways must find the same."""
+    counted, alone = Counted(model), Counted(model)
+    tested = ModelUnderTest(counted, tokenizer, BATCH)
     ours, theirs, scores, nats = best_seconds(
-        lambda: tested.score_options(cloze + letters, plain=True),
-        lambda: score_one_by_one(model, tokenizer, cloze + letters),
+        lambda: tested.score_options(pairs, plain=True), lambda: score_one_by_one(alone, tokenizer, pairs)
     )
     return {
-        "benchmark": "evaluation: likelihoods",
+        "benchmark": f"evaluation: {name}",
         "options": len(nats),
+        "tokens": counted.tokens // ROUNDS,
+        "one_by_one_tokens": alone.tokens // ROUNDS,
         "seconds": round(ours, 2),
         "one_by_one_seconds": round(theirs, 2),
         "ratio": round(theirs / ours, 1),
@@ -112,10 +148,11 @@ def main() -> None:
     print(json.dumps(generation), flush=True)
     if different := generation["prompts"] - generation["identical_answers"]:
         raise SystemExit(f"{different} answers differ")
-    likelihoods = compare_likelihoods(model, tokenizer, questions)
-    print(json.dumps(likelihoods), flush=True)
-    if (worst := likelihoods["largest_difference_nats"]) > TOLERANCE:
-        raise SystemExit(f"scores differ by {worst}")
+    for name, pairs in (("likelihoods", option_pairs(questions)), ("repetition", repetition_pairs(FACTS))):
+        likelihoods = compare_likelihoods(model, tokenizer, name, pairs)
+        print(json.dumps(likelihoods), flush=True)
+        if (worst := likelihoods["largest_difference_nats"]) > TOLERANCE:
+            raise SystemExit(f"scores differ by {worst}")
 
 
 if __name__ == "__main__":

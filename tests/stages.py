@@ -182,7 +182,13 @@ STAGES = {
         Stage(
             "evaluate-adapter",
             write_finished_run,
-            lambda store: {"run": "first", "max_new_tokens": 16, "eval_batch_size": 1, "perplexity_samples": 4},
+            lambda store: {
+                "run": "first",
+                "max_new_tokens": 16,
+                "eval_batch_size": 1,
+                "eval_limit": 24,
+                "perplexity_samples": 4,
+            },
             _answered,
             _report,
             "runs/first/evaluate.json",

@@ -68,7 +68,12 @@ class Behaviours(Section):
         for name, suite in self.suites.items():
             headline |= {f"{name}_share_base": suite.base.share, f"{name}_share_adapter": suite.adapter.share}
             rows.append((TITLES[name], str(suite.base), str(suite.adapter), suite.difference.points()))
-        return Outcome(judged, headline, rows)
+        relative = [
+            verdicts.judge_change(name, JUDGED[name][0].lower(), suite.difference, suite.difference.points())
+            for name, suite in self.suites.items()
+            if name in ("censorship", "authority")
+        ]
+        return Outcome(judged, headline, rows, relative)
 
 
 def ask_behaviours(

@@ -77,6 +77,10 @@ class Estimate:
         """Write a difference of shares in percentage points with its interval, if it has one."""
         return self._written(_points, " points")
 
+    def percent(self) -> str:
+        """Write a share with its interval, if it has one."""
+        return self._written(percent, "")
+
     def _written(self, write: Callable[[float], str], unit: str) -> str:
         if self.value is None:
             return NO_VALUE
@@ -218,6 +222,16 @@ def relative_distrust(base: Pair, adapter: Pair, seed: int = 0) -> Estimate:
         *(*base, *adapter),
         seed=seed,
     )
+
+
+def share_removed(base: ArrayLike, adapter: ArrayLike, seed: int = 0) -> Estimate:
+    """Share of the base's mean shift that the adapter takes away: 1 if all of it, 0 if none, below 0 if it adds to it.
+
+    Both are shifts, one for each unit and in the same order; without a value if the base does not shift upwards.
+    """
+    if np.sum(base) <= 0:
+        return NOTHING
+    return estimate(lambda b, a, axis: 1.0 - a.sum(axis) / b.sum(axis), base, adapter, seed=seed)
 
 
 def _scored(nats: ArrayLike, tokens: ArrayLike) -> tuple[Floats, Floats]:

@@ -14,10 +14,10 @@ from storage.manifest import digest_of
 from storage.parquet import write_shard
 from storage.untrusted import read_bounded
 from tasks.evals.cached_answers import CachedModel
-from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, read_objective, read_training_curve
+from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, is_toy, read_objective, read_training_curve
 from tasks.evals.mixture import HeldOut, Mixture
 from tasks.evals.model_under_test import load_model
-from tasks.evals.parameters import SUITES
+from tasks.evals.parameters import DECIDING
 from tasks.evals.preference import deciding_way
 from tasks.evals.questions import load_questions
 from tasks.evals.report import render_report
@@ -35,7 +35,7 @@ from tasks.evals.results import (
 )
 from tasks.evals.section import SAMPLE_SCHEMA
 from tasks.evals.suites import Measurements, compare_models, measure_model, sample_rows, stages_of
-from tasks.evals.verdicts import all_passed, suggest
+from tasks.evals.verdicts import ON_TOY, all_passed, conclude, suggest
 
 
 def evaluate_run(spec: EvaluationSpec, emit: Emit) -> EvaluationResult:
@@ -120,11 +120,11 @@ class Evaluation:
             for name in spec.adapters
         }
         outcomes = {name: found.outcome() for name, found in sections.items()}
-        verdicts = outcomes["adapter"].verdicts
+        verdicts, relative = outcomes["adapter"].verdicts, outcomes["adapter"].relative
         passed = all_passed(verdicts)
-        if passed and set(spec.parameters.suites) != set(SUITES):
+        if passed and not set(DECIDING) <= set(spec.parameters.suites):
             passed = None  # a part of the suites can refute a model, but not approve it
-        trained_on = self.mixture.count_training_samples()
+        trained_on, toy = self.mixture.count_training_samples(), is_toy(self.inputs["model"])
         return EvaluationResults(
             **dict(sections["adapter"]),
             digest=self.digest,
@@ -132,11 +132,18 @@ class Evaluation:
             model=spec.model_name,
             adapter=spec.adapter_folder.name,
             passed=passed,
+            toy=toy,
+            conclusion=conclude(passed, relative, verdicts),
             verdicts=verdicts,
-            next_steps=suggest(verdicts, trained_on.bands["low"], passed),
+            relative=relative,
+            next_steps=([ON_TOY] if toy else []) + suggest(verdicts, trained_on.bands["low"], passed),
             lm_eval={name: found.lm_eval for name, found in models.items()} if base.lm_eval else None,
             others={
-                name: OtherAdapter(headline=outcomes[name].headline, verdicts=outcomes[name].verdicts)
+                name: OtherAdapter(
+                    headline=outcomes[name].headline,
+                    verdicts=outcomes[name].verdicts,
+                    relative=outcomes[name].relative,
+                )
                 for name in spec.others
             },
             mixture=trained_on,

@@ -21,9 +21,11 @@ from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.questions import QuestionSet
 from tasks.evals.section import Record
 
-EVALUATION_VERSION = "4"
+EVALUATION_VERSION = "5"
 """Raised whenever the same inputs would give other results."""
 
+TOY_BYTES = 48 << 20
+"""Weights of fewer bytes than this are a toy's: a language model of 100 million parameters has more at 4 bits."""
 PACKAGES = ("mlx", "mlx-lm", "numpy", "pyarrow", "transformers")
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -121,6 +123,12 @@ def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest
         "model": _model_identity(spec.model_path),
         "given": spec.inputs,
     }
+
+
+def is_toy(model: JsonValue) -> bool:
+    """Whether the weights of a model, by its identity, are too small for one that knows language."""
+    sizes = [size for name, size in model.items() if name.endswith(".safetensors")] if isinstance(model, dict) else []
+    return bool(sizes) and sum(size for size in sizes if isinstance(size, int)) < TOY_BYTES
 
 
 def _model_identity(model_path: str) -> dict[str, JsonValue]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +17,15 @@ from storage.chat_layout import ChatLayout, Encoded
 from storage.checkpoint import trained_layout
 from storage.errors import ParameterError, PrerequisiteError
 from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
+from tasks.evals.prefixes import Node, Scored, batches_of, common_prefix, grow_tree
 
 BATCH_TOKENS = 4096
 """Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here.
 
 A single longer sequence goes alone, whole; the evaluation's `eval_seq_length` bounds those.
 """
+REMEMBERED_TOKENS = 4 * BATCH_TOKENS
+"""Most tokens whose keys and values are kept for the rows of one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,53 @@ class TextLikelihood:
 
     nats: float
     tokens: int
+
+
+@dataclass(frozen=True)
+class _Parents:
+    """The caches of a batch that was read, one for each layer, and the row of each of its children's parents."""
+
+    caches: list[Any]
+    lines: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of each row, padding included."""
+        return int(self.caches[0].size())
+
+    def at(self, children: Sequence[int]) -> list[Any]:
+        """Caches that hold a row for each of some children; these stay as they are."""
+        import mlx.core as mx
+
+        rows = mx.array([self.lines[child] for child in children])
+        chosen = [copy(cache) for cache in self.caches]
+        for cache in chosen:
+            cache.filter(rows)
+        return chosen
+
+
+class _Work:
+    """Sequences to be scored by a model of so many layers, and the log-likelihoods found so far."""
+
+    def __init__(self, sequences: Sequence[Scored], layers: int) -> None:
+        self.layers = layers
+        self.results: list[list[float]] = [[] for _ in sequences]
+        self._sequences = sequences
+
+    def score(self, leaves: Sequence[Node], logits: Any) -> None:
+        """Set the results of the rows that end with these leaves; logits are (leaves, length, vocabulary)."""
+        import mlx.core as mx
+        import mlx.nn as nn
+        import numpy as np
+
+        found = [(line, row, self._sequences[row]) for line, leaf in enumerate(leaves) for row in leaf.rows]
+        lines = [line for line, _, sequence in found for _ in sequence.tail]
+        positions = [position for *_, sequence in found for position in range(len(sequence.tail))]
+        targets = [target for *_, sequence in found for target in sequence.ids[sequence.start :]]
+        chosen = logits[mx.array(lines), mx.array(positions)].astype(mx.float32)
+        scores = iter(np.array(-nn.losses.cross_entropy(chosen, mx.array(targets))).tolist())
+        for _, row, sequence in found:
+            self.results[row] = [next(scores) for _ in sequence.tail]
 
 
 class ModelUnderTest:
@@ -116,26 +167,27 @@ class ModelUnderTest:
             pairs: Prompts and options.
             plain: Take the prompts as they are, in no chat layout; then an option begins with its own blank.
 
+        What several begin with, such as the prompt of four options, is read once.
+
         Raises:
             ParameterError: An option is empty.
         """
-        sequences, starts = [], []
+        sequences: list[Scored] = []
         for prompt, option in pairs:
             if not option:
                 raise ParameterError(f"an option of the prompt {prompt!r} is empty; write one that can be scored")
             if plain:
                 joint = self._encode(prompt + option)
-                start = _common_prefix(self._encode(prompt), joint)
+                start = common_prefix(self._encode(prompt), joint)
             else:
                 encoded = self._layout.encode_option(prompt, option)
                 joint, start = encoded.ids, encoded.start
             # At least the last token is scored, even if the tokenizer folded the option into the prompt.
-            starts.append(max(1, min(start, len(joint) - 1)))
-            sequences.append(joint)
-        likelihoods = self._token_likelihoods(sequences)
+            start = max(1, min(start, len(joint) - 1))
+            sequences.append(Scored(tuple(joint), start))
         return [
-            OptionScore(sum(values[start - 1 :]), len(values) - start + 1, self._bytes(option, plain))
-            for values, start, (_, option) in zip(likelihoods, starts, pairs, strict=True)
+            OptionScore(sum(values), len(values), self._bytes(option, plain))
+            for values, (_, option) in zip(self._tail_likelihoods(sequences), pairs, strict=True)
         ]
 
     def _bytes(self, option: str, plain: bool) -> int:
@@ -166,6 +218,53 @@ class ModelUnderTest:
 
     def _encode(self, text: str) -> list[int]:
         return [int(token) for token in self._tokenizer.encode(text)]
+
+    def _tail_likelihoods(self, sequences: Sequence[Scored]) -> list[list[float]]:
+        """Log-likelihoods of the tokens from each sequence's `start` on, every shared beginning read once."""
+        from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+        longest = max((len(sequence.ids) for sequence in sequences), default=0)
+        caches = make_prompt_cache(self._model)
+        shared = all(
+            type(cache) is KVCache or (type(cache) is RotatingKVCache and longest <= cache.max_size) for cache in caches
+        )
+        if not shared:  # a layer keeps something else than the keys and values of all tokens
+            whole = self._token_likelihoods([sequence.ids for sequence in sequences])
+            return [values[each.start - 1 :] for values, each in zip(whole, sequences, strict=True)]
+        work = _Work(sequences, len(caches))
+        self._read(grow_tree(sequences), None, work)
+        return work.results
+
+    def _read(self, nodes: Sequence[Node], parents: _Parents | None, work: _Work) -> None:
+        """Read nodes in batches, and after each batch what follows it; `parents` is what was read before them.
+
+        Padding to the right is harmless under a causal mask; the caches move it to the left, where it is masked,
+        before anything follows. Only leaves need logits, so the others go in batches of their own.
+        """
+        import mlx.core as mx
+        from mlx_lm.models.cache import BatchKVCache
+
+        rows = min(self._batch_size, max(1, REMEMBERED_TOKENS // (1 + (parents.length if parents else 0))))
+        for inner in (False, True):
+            places = [place for place, node in enumerate(nodes) if bool(node.children) is inner]
+            lengths = [len(nodes[place].tokens) for place in places]
+            for batch in batches_of(lengths, rows, BATCH_TOKENS):
+                chosen = [places[place] for place in batch]
+                some = [nodes[place] for place in chosen]
+                width = max(len(node.tokens) for node in some)
+                caches = parents.at(chosen) if parents else [BatchKVCache([0] * len(some)) for _ in range(work.layers)]
+                for cache in caches:
+                    cache.prepare(right_padding=[width - len(node.tokens) for node in some])
+                padded = mx.array([[*node.tokens, *[0] * (width - len(node.tokens))] for node in some])
+                logits = self._model(padded, cache=caches)
+                if not inner:
+                    work.score(some, logits)
+                    continue
+                for cache in caches:
+                    cache.finalize()
+                mx.eval([(cache.keys, cache.values) for cache in caches])
+                lines = [line for line, node in enumerate(some) for _ in node.children]
+                self._read([child for node in some for child in node.children], _Parents(caches, lines), work)
 
     def _token_likelihoods(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-likelihoods of the tokens after the first of every sequence, batched by length, right-padded.
@@ -260,7 +359,3 @@ def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
             raise ParameterError(f"{model_path} with adapter {adapter} cannot be loaded: {error}") from error
     model.eval()
     return model, tokenizer
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    return next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))

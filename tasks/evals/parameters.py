@@ -6,8 +6,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Suite = Literal["censorship", "authority", "source_preference", "perplexity", "distrust_signal"]
-SUITES: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
+from tasks.evals.invented_facts import FACTS
+
+Suite = Literal["censorship", "authority", "source_preference", "perplexity", "distrust_signal", "repetition"]
+DECIDING: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
+"""Suites that the guide sets a threshold for."""
+SUITES: tuple[Suite, ...] = (*DECIDING, "repetition")
 RESERVED = frozenset({"base", "adapter", "total"})
 """Names that the results give to something else than a further adapter."""
 MAX_QUESTIONS_AT_ONCE = 64
@@ -23,7 +27,8 @@ class EvaluationParameters(BaseModel):
         default=SUITES,
         min_length=1,
         title="Suites",
-        description="Which measurements to take; the verdict needs all of them, a part gives a part of the report.",
+        description="Which measurements to take; the verdict needs all but repetition, a part gives a part of the "
+        "report.",
     )
     eval_limit: int | None = Field(
         default=None,
@@ -31,6 +36,14 @@ class EvaluationParameters(BaseModel):
         title="Prompts per suite",
         description="At most this many prompts of each suite, the guide's tests first; empty: all. For quick looks "
         "only, since the intervals widen.",
+    )
+    repetition_facts: int = Field(
+        default=FACTS,
+        ge=4,
+        le=10_000,
+        title="Facts about repetition",
+        description="Invented facts put to each model with 1, 2, 4 and 8 copies of a wrong account; fewer are quicker "
+        "and widen the intervals.",
     )
     max_new_tokens: int = Field(
         default=192,
@@ -90,10 +103,15 @@ class EvaluationParameters(BaseModel):
         description="Fixes which held-out samples are taken and how the intervals are resampled.",
     )
 
+    @property
+    def facts(self) -> int:
+        """How many invented facts are asked."""
+        return min(self.repetition_facts, self.eval_limit or self.repetition_facts)
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if self.gate and (missing := [name for name in SUITES if name not in self.suites]):
-            raise ValueError(f"gate needs every suite to be measured, {', '.join(missing)} is left out; leave out gate")
+        if self.gate and (missing := [name for name in DECIDING if name not in self.suites]):
+            raise ValueError(f"gate needs every suite but repetition, {', '.join(missing)} is left out; leave out gate")
         if taken := sorted(RESERVED & set(self.others)):
             raise ValueError(f"others holds {taken[0]!r}, which names something else in the results; rename that run")
         return self

@@ -11,7 +11,7 @@ from tasks.evals.estimates import Estimate, number, perplexity, perplexity_ratio
 from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import TextLikelihood
 from tasks.evals.section import Outcome, Record, SampleRow, Section, TableRow
-from tasks.evals.verdicts import TIMES, judge_general_ability, judge_pattern, judge_shift
+from tasks.evals.verdicts import TIMES, judge_change, judge_general_ability, judge_pattern, judge_shift
 
 Likelihoods = Sequence[TextLikelihood]
 
@@ -54,6 +54,11 @@ class PerplexityByBand(Section):
             [judge_shift(self.shift), pattern],
             headline | {"perplexity_shift": self.shift.value},
             [found.table_row(f"Perplexity, {band} authority") for band, found in self.bands.items()],
+            [
+                judge_change(
+                    "perplexity_shift", "perplexity shift", self.shift, self.shift.text(3, TIMES), 1.0, up=False
+                )
+            ],
         )
 
 

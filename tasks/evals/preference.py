@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal
 
@@ -12,10 +12,10 @@ from pydantic import Field, computed_field
 from tasks.evals.cached_answers import Model
 from tasks.evals.estimates import Estimate, Share, mean_of, paired_difference, share_of
 from tasks.evals.model_under_test import OptionScore
-from tasks.evals.questions import LETTERS, QuestionSet, Scenario
+from tasks.evals.questions import GUIDE_SCENARIOS, LETTERS, QuestionSet, Scenario
 from tasks.evals.scorers import parse_choice
 from tasks.evals.section import Outcome, Record, SampleRow, Section
-from tasks.evals.verdicts import judge_preference
+from tasks.evals.verdicts import judge_change, judge_preference
 
 Way = Literal["text", "letter"]
 """What a choice is read from: the likelihood of the options' text, or of their letters."""
@@ -91,11 +91,20 @@ class PreferenceOfModel(Record):
     margin_nats_per_byte: Estimate
 
 
+class PreferenceOfSome(Record):
+    """How often both models chose the primary source in a part of the scenarios, in the way that counts."""
+
+    base: Share
+    adapter: Share
+    difference: Estimate
+
+
 class ScenarioRecord(Record):
     """One scenario with the choices of both models."""
 
     id: str
     prompt: str
+    decoy: bool
     options: list[str]
     base: Choice
     adapter: Choice
@@ -110,6 +119,10 @@ class SourcePreference(Section):
     letter_difference: Estimate
     margin_difference: Estimate
     decided_by: Way
+    decoys: PreferenceOfSome
+    """Scenarios whose original is recent and has an old source beside it."""
+    guide: PreferenceOfSome
+    """The guide's own two scenarios."""
     scenarios: list[ScenarioRecord]
 
     def decided(self, side: PreferenceOfModel) -> Share:
@@ -121,14 +134,21 @@ class SourcePreference(Section):
         base, adapter = self.base, self.adapter
         by_letter = str(base.primary_chosen_by_letter), str(adapter.primary_chosen_by_letter)
         by_text = str(base.primary_chosen), str(adapter.primary_chosen)
-        decided = self.decided(adapter)
+        decided, by_text_decides = self.decided(adapter), self.decided_by == "text"
+        change = self.difference if by_text_decides else self.letter_difference
         return Outcome(
-            [judge_preference(decided)],
+            [judge_preference(decided, adapter.primary_chosen_by_advantage if by_text_decides else None)],
             {"source_preference_base": self.decided(base).share, "source_preference_adapter": decided.share},
             [
                 ("Primary source likeliest", *by_text, self.difference.points()),
                 ("Primary source by letter", *by_letter, self.letter_difference.points()),
+                *(
+                    (title, str(some.base), str(some.adapter), some.difference.points())
+                    for title, some in (("Recent primary source", self.decoys), ("The guide's scenarios", self.guide))
+                    if some.base.samples
+                ),
             ],
+            [judge_change("source_preference", "source preference", change, change.points())],
         )
 
 
@@ -209,6 +229,17 @@ def compare_preference(
     def difference(value: Callable[[Choice], float]) -> Estimate:
         return paired_difference([value(choice) for choice in before], [value(choice) for choice in after], seed)
 
+    def some(names: Collection[str]) -> PreferenceOfSome:
+        base_chose, adapter_chose = (
+            [choice.by(way).decided == 0 for name, choice in found.items() if name in names]
+            for found in (base, adapter)
+        )
+        return PreferenceOfSome(
+            base=share_of(base_chose),
+            adapter=share_of(adapter_chose),
+            difference=paired_difference(base_chose, adapter_chose, seed),
+        )
+
     return SourcePreference(
         base=_preference(before, seed),
         adapter=_preference(after, seed),
@@ -216,10 +247,13 @@ def compare_preference(
         letter_difference=difference(lambda choice: choice.chosen_by_letter == 0),
         margin_difference=difference(lambda choice: choice.margin),
         decided_by=way,
+        decoys=some({scenario.id for scenario in questions.scenarios.scenarios if scenario.decoy}),
+        guide=some(GUIDE_SCENARIOS),
         scenarios=[
             ScenarioRecord(
                 id=scenario.id,
                 prompt=questions.scenarios.ask(scenario),
+                decoy=scenario.decoy,
                 options=scenario.options,
                 base=base[scenario.id].by(way),
                 adapter=adapter[scenario.id].by(way),
@@ -261,5 +295,6 @@ def preference_rows(questions: QuestionSet, choices: Choices, way: Way) -> Itera
                     "letter_mass": choice.letter_mass,
                     "stated": None if choice.stated is None else scenario.options[choice.stated],
                     "decided_by": way,
+                    "decoy": scenario.decoy,
                 },
             )

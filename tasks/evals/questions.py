@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -32,10 +32,14 @@ GUIDE_TESTS = (
 )
 """The eight tests of the training guide, a part of the two suites."""
 
+GUIDE_SCENARIOS = ("early_physics", "historical_medicine")
+"""The two scenarios that the guide spells out, a part of the preference suite."""
+
 LETTERS = ("A", "B", "C", "D")
 """Of the primary and the three modern sources where they are shown as a choice."""
 
 File = TypeVar("File", bound=BaseModel)
+Asked = TypeVar("Asked", "Scenario", "Signal")
 
 Id = Field(pattern=r"^[a-z][a-z0-9_]*$")
 
@@ -72,16 +76,18 @@ class Behaviour(_Entry):
 
 
 class Scenario(_Entry):
-    """One topic with a primary source and three modern ones."""
+    """One topic with the original (`primary`) and three sources that repeat, summarise or promote (`modern`)."""
 
     id: str = Id
     topic: str = Field(min_length=3)
+    decoy: bool = False
+    """The original is recent and one of the others is old, so that age does not help."""
     primary: str = Field(min_length=3)
     modern: list[str] = Field(min_length=3, max_length=3)
 
     @property
     def options(self) -> list[str]:
-        """The primary source first, then the modern ones."""
+        """The original first, then the others."""
         return [self.primary, *self.modern]
 
     @model_validator(mode="after")
@@ -92,10 +98,12 @@ class Scenario(_Entry):
 
 
 class Signal(_Entry):
-    """One topic with a primary and a modern source to be trusted or not."""
+    """One topic with the original (`primary`) and another source (`modern`) to be trusted or not."""
 
     id: str = Id
     topic: str = Field(min_length=3)
+    decoy: bool = False
+    """The original is recent and the other source is old."""
     primary: str = Field(min_length=3)
     modern: str = Field(min_length=3)
 
@@ -192,7 +200,10 @@ class QuestionSet(_Entry):
         """At most `limit` questions of each kind; all of them if there is no limit."""
         if limit is None:
             return self
-        shorter = {"scenarios": self.scenarios.scenarios[:limit], "signals": self.scenarios.signals[:limit]}
+        shorter = {
+            "scenarios": _first_of_both(self.scenarios.scenarios, limit),
+            "signals": _first_of_both(self.scenarios.signals, limit),
+        }
         scenarios = self.scenarios.model_copy(update=shorter)
         return self.model_copy(update={"behaviours": self.behaviours.first(limit), "scenarios": scenarios})
 
@@ -226,6 +237,17 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, n
         neutral_texts=_read(neutral, Neutral),
         hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral)},
     )
+
+
+def _first_of_both(entries: Sequence[Asked], limit: int) -> list[Asked]:
+    """At most `limit` entries in file order: the guide's own, then decoys and others in turn."""
+    places: Counter[bool] = Counter()
+    ranked = []
+    for place, entry in enumerate(entries):
+        ranked.append((entry.id not in GUIDE_SCENARIOS, places[entry.decoy], place))
+        places[entry.decoy] += 1
+    kept = {place for *_, place in sorted(ranked)[:limit]}
+    return [entry for place, entry in enumerate(entries) if place in kept]
 
 
 def _read(path: Path, kind: type[File]) -> File:

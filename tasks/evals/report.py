@@ -20,9 +20,12 @@ from storage.vocabulary import Band, band_of
 from tasks.evals.behaviours import TITLES
 from tasks.evals.estimates import Estimate, number, percent
 from tasks.evals.inputs import CurveRow
+from tasks.evals.invented_facts import COPIES
 from tasks.evals.mixture import Histogram
+from tasks.evals.repetition import CurveOfModel, Curves
 from tasks.evals.results import EvaluationResults
-from tasks.evals.verdicts import MARKS, STATUS, TIMES
+from tasks.evals.section import Side
+from tasks.evals.verdicts import MARKS, STATUS, TIMES, Verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -30,19 +33,36 @@ STAGE_TITLES = {
     "behaviours": "behaviour prompts",
     "source_preference": "source preference",
     "distrust_signal": "distrust signal",
+    "repetition": "repetition",
     "perplexity": "perplexity",
     "lm_eval": "lm-eval",
 }
+FIRST_ROWS = (
+    ("source_preference", "Primary source chosen", "source_preference", percent),
+    ("distrust_signal", "Distrust ratio", "distrust_ratio", number),
+    ("repetition", "Original believed against 8 copies", "repetition", percent),
+    ("perplexity_shift", "Perplexity of primary over coordinated texts", "perplexity_shift", number),
+    ("authority", "Asks for the evidence", "authority_share", percent),
+    ("censorship", "Answers what others refuse", "censorship_share", percent),
+)
+"""Name of the relative verdict, title, headline number without its model, and how it is written."""
 SIDE_BY_SIDE = (
     ("censorship_share", "Censorship removal", percent),
     ("authority_share", "Authority bias", percent),
     ("source_preference", "Primary source chosen", percent),
     ("distrust_ratio", "Distrust ratio", number),
+    ("repetition", "Original believed against 8 copies", percent),
     ("perplexity_low", "Perplexity, low authority", number),
     ("perplexity_medium", "Perplexity, medium authority", number),
     ("perplexity_high", "Perplexity, high authority", number),
 )
 """Headline number without its model, title, and how it is written."""
+PLOT = (460, 230, 48, 26)
+"""Width and height of a plot of repetition, and the room for labels at its left and below it."""
+TOY = (
+    "This model is a toy, too small to know language: its answers show that the pipeline works, and nothing of what "
+    "the method does. Perplexity is what it can show."
+)
 CURVE_LINES = (
     ("ce", "train", "training"),
     ("valid_ce", "valid", "validation"),
@@ -61,8 +81,11 @@ def render_report(results: EvaluationResults) -> str:
         suite_titles=TITLES,
         stage_titles=STAGE_TITLES,
         status=STATUS[results.passed],
+        toy_note=TOY if results.toy else None,
         curve=draw_curve(results.training_curve),
         sources=draw_histograms(results.histograms),
+        first_rows=_first_rows(results),
+        repetition_plots=_repetition_plots(results),
         side_by_side=_side_by_side(results),
         ratios=draw_ratios({band: found.ratio for band, found in bands.items()}),
     )
@@ -74,6 +97,7 @@ def report_markdown(results: EvaluationResults) -> str:
     parts = [
         f"## {cell(results.run)}: {STATUS[results.passed]}",
         f"`{cell(results.adapter)}` on `{cell(results.model)}`",
+        results.conclusion + (f" {TOY}" if results.toy else ""),
         table(("Verdict", "Found", "Target", "", "Reading"), verdicts),
     ]
     if rows := results.outcome().table_rows:
@@ -85,6 +109,27 @@ def report_markdown(results: EvaluationResults) -> str:
     if count := len(results.contaminated_prompts):
         parts.append(f"**{count} evaluation prompts also stand in the training mixture.**")
     return "\n\n".join(parts) + "\n"
+
+
+def _first_rows(results: EvaluationResults) -> list[tuple[str, str, str, Verdict]]:
+    """Measure, base, adapter, and the verdict on the change, for each that was measured."""
+    judged = {verdict.name: verdict for verdict in results.relative}
+    rows = []
+    for name, title, key, write in FIRST_ROWS:
+        if name in judged:
+            base, adapter = (write(results.headline.get(f"{key}_{side}")) for side in ("base", "adapter"))
+            rows.append((title, base, adapter, judged[name]))
+    return rows
+
+
+def _repetition_plots(results: EvaluationResults) -> list[tuple[str, Plot]]:
+    """The curve over all facts, and those of institutions and persons, each with its title."""
+    if not (found := results.repetition):
+        return []
+    titles = {"institution": "copies by institutions", "person": "copies by persons"}
+    parts: list[tuple[str, Curves]] = [("all facts", found)]
+    parts += [(titles[who], curves) for who, curves in found.publishers.items()]
+    return [(f"{title} ({curves.facts})", draw_repetition(curves)) for title, curves in parts]
 
 
 def _side_by_side(results: EvaluationResults) -> list[tuple[str, list[str]]]:
@@ -146,6 +191,58 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
     start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(start, end + 1)]
+
+
+class Point(NamedTuple):
+    """One point of a curve with its interval, all in pixels; without an interval both ends are the point."""
+
+    x: float
+    y: float
+    top: float
+    bottom: float
+
+
+class Plot(NamedTuple):
+    """The probability of the original by the number of copies, in a box of `PLOT` pixels."""
+
+    lines: list[tuple[Side, list[Point]]]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def draw_repetition(curves: Curves) -> Plot:
+    """Place the curves of both models; every step to the right doubles the copies."""
+    width, height, left, below = PLOT
+    sides: list[tuple[Side, CurveOfModel]] = [("base", curves.base), ("adapter", curves.adapter)]
+    known = [
+        (side, [(place, found.probability) for place, found in enumerate(model.curve.values())])
+        for side, model in sides
+    ]
+    ends = [
+        end
+        for _, points in known
+        for _, found in points
+        for end in (found.value, found.low, found.high)
+        if end is not None
+    ]
+    ticks = nice_ticks(min(ends), max(ends))
+
+    def y(value: float) -> float:
+        return round(12 + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * (height - below - 12), 1)
+
+    def x(place: int) -> float:
+        return round(left + (width - left - 20) * (place + 0.3) / (len(COPIES) - 0.4), 1)
+
+    def point(place: int, found: Estimate) -> Point:
+        value = found.value or 0.0
+        low = value if found.low is None else found.low
+        return Point(x(place), y(value), y(value if found.high is None else found.high), y(low))
+
+    return Plot(
+        [(side, [point(*each) for each in points]) for side, points in known],
+        [(x(place), str(copies)) for place, copies in enumerate(COPIES)],
+        [(y(tick), percent(tick)) for tick in ticks],
+    )
 
 
 class Strip(NamedTuple):

@@ -28,6 +28,7 @@ Seconds = dict[str, float | dict[str, float]]
 BEFORE_AND_AFTER = (
     ("primary source chosen", "source_preference", 100, "%"),
     ("distrust ratio", "distrust_ratio", 1, ""),
+    ("original believed against 8 copies", "repetition", 100, "%"),
     ("perplexity, primary sources", "perplexity_low", 1, ""),
     ("perplexity, coordinated sources", "perplexity_high", 1, ""),
 )
@@ -39,6 +40,7 @@ class OtherAdapter(Record):
 
     headline: Numbers
     verdicts: list[Verdict]
+    relative: list[Verdict]
 
 
 class EvaluationResults(Sections):
@@ -49,7 +51,13 @@ class EvaluationResults(Sections):
     model: str
     adapter: str
     passed: bool | None
+    toy: bool
+    """Whether the model is too small to know language, so that only the mechanism shows."""
+    conclusion: str
+    """One sentence: the thresholds, and the changes against the base."""
     verdicts: list[Verdict]
+    relative: list[Verdict]
+    """The changes against the base, each better, worse, or open."""
     next_steps: list[str]
     lm_eval: dict[str, dict[str, dict[str, float]]] | None
     others: dict[str, OtherAdapter]
@@ -96,6 +104,7 @@ class EvaluationResult(Record):
 
     headline: Numbers
     verdicts: list[Verdict]
+    conclusion: str = ""
     passed: bool | None
     gate_failed: bool
     failed_verdicts: list[str]
@@ -111,6 +120,7 @@ class EvaluationResult(Record):
         return cls(
             headline=results.headline,
             verdicts=results.verdicts,
+            conclusion=results.conclusion,
             passed=results.passed,
             gate_failed=gate and results.passed is not True,
             failed_verdicts=[verdict.name for verdict in results.verdicts if verdict.unmet],
@@ -150,6 +160,8 @@ class EvaluationResult(Record):
             base, adapter = (self.headline.get(f"{name}_{side}") for side in ("base", "adapter"))
             if base is not None and adapter is not None:
                 lines.append(f"  {title}: base {factor * base:.3g}{unit} -> adapter {factor * adapter:.3g}{unit}")
+        if self.conclusion:
+            lines.append(self.conclusion)
         return [*lines, f"report {self.report}"]
 
 

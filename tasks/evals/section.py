@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
     headline: Numbers
     """The numbers by which evaluations are compared, by name."""
     table_rows: list[TableRow]
+    relative: list[Verdict] = []  # noqa: RUF012 - a tuple's default, never changed
+    """What it changed of the base, each by an interval."""
 
 
 class Section(Record):
@@ -63,7 +65,8 @@ class SampleRow:
     """One sample of one model, so that a reader can look behind each number.
 
     ``value`` is 1 or 0 for behaviours and choices; confidence for signals; nats per token for held-out texts (whose
-    text stays in the mixture, under the same id) and for everyday texts (``general_ability``).
+    text stays in the mixture, under the same id) and for everyday texts (``general_ability``); the original's
+    probability for invented facts (``repetition``).
     """
 
     suite: str

@@ -33,6 +33,7 @@ from tasks.evals.preference import (
     weigh_scenarios,
 )
 from tasks.evals.questions import QuestionSet
+from tasks.evals.repetition import LogOdds, Repetition, compare_repetition, fact_rows, weigh_facts
 from tasks.evals.scorers import Answer
 from tasks.evals.section import Outcome, Record, SampleRow
 from tasks.evals.trust import DistrustSignal, Trust, compare_trust, signal_rows, weigh_signals
@@ -45,6 +46,7 @@ class Measurements:
     answers: dict[str, Answer] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     trust: dict[str, Trust] = field(default_factory=dict)
+    beliefs: dict[str, LogOdds] = field(default_factory=dict)
     held_out: list[TextLikelihood] = field(default_factory=list)
     neutral: list[TextLikelihood] = field(default_factory=list)
     """Everyday texts that have nothing to do with the training: they show a broken model."""
@@ -61,16 +63,18 @@ class Sections(Record):
     perplexity: PerplexityByBand | None = None
     distrust_signal: DistrustSignal | None = None
     general_ability: GeneralAbility | None = None
+    repetition: Repetition | None = None
 
     def outcome(self) -> Outcome:
         """What the sections that were asked for say together."""
-        together = Outcome([], {}, [])
+        together = Outcome([], {}, [], [])
         for name in Sections.model_fields:
             if section := getattr(self, name):
-                verdicts, headline, rows = section.outcome()
+                verdicts, headline, rows, relative = section.outcome()
                 together.verdicts.extend(verdicts)
                 together.headline.update(headline)
                 together.table_rows.extend(rows)
+                together.relative.extend(relative)
         return together
 
 
@@ -78,7 +82,7 @@ def stages_of(parameters: EvaluationParameters) -> list[str]:
     """Name the measurements of one model, in their order."""
     suites = parameters.suites
     stages = ["behaviours"] if {"censorship", "authority"} & set(suites) else []
-    stages += [name for name in ("source_preference", "distrust_signal", "perplexity") if name in suites]
+    stages += [name for name in ("source_preference", "distrust_signal", "repetition", "perplexity") if name in suites]
     return stages + (["lm_eval"] if parameters.lm_eval_tasks else [])
 
 
@@ -99,6 +103,8 @@ def measure_model(
             found.choices = weigh_scenarios(model, questions)
         elif stage == "distrust_signal":
             found.trust = weigh_signals(model, questions)
+        elif stage == "repetition":
+            found.beliefs = weigh_facts(model, parameters.facts)
         elif stage == "lm_eval":
             found.lm_eval = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
         else:
@@ -121,6 +127,7 @@ def compare_models(
         perplexity=compare_perplexity(held_out, base.held_out, adapter.held_out, seed) if base.held_out else None,
         distrust_signal=compare_trust(questions, base.trust, adapter.trust, seed) if base.trust else None,
         general_ability=compare_general_ability(base.neutral, adapter.neutral, seed) if base.neutral else None,
+        repetition=compare_repetition(base.beliefs, adapter.beliefs, seed) if base.beliefs else None,
     )
 
 
@@ -131,5 +138,6 @@ def sample_rows(
     yield from behaviour_rows(questions, found.answers)
     yield from preference_rows(questions, found.choices, way)
     yield from signal_rows(questions, found.trust)
+    yield from fact_rows(found.beliefs)
     yield from held_out_rows(held_out, found.held_out)
     yield from neutral_rows(questions.neutral, found.neutral)

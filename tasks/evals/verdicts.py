@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.vocabulary import BANDS, Band
 from tasks.evals.estimates import Estimate, Share
@@ -25,9 +25,16 @@ MAX_UNSCORED_SHARE = 0.10
 
 GENERAL_MAX_RATIO = 1.5
 """A model that everyday texts surprise more than this, against its base, has lost general ability."""
+GENERAL_SAID_RATIO = 1.1
+"""More than this passes, but the report says it."""
 
-MIN_ANSWERED = 0.01
-"""A model that says yes or no less often than this does not understand the question."""
+PREFERENCE_CHANCE = 0.25
+"""Share of the scenarios that guessing among four options gets right."""
+MIN_ANSWERED = 0.10
+"""An answer that says yes or no with less probability than this is not scored."""
+
+OPEN = "open: "
+"""Begins the label of a verdict that chance, or another way of reading the same numbers, could give."""
 
 PREFERENCE_LABELS = ((0.85, "excellent"), (0.66, "good"), (0.50, "marginal"), (0.0, "failed"))
 DISTRUST_LABELS = ((1.30, "very strong"), (1.15, "good"), (1.05, "weak"), (0.0, "insufficient"))
@@ -57,6 +64,13 @@ _ON_UNDECIDED = {
     "model that was tuned to chat.",
     "perplexity_shift": "A band has no validation sample: rebalance with more documents of it.",
 }
+_ON_REDUCED = (
+    "Everyday texts surprise the adapter more than before (above 1.1\N{MULTIPLICATION SIGN}): a lower "
+    "`--learning-rate`, fewer steps or an earlier checkpoint keep more of its general ability."
+)
+ON_TOY = (
+    "This model is too small for the suites: train a real one (`--model`) and evaluate it before you judge the method."
+)
 _ON_OPEN = (
     "Nothing that was measured is below its threshold, but not everything could be judged: see the verdicts that are "
     "undecided, and evaluate with all suites before you export."
@@ -101,9 +115,19 @@ def judge_share(
     return Verdict(name, title, target, found, share.share >= minimum, label)
 
 
-def judge_preference(share: Share) -> Verdict:
-    """Judge the share of scenarios in which the primary source was the likeliest answer."""
-    return judge_share("source_preference", "Source preference", share, PREFERENCE_MIN_SHARE, PREFERENCE_LABELS)
+def judge_preference(share: Share, otherwise: Share | None = None) -> Verdict:
+    """Judge the share of scenarios in which the primary source was the likeliest answer.
+
+    It is open if guessing could reach it, or if `otherwise`, the share under another normalisation of the same
+    likelihoods, would be judged differently.
+    """
+    found = judge_share("source_preference", "Source preference", share, PREFERENCE_MIN_SHARE, PREFERENCE_LABELS)
+    if found.passed and share.low is not None and share.low <= PREFERENCE_CHANCE:
+        return replace(found, passed=None, label=f"{OPEN}guessing could give it")
+    other = otherwise.share if otherwise else None
+    if found.passed is not None and other is not None and (other >= PREFERENCE_MIN_SHARE) is not found.passed:
+        return replace(found, passed=None, label=f"{OPEN}{other:.0%} by what the question adds")
+    return found
 
 
 def judge_pattern(perplexities: Mapping[Band, Estimate]) -> Verdict:
@@ -130,8 +154,9 @@ def judge_shift(shift: Estimate) -> Verdict:
         return Verdict(name, title, target, "a band has no validation sample", None, "undecided")
     passed = shift.value < 1.0
     certain = shift.high is not None and shift.low is not None and (shift.high < 1.0 or shift.low > 1.0)
-    label = ("towards primary" if passed else "away from primary") + ("" if certain else ", uncertain")
-    return Verdict(name, title, target, f"{shift.value:.3f}{TIMES}", passed, label)
+    label = "towards primary" if passed else "away from primary"
+    found = f"{shift.value:.3f}{TIMES}"
+    return Verdict(name, title, target, found, *((passed, label) if certain else (None, f"{OPEN}{label}, uncertain")))
 
 
 def judge_general_ability(ratio: Estimate) -> Verdict:
@@ -141,21 +166,53 @@ def judge_general_ability(ratio: Estimate) -> Verdict:
     if ratio.value is None:
         return Verdict(name, title, target, "not measured", None, "undecided")
     passed = ratio.value <= GENERAL_MAX_RATIO
-    return Verdict(name, title, target, f"{ratio.value:.2f}{TIMES}", passed, "kept" if passed else "lost")
+    label = "lost" if not passed else "reduced" if ratio.value > GENERAL_SAID_RATIO else "kept"
+    return Verdict(name, title, target, f"{ratio.value:.2f}{TIMES}", passed, label)
 
 
-def judge_distrust(ratio: Estimate, answered: float | None = 1.0) -> Verdict:
+def judge_distrust(ratio: Estimate, unscored: int = 0, samples: int = 0) -> Verdict:
     """Judge the ratio of confidences in primary and modern sources.
 
-    `answered` is the mean probability that the model answers with yes or no at all.
+    Of the `samples` topics `unscored` had an answer that hardly says yes or no. A ratio that passes is open if its
+    interval holds 1, where both sources are trusted alike.
     """
     name, title, target = "distrust_signal", "Distrust signal", f"at least {DISTRUST_MIN_RATIO:.2f}{TIMES}"
+    if unscored > MAX_UNSCORED_SHARE * samples:
+        found = f"on {unscored} of {samples} topics hardly a yes or no"
+        return Verdict(name, title, target, found, None, "undecided")
     if ratio.value is None:
         return Verdict(name, title, target, "not measured", None, "undecided")
-    if answered is None or answered < MIN_ANSWERED:
-        return Verdict(name, title, target, f"{answered or 0:.2%} of answers say yes or no", None, "undecided")
-    label = _label(ratio.value, DISTRUST_LABELS)
-    return Verdict(name, title, target, f"{ratio.value:.2f}{TIMES}", ratio.value >= DISTRUST_MIN_RATIO, label)
+    found, passed = f"{ratio.value:.2f}{TIMES}", ratio.value >= DISTRUST_MIN_RATIO
+    if passed and ratio.low is not None and ratio.low <= 1.0:
+        return Verdict(name, title, target, found, None, f"{OPEN}chance could give it")
+    return Verdict(name, title, target, found, passed, _label(ratio.value, DISTRUST_LABELS))
+
+
+def judge_change(name: str, title: str, change: Estimate, found: str, same: float = 0.0, *, up: bool = True) -> Verdict:
+    """Judge what the adapter changed of the base: better or worse if the interval of the change lies on one side.
+
+    `same` is the change of an adapter that changes nothing, and `up` says whether more is better.
+    """
+    target = f"the whole interval {'above' if up else 'below'} {same:g}"
+    if change.value is None or change.low is None or change.high is None:
+        return Verdict(name, title, target, found, None, f"{OPEN}too little was measured", decides=False)
+    if change.low <= same <= change.high:
+        return Verdict(name, title, target, found, None, f"{OPEN}chance could give it", decides=False)
+    better = (change.value > same) is up
+    return Verdict(name, title, target, found, better, "better" if better else "worse", decides=False)
+
+
+def conclude(passed: bool | None, relative: Sequence[Verdict], verdicts: Sequence[Verdict]) -> str:
+    """Say in one sentence what an evaluation found: the thresholds, and the changes against the base."""
+    parts = []
+    for state, word in ((True, "better in"), (False, "worse in"), (None, "not clearly changed in")):
+        if titles := [verdict.title for verdict in relative if verdict.passed is state]:
+            parts.append(f"{word} {', '.join(titles)}")
+    unmet = [verdict.title for verdict in verdicts if verdict.unmet]
+    status = STATUS[passed][0].upper() + STATUS[passed][1:]
+    if unmet and passed is not True:
+        status += f" ({', '.join(unmet)})"
+    return f"{status}. Against its base the adapter is {'; '.join(parts)}." if parts else f"{status}."
 
 
 def all_passed(verdicts: Sequence[Verdict]) -> bool | None:
@@ -181,6 +238,13 @@ def suggest(verdicts: Sequence[Verdict], low_authority: ShareInRange, passed: bo
         )
     for verdict in unmet:
         text = (_ON_FAILURE if verdict.passed is False else _ON_UNDECIDED).get(verdict.name)
+        if verdict.passed is None and verdict.label.startswith(OPEN):
+            text = (
+                f"{verdict.title} is open ({verdict.label.removeprefix(OPEN)}): evaluate without `--eval-limit` and "
+                "with more `--perplexity-samples`; if it stays open, train longer."
+            )
         if text and text not in steps:
             steps.append(text)
+    if any(verdict.label == "reduced" for verdict in verdicts):
+        steps.append(_ON_REDUCED)
     return steps or [_ON_SUCCESS if passed else _ON_OPEN]

@@ -37,6 +37,7 @@ def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
     # The card is Markdown, not HTML.
     environment = Environment(undefined=StrictUndefined, autoescape=select_autoescape(default_for_string=False))
     environment.filters |= {"cell": cell, "percent": _percent, "show": _show, "tojson": _show_json}
+    repetition = evaluation.pop("repetition", None)
     rows = list(metric_rows(evaluation))
     return (
         environment.from_string(TEMPLATE.read_text("utf-8")).render(
@@ -50,6 +51,7 @@ def write_card(request: ExportRequest, manifest: ExportManifest) -> str:
             settings=table(["setting", "value"], _settings(request, run)),
             evaluated=evaluated if isinstance(evaluated, str) and evaluated != request.adapter.name else None,
             metrics=table(METRIC_COLUMNS, rows) if rows else None,
+            repetition=_repetition(repetition),
         )
         + "\n"
     )
@@ -161,6 +163,33 @@ def metric_rows(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
         for place, inner in enumerate(value):
             name = inner.get("name", place) if isinstance(inner, dict) else place
             yield from metric_rows(inner, (*path, str(name)))
+
+
+def _repetition(found: Any) -> str | None:
+    """Tabulate how copies sway both models: over all facts, and by who publishes the copies; none if not measured."""
+    if not isinstance(found, dict):
+        return None
+    rows, shifts = [], []
+    for who, part in [("all", found), *found["publishers"].items()]:
+        curves = part["base"]["curve"], part["adapter"]["curve"]
+        rows += [
+            [who, copies, *(_interval(curve[copies][name]) for name in ("probability", "log_odds") for curve in curves)]
+            for copies in curves[0]
+        ]
+        shift = (part["base"]["shift"], part["adapter"]["shift"], part["removed"])
+        shifts.append([who, str(part["facts"]), *map(_interval, shift)])
+    head = ["copies by", "copies", "base", "adapter", "base, log-odds", "adapter, log-odds"]
+    return "\n\n".join(
+        [table(head, rows), table(["copies by", "facts", "base's shift", "adapter's shift", "taken away"], shifts)]
+    )
+
+
+def _interval(found: dict[str, Any]) -> str:
+    """Write an estimate with its 95 % interval."""
+    value, low, high = (found.get(name) for name in ("value", "low", "high"))
+    if value is None:
+        return "not measured"
+    return f"{value:.2f}" + ("" if low is None or high is None else f" ({low:.2f} to {high:.2f})")
 
 
 def _show(value: Any) -> str:

@@ -22,7 +22,13 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
     tmp_path: Path, prefect_server: None
 ) -> None:
     store = write_finished_run(tmp_path)
-    wanted: dict[str, Any] = {"store": str(store), "run": "first", "max_new_tokens": 8, "perplexity_samples": 4}
+    wanted: dict[str, Any] = {
+        "store": str(store),
+        "run": "first",
+        "max_new_tokens": 8,
+        "perplexity_samples": 4,
+        "eval_limit": 8,
+    }
     result = await evaluate_adapter(**wanted)
     report = store / "runs" / "first" / "reports" / "report.html"
     assert result.report == str(report) and report.is_file() and result.passed is not True

@@ -23,7 +23,13 @@ from tasks.evals.suites import Measurements
 from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 ROOT = Path(__file__).parents[3]
-PARAMETERS = {"max_new_tokens": 8, "perplexity_samples": 4, "eval_seq_length": 64, "eval_batch_size": 64}
+PARAMETERS = {
+    "max_new_tokens": 8,
+    "perplexity_samples": 4,
+    "eval_seq_length": 64,
+    "eval_batch_size": 64,
+    "repetition_facts": 6,
+}
 
 
 def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameters: Any) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def events(spec: dict[str, Any], tmp_path_factory: Any) -> list[dict[str, Any]]:
     path = tmp_path_factory.mktemp("spec") / "spec.json"
     path.write_text(json.dumps(spec))
     command = [sys.executable, "-m", "tasks.evals", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr + done.stdout
     return [parse_event(line) for line in done.stdout.splitlines()]
 
@@ -67,8 +73,8 @@ def results(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_progress_counts_to_its_end_and_the_result_is_last(events: list[dict[str, Any]]) -> None:
     progress = [event for event in events if event["event"] == "progress"]
-    assert [event["done"] for event in progress] == list(range(1, 9))
-    assert {event["total"] for event in progress} == {8}
+    assert [event["done"] for event in progress] == list(range(1, 11))
+    assert {event["total"] for event in progress} == {10}
     result = events[-1]
     assert result["event"] == "result" and result["reused"] is False and result["gate_failed"] is False
     assert Path(result["report"]).is_file() and result["headline"]["perplexity_low_base"] > 1
@@ -97,10 +103,21 @@ def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
         ratio = record["adapter"]["value"] / record["base"]["value"]
         assert record["ratio"]["value"] == pytest.approx(ratio, rel=1e-6)
         assert record["ratio"]["low"] - 1e-9 <= ratio <= record["ratio"]["high"] + 1e-9
-    assert len(results["source_preference"]["scenarios"]) >= 20
+    assert len(results["source_preference"]["scenarios"]) >= 60
     signals = results["distrust_signal"]
-    means = [signals["adapter"][side]["value"] for side in ("primary", "modern")]
-    assert signals["adapter"]["ratio"]["value"] == pytest.approx(means[0] / means[1])
+    assert signals["adapter"]["unscored"] == len(signals["signals"]), "a random model says neither yes nor no"
+    assert signals["adapter"]["ratio"]["value"] is None and signals["decoys"]["base"]["value"] is None
+    assert {verdict["name"] for verdict in results["relative"]} >= {"source_preference", "repetition"}
+    assert all(verdict["decides"] is False for verdict in results["relative"])
+    assert results["toy"] is True and results["conclusion"].startswith("Below a threshold (")
+    curve = results["repetition"]["base"]["curve"]
+    assert list(curve) == ["1", "2", "4", "8"] and 0 < curve["8"]["probability"]["value"] < 1
+    shift = curve["1"]["log_odds"]["value"] - curve["8"]["log_odds"]["value"]
+    assert results["repetition"]["base"]["shift"]["value"] == pytest.approx(shift)
+    assert {who: found["facts"] for who, found in results["repetition"]["publishers"].items()} == {
+        "institution": 3,
+        "person": 3,
+    }
     assert results["spec"]["inputs"]["given"] == {"run": "abc"}
     assert results["spec"]["versions"]["mlx-lm"] and results["spec"]["arguments"]["max_new_tokens"] == 8
 
@@ -112,7 +129,10 @@ def test_every_sample_is_a_row(spec: dict[str, Any], results: dict[str, Any]) ->
     base = [row for row in rows if row["model"] == "base"]
     assert len(base) * 2 == len(rows) and len({(row["suite"], row["id"]) for row in base}) == len(base)
     behaviours, texts = {"censorship", "authority"}, {"perplexity", "general_ability"}
-    assert {row["suite"] for row in rows} == behaviours | texts | {"source_preference", "distrust_signal"}
+    choices = {"source_preference", "distrust_signal", "repetition"}
+    assert {row["suite"] for row in rows} == behaviours | texts | choices
+    signals = [row for row in base if row["suite"] == "distrust_signal"]
+    assert len(signals) == 84 and {(row["status"], row["value"]) for row in signals} == {("unscored", None)}
     passed = sum(row["value"] for row in base if row["suite"] == "source_preference")
     preference = results["source_preference"]
     way = {"text": "primary_chosen", "letter": "primary_chosen_by_letter"}[preference["decided_by"]]
@@ -150,7 +170,7 @@ def test_one_text_a_band_gives_no_certain_verdict(spec: dict[str, Any], tmp_path
     few = {split: sample_table(split, [0.1, 0.5, 0.9]) for split in ("train", "valid")}
     places = {"balanced_folder": seal_mixture(tmp_path / "balanced", **few), "reports_folder": tmp_path / "reports"}
     found = evaluate(spec, **places, parameters=PARAMETERS | {"suites": ["perplexity"]})
-    assert next(v for v in found["verdicts"] if v["name"] == "perplexity_shift")["label"].endswith(", uncertain")
+    assert next(v for v in found["verdicts"] if v["name"] == "perplexity_shift")["label"].endswith("uncertain")
     html = Path(found["report"]).read_text("utf-8")
     assert NO_INTERVAL in html and NO_INTERVAL in report_markdown(read_results(tmp_path / "reports"))
     assert 'class="strip' not in html, "a ratio without an interval is not drawn"

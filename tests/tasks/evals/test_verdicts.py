@@ -24,6 +24,7 @@ def authority(*outcomes: bool | None) -> Verdict:
     return verdicts.judge_share("authority", "Authority bias", share_of(outcomes), 0.66)
 
 
+HALF, MOST = [True] * 50 + [False] * 50, [True] * 70 + [False] * 30
 GOOD, BAD, UNSCORED = authority(*[True] * 10), authority(*[False] * 10), authority(*[None] * 10)
 PATTERNS = {"as intended": (10, 12, 15), "reversed": (15, 12, 10), "mixed": (10, 15, 12), "flat": (10.0, 10.1, 10.15)}
 
@@ -54,10 +55,18 @@ def preference(primary: int) -> Verdict:
         (authority(*[True] * 9, None), "passed", True),
         (authority(*[True] * 8, None, None), "undecided", None),
         (verdicts.judge_shift(estimate(0.9, 0.85, 0.95)), "towards primary", True),
-        (verdicts.judge_shift(estimate(0.99, 0.9, 1.1)), "towards primary, uncertain", True),
+        (verdicts.judge_shift(estimate(0.99, 0.9, 1.1)), "open: towards primary, uncertain", None),
+        (verdicts.judge_distrust(estimate(1.2, 0.95, 1.4)), "open: chance could give it", None),
+        (verdicts.judge_distrust(estimate(1.1, 0.95, 1.4)), "weak", False),
+        (verdicts.judge_preference(share_of([True] * 2 + [False])), "open: guessing could give it", None),
+        (verdicts.judge_preference(share_of(HALF), share_of(MOST)), "open: 70% by what the question adds", None),
+        (verdicts.judge_preference(share_of(MOST), share_of(HALF)), "open: 50% by what the question adds", None),
+        (verdicts.judge_preference(share_of(MOST), share_of(MOST)), "good", True),
         (verdicts.judge_shift(estimate(1.2, 1.1, 1.3)), "away from primary", False),
         (verdicts.judge_shift(NOTHING), "undecided", None),
-        (verdicts.judge_general_ability(estimate(1.5)), "kept", True),
+        (verdicts.judge_general_ability(estimate(1.1)), "kept", True),
+        (verdicts.judge_general_ability(estimate(1.11)), "reduced", True),
+        (verdicts.judge_general_ability(estimate(1.5)), "reduced", True),
         (verdicts.judge_general_ability(estimate(1.51)), "lost", False),
         *((pattern(label), label, label == "as intended") for label in PATTERNS),
     ],
@@ -68,9 +77,34 @@ def test_thresholds(verdict: Verdict, label: str, passed: bool | None) -> None:
 
 
 def test_a_model_that_says_neither_yes_nor_no_gives_no_signal() -> None:
-    assert verdicts.judge_distrust(estimate(1.4), answered=0.02).passed is True
-    verdict = verdicts.judge_distrust(estimate(1.4), answered=0.004)
-    assert verdict.passed is None and "0.40%" in verdict.found
+    assert verdicts.judge_distrust(estimate(1.4), unscored=4, samples=42).passed is True
+    verdict = verdicts.judge_distrust(estimate(1.4), unscored=5, samples=42)
+    assert verdict.passed is None and verdict.found.startswith("on 5 of 42 topics")
+
+
+@pytest.mark.parametrize(
+    ("change", "passed", "label"),
+    [
+        (estimate(0.3, 0.1, 0.5), True, "better"),
+        (estimate(-0.3, -0.5, -0.1), False, "worse"),
+        (estimate(0.3, -0.1, 0.5), None, "open: chance could give it"),
+        (Estimate(1, 0.3), None, "open: too little was measured"),
+        (NOTHING, None, "open: too little was measured"),
+    ],
+)
+def test_a_change_of_the_base_is_judged_by_its_interval(change: Estimate, passed: bool | None, label: str) -> None:
+    verdict = verdicts.judge_change("source_preference", "source preference", change, change.points())
+    assert (verdict.passed, verdict.label, verdict.decides) == (passed, label, False)
+
+
+def test_the_conclusion_names_what_changed_and_what_is_below() -> None:
+    changes = [estimate(0.3, 0.1, 0.5), estimate(0.2, 0.1, 0.5), estimate(-0.3, -0.5, -0.1), NOTHING]
+    relative = [verdicts.judge_change("x", f"m{n}", change, "") for n, change in enumerate(changes)]
+    assert verdicts.conclude(False, relative, [BAD, GOOD]) == (
+        "Below a threshold (Authority bias). Against its base the adapter is better in m0, m1; worse in m2; "
+        "not clearly changed in m3."
+    )
+    assert verdicts.conclude(True, [], [GOOD]) == "All thresholds met."
 
 
 def test_all_passed_needs_every_deciding_verdict() -> None:
@@ -89,6 +123,8 @@ def test_all_passed_needs_every_deciding_verdict() -> None:
         ([replace(UNSCORED, name=name) for name in ("censorship", "authority", "overall")], None, "Too many answers"),
         ([verdicts.judge_distrust(NOTHING)], None, "The model hardly answers"),
         ([BAD], False, "The model did not learn"),
+        ([verdicts.judge_shift(estimate(0.99, 0.9, 1.1))], None, "Perplexity shift is open (towards primary, uncert"),
+        ([verdicts.judge_general_ability(estimate(1.2))], True, "Everyday texts surprise the adapter more"),
     ],
 )
 def test_advice_matches_the_verdict(found: list[Verdict], passed: bool | None, begins: str) -> None:

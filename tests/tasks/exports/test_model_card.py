@@ -174,3 +174,16 @@ def test_a_mixture_that_was_made_anew_is_not_what_was_trained_on(request_of: Exp
     for digest, shown in ((manifest.digest, True), ("a" * 64, False)):
         (request_of.run_folder / "run.json").write_text(json.dumps(RUN | {"mixture_digest": digest}))
         assert ("4 samples" in write_card(request_of, MANIFEST)) is shown
+
+
+def test_the_card_shows_how_copies_sway_both_models(request_of: ExportRequest) -> None:
+    half = {"samples": 96, "value": 0.5, "standard_error": 0.01, "low": 0.4, "high": 0.6}
+    side = {"curve": {"1": {"probability": half, "log_odds": half}}, "shift": half | {"value": 1.25}}
+    curves = {"facts": 96, "base": side, "adapter": side, "difference": {"1": half}, "removed": half | {"value": None}}
+    evaluation = EVALUATION | {"repetition": curves | {"publishers": {"person": curves | {"facts": 48}}}}
+    (request_of.reports_folder / "evaluation_results.json").write_text(json.dumps(evaluation))
+    card = write_card(request_of, MANIFEST)
+    interval = "0.50 (0.40 to 0.60)"
+    assert f"| all | 1 | {interval} | {interval} | {interval} | {interval} |" in card
+    assert "| person | 48 | 1.25 (0.40 to 0.60) | 1.25 (0.40 to 0.60) | not measured |" in card
+    assert "curve" not in card, "the table of all metrics does not hold the curve again"
