@@ -89,12 +89,7 @@ class Repetition(Section, Curves):
 def weigh_facts(model: Model, count: int) -> dict[str, LogOdds]:
     """Put the first `count` facts to a model with every number of copies."""
     facts = invented_facts(count)
-    pairs = [
-        (fact.ask(copies), value)
-        for fact in facts
-        for copies in COPIES
-        for value in (fact.right, fact.copied)
-    ]
+    pairs = [(fact.ask(copies), value) for fact in facts for copies in COPIES for value in (fact.right, fact.copied)]
     nats = [score.nats for score in model.score_options(pairs)]
     odds = [right - copied for right, copied in zip(nats[::2], nats[1::2], strict=True)]
     width = len(COPIES)

@@ -143,6 +143,8 @@ def test_a_chat_template_of_the_base_frames_every_question(base_model: Path, tmp
     assert before.score_options([("Why?", "Yes")]) == model.score_options(
         [("User: Why?\n\nAssistant:", " Yes")], plain=True
     )
+
+
 def test_what_prompts_share_is_read_once_and_the_scores_stay(base_model: Path) -> None:
     from mlx_lm import load
 
