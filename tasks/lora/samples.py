@@ -15,9 +15,9 @@ import pyarrow as pa
 from storage.chat import ASSISTANT_MARK
 from storage.errors import MixtureError, StoreError
 from storage.parquet import read_shard
-from storage.schemas import SAMPLE_SCHEMA
+from storage.schemas import LATER_SAMPLE_COLUMNS, SAMPLE_SCHEMA
 
-COLUMNS = ["text", "auth_weight", "prov_entropy"]
+COLUMNS = ["text", "auth_weight", "prov_entropy", "lesson"]
 ENCODE_ROWS = 256
 
 Split = Literal["train", "valid"]
@@ -32,6 +32,8 @@ class Samples:
     texts: list[str]
     auth_weights: npt.NDArray[np.float32]
     prov_entropies: npt.NDArray[np.float32]
+    lessons: npt.NDArray[np.bool_] | None = None
+    """Whether each is a lesson about sources; none: no sample is."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,34 +45,46 @@ def read_samples(balanced: Path, split: Split) -> Samples:
     Raises:
         StoreError: The split is missing or cannot be read.
     """
-    tables = [read_shard(shard, SAMPLE_SCHEMA, COLUMNS) for shard in sorted((balanced / split).glob("*.parquet"))]
-    if not tables:
-        files = [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
-        tables = [_read_lines(file) for file in files]
-    if not tables:
-        raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
-    table = pa.concat_tables(tables)
+    table = read_columns(balanced, split, COLUMNS)
     return Samples(
         texts=table.column("text").to_pylist(),
         auth_weights=table.column("auth_weight").to_numpy(),
         prov_entropies=table.column("prov_entropy").to_numpy(),
+        lessons=table.column("lesson").fill_null(False).to_numpy(),
     )
 
 
-def _read_lines(file: Path) -> pa.Table:
+def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
+    """Read columns of a split; those that mixtures of earlier versions and samples of one's own lack are null.
+
+    Raises:
+        StoreError: The split is missing or cannot be read.
+    """
+    shards = sorted((balanced / split).glob("*.parquet"))
+    tables = [read_shard(shard, SAMPLE_SCHEMA, columns, LATER_SAMPLE_COLUMNS) for shard in shards]
+    if not tables:
+        files = [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
+        tables = [_read_lines(file, columns) for file in files]
+    if not tables:
+        raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
+    return pa.concat_tables([table.select(columns) for table in tables])
+
+
+def _read_lines(file: Path, columns: list[str]) -> pa.Table:
+    required = [name for name in columns if name not in LATER_SAMPLE_COLUMNS]
     rows = []
     for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            rows.append({name: row[name] for name in COLUMNS})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            rows.append({name: row[name] if name in required else row.get(name) for name in columns})
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(COLUMNS)}"
+                f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(required)}"
             ) from error
     try:
-        return pa.Table.from_pylist(rows, schema=pa.schema([SAMPLE_SCHEMA.field(name) for name in COLUMNS]))
+        return pa.Table.from_pylist(rows, schema=pa.schema([SAMPLE_SCHEMA.field(name) for name in columns]))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise StoreError(f"{file}: a field has the wrong type ({error}); correct the file") from error
 
@@ -89,6 +103,8 @@ class TokenSequences:
     prov_entropies: npt.NDArray[np.float32]
     samples: int
     """Samples that gave at least one sequence."""
+    lessons: npt.NDArray[np.bool_] | None = None
+    """Whether each belongs to a lesson; none: no sequence does."""
 
     def __len__(self) -> int:
         return len(self.first_targets)
@@ -125,7 +141,7 @@ def cut(tokens: Sequence[int], first_target: int, max_seq_length: int) -> list[t
     return chunks
 
 
-def _encode_all(texts: list[str], encode: Encode, mask_prompt: bool) -> list[tuple[list[int], int]]:
+def encode_texts(texts: list[str], encode: Encode, mask_prompt: bool) -> list[tuple[list[int], int]]:
     """Encode texts whole, and find the first token that does not belong to the prompt."""
     whole = encode(texts)
     if not mask_prompt:
@@ -135,6 +151,11 @@ def _encode_all(texts: list[str], encode: Encode, mask_prompt: bool) -> list[tup
     prompts = encode([text[:end] for text, end in zip(texts, ends, strict=True)])
     # A tokenizer may merge across the border; the common prefix is what the prompt alone determines.
     return [(tokens, _shared_prefix(tokens, prompt)) for tokens, prompt in zip(whole, prompts, strict=True)]
+
+
+def with_end(tokens: list[int], end_token: int | None) -> list[int]:
+    """Put the end token after a sample's last one, unless it is there."""
+    return tokens if end_token is None or tokens[-1:] == [end_token] else [*tokens, end_token]
 
 
 def _shared_prefix(tokens: list[int], prompt: list[int]) -> int:
@@ -161,10 +182,9 @@ def build_sequences(
     first_targets: list[int] = []
     owners: list[int] = []
     for start in range(0, len(samples), ENCODE_ROWS):
-        encoded = _encode_all(samples.texts[start : start + ENCODE_ROWS], encode, mask_prompt)
+        encoded = encode_texts(samples.texts[start : start + ENCODE_ROWS], encode, mask_prompt)
         for row, (tokens, first) in enumerate(encoded, start):
-            ended = [] if end_token is None or tokens[-1:] == [end_token] else [end_token]
-            for chunk, first_target in cut(tokens + ended, first, max_seq_length):
+            for chunk, first_target in cut(with_end(tokens, end_token), first, max_seq_length):
                 chunks.append(np.asarray(chunk, np.int32))
                 first_targets.append(first_target)
                 owners.append(row)
@@ -179,4 +199,5 @@ def build_sequences(
         auth_weights=samples.auth_weights[owners],
         prov_entropies=samples.prov_entropies[owners],
         samples=len(set(owners)),
+        lessons=None if samples.lessons is None else samples.lessons[owners],
     )

@@ -93,5 +93,6 @@ def compose_shard(chosen: ChosenSamples, parameters: MixtureParameters) -> pa.Ta
         "metadata": metadata,
         "rank": chosen.ranks,
     }
-    arrays = [pa.array(values[field.name], field.type) for field in RANKED_SCHEMA]
+    nothing = [None] * len(texts)  # lessons and conflicts are not composed here
+    arrays = [pa.array(values.get(field.name, nothing), field.type) for field in RANKED_SCHEMA]
     return pa.table(arrays, schema=RANKED_SCHEMA).take(np.argsort(chosen.ranks))
