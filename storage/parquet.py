@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,8 @@ def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
         yield ShardWriter(writer, schema)
 
 
-def read_shard(
-    path: Path, schema: pa.Schema, columns: list[str] | None = None, later: Collection[str] = ()
-) -> pa.Table:
-    """Read a shard and check it against its schema.
-
-    Args:
-        path: The shard.
-        schema: The dataset's schema.
-        columns: The columns to read; all if left out.
-        later: Nullable columns that files of earlier versions lack; there they are read as nulls.
+def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a shard and check it against its schema; columns that the schema marks as `LATER` may be missing.
 
     Raises:
         StoreError: The file is not a whole Parquet file or lacks a column.
@@ -103,7 +95,7 @@ def read_shard(
     names = columns or schema.names
     table = _read_columns(path, names)
     absent = [name for name in names if name not in table.column_names]
-    if missing := sorted(set(absent) - set(later)):
+    if missing := sorted(name for name in absent if b"later" not in (schema.field(name).metadata or {})):
         raise StoreError(f"{path} lacks the columns {missing}; delete it and run the stage again")
     for name in absent:
         table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))

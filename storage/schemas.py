@@ -8,6 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCORING_VERSION = "v1"
+LATER = {"later": "null where a file of an earlier version lacks it"}
+"""Metadata of a nullable column that was added to a schema whose older files must stay readable."""
 
 
 def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
@@ -16,6 +18,10 @@ def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
 
 def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
     return [pa.field(name, kind, nullable=False) for name in names]
+
+
+def _later(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, metadata=LATER) for name in names]
 
 
 TEXT, INTEGER, REAL, SMALL_REAL = pa.string(), pa.int32(), pa.float64(), pa.float32()
@@ -101,9 +107,9 @@ SAMPLE_SCHEMA = pa.schema(
         *_required(TEXT, "id", "doc_id", "group_id", "source", "source_type", "text"),
         *_required(SMALL_REAL, "auth_weight", "prov_entropy"),
         *_required(TEXT, "trivium_category", "metadata"),
-        *_fields(TEXT, "prompt", "response", "conflict_id"),
-        *_fields(pa.bool_(), "lesson"),
-        *_fields(TEXT, "rejected", "single"),
+        *_later(TEXT, "prompt", "response", "conflict_id"),
+        *_later(pa.bool_(), "lesson"),
+        *_later(TEXT, "rejected", "single"),
     ]
 )
 """One training sample a row; samples of one group never straddle train and validation.
@@ -113,5 +119,3 @@ that documents of low and of high authority both answer, else null. ``lesson`` i
 ``rejected`` is the answer that should lose where the question names it or leaves it open, else null. ``single`` is the
 prompt of a lesson with one copy of the claim that ``prompt`` repeats, else null. The last six columns are null in
 samples of one's own."""
-LATER_SAMPLE_COLUMNS = ("prompt", "response", "conflict_id", "lesson", "rejected", "single")
-"""Columns that mixtures of earlier versions lack."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from storage.parquet import read_shard
+from storage.schemas import LATER
 from tasks.lora.recipe import TERMS
 
 METRICS = "metrics.parquet"
@@ -29,7 +30,8 @@ METRICS_SCHEMA = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in NUMBERS),
         pa.field("tokens", pa.int64()),
-        *(pa.field(name, pa.float64()) for name in SPEED + VALIDATION + TERM_COLUMNS),
+        *(pa.field(name, pa.float64()) for name in SPEED + VALIDATION),
+        *(pa.field(name, pa.float64(), metadata=LATER) for name in TERM_COLUMNS),
     ]
 )
 """One row a report (``kind`` = train: means since the last report) or validation (``kind`` = valid).
@@ -103,7 +105,7 @@ def move_bar(bar: tqdm[Any], report: StepReport) -> None:
 def read_metrics(run: Path) -> pa.Table:
     """Read what a run has measured, oldest first; no rows if it has reported nothing yet."""
     path = run / METRICS
-    return read_shard(path, METRICS_SCHEMA, later=TERM_COLUMNS) if path.is_file() else METRICS_SCHEMA.empty_table()
+    return read_shard(path, METRICS_SCHEMA) if path.is_file() else METRICS_SCHEMA.empty_table()
 
 
 def line_of(metrics: pa.Table, column: str) -> Points:

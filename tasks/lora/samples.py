@@ -15,7 +15,7 @@ import pyarrow as pa
 from storage.chat import ASSISTANT_MARK
 from storage.errors import MixtureError, StoreError
 from storage.parquet import read_shard
-from storage.schemas import LATER_SAMPLE_COLUMNS, SAMPLE_SCHEMA
+from storage.schemas import SAMPLE_SCHEMA
 
 COLUMNS = ["text", "auth_weight", "prov_entropy", "lesson"]
 ENCODE_ROWS = 256
@@ -61,7 +61,7 @@ def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
         StoreError: The split is missing or cannot be read.
     """
     shards = sorted((balanced / split).glob("*.parquet"))
-    tables = [read_shard(shard, SAMPLE_SCHEMA, columns, LATER_SAMPLE_COLUMNS) for shard in shards]
+    tables = [read_shard(shard, SAMPLE_SCHEMA, columns) for shard in shards]
     if not tables:
         files = [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
         tables = [_read_lines(file, columns) for file in files]
@@ -71,7 +71,7 @@ def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
 
 
 def _read_lines(file: Path, columns: list[str]) -> pa.Table:
-    required = [name for name in columns if name not in LATER_SAMPLE_COLUMNS]
+    required = [name for name in columns if not SAMPLE_SCHEMA.field(name).nullable]
     rows = []
     for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
         if not line.strip():
