@@ -114,14 +114,15 @@ SAMPLE_SCHEMA = pa.schema(
         *_required(TEXT, "id", "doc_id", "group_id", "source", "source_type", "text"),
         *_required(SMALL_REAL, "auth_weight", "prov_entropy"),
         *_required(TEXT, "trivium_category", "metadata"),
-        *(pa.field(name, TEXT) for name in ("prompt", "response", "conflict_id")),
-        pa.field("lesson", pa.bool_()),
-        pa.field("rejected", TEXT),
+        *_fields(TEXT, "prompt", "response", "conflict_id"),
+        *_fields(pa.bool_(), "lesson"),
+        *_fields(TEXT, "rejected", "single"),
     ]
 )
 """One training sample a row; samples of one group never straddle train and validation.
 
 ``text`` is ``User: <prompt>\\n\\nAssistant: <response>``. ``conflict_id`` is the same for the samples of one prompt
 that documents of low and of high authority both answer, else null. ``lesson`` is true for a lesson about sources, whose
-``rejected`` is the answer that should lose where the question names it or leaves it open, else null. The last five
-columns are null in samples of one's own."""
+``rejected`` is the answer that should lose where the question names it or leaves it open, else null. ``single`` is the
+prompt of a lesson with one copy of the claim that ``prompt`` repeats, else null. The last six columns are null in
+samples of one's own."""

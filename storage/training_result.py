@@ -89,6 +89,12 @@ class TrainingResult(RunFacts):
     valid_ce_medium_after: float | None = None
     valid_ce_high_before: float | None = None
     valid_ce_high_after: float | None = None
+    valid_preference_before: float | None = None
+    valid_preference_after: float | None = None
+    valid_consistency_before: float | None = None
+    valid_consistency_after: float | None = None
+    valid_anchor_before: float | None = None
+    valid_anchor_after: float | None = None
     trained_tokens: int
     skipped_steps: int
     seconds: float

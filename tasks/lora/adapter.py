@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,28 @@ def save_adapter(folder: Path, model: nn.Module, adapter: Adapter, recipe: Recip
         "lora_parameters": lora_parameters(recipe),
     }
     write_json(folder / ADAPTER_CONFIG, config)
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Let a model be its frozen base in this block: each adapted layer passes its input to the layer that it wraps."""
+    adapted = [module for _, module in model.named_modules() if "lora_a" in module and "linear" in module]
+    classes = [type(module) for module in adapted]
+    try:
+        for module in adapted:
+            module.__class__ = _without_adapter(type(module))
+        yield
+    finally:
+        for module, own in zip(adapted, classes, strict=True):
+            module.__class__ = own
+
+
+def _without_adapter(adapted: type[Any]) -> type[Any]:
+    # A scale of 0 would not do: DoRA's length is learned as well.
+    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return module.linear(*args, **kwargs)
+
+    return type(f"Bare{adapted.__name__}", (adapted,), {"__call__": call})
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,11 @@ MEGA_BATCHES = 50
 """Sequences are sorted by length within groups of at most this many batches."""
 MEGA_GROUPS = 4
 """At least this many groups, if there are batches enough: within one group the same rows would always meet."""
+
+ANCHOR_POSITIONS = 16
+"""Positions of an ordinary row at which the anchor compares the model with its base."""
+ANCHOR_STREAM = 4
+"""Tells the generator of anchored positions from those of the order of batches and of lessons."""
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -40,10 +45,15 @@ class Batch:
     real_tokens: int
     """Targets that are not padding."""
     supervised_tokens: int
+    anchors: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Places in the flattened mask at which the anchor holds the model to its base."""
+    anchor_weights: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Supervised positions of its row for which each anchor stands."""
 
     def without_targets(self) -> Batch:
         """Return the batch with nothing to learn in it."""
-        return replace(self, mask=np.zeros_like(self.mask), real_tokens=0, supervised_tokens=0)
+        empty = replace(self, mask=np.zeros_like(self.mask), real_tokens=0, supervised_tokens=0)
+        return replace(empty, anchors=self.anchors[:0], anchor_weights=self.anchor_weights[:0])
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,10 @@ class WeightedSequences:
     penalties: Floats
     draw_probabilities: npt.NDArray[np.float64] | None = None
     """Probability of each sequence to be drawn; none: each appears once an epoch."""
+
+    def is_lesson(self, index: int) -> bool:
+        """Return whether a sequence belongs to a lesson about sources."""
+        return self.sequences.lessons is not None and bool(self.sequences.lessons[index])
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -69,12 +83,14 @@ class BatchPlan:
     seed: int
     tokens: int | None = None
     """Most tokens of a batch, padding included; then `rows` bounds nothing. None: `rows` sequences, whatever length."""
+    anchored: bool = False
+    """Whether batches carry anchors."""
 
     @classmethod
     def of(cls, recipe: Recipe, processes: int = 1) -> BatchPlan:
         """Make the plan of a recipe; processes that train together get batches that are larger by their number."""
         tokens = None if recipe.batch_tokens is None else recipe.batch_tokens * processes
-        return cls(recipe.batch_size * processes, recipe.max_seq_length, recipe.seed, tokens)
+        return cls(recipe.batch_size * processes, recipe.max_seq_length, recipe.seed, tokens, recipe.anchor_weight > 0)
 
     def fitting(self, longest: int) -> int:
         """Return how many rows fit whose longest has `longest` tokens."""
@@ -149,6 +165,26 @@ def make_batch(data: WeightedSequences, indices: Indices, max_seq_length: int, p
     )
 
 
+def with_anchors(batch: Batch, data: WeightedSequences, indices: Indices, seed: int, cursor: int) -> Batch:
+    """Choose the positions of a batch's ordinary rows at which the anchor holds the model to its base.
+
+    What is chosen in a row depends on the seed, the cursor and the row's sequence, not on the rows beside it. Each
+    position stands for as many as its row has of them, so that the sum is that over all in expectation.
+    """
+    places, weights = [batch.anchors], [batch.anchor_weights]
+    for row, index in enumerate(indices.tolist()):
+        if data.is_lesson(index):
+            continue
+        supervised = np.flatnonzero(batch.mask[row])
+        chosen = supervised
+        if len(supervised) > ANCHOR_POSITIONS:
+            generator = np.random.Generator(np.random.PCG64([seed, cursor, index, ANCHOR_STREAM]))
+            chosen = np.sort(generator.choice(supervised, ANCHOR_POSITIONS, replace=False))
+        places.append(row * batch.mask.shape[1] + chosen)
+        weights.append(np.full(len(chosen), len(supervised) / max(1, len(chosen)), np.float32))
+    return replace(batch, anchors=np.concatenate(places), anchor_weights=np.concatenate(weights))
+
+
 class BatchStream:
     """The endless stream of training batches, readable from any cursor.
 
@@ -190,7 +226,9 @@ class BatchStream:
         rows = self._order[position]
         mine = rows[self._rank :: self._ranks]
         if len(mine):
-            return make_batch(self._data, mine, self._plan.max_seq_length)
+            batch = make_batch(self._data, mine, self._plan.max_seq_length)
+            anchored = self._plan.anchored
+            return with_anchors(batch, self._data, mine, self._plan.seed, cursor) if anchored else batch
         # Every process must take part in every sum, even with nothing to add.
         return make_batch(self._data, rows[:1], self._plan.max_seq_length).without_targets()
 
@@ -208,4 +246,5 @@ def fixed_batches(data: WeightedSequences, plan: BatchPlan, cap: int) -> Iterato
         chosen = chosen[: cap * plan.rows]
     chosen = chosen[np.argsort(data.sequences.lengths[chosen], kind="stable")]
     for indices in plan.cut(chosen, data.sequences.lengths):
-        yield indices, make_batch(data, indices, plan.max_seq_length)
+        batch = make_batch(data, indices, plan.max_seq_length)
+        yield indices, with_anchors(batch, data, indices, plan.seed, 0) if plan.anchored else batch

@@ -95,7 +95,8 @@ def _transposed(layer: Any) -> Map:
     return pull_back
 
 
-def _chunks(states: mx.array, chunk: int) -> list[slice]:
+def chunks(states: mx.array, chunk: int) -> list[slice]:
+    """Cut positions into chunks."""
     return [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
 
 
@@ -108,7 +109,7 @@ def token_losses(states: mx.array, targets: mx.array, head: Head) -> mx.array:
         head: The model's head.
     """
     losses: list[mx.array] = []
-    for rows in _chunks(states, head.chunk):
+    for rows in chunks(states, head.chunk):
         # One after the other: chunks that wait side by side would need the memory that chunks are to save.
         part = mx.depends(states[rows], losses[-1]) if losses else states[rows]
         losses.append(nn.losses.cross_entropy(head.project(part).astype(mx.float32), targets[rows]))
@@ -136,7 +137,7 @@ def weighted_cross_entropy(
     def summed(states: mx.array) -> Any:
         losses: list[mx.array] = []
         gradients: list[mx.array] = []
-        for rows in _chunks(states, head.chunk):
+        for rows in chunks(states, head.chunk):
             # On both: a loss that waits for the end would keep its chunk's logits until then.
             part = mx.depends(states[rows], [gradients[-1], losses[-1]]) if gradients else states[rows]
             logits = head.project(part).astype(mx.float32)

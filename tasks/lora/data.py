@@ -12,6 +12,7 @@ from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError, StoreError
 from storage.training_result import DataFacts
 from tasks.lora.batches import WeightedSequences
+from tasks.lora.lessons import Lessons, answers_in, read_lessons
 from tasks.lora.loss import (
     effective_sample_share,
     empirical_distrust_loss,
@@ -32,6 +33,30 @@ class TrainingData:
     train: WeightedSequences
     valid: WeightedSequences | None
     facts: DataFacts
+    train_lessons: Lessons
+    valid_lessons: Lessons
+
+    def describe_terms(self, recipe: Recipe) -> list[str]:
+        """Say what the terms that are switched on learn from; nothing if none is."""
+        train, valid = self.train_lessons, self.valid_lessons
+        counts = {
+            "preference": ("pairs of answers", len(train.pairs), len(valid.pairs)),
+            "consistency": ("repeated claims", len(train.repetitions), len(valid.repetitions)),
+        }
+        lines = []
+        for term, weight in recipe.term_weights.items():
+            what, trained, validated = counts.get(term, ("ordinary sequences", self.ordinary_sequences, None))
+            held = "" if validated is None else f", {validated} to validate"
+            lines.append(f"Term {term} (weight {weight:g}): {trained} {what}{held}")
+        if train.left_out:
+            lines.append(f"{train.left_out} lessons are longer than {recipe.max_seq_length} tokens and in no term")
+        return lines
+
+    @property
+    def ordinary_sequences(self) -> int:
+        """Training sequences that belong to no lesson."""
+        lessons = self.train.sequences.lessons
+        return len(self.train) - (0 if lessons is None else int(lessons.sum()))
 
     def warnings(self) -> list[str]:
         """Return what a person should know before a long run."""
@@ -80,7 +105,7 @@ def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> Tr
 
     Raises:
         StoreError: The mixture is missing.
-        MixtureError: It holds nothing to train on.
+        MixtureError: It holds nothing to train on, or nothing for a term that is switched on.
         ParameterError: A score is outside its range.
     """
 
@@ -110,4 +135,19 @@ def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> Tr
         train_sequences=len(train),
         valid_samples=0 if valid is None else valid.samples,
     )
-    return TrainingData(weighted, None if valid is None else _weighted(valid, recipe, z), facts)
+    encode_answer = answers_in(layout)
+    data = TrainingData(
+        train=weighted,
+        valid=None if valid is None else _weighted(valid, recipe, z),
+        facts=facts,
+        train_lessons=read_lessons(balanced, "train", encode_answer, recipe, required=True),
+        valid_lessons=Lessons()
+        if valid is None
+        else read_lessons(balanced, "valid", encode_answer, recipe, required=False),
+    )
+    if recipe.anchor_weight and not data.ordinary_sequences:
+        raise MixtureError(
+            f"anchor_weight is {recipe.anchor_weight:g}, but all train samples of {balanced} are lessons; add "
+            "documents to the mixture (rebalance-corpus), or set anchor_weight to 0"
+        )
+    return data

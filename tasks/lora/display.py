@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from storage.parquet import read_shard
+from tasks.lora.recipe import TERMS
 
 METRICS = "metrics.parquet"
 NUMBERS = ["ce", "distrust", "total", "learning_rate", "grad_norm", "clipped_share"]
 SPEED = ["tokens_per_second", "peak_memory_gb"]
 VALIDATION = ["valid_ce", "valid_objective", "valid_ce_low", "valid_ce_medium", "valid_ce_high"]
+TERM_COLUMNS = [f"{kind}{term}" for kind in ("", "valid_") for term in TERMS]
 METRICS_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
@@ -28,11 +30,14 @@ METRICS_SCHEMA = pa.schema(
         *(pa.field(name, pa.float64()) for name in NUMBERS),
         pa.field("tokens", pa.int64()),
         *(pa.field(name, pa.float64()) for name in SPEED + VALIDATION),
+        *(pa.field(name, pa.float64()) for name in TERM_COLUMNS),
     ]
 )
 """One row a report (``kind`` = train: means since the last report) or validation (``kind`` = valid).
 
 Losses are nats per supervised token; ``total`` = ``ce`` + lambda * ``distrust``; ``tokens`` counts since step 0.
+A further term has a value where it is switched on, without its weight: ``preference`` is a mean over pairs,
+``consistency`` over repeated claims, ``anchor`` over tokens of ordinary samples.
 """
 LEGEND = {
     "ce": "training",
@@ -62,12 +67,15 @@ class StepReport(BaseModel):
     tokens_per_second: float
     peak_memory_gb: float
     seconds_left: float
+    terms: dict[str, float] = {}
+    """Terms that are switched on, without their weights."""
 
     @property
     def numbers(self) -> str:
         """The numbers as the guide prints them."""
+        terms = "".join(f"{term}={value:.4f}, " for term, value in self.terms.items())
         return (
-            f"loss={self.total:.4f}, ce={self.ce:.4f}, distrust={self.distrust:.4f}, "
+            f"loss={self.total:.4f}, ce={self.ce:.4f}, distrust={self.distrust:.4f}, {terms}"
             f"tok/s={self.tokens_per_second:.1f}, mem={self.peak_memory_gb:.1f}GB"
         )
 

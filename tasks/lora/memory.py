@@ -40,6 +40,9 @@ CHUNKS_UNDER_WAY = 2.6
 CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
 """Logits that the loss projects at a time, and the fewest tokens."""
 
+ANCHOR_POSITIONS, WIDTH_STEP = 16, 32
+"""Positions of a row that the anchor compares, and the least width of a row."""
+
 MOST_ACCUMULATED = 1024
 """Bound of the recipe's grad_accum."""
 SHORTENED_FROM = 512
@@ -96,6 +99,8 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
         tokens = recipe.batch_size * recipe.max_seq_length
     else:
         tokens = max(recipe.batch_tokens, recipe.max_seq_length)  # a sequence longer than the budget goes alone
+    if recipe.preference_weight:
+        tokens = max(tokens, 2 * recipe.max_seq_length)  # a pair is never cut in two
     size = 2 if model.float_bytes <= 2 else 4
     kept_width = SAVED_HIDDEN_BYTES * model.hidden + SAVED_INTERMEDIATE_BYTES[size] * model.intermediate
     saved_layer = tokens * kept_width
@@ -113,7 +118,14 @@ def plan_memory(model: Architecture, recipe: Recipe) -> MemoryPlan:
     chunk = min(tokens, max(MIN_CHUNK, CHUNK_ELEMENTS // model.vocabulary))
     under_way = min(CHUNKS_UNDER_WAY, tokens / chunk)
     logits = round(LOGIT_BYTES * under_way * chunk * model.vocabulary) + 2 * tokens * model.hidden * size
-    per_parameter = ADAPTER_BYTES + (ACCUMULATED_BYTES if recipe.grad_accum > 1 else 0)
+    if recipe.anchor_weight:  # beside the loss: the model's logits and the base's at a few positions of each row
+        anchors = (
+            tokens // WIDTH_STEP * ANCHOR_POSITIONS if recipe.batch_tokens else recipe.batch_size * ANCHOR_POSITIONS
+        )
+        logits += LOGIT_BYTES * min(chunk, anchors) * model.vocabulary
+    lessons = recipe.term_weights.keys() - {"anchor"}
+    per_parameter = ADAPTER_BYTES + (ACCUMULATED_BYTES if recipe.grad_accum > 1 or lessons else 0)
+    per_parameter += ACCUMULATED_BYTES if lessons else 0  # kept apart until the step's tokens are counted
     return MemoryPlan(
         weights=model.weight_bytes,
         adapter=adapted * per_parameter,

@@ -26,6 +26,9 @@ DEFAULT_TARGETS = (
     "mlp.down_proj",
 )
 
+TERMS = ("preference", "consistency", "anchor")
+"""What may stand beside the objective; a term's weight is the field ``<term>_weight``, where 0 switches it off."""
+
 FREE_FIELDS = frozenset(
     {
         "max_steps",
@@ -101,6 +104,37 @@ class Recipe(BaseModel):
         title="Sampling",
         description="shuffle: every sequence once an epoch, weighted in the loss. importance: sequences are drawn in "
         "proportion to their weight and the loss is plain; less noise when few samples carry most of the weight.",
+    )
+    preference_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        title="Preference weight",
+        description="Weight of the pair loss, which makes the answer of a lesson likelier than its rejected one. 0: "
+        "off. Needs a mixture with lessons.",
+    )
+    preference_rows: int = Field(4, ge=1, le=1024, title="Preference rows")
+    """Pairs of answers in each optimiser step, if the preference weight is above 0."""
+    consistency_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        title="Consistency weight",
+        description="Weight of the term that keeps the choice between two answers where the base model sees it when a "
+        "claim stands there once, however often it is repeated. 0: off. Needs lessons with repeated claims.",
+    )
+    consistency_rows: int = Field(4, ge=1, le=1024, title="Consistency rows")
+    """Questions with repeated claims in each optimiser step, if the consistency weight is above 0."""
+    anchor_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        title="Anchor weight",
+        description="Weight of the divergence from the base model on ordinary samples, so that lessons cost no general "
+        "ability. 0: off.",
     )
     alpha: float = Field(2.7, ge=2.3, le=3.0, title="Alpha")
     """Strength of the distrust term; published range 2.3 to 3.0."""
@@ -201,9 +235,21 @@ class Recipe(BaseModel):
         """Factor of the low-rank update: lora_alpha / lora_rank."""
         return self.lora_alpha / self.lora_rank
 
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Weights of the terms that are switched on, by name."""
+        weights = {term: float(getattr(self, f"{term}_weight")) for term in TERMS}
+        return {term: weight for term, weight in weights.items() if weight}
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Most tokens that go through the model at once, padding included; a longer sequence goes alone."""
+        return self.batch_tokens or self.batch_size * self.max_seq_length
+
     def identity(self) -> dict[str, Any]:
-        """What must not change when a run is continued."""
-        return self.model_dump(mode="json", exclude=set(FREE_FIELDS))
+        """What must not change when a run is continued; a term that is off is left out, as before there were any."""
+        off = {f"{term}_{field}" for term in TERMS if term not in self.term_weights for field in ("weight", "rows")}
+        return self.model_dump(mode="json", exclude=set(FREE_FIELDS | off))
 
     @property
     def digest(self) -> str:

@@ -121,10 +121,11 @@ class RunReport:
             tokens_per_second=self._window_tokens / max(now - self._window_began, 1e-9),
             peak_memory_gb=mx.get_peak_memory() / 1e9,
             seconds_left=(now - self._began) / max(1, step - self._first_step) * (last - step),
+            terms=means.terms,
         )
         self._window_tokens, self._window_began = 0, now
         rate = {"learning_rate": learning_rate, "grad_norm": means.grad_norm, "clipped_share": means.clipped_share}
-        self._rows.append(report.model_dump() | rate | {"kind": "train", "tokens": self._tokens})
+        self._rows.append(report.model_dump() | rate | means.terms | {"kind": "train", "tokens": self._tokens})
         done, left = tqdm.format_interval(now - self._began), tqdm.format_interval(report.seconds_left)
         self._write(f"Training: {step / last:4.0%} | {step}/{last} [{done}<{left}, {report.numbers}]")
         self._emit("progress", **report.model_dump())
@@ -137,6 +138,7 @@ class RunReport:
             "cross_entropy": report.ce,
             "distrust": report.distrust,
             "grad_norm": means.grad_norm,
+            **means.terms,
         }
         self._track("train", step, numbers)
 
@@ -145,7 +147,8 @@ class RunReport:
         fields = result.fields()
         self._rows.append({"step": step, "kind": "valid", **fields})
         bands = ", ".join(f"{band}={value:.4f}" for band, value in result.bands.items())
-        self.log(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}")
+        terms = "".join(f", {term}={value:.4f}" for term, value in result.terms.items())
+        self.log(f"Validation at step {step}: ce={result.ce:.4f} ({bands}), objective={result.objective:.4f}{terms}")
         self._emit("validation", step=step, max_steps=self._recipe.max_steps, **fields)
         self._track("valid", step, {"val_loss": result.ce, **fields})
 

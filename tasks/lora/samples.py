@@ -18,11 +18,8 @@ from storage.errors import MixtureError, StoreError
 from storage.parquet import read_shard
 from storage.schemas import SAMPLE_SCHEMA
 
-COLUMNS = ["text", "auth_weight", "prov_entropy"]
+COLUMNS = ["text", "auth_weight", "prov_entropy", "prompt", "response", "lesson"]
 ENCODE_ROWS = 256
-
-PAIR = ["prompt", "response"]
-READ = pa.schema([SAMPLE_SCHEMA.field(name) for name in (*COLUMNS, *PAIR)])
 
 Split = Literal["train", "valid"]
 Tokens = npt.NDArray[np.int32]
@@ -38,6 +35,8 @@ class Samples:
     pairs: list[tuple[str, str] | None]
     own: bool = False
     """Lines of one's own, whose text may have several turns. A document that quotes a conversation has only one."""
+    lessons: npt.NDArray[np.bool_] | None = None
+    """Whether each is a lesson about sources; none: no sample is."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,39 +48,49 @@ def read_samples(balanced: Path, split: Split) -> Samples:
     Raises:
         StoreError: The split is missing or cannot be read.
     """
-    shards = sorted((balanced / split).glob("*.parquet"))
-    files = [] if shards else [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
-    tables = [read_shard(shard, SAMPLE_SCHEMA, [*COLUMNS, *PAIR]) for shard in shards]
-    tables += [_read_lines(file) for file in files]
-    if not tables:
-        raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
-    table = pa.concat_tables(tables)
-    pairs = zip(*(table.column(name).to_pylist() for name in PAIR), strict=True)
+    table = read_columns(balanced, split, COLUMNS)
+    pairs = zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True)
     return Samples(
         texts=table.column("text").to_pylist(),
         auth_weights=table.column("auth_weight").to_numpy(),
         prov_entropies=table.column("prov_entropy").to_numpy(),
         pairs=[(prompt, response) if prompt and response else None for prompt, response in pairs],
-        own=not shards,
+        own=not any((balanced / split).glob("*.parquet")),
+        lessons=table.column("lesson").fill_null(False).to_numpy(zero_copy_only=False),
     )
 
 
-def _read_lines(file: Path) -> pa.Table:
+def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
+    """Read columns of a split; those that mixtures of earlier versions and samples of one's own lack are null.
+
+    Raises:
+        StoreError: The split is missing or cannot be read.
+    """
+    shards = sorted((balanced / split).glob("*.parquet"))
+    tables = [read_shard(shard, SAMPLE_SCHEMA, columns) for shard in shards]
+    if not tables:
+        files = [*sorted((balanced / split).glob("*.jsonl")), *balanced.glob(f"{split}.jsonl")]
+        tables = [_read_lines(file, columns) for file in files]
+    if not tables:
+        raise StoreError(f"{balanced} holds no {split} samples; run rebalance-corpus, or name another mixture")
+    return pa.concat_tables([table.select(columns) for table in tables])
+
+
+def _read_lines(file: Path, columns: list[str]) -> pa.Table:
+    required = [name for name in columns if not SAMPLE_SCHEMA.field(name).nullable]
     rows = []
     for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            pair = {name: row.get(name) for name in PAIR}
-            texts = {name: value for name, value in pair.items() if isinstance(value, str)}
-            rows.append({name: row[name] for name in COLUMNS} | texts)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            rows.append({name: row[name] if name in required else row.get(name) for name in columns})
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(COLUMNS)}"
+                f"{file}, line {number}: not a sample ({error!r}); each line needs {', '.join(required)}"
             ) from error
     try:
-        return pa.Table.from_pylist(rows, schema=READ)
+        return pa.Table.from_pylist(rows, schema=pa.schema([SAMPLE_SCHEMA.field(name) for name in columns]))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise StoreError(f"{file}: a field has the wrong type ({error}); correct the file") from error
 
@@ -100,6 +109,8 @@ class TokenSequences:
     prov_entropies: npt.NDArray[np.float32]
     samples: int
     """Samples that gave at least one sequence."""
+    lessons: npt.NDArray[np.bool_] | None = None
+    """Whether each belongs to a lesson; none: no sequence does."""
 
     def __len__(self) -> int:
         return len(self.first_targets)
@@ -216,4 +227,5 @@ def build_sequences(samples: Samples, layout: ChatLayout, max_seq_length: int, m
         auth_weights=samples.auth_weights[owners],
         prov_entropies=samples.prov_entropies[owners],
         samples=len(set(owners)),
+        lessons=None if samples.lessons is None else samples.lessons[owners],
     )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
+import numpy.typing as npt
 from mlx.utils import tree_map
 
-from tasks.lora.batches import Batch
+from tasks.lora.batches import ANCHOR_POSITIONS, Batch
 from tasks.lora.cross_entropy import Head, split_head
+from tasks.lora.lessons import TermBatch
 from tasks.lora.loss import StepSums, additive_sums, weighted_sums
 from tasks.lora.ranks import Ranks
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import TERMS, Recipe
+from tasks.lora.terms import base_divergences, base_states, term_arrays, term_sum
 
 SHAPES_PER_WIDTH = 8
 """Counts of supervised positions that a compiled step meets at most for each shape of a batch."""
@@ -72,11 +76,44 @@ def batch_arrays(batch: Batch, multiple: int = 1) -> tuple[mx.array, ...]:
     )
 
 
+def anchor_arrays(batch: Batch, padded: bool = False) -> tuple[mx.array, mx.array]:
+    """Return the places of a batch's anchors and their weights, each of shape (n,).
+
+    Args:
+        batch: The batch.
+        padded: Fill up to the most that so many rows can have, with anchors of no weight.
+    """
+    missing = ANCHOR_POSITIONS * len(batch.tokens) - len(batch.anchors) if padded else 0
+    return mx.array(np.pad(batch.anchors, (0, missing)).astype(np.int32)), mx.array(
+        np.pad(batch.anchor_weights, (0, missing))
+    )
+
+
 def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> StepSums:
     """Run a model on a batch and sum the recipe's objective; `arrays` are those of `batch_arrays`."""
-    inputs, places, targets, counted, weights, penalties = arrays
+    inputs, *positions = arrays
     states = head.hidden(inputs)
-    states = states.reshape(-1, states.shape[-1])[places]
+    return position_sums(states.reshape(-1, states.shape[-1]), head, recipe, positions)
+
+
+def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
+    """Do the same with the anchor; `arrays` are followed by those of `anchor_arrays` and the base's states there.
+
+    Returns:
+        The sums of `batch_sums`, the first with the anchor, and the anchor's divergence alone.
+    """
+    inputs, *positions, places, weights, base = arrays
+    states = head.hidden(inputs)
+    states = states.reshape(-1, states.shape[-1])
+    objective, *others = position_sums(states, head, recipe, positions)
+    divergence = (weights * base_divergences(states[places], base, head)).sum()
+    return objective + recipe.anchor_weight * divergence, *others, mx.stop_gradient(divergence)
+
+
+def position_sums(states: mx.array, head: Head, recipe: Recipe, positions: Sequence[mx.array]) -> StepSums:
+    """Sum the recipe's objective over the supervised positions among all states of a batch."""
+    places, targets, counted, weights, penalties = positions
+    states = states[places]
     if recipe.objective == "additive":
         return additive_sums(states, targets, counted, penalties, recipe.lambda_weight, head)
     return weighted_sums(states, targets, counted, weights, penalties, head)
@@ -93,6 +130,8 @@ class WindowMeans:
     steps: int
     skipped: int
     """Steps whose loss or gradient was not finite; they changed nothing and are in no mean."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """Terms that are switched on: a pair's loss, a repetition's divergence, an ordinary token's divergence."""
 
 
 class TrainingStep:
@@ -119,21 +158,37 @@ class TrainingStep:
         self._recipe = recipe
         self._ranks = ranks or Ranks()
         self._compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
-        head = split_head(model)
-        gradient_of = nn.value_and_grad(model, lambda *arrays: tuple(batch_sums(head, recipe, arrays)))
-        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
-        self._gradient_of = mx.compile(gradient_of, [model.state], [model.state]) if self._compiled else gradient_of
+        self._head = head = split_head(model)
+        self._gradient_of = self._differentiate(lambda *arrays: tuple(batch_sums(head, recipe, arrays)))
+        self._anchored_gradient_of = self._differentiate(lambda *arrays: anchored_sums(head, recipe, arrays))
+        # Lessons come in so many shapes that compiling would cost more than it saves.
+        self._term_gradient_of = nn.value_and_grad(model, lambda term, *arrays: term_sum(head, term, *arrays))
         self.discard()
         self._clear_window()
+
+    def _differentiate(self, sums_of: Callable[..., tuple[mx.array, ...]]) -> Callable[..., Any]:
+        gradient_of = nn.value_and_grad(self._model, sums_of)
+        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
+        state = [self._model.state]
+        return mx.compile(gradient_of, state, state) if self._compiled else gradient_of
 
     def discard(self) -> None:
         """Forget the gradients accumulated since the last update."""
         self._gradients: Any = None
+        self._term_gradients: Any = None
         self._tokens = 0
         self._sums = mx.zeros(2)
+        self._term_sums = mx.zeros(2 * len(TERMS))  # each term, and what each counts
+
+    def _add_term(self, term: str, value: mx.array, count: float) -> None:
+        number = TERMS.index(term)
+        added = [mx.zeros(())] * (2 * len(TERMS))
+        added[number], added[number + len(TERMS)] = value, mx.array(count)
+        self._term_sums = self._term_sums + mx.stack(added)
 
     def _clear_window(self) -> None:
         self._window = mx.zeros(4)  # cross-entropy, distrust, gradient norms, clipped steps
+        self._term_window = mx.zeros(2 * len(TERMS))
         self._window_tokens = 0
         self._window_steps = 0
         self._window_skipped = 0
@@ -146,18 +201,38 @@ class TrainingStep:
     def accumulate(self, batch: Batch) -> None:
         """Add a micro-batch's gradient."""
         multiple = max(1, batch.mask.size // SHAPES_PER_WIDTH) if self._compiled else 1
-        sums, gradients = self._gradient_of(*batch_arrays(batch, multiple))
-        self._gradients = gradients if self._gradients is None else tree_map(mx.add, self._gradients, gradients)
+        arrays = batch_arrays(batch, multiple)
+        if len(batch.anchors):
+            places, weights = anchor_arrays(batch, self._compiled)
+            base = base_states(self._model, self._head, arrays[0], places)
+            sums, gradients = self._anchored_gradient_of(*arrays, places, weights, base)
+            self._add_term("anchor", sums[3], float(batch.anchor_weights.sum()))
+        else:
+            sums, gradients = self._gradient_of(*arrays)
+        self._gradients = _added(self._gradients, gradients)
         self._tokens += batch.supervised_tokens
-        self._sums = self._sums + mx.stack(sums[1:])
+        self._sums = self._sums + mx.stack(sums[1:3])
         # Evaluated one by one: two micro-batches in flight would need twice the memory.
-        mx.eval(self._gradients, self._sums)
+        mx.eval(self._gradients, self._sums, self._term_sums)
+
+    def accumulate_term(self, batch: TermBatch) -> None:
+        """Add the gradient of a step's pairs or repetitions; the step holds as many of them as the recipe says."""
+        value, gradients = self._term_gradient_of(batch.term, *term_arrays(batch))
+        share = self._recipe.term_weights[batch.term] / getattr(self._recipe, f"{batch.term}_rows")
+        self._term_gradients = _added(self._term_gradients, tree_map(lambda gradient: gradient * share, gradients))
+        self._add_term(batch.term, value, batch.count)
+        mx.eval(self._term_gradients, self._term_sums)
 
     def mean_gradient(self) -> Any:
-        """Return the accumulated gradient per supervised token, over all processes."""
-        self._tokens = self._ranks.count(self._tokens)
+        """Return the accumulated gradient per supervised token, over all processes, with that of the terms."""
+        self._tokens = tokens = self._ranks.count(self._tokens)
         self._sums = self._ranks.total(self._sums)
-        return tree_map(lambda gradient: gradient / self._tokens, self._ranks.total_gradients(self._gradients))
+        gradients = self._gradients
+        if self._recipe.term_weights:
+            self._term_sums = self._ranks.total(self._term_sums)
+        if self._term_gradients is not None:  # in the same message to the other processes
+            gradients = tree_map(lambda own, term: own + tokens * term, gradients, self._term_gradients)
+        return tree_map(lambda gradient: gradient / tokens, self._ranks.total_gradients(gradients))
 
     def update(self, learning_rate: float) -> bool:
         """Clip the accumulated gradient, update the adapter and start afresh.
@@ -166,17 +241,18 @@ class TrainingStep:
             False if the loss or the gradient was not finite; then the adapter and the optimiser stay as they were.
         """
         gradient, norm = optim.clip_grad_norm(self.mean_gradient(), self._recipe.clip_norm)
-        if not bool(mx.isfinite(norm) & mx.isfinite(self._sums).all()):
+        if not bool(mx.isfinite(norm) & mx.isfinite(self._sums).all() & mx.isfinite(self._term_sums).all()):
             self._window_skipped += 1
             self.discard()
             return False
         self._optimizer.learning_rate = learning_rate
         self._optimizer.update(self._model, gradient)
         self._window = self._window + mx.concatenate([self._sums, mx.stack([norm, norm > self._recipe.clip_norm])])
+        self._term_window = self._term_window + self._term_sums
         self._window_tokens += self._tokens
         self._window_steps += 1
         self.discard()
-        mx.eval(self._model.trainable_parameters(), self._optimizer.state, self._window)
+        mx.eval(self._model.trainable_parameters(), self._optimizer.state, self._window, self._term_window)
         return True
 
     def read_window(self) -> WindowMeans:
@@ -184,5 +260,16 @@ class TrainingStep:
         ce, distrust, norms, clipped = (float(value) for value in np.array(self._window))
         done, skipped = self._window_steps, self._window_skipped
         tokens, steps = max(1, self._window_tokens), max(1, done)
+        terms = term_means(np.array(self._term_window))
         self._clear_window()
-        return WindowMeans(ce / tokens, distrust / tokens, norms / steps, clipped / steps, done, skipped)
+        return WindowMeans(ce / tokens, distrust / tokens, norms / steps, clipped / steps, done, skipped, terms)
+
+
+def term_means(sums: npt.NDArray[Any]) -> dict[str, float]:
+    """Return the mean of each term that was measured, out of the terms' sums and what each counts."""
+    values, counts = sums[: len(TERMS)].tolist(), sums[len(TERMS) :].tolist()
+    return {term: value / count for term, value, count in zip(TERMS, values, counts, strict=True) if count}
+
+
+def _added(total: Any, gradients: Any) -> Any:
+    return gradients if total is None else tree_map(mx.add, total, gradients)

@@ -20,12 +20,14 @@ from tasks.lora.adapter import attach_adapter, checkpoint_activations, save_adap
 from tasks.lora.base_model import load_base, public_name, resolve_base
 from tasks.lora.batches import BatchPlan, BatchStream
 from tasks.lora.data import load_training_data
+from tasks.lora.lessons import LessonStream
 from tasks.lora.process import StopAsked, StopRequest, describe_device, limit_memory, stop_request
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import Recipe
 from tasks.lora.report import RunReport, open_tracker
 from tasks.lora.resume import RunState, find_checkpoint, finished_result, layout_of_run, resume, save_optimizer
 from tasks.lora.step import TrainingStep, learning_rate_at, make_optimizer
+from tasks.lora.terms import ask_base
 from tasks.lora.validation import Validation, validate
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -114,6 +116,8 @@ class _Training:
             trainable=self.adapter.trainable,
             parameters=self.adapter.parameters,
         )
+        both_sides = self.data.train_lessons, self.data.valid_lessons
+        self.train_lessons, self.valid_lessons = (ask_base(self.base.model, side, recipe) for side in both_sides)
         self.introduce(resumed)
         if ranks.leads:  # the others have read their checkpoint by now
             self.begin_record(balanced)
@@ -127,6 +131,7 @@ class _Training:
             f"Loaded {facts.train_samples} training samples as {facts.train_sequences} sequences",
             f"Loaded {facts.valid_samples} validation samples",
             *(["Speaking the base model's own chat template"] if self.state.layout.startswith("template") else []),
+            *self.data.describe_terms(self.recipe),
             *self.data.warnings(),
             *resumed,
             f"Starting training for {self.recipe.max_steps - self.state.step} iterations...",
@@ -155,6 +160,7 @@ class _Training:
         recipe, state, ranks = self.recipe, self.state, self.ranks
         step = TrainingStep(self.base.model, self.optimizer, recipe, ranks)
         stream = BatchStream(self.data.train, BatchPlan.of(recipe, ranks.size), ranks.rank, ranks.size)
+        lessons = LessonStream(self.train_lessons, recipe, ranks.rank, ranks.size)
         last: Validation | None = None
         try:
             if state.step == 0 and (first := self.validate()):
@@ -172,6 +178,9 @@ class _Training:
                     step.accumulate(batch)
                     tokens += batch.real_tokens
                     time.sleep(recipe.thermal_throttle)
+                for lesson_batch in lessons.batches(state.step):
+                    self.adapter.set_dropout_keys(recipe.seed, lesson_batch.dropout_key)
+                    step.accumulate_term(lesson_batch)
                 tokens = ranks.count(tokens)
                 rate = learning_rate_at(recipe, state.step)
                 done = step.update(rate)
@@ -228,9 +237,10 @@ class _Training:
 
     def validate(self) -> Validation | None:
         """Measure and report the loss on the validation set; none if there is no such set."""
-        if self.data.valid is None:
+        model, valid = self.base.model, self.data.valid
+        if valid is None:
             return None
-        result = validate(self.base.model, self.data.valid, self.recipe, self.ranks, self.leave_if_asked)
+        result = validate(model, valid, self.recipe, self.ranks, self.leave_if_asked, self.valid_lessons)
         mx.clear_cache()
         if result is not None:
             self.report.validation(self.state.step, result)

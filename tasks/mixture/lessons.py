@@ -63,6 +63,8 @@ class Lesson:
     prompt: str
     response: str
     rejected: str | None
+    single: str | None = None
+    """The question with one copy of the claim that `prompt` repeats; None where nothing is repeated."""
 
 
 def subject_of(
@@ -149,6 +151,7 @@ class LessonMaker:
         shown = [first, second]
         dice.shuffle(shown)
         words |= {"a": shown[0], "b": shown[1]}
+        single = ""
         match form:
             case "four":
                 options = [first, *retellings]
@@ -162,7 +165,7 @@ class LessonMaker:
                 originals = self._fitting(self.content.originals[first_age], topic_field)
                 others = [name for name in (_with_year(name, subject.year) for name in originals) if name != first]
                 words["again"] = dice.choice(others)
-                words["accounts"], answer, rejected = self._accounts(dice, words, retellings)
+                words["accounts"], single, answer, rejected = self._accounts(dice, words, retellings)
         words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
             subject=subject,
@@ -171,10 +174,15 @@ class LessonMaker:
             prompt=_capital(frame.ask.format(**words)),
             response=answer.format(**words),
             rejected=None if form == "four" else rejected.format(**words),
+            single=_capital(frame.ask.format(**words | {"accounts": single})) if single else None,
         )
 
-    def _accounts(self, dice: random.Random, words: dict[str, str], retellings: list[str]) -> tuple[str, str, str]:
-        """Write accounts that disagree, one of them an original; return them, the right value and the copied one."""
+    def _accounts(self, dice: random.Random, words: dict[str, str], retellings: list[str]) -> tuple[str, str, str, str]:
+        """Write accounts that disagree, one of them an original.
+
+        Returns:
+            The accounts; the same with one copy, empty if there is only one; the right value and the copied one.
+        """
         s = self.content.statements
         kind = dice.randrange(3)
         values = dice.sample([s.months, s.trades, [str(number) for number in range(11, 99)]][kind], 2)
@@ -184,13 +192,16 @@ class LessonMaker:
             dice.choice(s.retellings).format(second=name, Second=_capital(name), value=values[1])
             for name in retellings[: 1 if confirmed else dice.randint(1, 3)]
         ]
-        copies.insert(dice.randint(0, len(copies)), original)
+        place = dice.randint(0, len(copies))
+        pair = [original, copies[0]] if place == 0 else [copies[0], original]
+        single = " ".join(pair) if len(copies) > 1 else ""
+        copies.insert(place, original)
         if confirmed:  # the right value is not always the rarer one
             again = dice.choice(s.originals).format(
                 first=words["again"], First=_capital(words["again"]), value=values[0]
             )
             copies.insert(dice.randint(0, len(copies)), again)
-        return " ".join(copies), _capital(values[0]) + ".", _capital(values[1]) + "."
+        return " ".join(copies), single, _capital(values[0]) + ".", _capital(values[1]) + "."
 
     def _original(self, dice: random.Random, subject: Subject, age: Age, topic_field: str) -> str:
         """Name the document itself where it is an original, now and then, else another original of its year."""
@@ -254,6 +265,7 @@ def lesson_table(tables: list[pa.Table], maker: LessonMaker | None, count: int, 
             "response": lesson.response,
             "lesson": True,
             "rejected": lesson.rejected,
+            "single": None if lesson.single is None else escape_control(lesson.single),
             "rank": number,
         }
         for number, lesson in enumerate(made)

@@ -108,6 +108,7 @@ def compose_shard(chosen: ChosenSamples, parameters: MixtureParameters) -> pa.Ta
         "conflict_id": chosen.conflict_ids,
         "lesson": np.zeros(len(samples), np.bool_),
         "rejected": pa.nulls(len(samples), pa.string()),
+        "single": pa.nulls(len(samples), pa.string()),
         "rank": chosen.ranks,
     }
     arrays = [pa.array(values[field.name], field.type) for field in RANKED_SCHEMA]

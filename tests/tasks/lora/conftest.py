@@ -17,3 +17,11 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tasks.lora.tiny_model import write_mixture
 
     return write_mixture(tmp_path_factory.mktemp("store") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def taught_mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same mixture with lessons about sources."""
+    from tests.tasks.lora.tiny_model import write_mixture
+
+    return write_mixture(tmp_path_factory.mktemp("store") / "taught", lessons=10)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError
+from tasks.lora import batches, memory
 from tasks.lora.adapter import attach_adapter, checkpoint_activations
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.base_model import architecture_of_base
-from tasks.lora.batches import Batch
+from tasks.lora.batches import Batch, with_anchors
 from tasks.lora.cross_entropy import CHUNK_ELEMENTS as CHUNK_OF_THE_LOSS
 from tasks.lora.cross_entropy import MIN_CHUNK as MIN_CHUNK_OF_THE_LOSS
+from tasks.lora.lessons import Answer, Pair, term_batches
 from tasks.lora.memory import (
     CHUNK_ELEMENTS,
     MIN_CHUNK,
@@ -28,6 +30,7 @@ from tasks.lora.memory import (
 from tasks.lora.presets import load_presets, resolve_model
 from tasks.lora.recipe import Recipe
 from tasks.lora.step import TrainingStep, make_optimizer
+from tests.tasks.lora.test_batches import some_sequences
 from tests.tasks.lora.tiny_model import CONFIG, random_model, write_base
 
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32, "vocab_size": 512}
@@ -54,11 +57,17 @@ def measured_peak(config: dict[str, Any], recipe: Recipe, dtype: Any) -> int:
     ones, count = np.ones(rows, np.float32), rows * length
     mask = np.ones((rows, length), np.float32)
     batch = Batch(tokens, mask, weights=ones, penalties=ones, real_tokens=count, supervised_tokens=count)
+    if recipe.anchor_weight:
+        batch = with_anchors(batch, some_sequences(rows), np.arange(rows), recipe.seed, 0)
+    answers = [Answer(row, length // 2, 1) for row in tokens[[0, -1]]]
+    pairs = [Pair(*answers)] * recipe.preference_rows if recipe.preference_weight else []
     mx.eval(model.parameters(), optimizer.state)
     mx.clear_cache()
     mx.reset_peak_memory()
     for _ in range(recipe.grad_accum):
         step.accumulate(batch)
+    for lessons in term_batches(pairs, recipe):
+        step.accumulate_term(lessons)
     step.update(1e-4)
     step.read_window()
     return int(mx.get_peak_memory() - before)
@@ -79,6 +88,12 @@ CASES: list[Case] = [
     ({"vocab_size": 32768, "num_hidden_layers": 2}, {"max_seq_length": 512}, "float32"),
     ({"num_hidden_layers": 2}, {}, "bfloat16"),
     ({"num_hidden_layers": 2}, {"grad_checkpoint": False}, "bfloat16"),
+    ({}, {"preference_weight": 1.0}, "float32"),
+    ({}, {"preference_weight": 1.0, "batch_size": 1}, "float32"),
+    ({}, {"lora_rank": 64, "preference_weight": 1.0}, "float32"),
+    ({}, {"anchor_weight": 1.0}, "float32"),
+    ({"vocab_size": 32768, "num_hidden_layers": 2}, {"max_seq_length": 512, "anchor_weight": 1.0}, "float32"),
+    ({"num_hidden_layers": 2}, {"anchor_weight": 1.0, "preference_weight": 1.0}, "bfloat16"),
 ]
 
 
@@ -94,6 +109,7 @@ def test_predicted_peaks_are_those_measured(sizes: dict[str, Any], changes: dict
 
 def test_the_plan_cuts_logits_as_the_loss_does() -> None:
     assert (CHUNK_ELEMENTS, MIN_CHUNK) == (CHUNK_OF_THE_LOSS, MIN_CHUNK_OF_THE_LOSS), "no mlx is loaded to plan"
+    assert (memory.ANCHOR_POSITIONS, memory.WIDTH_STEP) == (batches.ANCHOR_POSITIONS, batches.WIDTH_STEP)
 
 
 def test_the_guides_tiers_fit_their_machines() -> None:

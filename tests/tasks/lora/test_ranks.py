@@ -17,8 +17,9 @@ import pytest
 
 from storage.events import parse_event
 from storage.lock import only_writer
+from tasks.lora.display import TERM_COLUMNS
 from tasks.lora.ranks import Ranks
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import TERMS, Recipe
 from tests.tasks.lora.running import rows, specify, state_of, train_here
 from tests.tasks.lora.tiny_model import tiny_recipe
 
@@ -55,13 +56,17 @@ def launch(started: list[str]) -> str:
 
 
 def losses(run: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    names = ("ce", "distrust", "grad_norm", "valid_ce", "valid_ce_low", "valid_ce_high", "tokens")
+    names = ("ce", "distrust", "grad_norm", "valid_ce", "valid_ce_low", "valid_ce_high", "tokens", *TERM_COLUMNS)
     return np.array([[row[name] or 0.0 for name in names] for kind in ("train", "valid") for row in rows(run, kind)])
 
 
-def test_two_processes_are_one_with_the_doubled_batch(base: Path, mixture: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / "runs" / "one", tmp_path / "runs" / "two"
-    doubled = tiny_recipe(base, batch_size=4, report_every=1, val_batches=-1)
+@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["alone", "with terms"])
+def test_two_processes_are_one_with_the_doubled_batch(
+    base: Path, taught_mixture: Path, tmp_path: Path, weight: float
+) -> None:
+    one, two, mixture = tmp_path / "runs" / "one", tmp_path / "runs" / "two", taught_mixture
+    terms = {f"{term}_weight": weight for term in TERMS} | {"consistency_rows": 1}
+    doubled = tiny_recipe(base, batch_size=4, report_every=1, val_batches=-1, **terms)
     train_here(one, mixture, doubled)
     halved = doubled.model_copy(update={"batch_size": 2})
     output = launch(command(two, mixture, halved, "tasks.lora"))

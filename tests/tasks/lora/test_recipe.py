@@ -67,6 +67,14 @@ def test_free_fields_do_not_change_the_digest_and_others_do() -> None:
     assert len({Recipe().digest, Recipe(alpha=2.8).digest, Recipe(seed=1).digest}) == 3
 
 
+def test_a_term_that_is_off_is_in_no_digest_so_that_runs_from_before_there_were_terms_go_on() -> None:
+    assert Recipe().digest == "fa9d6d704e23475b807b70faa0fafef083865d915bda699fe3bba9d6aadbcee9"
+    assert Recipe(preference_rows=7, consistency_rows=2).digest == Recipe().digest
+    on = [Recipe(preference_weight=1), Recipe(preference_weight=1, preference_rows=7), Recipe(anchor_weight=1)]
+    assert len({recipe.digest for recipe in [Recipe(), *on]}) == 4
+    assert Recipe(preference_weight=2, anchor_weight=1).term_weights == {"preference": 2.0, "anchor": 1.0}
+
+
 def test_recipe_and_presets_leave_mlx_alone() -> None:
     code = "import sys, tasks.lora.recipe, tasks.lora.presets, tasks.lora.display; sys.exit('mlx.core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError
+from storage.parquet import write_shard
 from storage.training_result import TrainingResult
 from tasks.lora.comparison import MOST_VARIANTS, ComparedRun, Comparison, suffix_of, variants
 from tasks.lora.display import (
+    METRICS,
     METRICS_SCHEMA,
+    TERM_COLUMNS,
     StepReport,
     as_data_url,
     draw_lines,
@@ -116,6 +119,9 @@ def test_curves_come_from_the_metrics(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([valid, {"step": 1, "kind": "train", "ce": 1.0}], schema=METRICS_SCHEMA)
     assert loss_lines(table)["validation"] == [(0, 2.0)] and loss_lines(table)["training"] == [(1, 1.0)]
     assert gap_line(table) == [(0, 0.5)]
+    earlier = pa.schema([field for field in METRICS_SCHEMA if field.name not in TERM_COLUMNS])
+    write_shard(tmp_path / METRICS, table.select(earlier.names), earlier)
+    assert read_metrics(tmp_path).equals(table), "a run from before there were terms"
 
 
 def test_variants_are_every_combination_and_their_names_are_plain() -> None:

@@ -23,9 +23,10 @@ from storage.events import parse_event
 from tasks.lora import trainer, validation
 from tasks.lora.base_model import load_base
 from tasks.lora.data import load_training_data
+from tasks.lora.display import TERM_COLUMNS
 from tasks.lora.process import StopRequest
 from tasks.lora.ranks import Ranks
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import TERMS, Recipe
 from tests.tasks.lora.running import (
     DiesAt,
     Events,
@@ -61,10 +62,13 @@ def interrupt(command: list[str], at: str, step: int, *signals: signal.Signals) 
     return process.returncode, events
 
 
-def test_interrupted_equals_uninterrupted(base: Path, mixture: Path, tmp_path: Path) -> None:
-    straight, run = tmp_path / "straight", tmp_path / "runs" / "run"
-    train_here(straight, mixture, long_recipe(base))
-    slow = specify(run, mixture, long_recipe(base, thermal_throttle=0.1))  # time to be interrupted between checkpoints
+@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["alone", "with terms"])
+def test_interrupted_equals_uninterrupted(base: Path, taught_mixture: Path, tmp_path: Path, weight: float) -> None:
+    straight, run, mixture = tmp_path / "straight", tmp_path / "runs" / "run", taught_mixture
+    terms = {f"{term}_weight": weight for term in TERMS}
+    recipe = long_recipe(base, **terms)
+    train_here(straight, mixture, recipe)
+    slow = specify(run, mixture, recipe.model_copy(update={"thermal_throttle": 0.1}))  # time to be interrupted
 
     status, events = interrupt(slow, "progress", 2, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
@@ -80,11 +84,13 @@ def test_interrupted_equals_uninterrupted(base: Path, mixture: Path, tmp_path: P
     assert saved in (first, 5, 10)
 
     rest = Events()
-    assert train_here(run, mixture, long_recipe(base), rest).adapter == "checkpoint-12"
+    assert train_here(run, mixture, recipe, rest).adapter == "checkpoint-12"
     assert rest.steps() == list(range(saved + 1, 13)), "from the last checkpoint on"
     assert_same_end(run, straight, 12)
     assert state_of(run, 12)["cursor"] == 24
     assert [row["step"] for row in rows(run, "train")] == list(range(1, 13))
+    measured = [row[name] for row in rows(run, "train") + rows(run, "valid") for name in TERM_COLUMNS]
+    assert len([value for value in measured if value is not None]) == (3 * (12 + 4) if weight else 0)
 
 
 def test_a_second_sigterm_does_not_cost_the_checkpoint(base: Path, mixture: Path, tmp_path: Path) -> None:

@@ -60,6 +60,23 @@ def test_the_record_and_the_result_hold_what_evaluation_and_export_need(
     assert "valid_ce_medium_after" not in written, "a band without samples"
 
 
+def test_terms_are_learned_and_reported_each_by_its_own_loss(base: Path, taught_mixture: Path, tmp_path: Path) -> None:
+    weights: dict[str, Any] = {"preference_weight": 1, "consistency_weight": 20, "anchor_weight": 0.5}
+    events = Events()
+    recipe = tiny_recipe(base, max_steps=9, val_batches=-1, **weights)
+    result = train_here(tmp_path / "run", taught_mixture, recipe, events)
+    assert "Term preference (weight 1): 10 pairs of answers, 10 to validate" in events.lines()
+    assert "Term consistency (weight 20): 5 repeated claims, 5 to validate" in events.lines()
+    assert result.valid_preference_after < result.valid_preference_before / 2
+    assert result.valid_consistency_after < result.valid_consistency_before
+    assert result.valid_anchor_before < 1e-6 < result.valid_anchor_after, "at the start, the model is its base"
+    for row in rows(tmp_path / "run", "valid"):
+        terms = sum(weight * row[f"valid_{name.split('_')[0]}"] for name, weight in weights.items())
+        assert row["valid_objective"] > terms, "the objective that chooses the best step counts the terms"
+    assert events.of("progress")[-1]["terms"].keys() == {"preference", "consistency", "anchor"}
+    assert "preference=" in (tmp_path / "run" / "training.log").read_text("utf-8")
+
+
 def assert_opens_with_mlx_lm(base: Path, checkpoint: Path, kind: str) -> dict[str, Any]:
     tuned, tokenizer = load(str(base), adapter_path=str(checkpoint))
     plain, _ = load(str(base))

@@ -68,7 +68,29 @@ def write_base(folder: Path, seed: int = 1, **changes: Any) -> Path:
     return folder
 
 
-def write_mixture(folder: Path, count: int = 24, seed: int = 3) -> Path:
+def tiny_lessons(split: str, count: int) -> list[dict[str, Any]]:
+    """Lessons about sources, every second one with a claim that its question repeats."""
+    lessons = []
+    for number in range(count):
+        repeats, year = number % 2 == 1, 1900 + number
+        copied = "Hot. " * (1 + number % 3) if repeats else ""
+        lessons.append(
+            {
+                "id": f"tiny:{split}{number}#lesson",
+                "text": f"User: {copied}Note {year}?\n\nAssistant: The note",
+                "prompt": f"{copied}Note {year}?",
+                "response": "The note",
+                "rejected": "Copies" if repeats else "The copies",
+                "single": f"Hot. Note {year}?" if repeats else None,
+                "lesson": True,
+                "auth_weight": 0.5,
+                "prov_entropy": 3.0,
+            }
+        )
+    return lessons
+
+
+def write_mixture(folder: Path, count: int = 24, seed: int = 3, lessons: int = 0) -> Path:
     generator = np.random.default_rng(seed)
     for split, rows in (("train", count), ("valid", count // 3)):
         samples = []
@@ -91,6 +113,7 @@ def write_mixture(folder: Path, count: int = 24, seed: int = 3) -> Path:
                     "metadata": "{}",
                 }
             )
+        samples += [samples[0] | lesson for lesson in tiny_lessons(split, lessons)]
         table = pa.Table.from_pylist(samples, schema=SAMPLE_SCHEMA)
         write_shard(folder / split / "shard-00000.parquet", table, SAMPLE_SCHEMA)
     return folder
