@@ -33,7 +33,8 @@ from storage.schemas import REJECT_SCHEMA
 from storage.shard_plan import SHARD_KEY, ShardSpec, read_plan
 from storage.text import compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
-from tasks.sources.results import ShardOutcome, SourceOutcome, add_reasons
+from tasks.sources.files.report import tabulate_files
+from tasks.sources.results import FileTable, ShardOutcome, SourceOutcome, add_reasons
 from tasks.sources.source import Document, Reject
 
 BUFFER_CHARS = 16 * 2**20
@@ -185,7 +186,16 @@ def _outcome(spec: SourceSpec, manifest: Manifest, folder: Path, *, reused: bool
         rejects=manifest.counts.get("rejects", 0),
         reused=reused,
         manifest=str(folder / MANIFEST),
+        files=_files_of(spec, manifest, folder),
     )
+
+
+def _files_of(spec: SourceSpec, manifest: Manifest, folder: Path) -> FileTable | None:
+    """Say what became of the files, where the source is a folder of the user's own."""
+    if spec.archive != "local_files":
+        return None
+    rejects = sorted(path.name for path in folder.glob("rejects-*.parquet"))
+    return tabulate_files(folder, [shard.file for shard in manifest.shards], rejects)
 
 
 def _correct_trivium(folder: Path, spec: SourceSpec) -> None:

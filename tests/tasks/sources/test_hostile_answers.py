@@ -21,7 +21,6 @@ from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavai
 from storage.hub_errors import named_pause
 from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.file_rows import BadLine, lines_of, parse_line, read_rows
 from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps
 from tasks.sources.newspaper_batches import unpacked
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
