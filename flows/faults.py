@@ -93,10 +93,14 @@ def unknown_sources(catalogue: str, names: Iterable[str]) -> Iterator[Fault]:
 class OwnDocuments(Protocol):
     """The parameters that name documents of the user's own."""
 
-    path: str
-    source_type: str
-    name: str
-    text_column: str
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def source_type(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def text_column(self) -> str: ...  # noqa: D102
 
 
 def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:

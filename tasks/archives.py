@@ -50,10 +50,8 @@ def choose_sources(
     known = load_catalogue(Path(catalogue) if catalogue else None)
     chosen = named_sources(known, names) if names or own is None else []
     newspapers = {"bulk": True} if bulk else {}
-    documents = [own.spec(known)] if own else []
-    return documents + [
-        spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen
-    ]
+    chosen = [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
+    return [own.spec(known), *chosen] if own else chosen
 
 
 def by_archive(specs: Sequence[SourceSpec]) -> list[list[SourceSpec]]:

@@ -16,11 +16,11 @@ MOST_ROWS = 1000
 
 def file_rows(source: str, files: FileTable) -> list[dict[str, str | int]]:
     """Make a row of each kind of file that was read, and of each reason for which others were not."""
-    read = [
+    read: list[dict[str, str | int]] = [
         {"source": source, "what": f"read: {kind}", "files": count, "documents": documents, "first": "", "detail": ""}
         for kind, (count, documents) in files.documents.items()
     ]
-    rejected = [
+    rejected: list[dict[str, str | int]] = [
         {
             "source": source,
             "what": f"rejected: {row.reason}",

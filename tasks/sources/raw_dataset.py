@@ -152,7 +152,7 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
         more = f" and {len(damaged) - MOST_NAMED} more" if damaged[MOST_NAMED:] else ""
         named = ", ".join(damaged[:MOST_NAMED]) + more
         raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
-    if manifest.notes_as(SourceNotes).trivium != spec.trivium:
+    if manifest.notes_as(SourceNotes).trivium != (spec.trivium or ""):
         _correct_trivium(folder, spec)
     return _outcome(spec, manifest, folder, reused=True)
 
@@ -169,7 +169,7 @@ def complete_download(spec: SourceSpec, layout: Layout, limit: int, outcomes: Se
         notes={
             "rejects_by_reason": reasons,
             "licence": spec.licence,
-            "trivium": spec.trivium,
+            "trivium": spec.trivium or "",
             **({"listing": plan.remark} if plan and plan.remark else {}),
         },
     )
@@ -202,7 +202,7 @@ def _correct_trivium(folder: Path, spec: SourceSpec) -> None:
     """Note the catalogue's trivium category in a completed source, since scoring reads it from the manifest."""
     with only_writer(folder, patience_seconds=0.0):
         manifest = require_manifest(folder, "download the source again")
-        write_manifest(folder, manifest.model_copy(update={"notes": manifest.notes | {"trivium": spec.trivium}}))
+        write_manifest(folder, manifest.model_copy(update={"notes": manifest.notes | {"trivium": spec.trivium or ""}}))
 
 
 def failed_download(spec: SourceSpec, layout: Layout, limit: int, error: DistrustError) -> SourceOutcome:

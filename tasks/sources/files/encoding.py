@@ -15,7 +15,10 @@ ENCODINGS = (
 """What people's files are in, if they are not in Unicode; a longer list is guessed wrong more often."""
 WESTERN = ("cp1252", "mac_roman", "cp850")
 """Encodings of the same languages, the likeliest first; two umlauts are too little for a guess by statistics."""
-WESTERN_LETTERS = frozenset("äöüßÄÖÜéèêëÉÈÊàâáãåÀÂÁÅçÇñÑóòôõøÓÔØíìîïúùûæœÆŒÿý€£§°«»„“”‘’–—…·•¿¡©®\xa0½¼")
+WESTERN_LETTERS = frozenset(
+    "äöüßÄÖÜéèêëÉÈÊàâáãåÀÂÁÅçÇñÑóòôõøÓÔØíìîïúùûæœÆŒÿý€£§°«»„“”…·•¿¡©®½¼"
+    "\N{NO-BREAK SPACE}\N{EN DASH}\N{EM DASH}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}"
+)
 NEARLY = 0.05
 """Two guesses whose mess differs by less are equally good."""
 LARGEST_SHARE_OF_STRAY_BYTES = 0.01
