@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def serve() -> None:
             found = answer(kind, Path(path), most_chars)
         except Unreadable as error:
             found = {"reason": error.reason, "detail": error.detail}
+        except zipfile.BadZipFile as error:
+            found = {"reason": "broken-file", "detail": f"it is not a whole .{kind} file ({error})"}
         except MemoryError:
             found = {"reason": "needs-too-much-memory", "detail": f"parsing it takes more than {MEMORY_BYTES:,} bytes"}
         except Exception as error:  # a parser that fails in its own way on a damaged file

@@ -236,9 +236,16 @@ def _tar_members(path: Path) -> Iterator[Member]:
             archive.members = []  # type: ignore[attr-defined]
             if number >= MOST_MEMBERS:
                 raise Unreadable("too-many-members", f"{path.name} holds more than {MOST_MEMBERS:,} files")
+            if info.size < 0:
+                raise tarfile.ReadError(f"its file {info.name!r} has {info.size} bytes")
             if info.isfile():
                 yield Member(info.name, archive.extractfile(info))
             elif info.issym() or info.islnk():
                 yield Member(info.name, None, ("link-in-archive", "a link, which is not followed"))
             elif not info.isdir():
                 yield Member(info.name, None, ("not-a-file", "a device or pipe"))
+        # The library takes a damaged header for the end; after the true one there are only zeros.
+        rest: Any = archive.fileobj
+        while data := rest.read(_CHUNK_BYTES):
+            if data.strip(b"\0"):
+                raise tarfile.ReadError("something other than files follows")

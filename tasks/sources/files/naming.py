@@ -13,6 +13,7 @@ _MONTH = r"(?:0[1-9]|1[0-2])"
 _COMPACT_DATE = re.compile(rf"(?<!\d)(1[4-9]\d\d|20\d\d)({_MONTH})({_DAY})(?!\d)")
 _DATE = re.compile(rf"(?<!\d)(1[4-9]\d\d|20\d\d)[-_. ]({_MONTH})(?:[-_. ]({_DAY}))?(?!\d)")
 _YEARS = re.compile(r"(?<![0-9A-Za-z])((?:1[4-9]|20)\d\d)(?:\s?[-\u2013]\s?((?:1[4-9]|20)\d\d))?(?![0-9A-Za-z])")
+_LEADING_DATE = re.compile(rf"(?:1[4-9]|20)\d\d(?:[-. ]?{_MONTH}(?:[-. ]?{_DAY})?)?[-. ]+(?=[^\W\d])")
 _AUTHOR_TITLE_YEAR = re.compile(r"(?P<author>[^()]{2,80}?) - (?P<title>.{2,200}?) \((?P<year>\d{4})\)")
 _LAST_FIRST = re.compile(r"(?P<author>[^\W\d][\w'.]+, [^\W\d][\w'. ]*?) - (?P<title>.{2,200})")
 
@@ -41,13 +42,19 @@ def fields_of_name(file: str, current_year: int) -> dict[str, str]:
     """Return what the path of a file says: its date or years, its author and its title."""
     path = PurePosixPath(file)
     stem = path.name.split(".")[0] if path.name.count(".") > 1 and not re.search(r"\d\.\d", path.name) else path.stem
-    fields = {"title": path.stem or path.name}
+    fields = {"title": title_of(path.stem) or path.name}
     if match := _AUTHOR_TITLE_YEAR.fullmatch(stem) or _LAST_FIRST.match(stem):
         fields |= {"author": match["author"].strip(), "title": match["title"].strip()}
     for part in (stem, *(parent.name for parent in path.parents)):
         if when := date_in(part, current_year):
             return fields | {"date": when}
     return fields
+
+
+def title_of(stem: str) -> str:
+    """Return the words of a name, without the date that it begins with."""
+    plain = stem.replace("_", " ").strip()
+    return _LEADING_DATE.sub("", plain) or plain
 
 
 def date_in(name: str, current_year: int) -> str:

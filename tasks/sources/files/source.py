@@ -218,7 +218,7 @@ class LocalFiles:
     def _remarks_on(self, sidecars: list[str]) -> Iterator[str]:
         if sidecars:
             count = len(self._describe(tuple(sidecars)).of_file)
-            yield f"{', '.join(sidecars)} {'describes' if len(sidecars) == 1 else 'describe'} {count} files"
+            yield f"{', '.join(sidecars)} {'describes' if len(sidecars) == 1 else 'describe'} {count} of the files"
 
     def _table_rows(self, name: str) -> Iterator[Row]:
         # A table without texts ends in a fault when it is read as documents; here its rows are what is wanted.
@@ -345,6 +345,7 @@ def listing_of(path: Path) -> str:
     Raises:
         OSError: The folder cannot be read.
     """
+    path.stat()
     names = [path.name] if path.is_file() else walk(path).files
     digest = hashlib.sha256()
     for name in names:

@@ -116,27 +116,36 @@ class _Recoded(io.RawIOBase):
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already."""
+    """A stream whose first bytes were read already, and what went wrong when more were."""
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = io.BytesIO(head), rest
+    def __init__(self, head: bytes, rest: IO[bytes], error: Exception | None) -> None:
+        self._head, self._rest, self._error = io.BytesIO(head), rest, error
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._head.read(len(buffer)) or self._rest.read(len(buffer))
+        data = self._head.read(len(buffer))
+        if not data and self._error is not None:
+            raise self._error
+        data = data or self._rest.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
 
 def _in_utf8(stream: IO[bytes]) -> tuple[IO[bytes], bytes]:
     """Return a stream as UTF-8, whatever its encoding is, and its first bytes."""
-    head = stream.read(SAMPLE_BYTES)
-    while head.isascii() and len(head) < MOST_SAMPLE_BYTES and (more := stream.read(SAMPLE_BYTES)):
-        head += more  # the first letter that tells may come late
-    encoding = detect_encoding(head, whole=False) or "utf-8"
-    raw: io.RawIOBase = _Rejoined(head, stream)
+    head, error = bytearray(stream.read(SAMPLE_BYTES)), None
+    try:
+        is_ascii = head.isascii()
+        while is_ascii and len(head) < MOST_SAMPLE_BYTES and (more := stream.read(SAMPLE_BYTES)):
+            head += more  # the first letter that tells may come late
+            is_ascii = more.isascii()
+    except BROKEN as broken_off:  # what came before is good
+        error = broken_off
+    sample = bytes(head)
+    encoding = detect_encoding(sample, whole=False) or "utf-8"
+    raw: io.RawIOBase = _Rejoined(sample, stream, error)
     if encoding not in ("utf-8", "utf-8-sig"):
         raw = _Recoded(io.BufferedReader(raw), encoding)
     joined = io.BufferedReader(raw, SAMPLE_BYTES)
