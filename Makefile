@@ -48,7 +48,6 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 run: env
-	@$(if $(DOCUMENTS),$(UV) sync --frozen --inexact --quiet --extra documents || echo "PDF and Excel files cannot be read until the network is back")
 	@$(PY) -m sandbox $(if $(DOCUMENTS),--documents "$(DOCUMENTS)")
 
 up: env
