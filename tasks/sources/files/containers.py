@@ -46,11 +46,11 @@ class BoundedReader(io.RawIOBase):
     """
 
     def __init__(self, inner: IO[bytes], limit: int) -> None:
-        self._inner, self._limit, self._left = inner, limit, limit
+        self._inner, self._limit, self.left = inner, limit, limit
 
     def restart(self) -> None:
         """Count from here on."""
-        self._left = self._limit
+        self.left = self._limit
 
     def readable(self) -> bool:
         """Tell that this is for reading."""
@@ -63,8 +63,8 @@ class BoundedReader(io.RawIOBase):
             ExpandsTooFar: There are too many.
         """
         data = self._inner.read(len(buffer))
-        self._left -= len(data)
-        if self._left < 0:
+        self.left -= len(data)
+        if self.left < 0:
             raise ExpandsTooFar(f"expands to more than {self._limit:,} bytes; unpack it yourself if that is right")
         buffer[: len(data)] = data
         return len(data)
@@ -223,7 +223,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
                 with archive.open(info) as stream:
                     bounded = BoundedReader(stream, left)
                     yield Member(info.filename, io.BufferedReader(bounded))
-                    left = bounded._left
+                    left = bounded.left
 
 
 def _tar_members(path: Path) -> Iterator[Member]:

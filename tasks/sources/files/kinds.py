@@ -199,11 +199,6 @@ def _kind_of_json(start: str, named: str | None) -> str:
     return "json" if named == "json" else "jsonl" if is_object else "text"
 
 
-def is_pdf_or_office(kind: str) -> bool:
-    """Tell whether a kind is binary, so that its size says little about its text."""
-    return kind in ("pdf", "epub", "docx", "odt", "sheet")
-
-
 def zip_is_encrypted(member: zipfile.ZipInfo) -> bool:
     """Tell whether a member of a zip file needs a password."""
     return bool(member.flag_bits & 1)

@@ -12,7 +12,7 @@ from typing import IO, Any
 from tasks.sources.catalogue import Columns, SourceSpec
 from tasks.sources.files.columns import MOST_COLUMNS, guess_columns
 from tasks.sources.files.containers import BROKEN, ExpandsTooFar, broken, members_of, open_unpacked, read_head
-from tasks.sources.files.encoding import REPLACEMENT, decode
+from tasks.sources.files.encoding import decode
 from tasks.sources.files.kinds import ARCHIVES, TABLES, ending_of, kind_of, unpacked_name
 from tasks.sources.files.naming import fields_of_name, read_frame, read_front_matter
 from tasks.sources.files.parsers import Parsers
@@ -24,7 +24,6 @@ LARGEST_FILE_BYTES = 512 * 2**20
 """Of a PDF, e-book or office file, or of a file in an archive."""
 MOST_DEPTH = 3
 """Archives in archives in archives."""
-MOST_REPLACED = 0.05
 FIRST_SOFTWARE_YEAR = 1990
 """A file that says it was made before then speaks of its text."""
 DOCUMENT_COLUMNS = Columns(
@@ -35,7 +34,7 @@ DOCUMENT_COLUMNS = Columns(
     date="date",
     language="language",
     licence="licence",
-    extra=("encoding", "gutenberg", "file_made", "replacement_characters"),
+    extra=("encoding", "gutenberg", "file_made"),
 )
 
 _NO_TITLE = re.compile(r"(?:microsoft word - .*|untitled.*|document\s?\d*|.*\.(?:docx?|odt|pdf|indd|rtf|txt))", re.I)
@@ -205,10 +204,6 @@ class FileReader:
             **({"file_made": found.made} if found.made else {}),
             **found.extra,
         )
-        if replaced := found.text.count(REPLACEMENT):
-            if replaced > MOST_REPLACED * len(found.text):
-                raise Unreadable("garbled", f"{replaced:,} of its {len(found.text):,} characters are not readable")
-            row["replacement_characters"] = replaced
         row.is_document, row.key, row.place = True, WHOLE_FILE, "the file"
         return row
 

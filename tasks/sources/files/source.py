@@ -18,6 +18,7 @@ from storage.shard_plan import Item
 from storage.vocabulary import SOURCE_TYPES
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.files.columns import find_column
+from tasks.sources.files.encoding import REPLACEMENT
 from tasks.sources.files.kinds import DOCUMENTS, TABLES
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, Row, Unreadable
@@ -29,6 +30,7 @@ from tasks.sources.source import NOTHING, Document, Reject, reserve
 SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
 """Scores that the user's rows may already have; they are kept beside the document."""
 MOST_NAMED = 5
+MOST_LOST = 0.05
 ITEM_BYTES = 16 * 2**20
 """Files that are fetched together hold about so much, so that a download of large ones takes little memory."""
 
@@ -315,7 +317,17 @@ class LocalFiles:
         if isinstance(outcome, Document):
             scores = {name: _number(row[name]) for name in SCORE_COLUMNS if row.get(name) is not None}
             outcome = dataclasses.replace(outcome, extra={**outcome.extra, **scores}, **self._own_type(row))
+            return self._readable(outcome)
         return outcome
+
+    def _readable(self, document: Document) -> Document | Reject:
+        """Note the letters of a document that nobody could decode; with many of them it is a reject."""
+        if not (lost := document.text.count(REPLACEMENT)):
+            return document
+        if lost > MOST_LOST * len(document.text):
+            detail = f"{lost:,} of its {len(document.text):,} characters could not be decoded"
+            return Reject(document.id, document.url, "garbled", detail)
+        return dataclasses.replace(document, extra={**document.extra, "replacement_characters": lost})
 
     def _own_type(self, row: FileRow) -> dict[str, Any]:
         """Return the kind of document that a row names, where nobody described the columns."""

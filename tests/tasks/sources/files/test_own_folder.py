@@ -137,6 +137,14 @@ async def test_a_column_of_texts_may_be_named_and_rows_may_say_their_kind(tmp_pa
     ]
 
 
+async def test_letters_that_are_lost_are_counted_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("A text that lost one \ufffd letter before it came here.")
+    (tmp_path / "many.csv").write_text("text\n\ufffd\ufffd\ufffd l\ufffdst\n")
+    documents, rejects, _ = await read(tmp_path)
+    assert documents["few.txt"].extra == {"replacement_characters": 1}
+    assert rejects["many.csv:0"].reason == "garbled"
+
+
 async def test_the_years_of_office_files_are_believed_only_before_there_were_any(tmp_path: Path) -> None:
     (tmp_path / "old.docx").write_bytes(docx("An old text", created="1923-05-01T00:00:00Z"))
     (tmp_path / "new.docx").write_bytes(docx("A new text", created="2019-05-01T00:00:00Z"))
