@@ -9,7 +9,7 @@ from pathlib import Path
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.files.source import listing_of
+from tasks.sources.files.sorting import listing_of
 
 LONGEST_NAME = 40
 NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")

@@ -22,7 +22,7 @@ async def test_a_folder_becomes_documents_and_every_file_is_accounted_for(tmp_pa
     assert lines[0] == "54 documents from 1 of 1 sources"
     assert lines[1].split() == ["my_papers", "medium", "54", "fetched,", "21", "rejected"]
     story = "\n".join(lines)
-    assert "18 txt (18)" in story and "1 parquet (2)" in story
+    assert "22 txt (22)" in story and "1 parquet (2)" in story
     assert "rejected     5 unsupported-kind: bad/old.doc, bad/picture.jpg, bad/program.py and 2 more" in story
     assert "1 too-short: bad/short.txt" in story and "--text-column NAME" in story
     assert "documents were not in UTF-8; their encoding was recognised" in story

@@ -35,6 +35,7 @@ def test_a_run_that_is_not_there_afterwards_is_told_without_a_traceback(
 
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch) == 1
     captured = capsys.readouterr()
     assert str(tmp_path) in captured.err and "Done" not in captured.out
@@ -49,6 +50,7 @@ def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch
 
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch, "--", "--max-steps", "10") == 3
     assert given == [["--max-steps", "10"]]
 
@@ -81,6 +83,7 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
     if chosen:
         monkeypatch.setenv("DISTRUST_STORE", chosen)
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch, *arguments) == 3
     assert given == [tmp_path / store]
 

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tasks.sources.files import binary, markup, office
+from tasks.sources.files import binary, markup, office, xml_text
 from tasks.sources.files.record import Unreadable
 
 MEMORY_BYTES = 2 * 2**30
@@ -38,7 +38,7 @@ def answer(kind: str, path: Path, most_chars: int) -> dict[str, Any]:
         case "html":
             found = markup.read_html(path.read_bytes())
         case _:
-            found = markup.read_xml(path.read_bytes())
+            found = xml_text.read_xml(path.read_bytes())
     if len(found.text) > most_chars:
         raise Unreadable("too-large", f"it has {len(found.text):,} characters, at most {most_chars:,} are read")
     return dataclasses.asdict(found)

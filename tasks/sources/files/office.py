@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from tasks.sources.files.markup import html_text, parse_xml, tidy
+from tasks.sources.files.markup import html_text, tidy
 from tasks.sources.files.record import FileText, Unreadable
+from tasks.sources.files.xml_text import parse_xml
 
 LARGEST_EXPANSION, EXPANSION_FLOOR_BYTES = 200, 64 * 2**20
 MOST_SPACES = 1000

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.sources.catalogue import Columns, SourceSpec
+from tasks.sources.catalogue import SourceSpec
 from tasks.sources.files.columns import MOST_COLUMNS, guess_columns
 from tasks.sources.files.containers import BROKEN, ExpandsTooFar, broken, members_of, open_unpacked, read_head
 from tasks.sources.files.encoding import decode
@@ -26,16 +26,6 @@ MOST_DEPTH = 3
 """Archives in archives in archives."""
 FIRST_SOFTWARE_YEAR = 1990
 """A file that says it was made before then speaks of its text."""
-DOCUMENT_COLUMNS = Columns(
-    text="text",
-    title="title",
-    author="author",
-    year="year",
-    date="date",
-    language="language",
-    licence="licence",
-    extra=("encoding", "gutenberg", "file_made"),
-)
 
 _NO_TITLE = re.compile(r"(?:microsoft word - .*|untitled.*|document\s?\d*|.*\.(?:docx?|odt|pdf|indd|rtf|txt))", re.I)
 _DAY = re.compile(r"\d{4}-\d\d(?!\d)")
@@ -56,7 +46,6 @@ class FileReader:
         self.parsers = Parsers(spec.max_text_chars)
         self.is_described = "columns" in spec.model_fields_set
         self._current_year = current_year
-        self._columns: dict[tuple[str, ...], SourceSpec] = {}
 
     def close(self) -> None:
         """End the processes of the parsers."""
@@ -226,21 +215,6 @@ class FileReader:
         if not found.text.strip():
             raise Unreadable("no-text", "it holds no text")
         return found
-
-    def mapping(self, row: FileRow) -> SourceSpec:
-        """Return the catalogue entry with the columns by which a row is read."""
-        if row.is_document:
-            names: tuple[str, ...] = (WHOLE_FILE,)
-        elif self.is_described:
-            return self.spec
-        else:
-            names = tuple(map(str, row.columns or row))
-        if names not in self._columns:
-            if len(self._columns) > MOST_COLUMNS:
-                self._columns.clear()  # rows that each name other columns
-            columns = DOCUMENT_COLUMNS if row.is_document else guess_columns(names, self.spec.text_column)
-            self._columns[names] = self.spec.model_copy(update={"columns": columns})
-        return self._columns[names]
 
 
 def no_text_column(columns: list[str], wanted: str = "") -> str:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import hashlib
-import math
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -15,22 +11,17 @@ from typing import Any
 
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
-from storage.vocabulary import SOURCE_TYPES
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.files.columns import find_column
-from tasks.sources.files.encoding import REPLACEMENT
 from tasks.sources.files.kinds import DOCUMENTS, TABLES
+from tasks.sources.files.mapping import RowMapper
 from tasks.sources.files.reading import FileReader
-from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, Row, Unreadable
+from tasks.sources.files.record import BadLine, Row, Unreadable
 from tasks.sources.files.sidecar import MOST_BYTES, Descriptions
+from tasks.sources.files.sorting import LISTING, Sorted, first_faults, old_rejects, remark_on
 from tasks.sources.files.walk import Tree, walk
-from tasks.sources.rows import RangeReader, map_row, missing_text, pick
+from tasks.sources.rows import RangeReader, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
-SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")
-"""Scores that the user's rows may already have; they are kept beside the document."""
-MOST_NAMED = 5
-MOST_LOST = 0.05
 ITEM_BYTES = 16 * 2**20
 """Files that are fetched together hold about so much, so that a download of large ones takes little memory."""
 
@@ -45,23 +36,6 @@ async def open_local_files(spec: SourceSpec, current_year: int) -> AsyncIterator
         await source.close()
 
 
-@dataclasses.dataclass
-class Sorted:
-    """The files of a source by how they are read.
-
-    Attributes:
-        texts: Files that are one document each.
-        tables: Tables and archives, of which nobody knows how many documents they hold.
-        faults: The path, reason and sentence of every file that is not read.
-        sidecars: Tables that describe other files.
-    """
-
-    texts: list[str] = dataclasses.field(default_factory=list)
-    tables: list[str] = dataclasses.field(default_factory=list)
-    faults: list[list[str]] = dataclasses.field(default_factory=list)
-    sidecars: list[str] = dataclasses.field(default_factory=list)
-
-
 class LocalFiles:
     """Documents and rows of files, file by file in the order of their names."""
 
@@ -71,6 +45,7 @@ class LocalFiles:
         self._current_year = current_year
         self._root = Path(spec.path).expanduser()
         self._files = FileReader(spec, current_year)
+        self._mapper = RowMapper(self._files, current_year)
         self._reader: RangeReader[Row] = RangeReader(self._open_at)
         self._counter: RangeReader[Row] = RangeReader(self._count_at)
         self._has_text, self._without_text = False, ""
@@ -140,7 +115,7 @@ class LocalFiles:
     def _check_found(self, planned: int, found: Sorted) -> None:
         name = f"source {self._spec.name!r}"
         if not planned:
-            raise SourceUnavailable(f"{name}: the files in {self._root} hold no rows{_first_faults(found.faults)}")
+            raise SourceUnavailable(f"{name}: the files in {self._root} hold no rows{first_faults(found.faults)}")
         if self._without_text and not self._has_text and not found.texts:
             raise SourceUnavailable(
                 f"{name}: none of the {planned} rows read in {self._root} has a text. {self._without_text}"
@@ -150,7 +125,7 @@ class LocalFiles:
         if not (found.texts or found.tables):
             raise SourceUnavailable(
                 f"source {self._spec.name!r}: {self._root} holds no file that can be read"
-                f"{_first_faults(found.faults) or '; it is empty'}"
+                f"{first_faults(found.faults) or '; it is empty'}"
             )
 
     async def _cut(self, found: Sorted, seen: set[str]) -> AsyncIterator[tuple[Item, int]]:
@@ -196,7 +171,7 @@ class LocalFiles:
             found.sidecars = self._find_sidecars(found, kinds)
             found.tables = [name for name in found.tables if name not in found.sidecars]
         found.faults.sort()
-        self.remark = "; ".join(filter(None, [_remark_on(tree), *self._remarks_on(found.sidecars)]))
+        self.remark = "; ".join(filter(None, [remark_on(tree), *self._remarks_on(found.sidecars)]))
         return found
 
     def _walk(self) -> Tree:
@@ -271,7 +246,7 @@ class LocalFiles:
             if isinstance(row, BadLine):
                 problem = row.detail
             elif not row or (
-                isinstance(text := pick(row, (spec := self._files.mapping(row)).columns.text), str) and text.strip()
+                isinstance(text := pick(row, (spec := self._mapper.mapping(row)).columns.text), str) and text.strip()
             ):  # a document that is not parsed yet
                 self._has_text = True
                 return
@@ -289,7 +264,7 @@ class LocalFiles:
             SourceUnavailable: A file changed since it was planned.
         """
         # Plans of earlier versions name one file that is not read an item.
-        for file, reason, detail in item.data.get("rejects") or _old_rejects(item):
+        for file, reason, detail in item.data.get("rejects") or old_rejects(item):
             yield Reject(f"{self._spec.name}:{file}", file, reason, detail)
         if texts := item.data.get("texts"):
             described = await asyncio.to_thread(self._describe, tuple(item.data.get("sidecars", ())))
@@ -302,39 +277,7 @@ class LocalFiles:
         self._unchanged(file, int(item.data["file_bytes"]))
         rows = await self._reader.read(file, start, int(item.data["rows"]))
         for number, row in enumerate(rows, start):
-            yield self._mapped(row, file, number)
-
-    def _mapped(self, row: Row, file: str, number: int) -> Document | Reject:
-        key = row.key or str(number)
-        origin = row.file or file
-        id = f"{self._spec.name}:{origin}" if key == WHOLE_FILE else f"{self._spec.name}:{origin}:{key}"
-        if isinstance(row, BadLine):
-            return Reject(id, origin, row.reason, row.detail)
-        outcome = map_row(row, number, self._files.mapping(row), self._current_year, origin=origin)
-        if outcome.id == f"{self._spec.name}:row-{number}":
-            # Rows of two files share their numbers.
-            outcome = dataclasses.replace(outcome, id=id)
-        if isinstance(outcome, Document):
-            scores = {name: _number(row[name]) for name in SCORE_COLUMNS if row.get(name) is not None}
-            outcome = dataclasses.replace(outcome, extra={**outcome.extra, **scores}, **self._own_type(row))
-            return self._readable(outcome)
-        return outcome
-
-    def _readable(self, document: Document) -> Document | Reject:
-        """Note the letters of a document that nobody could decode; with many of them it is a reject."""
-        if not (lost := document.text.count(REPLACEMENT)):
-            return document
-        if lost > MOST_LOST * len(document.text):
-            detail = f"{lost:,} of its {len(document.text):,} characters could not be decoded"
-            return Reject(document.id, document.url, "garbled", detail)
-        return dataclasses.replace(document, extra={**document.extra, "replacement_characters": lost})
-
-    def _own_type(self, row: FileRow) -> dict[str, Any]:
-        """Return the kind of document that a row names, where nobody described the columns."""
-        if self._files.is_described:
-            return {}
-        given = str(row.get(find_column("source_type", row)) or "").strip().lower()
-        return {"source_type": given} if given in SOURCE_TYPES else {}
+            yield self._mapper.outcome(row, file, number)
 
     def _open_at(self, file: str, start: int) -> Iterator[Row]:
         return islice(self._files.rows(self._path(file), file), start, None)
@@ -345,53 +288,4 @@ class LocalFiles:
     def _text(self, file: str, size: int, described: Mapping[str, Any]) -> Document | Reject:
         """Read a file that is one document, named by its path."""
         row = self._files.document(self._unchanged(file, size), file, described)
-        return self._mapped(row, file, 0)
-
-
-LISTING = "listing:"
-
-
-def listing_of(path: Path) -> str:
-    """Return a digest of what a folder holds: names, sizes and times; a file that changes changes it.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
-    path.stat()
-    names = [path.name] if path.is_file() else walk(path).files
-    digest = hashlib.sha256()
-    for name in names:
-        state = (path if path.is_file() else path / name).stat()
-        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
-    return f"{LISTING}{digest.hexdigest()[:32]}"
-
-
-def _remark_on(tree: Tree) -> str:
-    if not tree.hidden:
-        return ""
-    more = f" and {len(tree.hidden) - MOST_NAMED} more" if tree.hidden[MOST_NAMED:] else ""
-    return f"hidden files are not read: {', '.join(tree.hidden[:MOST_NAMED])}{more}"
-
-
-def _old_rejects(item: Item) -> Iterator[tuple[str, str, str]]:
-    if refused := item.data.get("refused"):
-        yield str(refused), "outside-folder", "a link that leads out of the folder"
-    if empty := item.data.get("empty"):
-        yield str(empty), "empty-file", f"{empty} has 0 bytes"
-
-
-def _first_faults(faults: list[list[str]]) -> str:
-    """Name the faults of a folder of which nothing can be read: each reason with its first file."""
-    counts = Counter(reason for _, reason, _ in faults)
-    first = {reason: (file, detail) for file, reason, detail in reversed(faults)}
-    named = [f"{count} {reason} ({first[reason][0]}: {first[reason][1]})" for reason, count in counts.most_common()]
-    return "".join(f"; {part}" for part in named[:MOST_NAMED])
-
-
-def _number(value: Any) -> Any:
-    """Return the number that a text spells, since CSV knows no numbers; anything else as it is."""
-    try:
-        number = float(value) if isinstance(value, str) else math.nan
-    except ValueError:
-        return value
-    return number if math.isfinite(number) else value
+        return self._mapper.outcome(row, file, 0)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.sources.files.containers import BROKEN, broken, open_unpacked
-from tasks.sources.files.encoding import decode_mixed, detect_encoding
+from tasks.sources.files.csv_rows import csv_rows, decoded_line
+from tasks.sources.files.encoding import detect_encoding
 from tasks.sources.files.parsers import Parsers
 from tasks.sources.files.record import BadLine, Row, Unreadable, placed
 
@@ -23,8 +23,6 @@ MOST_JSON_BYTES = 64 * 2**20
 """A JSON file that is not of lines is held in memory as a whole."""
 SAMPLE_BYTES = 64 * 2**10
 MOST_SAMPLE_BYTES = 16 * 2**20
-SAMPLE_ROWS = 20
-DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -49,17 +47,10 @@ def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | Ba
     if line is None:
         return BadLine("line-too-long", f"line {number} exceeds {cap} bytes")
     try:
-        value = json.loads(_decoded_line(line))
+        value = json.loads(decoded_line(line))
     except (ValueError, RecursionError) as error:
         return BadLine("bad-json", f"line {number}: {error}")
     return value if isinstance(value, dict) else BadLine("bad-json", f"line {number} is not a JSON object")
-
-
-def _decoded_line(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return decode_mixed(line)[0]
 
 
 def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "") -> Iterator[Row]:
@@ -85,7 +76,7 @@ def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "
                 yield from _json_file(path)
             case "csv":
                 with open_unpacked(path) as stream:
-                    yield from _csv_rows(*_in_utf8(stream), cap, ending)
+                    yield from csv_rows(*_in_utf8(stream), cap, ending)
             case _:
                 with open_unpacked(path) as stream:
                     yield from _json_rows(_in_utf8(stream)[0], cap)
@@ -166,7 +157,7 @@ def _json_file(path: Path) -> Iterator[Row]:
         raise Unreadable("file-too-large", f"more than {MOST_JSON_BYTES:,} bytes of JSON; write it as JSON lines")
     encoding = detect_encoding(data) or "utf-8"
     try:
-        value = json.loads(_decoded_line(data) if encoding == "utf-8" else data.decode(encoding))
+        value = json.loads(decoded_line(data) if encoding == "utf-8" else data.decode(encoding))
     except (ValueError, RecursionError) as error:
         raise Unreadable("bad-json", f"it is not JSON: {error}") from error
     if isinstance(value, dict):
@@ -182,92 +173,6 @@ def _json_file(path: Path) -> Iterator[Row]:
         row = {"text": entry} if isinstance(entry, str) else entry
         place = f"entry {number}"
         yield placed(row, place) if isinstance(row, dict) else BadLine("bad-json", f"{place} is not a JSON object")
-
-
-def find_delimiter(sample: str, ending: str) -> str:
-    """Tell what parts the fields of a CSV file: what cuts most of its first lines into as many fields as its header."""
-    if ending in ("tsv", "tab"):
-        return "\t"
-    best, most = ",", 1.0
-    lines = sample.splitlines()
-    for delimiter in DELIMITERS:
-        rows = []
-        try:
-            for row in csv.reader(iter(lines), delimiter=delimiter):
-                if row:
-                    rows.append(len(row))
-                if len(rows) >= SAMPLE_ROWS:
-                    break
-        except csv.Error:
-            pass
-        if rows and rows[0] > 1:
-            score = rows[0] * sum(count == rows[0] for count in rows) / len(rows)
-            if score > most:
-                best, most = delimiter, score
-    return best
-
-
-def _csv_rows(stream: IO[bytes], head: bytes, cap: int, ending: str) -> Iterator[Row]:
-    """Yield the rows below a CSV file's header; a field may span lines, so a row's number is that of its last line."""
-    too_long: list[int] = []
-    csv.field_size_limit(max(cap, csv.field_size_limit()))
-    sample = head.decode("utf-8", "replace").lstrip("\ufeff")
-    if sample.lower().startswith("sep=") and sample[5:6] in "\r\n":  # as Excel tells itself
-        delimiter, _ = sample[4], stream.readline()
-    else:
-        delimiter = find_delimiter(sample, ending)
-    is_plain = delimiter == "\t" and '\t"' not in sample and '\n"' not in sample
-    lines = _decoded(stream, cap, too_long)
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, strict=True, delimiter=delimiter, quoting=quoting)
-    header: list[str] | None = None
-    while True:
-        problem: BadLine | None = None
-        fields: list[str] | None = []
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            problem = BadLine("bad-csv", f"line {reader.line_num}: {error}")
-        if too_long:
-            # Whatever the reader made of the rest: a row that lacks one of its lines is rejected.
-            ends = f"; its row ends in line {reader.line_num}" if reader.line_num > too_long[0] else ""
-            problem = BadLine("line-too-long", f"line {too_long[0]} exceeds {cap} bytes{ends}")
-            too_long.clear()
-        if fields is None:
-            return
-        if problem and header is None:
-            raise OSError(f"its header cannot be read: {problem.detail}")
-        if problem:
-            yield problem
-        elif not fields:
-            continue
-        elif header is None:
-            header = [name.strip() for name in fields]
-        elif len(fields) != len(header):
-            detail = f"line {reader.line_num} has {len(fields)} fields, the header names {len(header)}"
-            yield BadLine("bad-csv", detail)
-        else:
-            # CSV knows no null: an empty field says nothing.
-            values = {name: value for name, value in zip(header, fields, strict=True) if value}
-            row = placed(values, f"line {reader.line_num}")
-            row.columns = header
-            yield row
-
-
-def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
-    number = 0
-    while line := stream.readline(cap + 1):
-        number += 1
-        if len(line) > cap and not line.endswith(b"\n"):
-            quotes = line.count(b'"')
-            while not line.endswith(b"\n") and (line := stream.readline(cap)):
-                quotes += line.count(b'"')
-            too_long.append(number)
-            # An odd quote is kept: it opens or closes a field that spans lines, which the next lines depend on.
-            yield '"' * (quotes % 2)
-        else:
-            text = _decoded_line(line)
-            yield (text.removeprefix("\ufeff") if number == 1 else text).replace("\0", "")
 
 
 def _sheet_rows(sheets: list[tuple[str, list[list[Any]]]]) -> Iterator[Row]:
@@ -317,7 +222,7 @@ def _value(scalar: Any) -> Any:
         case pa.DictionaryScalar():
             return _value(scalar.value)
         case pa.StringScalar() if scalar.is_valid:
-            return _decoded_line(scalar.as_buffer().to_pybytes())
+            return decoded_line(scalar.as_buffer().to_pybytes())
         case pa.StructScalar() if scalar.is_valid:
             return {name: _value(value) for name, value in scalar.items()}
         case pa.ListScalar() if scalar.is_valid:
