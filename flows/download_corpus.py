@@ -42,7 +42,7 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
     layout = await parameters.open_store()
     if parameters.list_catalogue:
         return archives.list_catalogue(parameters.catalogue, layout)
-    specs = archives.choose_sources(parameters.catalogue, parameters.sources, bulk=parameters.bulk)
+    specs = await choose_sources(parameters)
     pace = Pace(parameters.concurrency, parameters.rate_limit)
     if parameters.dry_run:
         return await archives.survey(specs, parameters.max_samples, pace)
@@ -56,6 +56,16 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
     result.require_every_band()
     announce_sealed("raw", "corpus", parameters.store, sources=result.usable_sources)
     return result
+
+
+async def choose_sources(parameters: DownloadCorpusForm) -> list[SourceSpec]:
+    """Return the sources of the catalogue that are wanted, and the user's own documents."""
+    own = None
+    if parameters.path:
+        own = archives.OwnDocuments(parameters.path, parameters.source_type, parameters.name, parameters.text_column)
+    return await asyncio.to_thread(
+        archives.choose_sources, parameters.catalogue, parameters.sources, bulk=parameters.bulk, own=own
+    )
 
 
 async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:

@@ -12,11 +12,13 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from storage.checkpoint import STATE, list_checkpoints, read_state
 from storage.errors import DistrustError, ParameterError, StoreError
 from storage.layout import CHECKPOINT_PREFIX, NAME_PATTERN, Layout
 from storage.training_result import RESULT
+from storage.vocabulary import SOURCE_TYPES
 from tasks.lora.recipe import AUTO, preset_names
 
 Fault = tuple[str, str]
@@ -86,6 +88,45 @@ def unknown_sources(catalogue: str, names: Iterable[str]) -> Iterator[Fault]:
     for name in names:
         if name not in known:
             yield "sources", f"{name!r} is not in the catalogue; {suggestion(name, known)}"
+
+
+class OwnDocuments(Protocol):
+    """The parameters that name documents of the user's own."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def source_type(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def text_column(self) -> str: ...  # noqa: D102
+
+
+def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:
+    """A folder of documents that does not exist, or a kind or name that cannot be used."""
+    path = Path(own.path).expanduser()
+    if own.path and not path.exists():
+        siblings = [place.name for place in path.parent.glob("*")] if path.parent.is_dir() else []
+        close = nearest(path.name, siblings)
+        hint = f"did you mean {str(path.parent / close)!r}?" if close else "name a folder or file of documents"
+        yield "path", f"{path.absolute()} does not exist; {hint}"
+    elif own.path and not (path.is_dir() or path.is_file()):
+        yield "path", f"{path.absolute()} is neither a folder nor a file"
+    if own.source_type not in SOURCE_TYPES:
+        close = nearest(own.source_type.lower(), SOURCE_TYPES)
+        hint = f"did you mean {close!r}? " if close else ""
+        yield (
+            "source_type",
+            (
+                f"{own.source_type!r} is not a kind of documents; {hint}'unknown' is a good answer; there are: "
+                f"{', '.join(SOURCE_TYPES)}"
+            ),
+        )
+    if own.name and not re.fullmatch(NAME_PATTERN, own.name):
+        yield "name", f"{own.name!r} cannot name a folder; use letters, digits, dots, dashes and underscores"
+    if not own.path and (own.name or own.text_column):
+        yield ("name" if own.name else "text_column"), "it belongs to documents of your own; name them with --path DIR"
 
 
 def unfinished_sources(layout: Layout | None, stage: str, names: Iterable[str], made_by: str) -> Iterator[Fault]:

@@ -32,6 +32,21 @@ class DownloadCorpusParameters(FlowParameters):
         10.0, gt=0, le=1000, title="Rate limit", description="Maximum number of requests per second to an archive."
     )
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
+    path: str = Field(
+        "",
+        title="Path",
+        description="Your own documents: a folder or file of texts, web pages, PDF, e-books, office files, tables and "
+        "archives of them; without sources, nothing else is downloaded.",
+    )
+    source_type: str = Field(
+        "unknown", title="Kind of documents", description="What your own documents are; unknown is a good answer."
+    )
+    name: str = Field("", title="Name", description="Name of the source of your own documents; empty: the folder's.")
+    text_column: str = Field(
+        "",
+        title="Text column",
+        description="Column of your own tables that holds the text; empty: the one whose name says so.",
+    )
     bulk: bool = Field(False, title="Bulk", description="Read newspapers from the library's bulk files.")
     refresh: bool = Field(
         False, title="Refresh", description="Fetch up to max-samples documents that are new since the last download."
@@ -48,8 +63,9 @@ class DownloadCorpusParameters(FlowParameters):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Report sources that the catalogue does not name."""
+        """Report sources that the catalogue does not name, and documents that do not exist."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
+        yield from faults.unusable_documents(self)
         yield from faults.unusable_store(layout)
 
 
@@ -220,6 +236,7 @@ class CorpusToModelParameters(
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report what the six flows do not make themselves."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
+        yield from faults.unusable_documents(self)
         yield from faults.unknown_model(self.model)
         yield from faults.unusable_store(layout)
 

@@ -65,11 +65,46 @@ def check_options(more: list[str]) -> None:
             )
 
 
-def flow_command(catalogue: Path, name: str, store: str, more: list[str]) -> list[str]:
+def flow_command(catalogue: Path | None, name: str, store: str, more: list[str]) -> list[str]:
     """Return the command line of the pipeline for the sandbox; of an option given twice, the later one counts."""
-    options = {"catalogue": str(catalogue), "store": store, "run": name, "mixture": name, **RECIPE}
+    options = {"store": store, "run": name, "mixture": name, **RECIPE}
+    options |= {"catalogue": str(catalogue)} if catalogue else {}
     named = [part for key, value in options.items() for part in (f"--{key}", value)]
     return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS, *more]
+
+
+async def run_own(documents: Path, layout: Layout, more: list[str]) -> int:
+    """Run the pipeline on a folder of any files and return its exit status."""
+    print(
+        f"Reading every file of {documents} that holds text; what cannot be read is listed with its reason.\n"
+        "A folder of one's own seldom holds all authority bands: the mixture takes what is there instead of stopping, "
+        "which trains the model on your texts but contrasts sources less.\n",
+        flush=True,
+    )
+    own = ["--path", str(documents.absolute()), "--accept-imbalance"]
+    with server.local_server() as port:
+        return await run_pipeline(flow_command(None, chosen_name(documents), str(layout.root), [*own, *more]), port, {})
+
+
+async def run_pipeline(command: list[str], port: int, environment: dict[str, str]) -> int:
+    """Run a command line of the pipeline against a server and return its exit status."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=server.client_environment(port)
+        | environment
+        | {
+            "DISTRUST_BLOCKS": "sandbox",  # a saved block named `default` must not lead to the real archives
+            "DISTRUST_END_WITH_PARENT": "1",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the whole log is in the UI
+        },
+        cwd=processes.ROOT,
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:  # Ctrl-C, which the pipeline receives as well; it saves and says so
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(process.wait(), SAVE_SECONDS)
+        raise
 
 
 async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
@@ -92,43 +127,30 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             )
             if folder.skipped_count:
                 print(f"{folder.skipped_count} lines were skipped, the first: {folder.skipped[0]}", flush=True)
-            environment = server.client_environment(port) | archives.environment
-            environment |= {
-                "HF_HOME": str(layout.root / "sandbox" / "hf-home"),
-                "DISTRUST_BLOCKS": "sandbox",  # a saved block named `default` must not lead to the real archives
-                "DISTRUST_END_WITH_PARENT": "1",
-                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the whole log is in the UI
-            }
-            process = await asyncio.create_subprocess_exec(
-                *flow_command(catalogue, name, str(layout.root), more), env=environment, cwd=processes.ROOT
-            )
-            try:
-                return await process.wait()
-            except asyncio.CancelledError:  # Ctrl-C, which the pipeline receives as well; it saves and says so
-                with contextlib.suppress(TimeoutError):
-                    return await asyncio.wait_for(process.wait(), SAVE_SECONDS)
-                raise
+            environment = archives.environment | {"HF_HOME": str(layout.root / "sandbox" / "hf-home")}
+            return await run_pipeline(flow_command(catalogue, name, str(layout.root), more), port, environment)
 
 
 def main() -> int:
     """Parse the command line, run, and say where to look."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
-    parser.add_argument(
-        "--documents", type=Path, help="folder of *.jsonl.zst documents to serve instead of the bundled ones"
-    )
+    parser.add_argument("--documents", type=Path, help="folder or file of your own documents, instead of the bundled")
     parser.add_argument(
         "more",
         nargs="*",
         help=f"options for corpus-to-model, after --; they win over the sandbox's own ({', '.join(OWN)} are refused)",
     )
     arguments = parser.parse_args()
-    if arguments.documents and not arguments.documents.is_dir():
-        parser.error(f"--documents {arguments.documents} is not a folder; name a folder of documents")
+    if arguments.documents and not arguments.documents.exists():
+        parser.error(f"--documents {arguments.documents.absolute()} does not exist; name a folder or file of documents")
     started = time.monotonic()
     try:
         check_options(arguments.more)
         layout = Layout.of(os.environ.get("DISTRUST_STORE") or STORES[chosen_name(arguments.documents)])
-        status = asyncio.run(run(arguments.documents, layout, arguments.more))
+        if arguments.documents and not is_archive_folder(arguments.documents):
+            status = asyncio.run(run_own(arguments.documents, layout, arguments.more))
+        else:
+            status = asyncio.run(run(arguments.documents, layout, arguments.more))
         if status == 0:
             show_results(layout, arguments.documents, time.monotonic() - started)
     except UserError as error:
@@ -164,6 +186,14 @@ def show_effect(run: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=processes.ROOT, check=True
     )
+
+
+def is_archive_folder(documents: Path) -> bool:
+    """Tell whether a folder holds documents of the catalogue's sources alone, which the sandbox serves as archives."""
+    from sandbox.archives.document_folder import SUFFIX, names_a_source
+
+    visible = [path for path in documents.glob("*") if not path.name.startswith(".")]
+    return bool(visible) and all(path.name.endswith(SUFFIX) and names_a_source(path) for path in visible)
 
 
 def chosen_name(documents: Path | None) -> str:

@@ -25,6 +25,7 @@ from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.shared_pace import SharedPace
 from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.connection import Archives, Connection, Pace
+from tasks.sources.own_documents import OwnDocuments as OwnDocuments
 from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
 from tasks.sources.survey import nothing_known, survey_source
 from tasks.sources.web import Web
@@ -36,15 +37,21 @@ BUSY_POLL_SECONDS = 2.0
 """How often to look whether another run has finished with a source."""
 
 
-def choose_sources(catalogue: str, names: Sequence[str], *, bulk: bool = False) -> list[SourceSpec]:
+def choose_sources(
+    catalogue: str, names: Sequence[str], *, bulk: bool = False, own: OwnDocuments | None = None
+) -> list[SourceSpec]:
     """Return the sources that were named, or all that are not optional; with `bulk`, newspapers as bulk files.
+
+    Documents of the user's own come first; without names, they come alone.
 
     Raises:
         ParameterError: A name is not in the catalogue.
     """
-    chosen = named_sources(load_catalogue(Path(catalogue) if catalogue else None), names)
+    known = load_catalogue(Path(catalogue) if catalogue else None)
+    chosen = named_sources(known, names) if names or own is None else []
     newspapers = {"bulk": True} if bulk else {}
-    return [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
+    chosen = [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
+    return [own.spec(known), *chosen] if own else chosen
 
 
 def by_archive(specs: Sequence[SourceSpec]) -> list[list[SourceSpec]]:

@@ -8,10 +8,30 @@ from prefect import task
 from prefect.artifacts import acreate_table_artifact
 
 from tasks.policies import LOCAL_WORK
-from tasks.sources.results import DownloadResult, ShardOutcome
+from tasks.sources.results import DownloadResult, FileTable, ShardOutcome
 
 MOST_ROWS = 1000
 """Most rows of a table artifact, which is stored and sent as a whole."""
+
+
+def file_rows(source: str, files: FileTable) -> list[dict[str, str | int]]:
+    """Make a row of each kind of file that was read, and of each reason for which others were not."""
+    read: list[dict[str, str | int]] = [
+        {"source": source, "what": f"read: {kind}", "files": count, "documents": documents, "first": "", "detail": ""}
+        for kind, (count, documents) in files.documents.items()
+    ]
+    rejected: list[dict[str, str | int]] = [
+        {
+            "source": source,
+            "what": f"rejected: {row.reason}",
+            "files": row.count,
+            "documents": 0,
+            "first": ", ".join(row.first),
+            "detail": row.detail,
+        }
+        for row in files.rejected
+    ]
+    return read + rejected
 
 
 @task(task_run_name="report-shards", **LOCAL_WORK)
@@ -35,6 +55,11 @@ async def report_download(result: DownloadResult, shards: Mapping[str, Sequence[
     await acreate_table_artifact(
         key="download-sources", table=sources, description="What every source gave in this download."
     )
+    files = [row for outcome in result.sources if outcome.files for row in file_rows(outcome.source, outcome.files)]
+    if files:
+        await acreate_table_artifact(
+            key="download-files", table=files[:MOST_ROWS], description="What became of the files of your own folders."
+        )
     rows = [
         {
             "source": source,

@@ -64,6 +64,18 @@ class SkippedLine:
         return f"{self.file}:{self.line}: {self.reason}"
 
 
+def names_a_source(path: Path) -> bool:
+    """Tell whether a file of documents belongs to a source of the catalogue, by its name or by its first line."""
+    if path.name.removesuffix(SUFFIX) in SOURCE_OF_FILE:
+        return True
+    try:
+        with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+            line = json.loads(stream.read(_CHUNK_BYTES).partition(b"\n")[0])
+    except (zstandard.ZstdError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and ("native_id" in line or line.get("source_type") in SOURCE_OF_TYPE)
+
+
 class DocumentFolder:
     """The documents of a folder, read again at each iteration: files by name, lines in order.
 

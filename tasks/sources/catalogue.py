@@ -31,7 +31,7 @@ ARCHIVE_KEYS: dict[str, frozenset[str]] = {
     "chronicling_america": frozenset({"date_from", "date_to", "facets", "front_pages_only", "bulk", "pages_per_batch"})
     | {"api_per_minute", "text_per_minute", "block_seconds", "max_file_bytes"},
     "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir"}) | _ROWS,
-    "local_files": frozenset({"path", "max_line_bytes"}) | _ROWS,
+    "local_files": frozenset({"path", "max_line_bytes", "text_column"}) | _ROWS,
 }
 """Which keys only make sense for which archive."""
 
@@ -104,7 +104,7 @@ class SourceSpec(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     archive: Archive
     source_type: SourceType
-    trivium: Trivium
+    trivium: Trivium | None
     target: int = Field(default=10_000, ge=1, description="How many documents the full recipe takes.")
     optional: bool = Field(default=False, description="Fetched only when it is named.")
     prior_authority: float | None = Field(default=None, ge=0, le=0.99)
@@ -142,6 +142,7 @@ class SourceSpec(_Strict):
 
     path: str = Field(default="", description="Local files: a folder or a file.")
     max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
+    text_column: str = Field(default="", description="Local files: the column of the text; the others go by name.")
 
     columns: Columns = Columns()
     rows_per_item: int = Field(default=200, ge=1, le=10_000)

@@ -13,7 +13,8 @@ from typing import Any
 from storage.atomic import remove_temporaries, write_json
 from storage.errors import DistrustError, StoreError
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.file_rows import BadLine, parse_line
+from tasks.sources.files.record import BadLine
+from tasks.sources.files.tables import parse_line
 from tasks.sources.hub_table import MAX_LINE_BYTES, Table, absent_columns, dataset_error, open_table
 from tasks.sources.rows import columns_of
 from tasks.sources.source import Reject

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from storage.errors import DistrustError, SourceUnavailable
 from storage.hub_errors import HubRepository, error_chain, hub_error
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.file_rows import lines_of
+from tasks.sources.files.tables import lines_of
 from tasks.sources.rows import columns_of
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")

@@ -20,7 +20,7 @@ from storage.shard_plan import Item
 from tasks.sources.answers import parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
-from tasks.sources.file_rows import BoundedReader
+from tasks.sources.files.containers import BoundedReader
 from tasks.sources.http import ArchiveClient
 from tasks.sources.pace import Tally
 from tasks.sources.source import NOTHING, Document, Reject, reject_of, reserve

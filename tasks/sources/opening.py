@@ -8,9 +8,9 @@ from pathlib import Path
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.chronicling_america import open_chronicling_america
 from tasks.sources.connection import Archives
+from tasks.sources.files.source import open_local_files
 from tasks.sources.hugging_face import open_hugging_face
 from tasks.sources.internet_archive import open_internet_archive
-from tasks.sources.local_files import open_local_files
 from tasks.sources.newspaper_batches import open_newspaper_batches
 from tasks.sources.source import Source
 

@@ -33,7 +33,8 @@ from storage.schemas import REJECT_SCHEMA
 from storage.shard_plan import SHARD_KEY, ShardSpec, read_plan
 from storage.text import compose
 from tasks.sources.catalogue import NOT_IN_REQUEST, SourceSpec
-from tasks.sources.results import ShardOutcome, SourceOutcome, add_reasons
+from tasks.sources.files.report import tabulate_files
+from tasks.sources.results import FileTable, ShardOutcome, SourceOutcome, add_reasons
 from tasks.sources.source import Document, Reject
 
 BUFFER_CHARS = 16 * 2**20
@@ -151,7 +152,7 @@ def finished_download(spec: SourceSpec, layout: Layout, limit: int) -> SourceOut
         more = f" and {len(damaged) - MOST_NAMED} more" if damaged[MOST_NAMED:] else ""
         named = ", ".join(damaged[:MOST_NAMED]) + more
         raise StoreError(f"{folder} lost or changed {named}; delete them and {folder / MANIFEST} to fetch them again")
-    if manifest.notes_as(SourceNotes).trivium != spec.trivium:
+    if manifest.notes_as(SourceNotes).trivium != (spec.trivium or ""):
         _correct_trivium(folder, spec)
     return _outcome(spec, manifest, folder, reused=True)
 
@@ -168,7 +169,7 @@ def complete_download(spec: SourceSpec, layout: Layout, limit: int, outcomes: Se
         notes={
             "rejects_by_reason": reasons,
             "licence": spec.licence,
-            "trivium": spec.trivium,
+            "trivium": spec.trivium or "",
             **({"listing": plan.remark} if plan and plan.remark else {}),
         },
     )
@@ -185,14 +186,23 @@ def _outcome(spec: SourceSpec, manifest: Manifest, folder: Path, *, reused: bool
         rejects=manifest.counts.get("rejects", 0),
         reused=reused,
         manifest=str(folder / MANIFEST),
+        files=_files_of(spec, manifest, folder),
     )
+
+
+def _files_of(spec: SourceSpec, manifest: Manifest, folder: Path) -> FileTable | None:
+    """Say what became of the files, where the source is a folder of the user's own."""
+    if spec.archive != "local_files":
+        return None
+    rejects = sorted(path.name for path in folder.glob("rejects-*.parquet"))
+    return tabulate_files(folder, [shard.file for shard in manifest.shards], rejects)
 
 
 def _correct_trivium(folder: Path, spec: SourceSpec) -> None:
     """Note the catalogue's trivium category in a completed source, since scoring reads it from the manifest."""
     with only_writer(folder, patience_seconds=0.0):
         manifest = require_manifest(folder, "download the source again")
-        write_manifest(folder, manifest.model_copy(update={"notes": manifest.notes | {"trivium": spec.trivium}}))
+        write_manifest(folder, manifest.model_copy(update={"notes": manifest.notes | {"trivium": spec.trivium or ""}}))
 
 
 def failed_download(spec: SourceSpec, layout: Layout, limit: int, error: DistrustError) -> SourceOutcome:

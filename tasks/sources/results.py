@@ -29,6 +29,46 @@ class ShardOutcome(_Result):
         return ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) or "none"
 
 
+class RejectedFiles(_Result):
+    """How often a reason occurred in a folder of the user's own, and where first."""
+
+    reason: str
+    count: int
+    first: list[str]
+    detail: str
+
+
+class FileTable(_Result):
+    """What became of the files of a folder of the user's own.
+
+    Attributes:
+        files: How many files gave documents or rejects.
+        documents: How many files gave documents, and how many documents, by the ending of their name.
+        rejected: What was not read, by reason, the most frequent first.
+        guessed_encodings: Documents that were not in UTF-8.
+        undecodable: Documents with letters that could not be decoded.
+    """
+
+    files: int
+    documents: dict[str, tuple[int, int]]
+    rejected: list[RejectedFiles]
+    guessed_encodings: int = 0
+    undecodable: int = 0
+
+    def summary(self) -> list[str]:
+        """List files read by kind, and rejects by reason with the first names."""
+        kinds = ", ".join(f"{files:,} {kind} ({rows:,})" for kind, (files, rows) in self.documents.items())
+        lines = [f"    {self.files:,} files; read, with documents in them: {kinds or 'none'}"]
+        if self.guessed_encodings:
+            lines.append(f"    {self.guessed_encodings:,} documents were not in UTF-8; their encoding was recognised")
+        if self.undecodable:
+            lines.append(f"    {self.undecodable:,} documents hold letters that could not be decoded (U+FFFD)")
+        for row in self.rejected:
+            more = f" and {row.count - len(row.first):,} more" if row.count > len(row.first) else ""
+            lines.append(f"    rejected {row.count:>5,} {row.reason}: {', '.join(row.first)}{more}; {row.detail}")
+        return lines
+
+
 class SourceOutcome(_Result):
     """What became of one source in a download."""
 
@@ -41,6 +81,8 @@ class SourceOutcome(_Result):
     problem: str = ""
     passing: bool = False
     """Whether the problem may pass, so that the source is worth another try."""
+    files: FileTable | None = None
+    """What became of each file, where the source is a folder of the user's own."""
 
     @property
     def usable(self) -> bool:
@@ -51,6 +93,11 @@ class SourceOutcome(_Result):
     def state(self) -> str:
         """Say in a word or two where the documents come from."""
         return "already complete" if self.reused else "fetched"
+
+    def why_empty(self) -> str:
+        """Say why a complete source has no documents."""
+        lines = [line.strip() for line in self.files.summary()] if self.files else []
+        return "; ".join(["no documents", *lines])
 
     def describe(self) -> str:
         """Say how many documents there are, or what keeps them from being fetched."""
@@ -81,7 +128,7 @@ class DownloadResult(_Result):
         for band in BANDS:
             asked = [outcome for outcome in self.sources if outcome.band == band]
             if asked and not any(outcome.usable for outcome in asked):
-                reasons = "; ".join(f"{outcome.source}: {outcome.problem or 'no documents'}" for outcome in asked)
+                reasons = "; ".join(f"{outcome.source}: {outcome.problem or outcome.why_empty()}" for outcome in asked)
                 lost.append(f"{band} authority ({reasons})")
         if lost:
             raise SourceUnavailable(
@@ -95,8 +142,12 @@ class DownloadResult(_Result):
         width = max((len(outcome.source) for outcome in self.sources), default=0)
         return [
             f"{total:,} documents from {len(complete)} of {len(self.sources)} sources",
-            *(f"  {outcome.source:<{width}}  {outcome.band:<6}  {outcome.describe()}" for outcome in self.sources),
+            *(line for outcome in self.sources for line in self._lines_of(outcome, width)),
         ]
+
+    def _lines_of(self, outcome: SourceOutcome, width: int) -> list[str]:
+        line = f"  {outcome.source:<{width}}  {outcome.band:<6}  {outcome.describe()}"
+        return [line, *(outcome.files.summary() if outcome.files else [])]
 
 
 class CatalogueRow(_Result):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from sandbox import __main__ as sandbox
 
@@ -34,6 +35,7 @@ def test_a_run_that_is_not_there_afterwards_is_told_without_a_traceback(
 
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch) == 1
     captured = capsys.readouterr()
     assert str(tmp_path) in captured.err and "Done" not in captured.out
@@ -48,6 +50,7 @@ def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch
 
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch, "--", "--max-steps", "10") == 3
     assert given == [["--max-steps", "10"]]
 
@@ -80,5 +83,33 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
     if chosen:
         monkeypatch.setenv("DISTRUST_STORE", chosen)
     monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_own", run)
     assert start(monkeypatch, *arguments) == 3
     assert given == [tmp_path / store]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_archive"),
+    [
+        ("wikipedia.jsonl.zst", b"", True),
+        ("mine.jsonl.zst", zstandard.compress(b'{"source_type": "wiki", "text": "t"}\n'), True),
+        ("mine.jsonl.zst", zstandard.compress(b'{"text": "t"}\n'), False),
+        ("mine.jsonl.zst", b"not packed", False),
+        ("letter.txt", b"Dear Ada", False),
+    ],
+)
+def test_a_folder_of_any_files_is_read_without_archives(
+    name: str, content: bytes, is_archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def returning(status: int) -> Any:
+        async def run(*arguments: Any) -> int:
+            return status
+
+        return run
+
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / name).write_bytes(content)
+    monkeypatch.setenv("DISTRUST_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(sandbox, "run", returning(3))
+    monkeypatch.setattr(sandbox, "run_own", returning(4))
+    assert start(monkeypatch, "--documents", str(tmp_path / "own")) == (3 if is_archive else 4)

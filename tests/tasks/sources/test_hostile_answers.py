@@ -17,16 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable, SourceUnavailable
+from storage.errors import ArchiveBusy, CorruptAnswer, DistrustError, ItemUnavailable
 from storage.hub_errors import named_pause
 from tasks.sources.answers import check_object, error_of, parse_json, redirect_target
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.file_rows import BadLine, lines_of, parse_line, read_rows
+from tasks.sources.files.reading import FileReader
+from tasks.sources.files.record import BadLine
+from tasks.sources.files.tables import lines_of, parse_line
 from tasks.sources.internet_archive_items import check_item, choose_texts, every, find_stamps
 from tasks.sources.newspaper_batches import unpacked
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document, Reject
+from tests.tasks.sources.conftest import make_spec
 
 BOUNDED = settings(
     max_examples=60, deadline=timedelta(seconds=1), suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -196,10 +199,14 @@ def test_newspaper_batches(tmp_path_factory: pytest.TempPathFactory, body: bytes
 
 
 @BOUNDED
-@given(st.binary(max_size=400))
-def test_tables_in_local_files(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
-    for suffix in (".parquet", ".csv", ".jsonl", ".jsonl.zst", ".jsonl.gz"):
+@given(
+    st.sampled_from([b"", b"PAR1", b"PK\x03\x04", b"\x1f\x8b\x08", b"{", b"a,b\n", b"\xff\xfe"]),
+    st.binary(max_size=400),
+)
+def test_files_of_a_folder(tmp_path_factory: pytest.TempPathFactory, head: bytes, body: bytes) -> None:
+    reader = FileReader(make_spec(min_text_chars=1), 2026)
+    for suffix in (".parquet", ".csv", ".jsonl", ".json", ".jsonl.zst", ".tar", ".zip", ".txt", ".md"):
         path: Path = tmp_path_factory.getbasetemp() / f"table{suffix}"
-        path.write_bytes(body)
-        with contextlib.suppress(SourceUnavailable):
-            assert all(isinstance(row, dict | BadLine) for row in read_rows(path, 10_000))
+        path.write_bytes(head + body)
+        assert all(isinstance(row, dict | BadLine) for row in reader.rows(path, path.name))
+    reader.close()

@@ -1,0 +1,76 @@
+"""A table beside documents that describes them: title, author and year by the name of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from tasks.sources.files.columns import FILE_NAMES, find_column, plain
+from tasks.sources.files.record import FileRow, Row
+
+FIELDS = ("title", "author", "year", "date", "language", "licence", "source_type")
+MOST_BYTES = 8 * 2**20
+"""A larger table is not a description of files."""
+
+
+@dataclass
+class Descriptions:
+    """What tables say about files.
+
+    Attributes:
+        of_file: The fields of every file that is described.
+        missing: By table, the place and the name of each file that it describes and that is not there.
+    """
+
+    of_file: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def add(self, table: str, rows: Iterable[Row], files: Sequence[str]) -> bool:
+        """Take a table, if one of its columns names files and none holds texts; tell whether it is one.
+
+        Args:
+            table: Its path in the folder.
+            rows: Its rows.
+            files: The paths of all documents in the folder.
+        """
+        kept: list[FileRow] = []
+        for row in rows:
+            if not isinstance(row, FileRow):
+                continue
+            if find_column("text", row.columns or row) and plain(find_column("text", row.columns or row)) != "document":
+                return False
+            kept.append(row)
+        by_name = _by_name(table, files)
+        columns = {name for row in kept for name in row if plain(str(name)) in FILE_NAMES}
+        matches = {name: sum(_key(row.get(name)) in by_name for row in kept) for name in columns}
+        best = max(sorted(matches), key=lambda name: matches[name], default="")
+        if not best or not matches[best]:
+            return False
+        self.missing[table] = []
+        for row in kept:
+            fields = {name: value for name in FIELDS if (value := row.get(find_column(name, row))) not in (None, "")}
+            if file := by_name.get(_key(row.get(best))):
+                self.of_file[file] = self.of_file.get(file, {}) | fields
+            else:
+                self.missing[table].append((row.place, str(row.get(best, ""))))
+        return True
+
+
+def _by_name(table: str, files: Sequence[str]) -> Mapping[str, str]:
+    """Return the files by each way in which a table may name them: path, name, name without ending."""
+    folder = PurePosixPath(table).parent
+    found: dict[str, str] = {}
+    for spell in (lambda path: path.stem, lambda path: path.name, lambda path: _below(path, folder), str):
+        for file in files:
+            found[_key(spell(PurePosixPath(file)))] = file
+    return found
+
+
+def _below(path: PurePosixPath, folder: PurePosixPath) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _key(name: Any) -> str:
+    return str(name or "").strip().replace("\\", "/").removeprefix("./").casefold()
