@@ -73,4 +73,4 @@ async def test_a_second_machine_takes_up_what_the_first_one_sealed(
         + ["balanced/default/manifest.json"]
     )
     again = await rebalance_corpus(store=URI, near_duplicates=False)
-    assert again["reused"]
+    assert again.reused

@@ -23,9 +23,9 @@ async def test_a_mixture_that_lost_a_shard_is_made_again(tmp_path: Path, prefect
     folder = tmp_path / "balanced" / "default"
     (folder / require_manifest(folder, "").shards[0].file).unlink()
     again = await rebalance_corpus(store=str(tmp_path))
-    assert not again["reused"] and again["digest"] == first["digest"]
+    assert not again.reused and again.digest == first.digest
     assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
-    assert (await rebalance_corpus(store=str(tmp_path)))["reused"]
+    assert (await rebalance_corpus(store=str(tmp_path))).reused
 
 
 async def test_the_distribution_is_shown_as_markdown(tmp_path: Path, prefect_server: None) -> None:
@@ -35,10 +35,10 @@ async def test_the_distribution_is_shown_as_markdown(tmp_path: Path, prefect_ser
         (found,) = await client.read_latest_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["mixture-distribution"]))
         )
-    assert found.data == f"## Mixture `default`\n\n```text\n{result['distribution']}\n```"
+    assert found.data == f"## Mixture `default`\n\n```text\n{result.distribution}\n```"
     for part in ("training and", "Cut: ", "Limited: ", "Low authority (<0.3):", "Mean: ", " bits ✓"):
-        assert part in result["distribution"]
-    assert result["distribution"].splitlines() == summarise("rebalance-corpus", result).splitlines()[1:]
+        assert part in result.distribution
+    assert result.distribution.splitlines() == summarise("rebalance-corpus", result).splitlines()[1:]
 
 
 async def test_two_at_once_build_one_mixture_and_sweep_what_a_killed_one_left(
@@ -50,7 +50,7 @@ async def test_two_at_once_build_one_mixture_and_sweep_what_a_killed_one_left(
         (leftover / "train").mkdir(parents=True)
     runs = [rebalance_corpus(store=str(tmp_path), accept_imbalance=True) for _ in range(2)]
     first, second = await asyncio.gather(*runs)
-    assert sorted([first["reused"], second["reused"]]) == [False, True]
-    assert first["digest"] == second["digest"]
+    assert sorted([first.reused, second.reused]) == [False, True]
+    assert first.digest == second.digest
     assert not killed.exists()
     assert other.exists(), "another mixture's may belong to a run under way"

@@ -63,7 +63,7 @@ async def test_real_documents_are_scored_and_balanced_with_a_report_to_read(
     balanced = await rebalance_corpus(store=store)
     lines = summarise("rebalance-corpus", balanced).splitlines()
     assert lines[0] == str(tmp_path / "store" / "balanced" / "default")
-    total = balanced["counts"]["train"] + balanced["counts"]["valid"]
+    total = balanced.counts["train"] + balanced.counts["valid"]
     assert total > 100
     for wanted in ("training and ", "Left out: ", "Limited: "):
         assert any(wanted in line for line in lines), wanted
