@@ -148,7 +148,7 @@ def test_a_run_of_a_schedule_whose_worker_is_killed_is_marked_by_up_which_leaves
             os.kill(process, signal.SIGKILL)
         assert site.state(run) == "RUNNING", "nobody was left to say so"
         answer = call("up")
-    assert "is marked Crashed" in answer and answer.count("as it was") == 1, answer
+    assert "is marked Crashed" in answer and answer.count("already running") == 1, answer
     assert site.state(run) == "CRASHED"
     now = {path.name: path.read_text() for path in processes.home().glob("*.pid")}
     assert {name for name in now if now[name] != before[name]} == {"worker-data.pid"}
