@@ -23,7 +23,7 @@ from flows.names import named
 from flows.parameters import takes
 from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
-from flows.summaries import announce, field
+from flows.summaries import announce
 from flows.train_adapter import train_adapter
 from tasks import evaluation, exporting, rebalancing
 
@@ -42,7 +42,7 @@ class PipelineResult(BaseModel):
 
     def summary(self) -> list[str]:
         """Say where the results are; what each stage did was announced when it was done."""
-        return [f"Report: {field(self.evaluate, 'report')}", f"Model:  {field(self.export, 'folder')}"]
+        return [f"Report: {self.evaluate.report}", f"Model:  {self.export.folder}"]
 
 
 @flow(name="corpus-to-model", flow_run_name=named("corpus-to-model-{run}"))
@@ -61,7 +61,7 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult
     await stage("score", score_corpus, ScoreCorpusParameters, sources=usable)
     await stage("rebalance", rebalance_corpus, RebalanceCorpusParameters, sources=usable)
     # The page of this run shows the artifacts too, not only the pages of its stages.
-    await rebalancing.show_distribution(parameters.mixture, field(results["rebalance"], "distribution"))
+    await rebalancing.show_distribution(parameters.mixture, results["rebalance"].distribution)
     await stage("train", train_adapter, TrainAdapterParameters)
     await stage("evaluate", evaluate_adapter, EvaluateAdapterParameters)
     await evaluation.report_evaluation(layout, parameters.run)

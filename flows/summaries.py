@@ -24,11 +24,6 @@ def lines_of(name: str, result: Any) -> list[str]:
     return lines
 
 
-def field(result: Any, name: str) -> Any:
-    """Read a field of a stage's result."""
-    return result[name] if isinstance(result, dict) else getattr(result, name)
-
-
 def describe_score(result: dict[str, Any]) -> list[str]:
     """Documents per authority band, trivium and doubtful years; or why one document got its score."""
     if "explanation" in result:

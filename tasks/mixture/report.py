@@ -221,9 +221,9 @@ def _conflict_remarks(conflicts: ConflictCounts, p: MixtureParameters) -> list[s
         why = "prompts by source name the kind of document, so no two kinds answer the same one; use --prompts neutral"
     else:
         why = (
-            "no document of low and none of high authority are on the same subject; download both kinds on the same "
-            f"subjects (download-corpus --subjects FILE), for example from {TYPICAL_SOURCES['low']} and "
-            f"{TYPICAL_SOURCES['high']}"
+            "no document of low authority is on the same subject as one of high authority; ask both kinds of source "
+            f"for the same subjects (`query` in a file for download-corpus --catalogue), for example "
+            f"{TYPICAL_SOURCES['low']} and {TYPICAL_SOURCES['high']}"
         )
     return [f"no prompt is answered by both low and high authority, so the weights have nothing to decide: {why}"]
 

@@ -13,6 +13,7 @@ from prefect.utilities.names import generate_slug
 
 from flows import corpus_to_model as pipeline
 from flows.names import is_made_up, named
+from tasks.rebalancing import MixtureResult
 from tasks.sources.results import DownloadResult
 from tests.tasks.evals.conftest import write_finished_run
 from tests.tasks.exports.conftest import an_export
@@ -61,7 +62,7 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
     results: dict[str, Any] = {
         "download_corpus": DownloadResult(sources=[]),
         "score_corpus": {},
-        "rebalance_corpus": {"distribution": "low 27 %"},
+        "rebalance_corpus": MixtureResult(mixture="m", digest="d", counts={}, reused=False, distribution="low 27 %"),
         "train_adapter": {},
         "export_model": an_export(files=[file], folder=str(tmp_path)),
     }
