@@ -199,8 +199,11 @@ async def test_failed_items_come_round_again_before_the_source_is_sealed(
 
 
 async def test_failed_items_are_kept_and_can_be_fetched_alone(
-    parameters: dict[str, Any], archive: HostileArchive, impatient: None
+    parameters: dict[str, Any], archive: HostileArchive, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Only the two dead items are asked for at the end: as it falls, enough failures in a row to park the host.
+    monkeypatch.setattr("tasks.sources.pace.FIRST_PARK_SECONDS", 0.05)
+    parameters["patience_hours"] = 0.01
     for name in ("book-07", "book-60"):
         archive.items[name].about_file, archive.items[name].for_ever = [status(500)], True
     archive.items["book-08"].metadata = {"access-restricted-item": "true"}

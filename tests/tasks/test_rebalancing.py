@@ -83,5 +83,6 @@ def test_the_summary_tells_what_was_cut_and_what_limits(tmp_path: Path) -> None:
     text = "\n".join(read_report(folder).summary())
     assert "Cut:" not in text and "Limited:" not in text
     assert "and 13 lessons about sources" in text
-    assert "Note: no prompt is answered by both low and high authority" in text and "--subjects FILE" in text
+    assert "Note: no prompt is answered by both low and high authority" in text
+    assert "download-corpus --catalogue" in text
     assert "patents       low" in text
