@@ -6,6 +6,7 @@ PY := .venv/bin/python
 PORT ?= 4200
 EXPORT ?= distrust
 DOCUMENTS ?=
+MODEL ?= tiny
 # `make up`: HOST to listen on, AUTH=user:password, DATABASE=postgresql+asyncpg://... The last two are passed on in the environment.
 HOST ?= 127.0.0.1
 POOL ?= data
@@ -26,6 +27,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
 	@echo "make run DOCUMENTS=DIR  the same on your own documents: any files, in any folder"
+	@echo "make run MODEL=smollm2  the same with a real small model, in about a quarter of an hour"
 	@echo "make up | make down     Prefect server with UI, deployments and two workers"
 	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
 	@echo "make install-worker POOL=mac-train   a worker as a service; uninstall-worker removes it"
@@ -48,7 +50,7 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 run: env
-	@$(PY) -m sandbox $(if $(DOCUMENTS),--documents "$(DOCUMENTS)")
+	@$(PY) -m sandbox --base "$(MODEL)" $(if $(DOCUMENTS),--documents "$(DOCUMENTS)")
 
 up: env
 	@$(PY) -m deployments up --port $(PORT) --host "$(HOST)" $(if $(OPEN),--open)

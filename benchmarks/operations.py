@@ -82,7 +82,7 @@ async def score_shards(root: Path, *, with_prefect: bool) -> float:
     from tasks import scoring
 
     plan, shards = scoring.plan_scoring(
-        Layout.of(str(root)), "many", 2026, scoring.open_signal("benchmarks.operations:score", "replace")
+        Layout.of(str(root)), "many", 2026, scoring.open_signal("benchmarks.operations:score", "replace"), "v2"
     )
     # The signal waits in a thread; asyncio's own pool has six of them on two cores.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * AT_ONCE))

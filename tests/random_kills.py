@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from deployments import processes, server
 from flows.arguments import parse
 from flows.forms import CorpusToModelParameters
-from sandbox.__main__ import BUNDLED_DOCUMENTS, RECIPE, flow_command
+from sandbox.__main__ import BUNDLED_DOCUMENTS, TINY, flow_command
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.manifest import find_damage, read_manifest
 
@@ -199,7 +199,7 @@ async def main() -> None:
         os.environ.pop("PREFECT_API_URL", None)
         async with SandboxArchives(DocumentFolder(BUNDLED_DOCUMENTS)) as archives:
             write_catalogue(root / "catalogue.toml", archives.summaries)
-            RECIPE.update(SMALL)
+            TINY.update(SMALL)
             os.environ |= archives.environment | {"HF_HOME": str(root / "hf")}
             command = flow_command(root / "catalogue.toml", "kills", str(root / "store"), FLAGS)
             kind = Deployment if options.server else Command

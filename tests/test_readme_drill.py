@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from flows.__main__ import FLOWS, main
-from sandbox.__main__ import BASE_MODEL, BUNDLED_DOCUMENTS, RECIPE
+from sandbox.__main__ import BASE_MODEL, BUNDLED_DOCUMENTS, TINY
 from tests.test_docs_commands import COMMANDS, ROOT, commands
 
 pytestmark = [pytest.mark.drill, pytest.mark.prefect, pytest.mark.timeout(900)]
 
-LEARN = {name: RECIPE[name] for name in list(RECIPE)[: list(RECIPE).index("max-new-tokens")]} | {"max-steps": "4"}
+LEARN = {name: TINY[name] for name in list(TINY)[: list(TINY).index("max-new-tokens")]} | {"max-steps": "4"}
 ASK = {"max-new-tokens": "8", "eval-limit": "4", "perplexity-samples": "4", "eval-batch-size": "48"}
 # The README's order is the reader's; this is one in which each command finds what it works on.
 FLOW_COMMANDS: dict[str, dict[str, str]] = {

@@ -42,17 +42,17 @@ def test_a_run_that_is_not_there_afterwards_is_told_without_a_traceback(
 
 
 def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[str]] = []
+    given: list[tuple[list[str], str]] = []
 
-    async def run(documents: Path | None, layout: Any, more: list[str]) -> int:
-        given.append(more)
+    async def run(documents: Path | None, layout: Any, more: list[str], model: str) -> int:
+        given.append((more, model))
         return 3
 
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
     monkeypatch.setattr(sandbox, "run", run)
     monkeypatch.setattr(sandbox, "run_own", run)
-    assert start(monkeypatch, "--", "--max-steps", "10") == 3
-    assert given == [["--max-steps", "10"]]
+    assert start(monkeypatch, "--base", "smollm2", "--", "--max-steps", "10") == 3
+    assert given == [(["--max-steps", "10"], "smollm2")]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
 ) -> None:
     given: list[Path] = []
 
-    async def run(documents: Path | None, layout: Any, more: list[str]) -> int:
+    async def run(documents: Path | None, layout: Any, more: list[str], model: str) -> int:
         given.append(layout.root)
         return 3
 
