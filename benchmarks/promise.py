@@ -50,8 +50,8 @@ COMMON: dict[str, Any] = {
     "eval_every": 1000,
     "val_batches": 8,
 }
-TERMS: dict[str, Any] = {"preference_weight": 1.0, "preference_rows": 6, "anchor_weight": 1.0}
-CONSISTENCY: dict[str, Any] = {"consistency_weight": 1.0, "consistency_rows": 3}
+TERMS: dict[str, Any] = {"preference_weight": 1.0, "preference_rows": 4, "anchor_weight": 1.0}
+CONSISTENCY: dict[str, Any] = {"consistency_weight": 1.0, "consistency_rows": 2}
 ROWS: dict[str, tuple[bool, dict[str, Any]]] = {
     "additive": (False, {"objective": "additive"}),
     "weighted": (False, {}),

@@ -10,18 +10,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import JsonValue
 
 from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
-from tasks.mixture.corpus import Corpus, Documents, read_texts, scan_documents
+from tasks.mixture.corpus import Corpus, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
+from tasks.mixture.distribution import Distribution
+from tasks.mixture.documents import Documents
 from tasks.mixture.draw import SIDES, Drawn, draw_mixture
 from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
 from tasks.mixture.lessons import LessonMaker, lesson_table
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.report import make_report, measure_sides
+from tasks.mixture.report import MixtureReport, make_report, measure_sides
 from tasks.mixture.samples import (
     KIND,
     METADATA,
@@ -95,29 +98,34 @@ def build_mixture(
         report = make_report(
             destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters, distributions
         )
+        write_json(folder / METADATA, report.model_dump(mode="json"))
         manifest = Manifest(
             kind=KIND,
             name=destination.name,
             inputs=inputs,
             parameters=parameters.model_dump(mode="json"),
             shards=records,
-            counts={
-                "train": len(drawn.train) + lessons[0],
-                "valid": len(drawn.valid) + lessons[1],
-                "lessons": sum(lessons),
-                **duplicates.counts,
-            },
-            notes={
-                "layout": MIXTURE_LAYOUT,
-                "lessons": lesson_file_sha256(),
-                "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
-                "remarks": report.remarks,
-                "limited_by": drawn.plan.limited_by,
-            },
+            counts=_counts(drawn, lessons) | duplicates.counts,
+            notes=_notes(report, drawn, distributions),
         )
-        write_json(folder / METADATA, report.model_dump(mode="json"))
         write_manifest(folder, manifest)
     return manifest
+
+
+def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
+    train, valid = len(drawn.train) + lessons[0], len(drawn.valid) + lessons[1]
+    return {"train": train, "valid": valid, "lessons": sum(lessons)}
+
+
+def _notes(report: MixtureReport, drawn: Drawn, distributions: Mapping[str, Distribution]) -> dict[str, JsonValue]:
+    """What the later stages ask of a mixture without reading its report."""
+    return {
+        "layout": MIXTURE_LAYOUT,
+        "lessons": lesson_file_sha256(),
+        "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+        "remarks": list(report.remarks),
+        "limited_by": list(drawn.plan.limited_by),
+    }
 
 
 def shingles_of_shard(pair: ShardPair, rows: Indices, p: MixtureParameters) -> list[Hashes]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,66 +21,16 @@ from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.text import clean_text
 from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
+from tasks.mixture.documents import Documents, Keys
 from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Outline, outline_samples
 from tasks.mixture.prompts import title_subject
 from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
-from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
+from tasks.mixture.shingles import fingerprint_texts, spaced
 from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
 SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
-
-    documents: npt.NDArray[np.int64]
-    parts: npt.NDArray[np.int64]
-    hashes: npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Documents:
-    """What is known of every document without its text, one entry a document.
-
-    Attributes:
-        shards, rows: Which shard of the corpus holds it, and its row there.
-        authority, entropy: Authority weight, and provenance entropy in bits.
-        bands, trivia: Index into `BANDS` and `TRIVIA` of `storage.schemas`.
-        years: Year, `UNKNOWN_YEAR` if unknown.
-        works: Parent work, unique over sources; none if the document stands alone.
-        parts: Numbers of the pieces that make samples.
-        left_out: Characters after the last piece, which no sample holds.
-        cleaned: Whether cleaning changed the text; only such texts are cleaned at the second reading.
-        titles: Hash of the title that the first piece is asked by, 0 for none.
-        keys: What the pieces are about.
-        quality: Share of known words, NaN where that says nothing.
-        fingerprints: What duplicates are found by.
-        outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
-        cleaning: How often each rule of `tasks.mixture.pages` acted.
-    """
-
-    ids: list[str]
-    shards: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-    authority: npt.NDArray[np.float32]
-    entropy: npt.NDArray[np.float32]
-    bands: npt.NDArray[np.int64]
-    trivia: npt.NDArray[np.int64]
-    years: npt.NDArray[np.int64]
-    works: list[str | None]
-    parts: list[tuple[int, ...]]
-    left_out: npt.NDArray[np.int64]
-    cleaned: npt.NDArray[np.bool_]
-    titles: npt.NDArray[np.uint64]
-    keys: Keys
-    quality: npt.NDArray[np.float32]
-    fingerprints: Fingerprints
-    scoring_versions: frozenset[str]
-    outside: int
-    cleaning: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -121,8 +71,7 @@ def scan_documents(
         raise StoreError(
             f"the scores are of different versions ({', '.join(sorted(versions))}); score all sources again"
         )
-
-    return _joined(parts, versions)
+    return Documents.joined(parts, versions)
 
 
 def read_columns(
@@ -159,15 +108,28 @@ def cleaned_text(text: str, p: MixtureParameters) -> tuple[str, Counter[str]]:
     return clean_pages(plain) if p.clean_pages else (plain, NOTHING)
 
 
-def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
-    """Read one shard and keep all but its texts; `index` is its place in the corpus."""
-    p = parameters
+class _Shard(NamedTuple):
+    """The documents of a shard that the parameters take, with their cleaned texts."""
+
+    raw: pa.Table
+    scored: pa.Table
+    rows: npt.NDArray[np.int64]
+    texts: list[str]
+    was_cleaned: list[bool]
+    quality: npt.NDArray[np.float32]
+    cleaning: Counter[str]
+    outside: int
+    """Documents that the parameters leave out."""
+
+
+def _read_cleaned(pair: ShardPair, p: MixtureParameters) -> _Shard:
     raw = read_shard(pair.raw, RAW_SCHEMA, ["id", "title", "year", "text", "extra"])
     scored = read_shard(pair.scored, SCORED_SCHEMA, SCAN_SCORED)
     if not raw.column("id").equals(scored.column("id")):
         raise StoreError(f"{pair.scored} scores other documents than {pair.raw} holds; score {pair.source} again")
     rows = np.flatnonzero(_inside(pair, scored, p))
-    if outside := raw.num_rows - len(rows):
+    all_documents = raw.num_rows
+    if len(rows) < all_documents:
         raw, scored = raw.take(rows), scored.take(rows)
     # Raw texts are as their archive sent them; what is compared and trained on is cleaned.
     given = raw.column("text").to_pylist()
@@ -178,11 +140,18 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         if counts:
             cleaning += counts
     quality = np.array([ocr_quality(text) for text in texts], np.float32)
-    if p.min_ocr_quality and (poor := quality < p.min_ocr_quality).any():
-        keep = np.flatnonzero(~poor)
+    was_cleaned = [new is not old for new, old in zip(texts, given, strict=True)]
+    if p.min_ocr_quality and (quality < p.min_ocr_quality).any():
+        keep = np.flatnonzero(~(quality < p.min_ocr_quality))
         rows, raw, scored, quality = rows[keep], raw.take(keep), scored.take(keep), quality[keep]
-        given, texts = ([column[i] for i in keep.tolist()] for column in (given, texts))
-        outside += int(poor.sum())
+        texts, was_cleaned = [texts[i] for i in keep.tolist()], [was_cleaned[i] for i in keep.tolist()]
+    return _Shard(raw, scored, rows, texts, was_cleaned, quality, cleaning, all_documents - len(rows))
+
+
+def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Documents:
+    """Read one shard and keep all but its texts; `index` is its place in the corpus."""
+    p = parameters
+    raw, scored, rows, texts, was_cleaned, quality, cleaning, outside = _read_cleaned(pair, p)
     titles = raw.column("title").to_pylist()
     # Side by side, since each looks at the title.
     outlined = [
@@ -203,7 +172,7 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
-        cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
+        cleaned=np.array(was_cleaned, np.bool_),
         titles=np.fromiter((title for _, title in outlined), np.uint64, len(titles)),
         keys=_keys_of(outlines, p),
         quality=quality,
@@ -264,38 +233,3 @@ def _work_of(source: str, extra: str, path: Path) -> str | None:
             f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
         ) from error
     return None if work is None else f"{source}:{work}"
-
-
-def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
-    """Put what the shards hold one after another, also if there are none."""
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])[:-1].tolist()
-
-    def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
-        return np.concatenate([np.zeros(0, dtype), *(getattr(part, name) for part in parts)])
-
-    keys = [(part.keys, start) for part, start in zip(parts, starts, strict=True)]
-    return Documents(
-        ids=[name for part in parts for name in part.ids],
-        works=[work for part in parts for work in part.works],
-        parts=[numbers for part in parts for numbers in part.parts],
-        shards=columns("shards", np.int64),
-        rows=columns("rows", np.int64),
-        bands=columns("bands", np.int64),
-        trivia=columns("trivia", np.int64),
-        years=columns("years", np.int64),
-        left_out=columns("left_out", np.int64),
-        authority=columns("authority", np.float32),
-        entropy=columns("entropy", np.float32),
-        quality=columns("quality", np.float32),
-        cleaned=columns("cleaned", np.bool_),
-        titles=columns("titles", np.uint64),
-        keys=Keys(
-            np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
-            np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
-            np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
-        ),
-        fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
-        scoring_versions=versions,
-        outside=sum(part.outside for part in parts),
-        cleaning=sum((part.cleaning for part in parts), Counter()),
-    )

@@ -21,8 +21,8 @@ from tasks.mixture.samples import METADATA
 
 if TYPE_CHECKING:
     from tasks.mixture.build import Pool
-    from tasks.mixture.corpus import Documents
     from tasks.mixture.deduplicate import Duplicates
+    from tasks.mixture.documents import Documents
 
 
 class Record(BaseModel):

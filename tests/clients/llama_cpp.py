@@ -26,7 +26,14 @@ class LlamaCpp:
 
     def open_gguf(self, path: Path, prompt: Sequence[int], count: int, texts: Sequence[str] = ()) -> dict[str, Any]:
         """Open a GGUF file; return its greedy continuation of a prompt, its tokens of texts, and what it declares."""
-        question = {"model": str(path), "prompt": list(prompt), "count": count, "texts": list(texts)}
+        return self._ask({"model": str(path), "prompt": list(prompt), "count": count, "texts": list(texts)})
+
+    def weigh(self, path: Path, prompts: Sequence[Sequence[int]], candidates: Sequence[int]) -> list[list[float]]:
+        """Return the log-probability of each candidate token after each prompt."""
+        question = {"model": str(path), "prompts": [list(prompt) for prompt in prompts], "candidates": list(candidates)}
+        return list(self._ask(question)["found"])
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
