@@ -100,6 +100,23 @@ def _drawn(data: WeightedSequences) -> WeightedSequences:
     return replace(data, weights=np.ones_like(data.weights), draw_probabilities=shares / shares.sum())
 
 
+def _facts(
+    data: WeightedSequences, raw: np.ndarray[Any, np.dtype[np.float64]], z: float, valid_samples: int, recipe: Recipe
+) -> DataFacts:
+    train, shares = data.sequences, data.draw_probabilities
+    penalty = np.array(empirical_distrust_loss(train.auth_weights, train.prov_entropies, recipe.alpha))
+    return DataFacts(
+        Z=z,
+        effective_sample_share=effective_sample_share(raw, train.supervised),
+        most_repeats=1.0 if shares is None else float(shares.max() * len(shares)),
+        tokens=int(train.supervised.sum()),
+        mean_empirical_distrust=normaliser(penalty, train.supervised),
+        train_samples=train.samples,
+        train_sequences=len(train),
+        valid_samples=valid_samples,
+    )
+
+
 def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> TrainingData:
     """Read, tokenise and weigh a mixture.
 
@@ -118,23 +135,12 @@ def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> Tr
         valid = sequences("valid") if recipe.val_batches else None
     except (StoreError, MixtureError) as error:
         raise MixtureError(f"{error}; or set val_batches = 0 to train without validation") from error
-    raw, supervised = raw_weights(train, recipe), train.supervised
-    z = normaliser(raw, supervised)
+    raw = raw_weights(train, recipe)
+    z = normaliser(raw, train.supervised)
     weighted = _weighted(train, recipe, z)
     if recipe.sampling == "importance":
         weighted = _drawn(weighted)
-    shares = weighted.draw_probabilities
-    penalty = np.array(empirical_distrust_loss(train.auth_weights, train.prov_entropies, recipe.alpha))
-    facts = DataFacts(
-        Z=z,
-        effective_sample_share=effective_sample_share(raw, supervised),
-        most_repeats=1.0 if shares is None else float(shares.max() * len(shares)),
-        tokens=int(supervised.sum()),
-        mean_empirical_distrust=normaliser(penalty, supervised),
-        train_samples=train.samples,
-        train_sequences=len(train),
-        valid_samples=0 if valid is None else valid.samples,
-    )
+    facts = _facts(weighted, raw, z, 0 if valid is None else valid.samples, recipe)
     encode_answer = answers_in(layout)
     data = TrainingData(
         train=weighted,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from storage.errors import PrerequisiteError
+from storage.errors import ParameterError, PrerequisiteError
 from storage.events import Emit
 from storage.parquet import write_shard
 from storage.safe_paths import open_no_link
@@ -24,6 +24,8 @@ from tasks.lora.step import WindowMeans
 from tasks.lora.validation import Validation
 
 TRAINING_LOG = "training.log"
+MAX_SKIPPED_IN_A_ROW = 10
+"""Steps in a row without a finite gradient after which the run gives up."""
 TENSORBOARD_FLUSH_SECONDS = 5
 WANDB_PROJECT = "empirical-distrust"
 
@@ -141,6 +143,16 @@ class RunReport:
             **means.terms,
         }
         self._track("train", step, numbers)
+
+    def skip(self, number: int, in_a_row: int, rate: float) -> None:
+        """Report a step that changed nothing because its loss or gradient was not finite; give up after many."""
+        self.log(f"Step {number} skipped: its loss or gradient is not finite")
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise ParameterError(
+                f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one step "
+                f"{number} (learning rate {rate:g}); the last checkpoint is kept: start again with a "
+                f"lower learning_rate, for example {rate / 4:.1g}, in a new run"
+            )
 
     def validation(self, step: int, result: Validation) -> None:
         """Report a validation."""

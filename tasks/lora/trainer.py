@@ -12,7 +12,6 @@ import mlx.core as mx
 
 from storage.atomic import remove_temporaries
 from storage.checkpoint import prune_checkpoints, set_later_aside, write_checkpoint
-from storage.errors import ParameterError
 from storage.events import Emit
 from storage.layout import checkpoint_folder
 from storage.training_result import RunFacts, RunRecord, TrainingResult
@@ -29,9 +28,6 @@ from tasks.lora.resume import RunState, find_checkpoint, finished_result, layout
 from tasks.lora.step import TrainingStep, learning_rate_at, make_optimizer
 from tasks.lora.terms import ask_base
 from tasks.lora.validation import Validation, validate
-
-MAX_SKIPPED_IN_A_ROW = 10
-"""Steps in a row without a finite gradient after which the run gives up."""
 
 
 def train(
@@ -186,7 +182,7 @@ class _Training:
                 done = step.update(rate)
                 state.count_step(done, recipe.grad_accum, tokens)
                 if not done:
-                    self.report_skip(rate)
+                    self.report.skip(state.step, state.skipped_in_a_row, rate)
                 self.report.count(tokens)
                 state.validation_pending = state.step == recipe.max_steps or state.step % recipe.eval_every == 0
                 if state.validation_pending or self.saves_here or state.step % recipe.report_every == 0:
@@ -216,17 +212,6 @@ class _Training:
         """Raise `StopAsked` if a process was asked to stop; those that train together ask this at the same moments."""
         if self.ranks.count(int(self.stop.signal is not None)):
             raise StopAsked
-
-    def report_skip(self, rate: float) -> None:
-        """Report a step that changed nothing because its loss or gradient was not finite; give up after many."""
-        number, in_a_row = self.state.step, self.state.skipped_in_a_row
-        self.report.log(f"Step {number} skipped: its loss or gradient is not finite")
-        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise ParameterError(
-                f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one step "
-                f"{number} (learning rate {rate:g}); the last checkpoint is kept: start again with a "
-                f"lower learning_rate, for example {rate / 4:.1g}, in a new run"
-            )
 
     def report_steps(self, step: TrainingStep) -> None:
         """Report the means since the last report; nothing if all steps were skipped, or there was none."""

@@ -9,8 +9,8 @@ import yaml
 from prefect import Flow
 from pydantic import ValidationError
 
-from deployments.apply import HERE, Project, read_limits, read_project
 from deployments.automations import read_automations
+from deployments.project import HERE, Project, read_limits, read_project
 from flows.__main__ import FLOWS
 
 DEPLOYMENTS = {entry.name: entry for entry in read_project().deployments}
