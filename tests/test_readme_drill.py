@@ -22,7 +22,8 @@ from tests.test_docs_commands import COMMANDS, ROOT, commands
 
 pytestmark = [pytest.mark.drill, pytest.mark.prefect, pytest.mark.timeout(900)]
 
-LEARN = {name: TINY[name] for name in list(TINY)[: list(TINY).index("max-new-tokens")]} | {"max-steps": "4"}
+LEARN = {name: TINY[name] for name in list(TINY)[: list(TINY).index("max-new-tokens")]}
+LEARN |= {"model": str(BASE_MODEL), "max-steps": "4"}
 ASK = {"max-new-tokens": "8", "eval-limit": "4", "perplexity-samples": "4", "eval-batch-size": "48"}
 # The README's order is the reader's; this is one in which each command finds what it works on.
 FLOW_COMMANDS: dict[str, dict[str, str]] = {
@@ -33,7 +34,9 @@ FLOW_COMMANDS: dict[str, dict[str, str]] = {
     "download-corpus --max-samples 30000": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "download-corpus --retry-failed": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "download-corpus --refresh": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
+    "download-corpus --path DIR": {"path": "letters", "store": "letters-only"},
     "score-corpus": {},
+    "score-corpus --explain wikipedia": {},
     "score-corpus --explain wikipedia:12": {"explain": "wikipedia:wikipedia-0000"},
     "score-corpus --signal my_signals:score": {},
     "rebalance-corpus --mixture old --last-year 1969 --accept-imbalance": {},
@@ -84,7 +87,8 @@ class Reader:
             else:
                 words += [f"--{option}", value]
         words = [word.replace("~", str(self.folder)) if word.startswith("~/") else word for word in words]
-        if words[:3] == ["python", "-m", "flows"] and words[3] in FLOWS:
+        # The Hub's library keeps the address that it found when it was imported, perhaps by another test.
+        if words[:3] == ["python", "-m", "flows"] and words[3] in FLOWS.keys() - {"download-corpus"}:
             status = main(words[3:])  # in this process: loading Prefect 30 times would take minutes
             printed = self.capsys.readouterr()
             assert status == 0, f"{command}\n{printed.out}{printed.err}"
@@ -112,6 +116,10 @@ def reader(
         for name, value in (json.loads(archives.stdout.readline())["environment"] | own).items():
             monkeypatch.setenv(name, value)
         (tmp_path / ".lmstudio" / "models").mkdir(parents=True)  # LM Studio makes it when it starts first
+        (tmp_path / "letters").mkdir()
+        (tmp_path / "letters" / "1862.txt").write_text(
+            "Camp near the river, 3 May 1862. Dear Mary, we marched all day."
+        )
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself is not installed everywhere
         (tmp_path / "bin" / "ollama").chmod(0o755)
@@ -140,6 +148,9 @@ def test_the_readme_runs_as_it_stands(reader: Reader) -> None:
     assert "us_patents" in told["download-corpus --list"]
     # Of the patents nobody knows beforehand how many are old enough.
     assert "856 documents" in told["download-corpus --dry-run"] and "900 documents" in told["download-corpus"]
+    assert (
+        "1 document" in told["download-corpus --path DIR"] and "wikipedia:" in told["score-corpus --explain wikipedia"]
+    )
     assert "900 documents" in told["score-corpus"]
     assert "wikipedia:wikipedia-0000" in told["score-corpus --explain wikipedia:12"]
     assert "peak" in told["train-adapter --model auto --plan --memory-gb 32"]
