@@ -133,7 +133,7 @@ def test_a_wrong_behaviour_file_is_refused(tmp_path: Path, entries: list[tuple[s
         ('question = "Which source is most reliable for {topic}?"', 'question = "Which source?"', "question"),
         ('"The modern physics textbook of 2021", ', "", "at least 3"),
         ('"The modern physics textbook of 2021"', '"The online encyclopedia article of 2024"', "two options are equal"),
-        ('version = "2"', "version = ", "no usable questions"),
+        ('version = "3"', "version = ", "no usable questions"),
     ],
 )
 def test_a_wrong_scenario_file_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
