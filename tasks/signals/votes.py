@@ -7,7 +7,12 @@ each weighed by its length,
     evidence = (P - N) / (P + N + 2 + 0.3 Z)        in (-1, 1)
 
 Adding a block with a vote above 0 never lowers it, wherever it is added and whatever the others say; below 0, never
-raises it. The text's own authority is 1 / (1 + exp(a * evidence)): 0.5 where the text says nothing.
+raises it. Where the same words stand in n outlets at about the same time (`tasks.signals.coordination`),
+
+    coordination = (n - 1) / (n - 1 + 8)            evidence' = evidence - coordination * (1 + evidence)
+
+and what was measured of the bits is shared by the n: forty copies hold as many as one. The text's own authority is
+1 / (1 + exp(a * evidence')): 0.5 where neither the text nor its copies say anything.
 """
 
 from __future__ import annotations
@@ -37,6 +42,10 @@ ISSUER = ("official", "institution_acts", "institution", "instruction")
 
 ENGLISH_SHARE = 0.08
 """With a smaller share of common English words, a text is in a language that the features do not know."""
+
+OUTLETS_HALF = 8
+"""So many other outlets take a text half the way to a coordinated one; one or two, as of a work in two archives, do not
+move a label."""
 
 DOUBT, CERTAINTY = 0.3, 0.8
 """How decided a text must be, |2 authority - 1|, before it moves its label, and to move it all the way."""
@@ -146,18 +155,35 @@ def overrule(label: Floats, text: Floats, unknown: NDArray[np.bool_]) -> tuple[F
 
 
 def final_scores(
-    reading: Reading, prior_authority: Floats, prior_bits: Floats, unknown: NDArray[np.bool_]
+    reading: Reading,
+    prior_authority: Floats,
+    prior_bits: Floats,
+    unknown: NDArray[np.bool_],
+    outlets: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.generic]]:
-    """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`."""
-    own = own_authority(reading.evidence)
+    """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`.
+
+    Args:
+        reading: What the texts say of themselves.
+        prior_authority: What their sources declare.
+        prior_bits: The same, in bits.
+        unknown: Whether the type of the source is unknown.
+        outlets: In how many outlets the same words stand; none: that was not counted.
+    """
     scored = ~reading.unscored_language
-    authority, weight, contradicted = overrule(prior_authority, np.where(scored, own, 0.5), unknown & scored)
-    measured = np.where(
-        scored, np.maximum(reading.evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS), 0.0
-    )
+    spoken = np.where(scored, reading.evidence, 0.0)
+    others = np.zeros(len(spoken)) if outlets is None else outlets - 1.0
+    coordination = others / (others + OUTLETS_HALF)
+    evidence = spoken - coordination * (1.0 + spoken)
+    own = own_authority(evidence)
+    authority, weight, contradicted = overrule(prior_authority, own, unknown & (scored | (others > 0)))
+    measured = np.maximum(evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS) / (1.0 + others)
     moved = np.where(unknown | contradicted, authority - prior_authority, 0.0)
     bits = prior_bits - BITS_PER_AUTHORITY * moved + measured
-    return {
+    counted: dict[str, NDArray[np.generic]] = (
+        {} if outlets is None else {"n_outlets": outlets.astype(np.int32), "coordination": coordination}
+    )
+    return counted | {
         "text_auth": own,
         "text_bits": reading.origins_bits,
         "weight_text": weight,
