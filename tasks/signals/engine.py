@@ -31,6 +31,7 @@ from tasks.signals.formulas import (
     apply_formulas,
     band_indices,
     date_documents,
+    doubted_labels,
 )
 from tasks.signals.marks import read_blocks
 from tasks.signals.overlay import lay_given_over
@@ -136,7 +137,8 @@ def _score_v2(block: pa.Table, texts: pl.Series, declared: Indices, run_year: in
     dating = date_documents(declared, years, _years_from_text(block), mentioned, run_year, "v2")
     kind = dating.source_type
     outlets = np.asarray(block.column("n_outlets"), np.int64) if "n_outlets" in block.column_names else None
-    return final_scores(_read(texts), PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, outlets), dating
+    label = doubted_labels(declared, dating)
+    return final_scores(_read(texts), PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, label, outlets), dating
 
 
 def _read(texts: pl.Series) -> Reading:

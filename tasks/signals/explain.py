@@ -212,7 +212,7 @@ def _explain_sentences(text: str) -> list[str]:
     clean = clean_text(text)
     plain, starts = plain_text(clean), token_starts(clean)
     blocks = read_blocks(tokenise_one(clean), 1)
-    votes = block_votes(blocks.counts) * block_weights(blocks.words)
+    votes = block_votes(blocks.counts) * block_weights(blocks)
     begins = [*(starts[index] for index in blocks.first), len(plain)]
     lines = []
     for title, sign in (("for a maker's own report", 1), ("for a repeated or coordinated text", -1)):

@@ -24,6 +24,7 @@ from tasks.signals.formulas import (
     Dating,
     apply_formulas,
     date_documents,
+    doubted_labels,
 )
 from tasks.signals.marks import read_blocks
 from tasks.signals.priors import known_type
@@ -113,14 +114,7 @@ def score_document(
     """
     text, declared = clean_text(text), known_type(source_type)
     dating = _date(text, declared, year, metadata or {}, run_year, scoring)
-    if scoring == "v1":
-        counts = find_evidence(text, run_year)
-        terms, counted = apply_formulas(dating, counts), _counted(counts)
-    else:
-        kind, counted = dating.source_type, {}
-        outlets = None if n_outlets is None else np.array([n_outlets])
-        reading = read_votes(read_blocks(tokenise_one(text), 1))
-        terms = final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, outlets)
+    terms, counted = _terms(text, declared, dating, run_year, scoring, n_outlets)
     values = {name: column[0].item() for name, column in terms.items()}
     auth_weight, bits = values.pop("auth_weight"), values.pop("prov_entropy")
     return Score(
@@ -154,6 +148,19 @@ def _date(
     years = [np.array([np.nan if found is None else found], np.float64) for found in (given, mentioned)]
     index = np.array([TYPE_NAMES.index(declared)])
     return date_documents(index, years[0], np.array([from_text]), years[1], run_year, scoring)
+
+
+def _terms(
+    text: str, declared: SourceType, dating: Dating, run_year: int, scoring: ScoringVersion, n_outlets: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    if scoring == "v1":
+        counts = find_evidence(text, run_year)
+        return apply_formulas(dating, counts), _counted(counts)
+    kind = dating.source_type
+    outlets = None if n_outlets is None else np.array([n_outlets])
+    reading = read_votes(read_blocks(tokenise_one(text), 1))
+    label = doubted_labels(np.array([TYPE_NAMES.index(declared)]), dating)
+    return final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, label, outlets), {}
 
 
 def _counted(counts: Counts) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.vocabulary import HIGH_ABOVE, LOW_BELOW
-from tasks.signals.marks import Blocks
+from tasks.signals.marks import FEWEST_WORDS, Blocks
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 from tasks.signals.vocabulary import FEATURES
 
@@ -33,15 +33,12 @@ Floats = NDArray[np.float64]
 
 WEIGHTS_FILE = Path(__file__).with_name("weights.json")
 
-FULL_BLOCK_WORDS, FEWEST_WORDS = 20, 4
+FULL_BLOCK_WORDS = 20
 """A block weighs as much as it has words, at most 1; one of fewer than four words does not vote."""
 UNDECIDED, SILENT = 2.0, 0.3
 """What holds a text near 0: as much as two blocks, and a part of every silent block."""
 ISSUER = ("official", "institution_acts", "institution", "instruction")
 """The features of an official voice."""
-
-ENGLISH_SHARE = 0.08
-"""With a smaller share of common English words, a text is in a language that the features do not know."""
 
 OUTLETS_HALF = 8
 """So many other outlets take a text half the way to a coordinated one; one or two, as of a work in two archives, do not
@@ -91,9 +88,10 @@ class Reading:
     unscored_language: NDArray[np.bool_]
 
 
-def block_weights(words: NDArray[np.int64]) -> Floats:
+def block_weights(blocks: Blocks) -> Floats:
     """Return what each block weighs, [0, 1]."""
-    return np.where(words < FEWEST_WORDS, 0.0, np.minimum(words, FULL_BLOCK_WORDS) / FULL_BLOCK_WORDS)
+    full = np.minimum(blocks.words, FULL_BLOCK_WORDS) / FULL_BLOCK_WORDS
+    return np.where(blocks.words < FEWEST_WORDS, 0.0, full * blocks.share)
 
 
 def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floats:
@@ -103,8 +101,8 @@ def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floa
 
 def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
     """Count the votes of texts."""
-    texts = len(blocks.english)
-    weight, vote = block_weights(blocks.words), block_votes(blocks.counts, weights)
+    texts = len(blocks.unscored_language)
+    weight, vote = block_weights(blocks), block_votes(blocks.counts, weights)
 
     def total(values: Floats) -> Floats:
         return np.bincount(blocks.text, values, texts).astype(np.float64)
@@ -118,7 +116,7 @@ def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
         issuer=official / (total(weight) + 1.0),
         origins_bits=bits,
         n_origins=number,
-        unscored_language=blocks.english < ENGLISH_SHARE,
+        unscored_language=blocks.unscored_language,
     )
 
 
@@ -159,6 +157,7 @@ def final_scores(
     prior_authority: Floats,
     prior_bits: Floats,
     unknown: NDArray[np.bool_],
+    label: Floats,
     outlets: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.generic]]:
     """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`.
@@ -168,15 +167,16 @@ def final_scores(
         prior_authority: What their sources declare.
         prior_bits: The same, in bits.
         unknown: Whether the type of the source is unknown.
+        label: Authority by a label that only a year in the text contradicts, else NaN. A year is added to a text as
+            easily as a sentence, and makes it no more trusted than its label did.
         outlets: In how many outlets the same words stand; none: that was not counted.
     """
-    scored = ~reading.unscored_language
-    spoken = np.where(scored, reading.evidence, 0.0)
-    others = np.zeros(len(spoken)) if outlets is None else outlets - 1.0
+    others = np.zeros(len(unknown)) if outlets is None else outlets - 1.0
     coordination = others / (others + OUTLETS_HALF)
-    evidence = spoken - coordination * (1.0 + spoken)
+    evidence = reading.evidence - coordination * (1.0 + reading.evidence)
     own = own_authority(evidence)
-    authority, weight, contradicted = overrule(prior_authority, own, unknown & (scored | (others > 0)))
+    authority, weight, contradicted = overrule(prior_authority, own, unknown)
+    authority = np.fmax(authority, overrule(label, own, np.zeros_like(unknown))[0])
     measured = np.maximum(evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS) / (1.0 + others)
     moved = np.where(unknown | contradicted, authority - prior_authority, 0.0)
     bits = prior_bits - BITS_PER_AUTHORITY * moved + measured
