@@ -75,7 +75,7 @@ def test_what_is_denied_or_quoted_moves_nothing(before: list[str], kind: str, ad
 
 def test_an_english_sentence_does_not_let_a_foreign_page_speak() -> None:
     page = [f"Le {n} mai à 10:15 on a mesuré 3.5 mm avec le baromètre de la tour." for n in range(12)] + [
-        "12.5 mm 13.4."
+        "12.51 13.4 9.75 10.2 11.8 mm."
     ]
     label = score_document("", "wiki").auth_weight
     for added in ("", *COORDINATED):
