@@ -28,6 +28,13 @@ _LICENCE = re.compile(
     r"|with funding from|archive\.org/details|early journal content",
     re.I,
 )
+LICENCE_NEEDLES = (
+    *("gutenberg", "digitized by", "book is for the use of", "distributed proofread", "produced by"),
+    *("conditions of use", "jstor.org", "downloaded from", "commons.org", "licensed under", "all rights reserved"),
+    *("google book search", "digital copy of a book", "internet archive in", "with funding from"),
+    *("archive.org/details", "early journal content"),
+)
+"""Every line of a licence holds one of these, in whatever case."""
 _LICENCE_LINE_CHARS = 400
 _GUTENBERG = re.compile(r"\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*|START: (FULL) LICENSE", re.I)
 NOTHING: Counter[str] = Counter()

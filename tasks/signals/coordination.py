@@ -25,14 +25,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from storage.pages import clean_pages
+from storage.pages import LICENCE_NEEDLES, clean_pages
 from storage.parquet import open_shard, read_shard
 from storage.schemas import FINGERPRINT_BANDS, FINGERPRINT_SCHEMA
 from storage.shingles import BAND_ROWS, Indices, bucket_pairs, fingerprint_texts, merge_copies, spaced
+from storage.text import clean_text
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.shards import read_batches
 
-COMPARED_CHARS = 4000
+COMPARED_CHARS = 2000
 SHORTEST_CHARS = 200
 """A shorter text may be like another by chance."""
 COPY_AGREEMENT = 0.75
@@ -61,7 +62,10 @@ def fingerprint_shard(raw: Path, fingerprints: Path, tags: Mapping[str, str]) ->
 
 def _fingerprint(table: pa.Table, start: int) -> pa.Table:
     heads = pl.Series(pl.from_arrow(table.column("text").cast(pa.large_string()))).str.head(2 * COMPARED_CHARS)
-    texts = [spaced(clean_pages(text)[0][:COMPARED_CHARS]) for text in clean_texts(heads).to_list()]
+    # Few texts have a licence, and page numbers hardly matter: only those pay for cleaning.
+    licensed = heads.str.contains_any(list(LICENCE_NEEDLES), ascii_case_insensitive=True).arg_true()
+    heads = heads.scatter(licensed, [clean_pages(clean_text(text))[0] for text in heads.gather(licensed)])
+    texts = [spaced(text) for text in clean_texts(heads.str.head(COMPARED_CHARS)).to_list()]
     rows = np.flatnonzero(np.fromiter(map(len, texts), np.int64, len(texts)) >= SHORTEST_CHARS)
     found = fingerprint_texts(pa.array([texts[row] for row in rows.tolist()], pa.large_string()))
     rows, signatures = rows[found.comparable], found.signatures[found.comparable]
@@ -69,7 +73,7 @@ def _fingerprint(table: pa.Table, start: int) -> pa.Table:
     halves = signatures.astype(np.uint16).reshape(len(rows), len(FINGERPRINT_BANDS), BAND_ROWS)
     width = pa.binary(BAND_ROWS * halves.itemsize)
     bands = (halves[:, band].tobytes() for band in range(len(FINGERPRINT_BANDS)))
-    some = table.take(rows)
+    some = table.drop_columns("text").take(rows)
 
     def values(name: str) -> list[Any]:
         found: list[Any] = some.column(name).to_pylist()
