@@ -22,6 +22,7 @@ FEWEST_WORDS = 4
 """A block of fewer words does not vote."""
 FOREIGN_BLOCKS = (2, 6)
 """Up to 2 foreign blocks, a block without a common word of any language counts whole, and from 6 not at all."""
+TEXT_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 BEYOND_ASCII = np.uint32(0x80808080)
 SELF = 1
 """The writer as an origin; others are known by the hash of their last name."""
@@ -64,7 +65,7 @@ def find_marks(reader: Reader) -> tuple[Integers, Integers]:
 def _listed(r: Reader) -> Bools:
     """Tell which words stand among three or more telling ones in a row: a list of such words is no sentence."""
     telling = (VOCABULARY.features_of[0] >= 0).take(r.number) | ((r.bits & VOCABULARY.bit["organisation"]) != 0)
-    three = telling[:-2] & telling[1:-1] & telling[2:] & (r.sentence[:-2] == r.sentence[2:])
+    three = telling[:-2] & telling[1:-1] & telling[2:] & ~(r.begins[1:-1] | r.begins[2:])
     listed = np.zeros(r.size, np.bool_)
     for step in range(3):
         listed[step : len(three) + step] |= three
@@ -184,7 +185,7 @@ def silent_places(r: Reader, places: Integers) -> Bools:
     opens = r.glued[np.minimum(quotes + 1, r.size - 1)] & ~closes_word
     last = np.searchsorted(quotes, places, side="right") - 1
     at = quotes[np.maximum(last, 0)]
-    near = r.paragraph[at] == r.paragraph[places]
+    near = r.paragraph(at) == r.paragraph(places)
     return np.asarray(silent | ((last >= 0) & opens[np.maximum(last, 0)] & near))
 
 
@@ -284,9 +285,8 @@ def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
 
 def _repeated(r: Reader, of_text: Integers) -> Bools:
     """Tell which blocks an earlier block of the same text says, with the same words in any order."""
-    hashes = np.add.reduceat(r.tokens.word, r.first)
-    order = np.lexsort((np.arange(len(hashes)), hashes, of_text))
-    same = (hashes[order][1:] == hashes[order][:-1]) & (of_text[order][1:] == of_text[order][:-1])
+    hashes = np.add.reduceat(r.tokens.word, r.first) ^ (of_text.astype(np.uint64) * TEXT_FACTOR)
+    order = np.argsort(hashes, kind="stable")
     repeated = np.zeros(len(hashes), np.bool_)
-    repeated[order[1:][same]] = True
+    repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
     return repeated

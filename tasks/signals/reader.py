@@ -19,25 +19,32 @@ class Reader:
         number = VOCABULARY.look_up(tokens.word)
         line_start, keep, begins = _punctuation(tokens, number)
         self.kept = kept = np.flatnonzero(keep)
-        self.paragraph = _paragraphs(tokens).take(kept)
+        self.breaks = _paragraph_breaks(tokens)
         self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
         self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
         self.bits = VOCABULARY.bits.take(self.number)
         self.kind, self.capital = self.tokens.kind, self.tokens.capital
         self.glued = self.tokens.glued & ~self.line_start
+        self.begins: Bools
+        """What begins a sentence."""
         self.block, self.first = self._blocks(begins)
         self.size = len(self.kind)
 
     def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
-        text, counted = self.tokens.text, self.kind != OTHER
+        text = self.tokens.text
         begins[:1] = True
         begins[1:] |= text[1:] != text[:-1]
-        words = np.cumsum(counted) - counted
-        self.sentence = np.cumsum(begins)
-        start = np.flatnonzero(begins)
-        inside = words - np.repeat(words[start], np.diff(np.append(start, len(text))))
-        begins |= counted & (inside > 0) & (inside % BLOCK_WORDS == 0)
+        self.begins = begins.copy()
+        words = np.flatnonzero(self.kind != OTHER)
+        first = np.searchsorted(words, np.flatnonzero(begins))
+        further = np.maximum(np.diff(first, append=len(words)) - 1, 0) // BLOCK_WORDS
+        piece = np.arange(further.sum()) - np.repeat(np.cumsum(further) - further, further) + 1
+        begins[words[np.repeat(first, further) + BLOCK_WORDS * piece]] = True
         return np.cumsum(begins) - 1, np.flatnonzero(begins)
+
+    def paragraph(self, places: Integers) -> Integers:
+        """Return the number of each place's paragraph."""
+        return np.searchsorted(self.breaks, self.kept.take(places), side="right")
 
     def starts(self, places: Integers) -> Bools:
         """Tell which places begin a block."""
@@ -100,12 +107,12 @@ def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bool
     return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
 
 
-def _paragraphs(tokens: Tokens) -> Integers:
-    """Number the parts of texts between blank lines."""
+def _paragraph_breaks(tokens: Tokens) -> Integers:
+    """Return the tokens that begin a text or a blank line."""
     newline = tokens.sign == ord("\n")
     begins = newline & _shifted(newline)
     begins[1:] |= tokens.text[1:] != tokens.text[:-1]
-    return np.cumsum(begins)
+    return np.flatnonzero(begins)
 
 
 def _shifted(flags: Bools) -> Bools:
