@@ -1,8 +1,8 @@
 """Coordination: in how many outlets the same words stand, counted over every document of a store.
 
-Each shard is fingerprinted once: a MinHash signature of the first `COMPARED_CHARS` characters of every text, page
-furniture taken out, as the mixture finds near duplicates by. Then one count over all shards reads the signatures band
-by band, about 70 bytes of memory a document. Copies are texts whose signatures agree in `COPY_AGREEMENT` of their
+Each shard is fingerprinted once: a MinHash signature of the first `COMPARED_CHARS` characters of every text, licences
+taken out, as the mixture finds near duplicates by. Then one count over all shards reads the signatures band by band, so
+that memory grows by some hundred bytes a document. Copies are texts whose signatures agree in `COPY_AGREEMENT` of their
 places with the first of them, so that no chain joins two that differ. Of a document's copies count those of its own
 year, of the year before and of the year after, and those without a year: the reprint of an old book is no campaign.
 
@@ -40,7 +40,7 @@ COPY_AGREEMENT = 0.75
 OUTLET_KEYS = ("outlet", "newspaper", "publisher", "lccn")
 """What the JSON object in ``extra`` may call an outlet; ``lccn`` is the Library of Congress' number of a newspaper."""
 NO_YEAR = -1
-READ_BYTES = 64 << 20
+READ_BYTES = 16 << 20
 """Signatures in memory at a time."""
 PAIRS_AT_ONCE = 1 << 20
 
@@ -90,7 +90,7 @@ def _fingerprint(table: pa.Table, start: int) -> pa.Table:
 
 def outlet_of(source: str, url: str | None, extra: str) -> int:
     """Return the number of the outlet that a document came out in."""
-    named = json.loads(extra) if any(f'"{key}"' for key in OUTLET_KEYS if f'"{key}"' in extra) else {}
+    named = json.loads(extra) if any(f'"{key}"' in extra for key in OUTLET_KEYS) else {}
     name = next((f"{key}:{named[key]}" for key in OUTLET_KEYS if named.get(key)), "")
     if not name:
         try:
@@ -152,6 +152,7 @@ def _bands(files: Sequence[Path], rows: int) -> Iterator[tuple[int, NDArray[np.u
         for place, name in enumerate(names, start):
             column = pa.chunked_array([chunk for table in read for chunk in table.column(name).chunks])
             yield place, np.concatenate([_numbers(chunk) for chunk in column.chunks])
+        del read, column  # before the next ones are read
 
 
 def _numbers(chunk: pa.FixedSizeBinaryArray) -> NDArray[np.uint16]:
