@@ -65,7 +65,7 @@ async def count_copies(layout: Layout, runner: ShardRunner) -> coordination.Coun
     async with coordination.only_counter(count):
         if not await asyncio.to_thread(count.finished):
             await all_done(
-                runner.run(coordination.fingerprint_shards, source=source, shards=share)
+                runner.run(coordination.fingerprint_shards, raw=source.raw, folder=source.folder, shards=share)
                 for source in count.sources
                 for share in scoring.share_out(source.shards)
             )

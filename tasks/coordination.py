@@ -77,7 +77,9 @@ class Count:
         )
 
     def outlets_of(self, source: str) -> Outlets:
-        """Read what was counted of a source."""
+        """Read what was counted of a source; nothing of one that was not downloaded."""
+        if f"raw/{source}" not in self.inputs:
+            return {}
         table = read_shard(self.folder / source / OUTLETS, OUTLETS_SCHEMA)
         rows = np.stack([np.asarray(table.column(name), np.int64) for name in ("row", "n_outlets")], axis=1)
         shards = np.array(table.column("shard").to_pylist(), np.str_)
@@ -103,17 +105,13 @@ async def only_counter(count: Count) -> AsyncIterator[None]:
             await asyncio.to_thread(remove_temporaries, source.folder)
 
 
-@task(task_run_name="fingerprint-{source.source}", **LOCAL_WORK)
-async def fingerprint_shards(source: Fingerprinted, shards: Sequence[ShardRecord]) -> None:
+@task(task_run_name="fingerprint-{folder.name}", **LOCAL_WORK)
+async def fingerprint_shards(raw: Path, folder: Path, shards: Sequence[ShardRecord]) -> None:
     """Fingerprint the documents of some shards; those that were before an interruption are left alone."""
     for shard in shards:
-        await asyncio.to_thread(_fingerprint_one, source, shard)
-
-
-def _fingerprint_one(source: Fingerprinted, shard: ShardRecord) -> None:
-    path, made_from = source.folder / shard.file, digest_of({"shard": shard.sha256, "layout": LAYOUT})
-    if not path.is_file() or read_tags(path).get(MADE_FROM) != made_from:
-        fingerprint_shard(source.raw / shard.file, path, {MADE_FROM: made_from})
+        path, made_from = folder / shard.file, digest_of({"shard": shard.sha256, "layout": LAYOUT})
+        if not path.is_file() or read_tags(path).get(MADE_FROM) != made_from:
+            await asyncio.to_thread(fingerprint_shard, raw / shard.file, path, {MADE_FROM: made_from})
 
 
 @task(task_run_name="count-copies", **LOCAL_WORK)

@@ -24,15 +24,15 @@ from tests.tasks.signals.raw_documents import raw_table
 from tests.tasks.signals.test_coordination import NAMES, Document, printed, story
 
 FINGERPRINT = """
-import sys
+import asyncio, sys
 from storage.layout import Layout
-from tasks import coordination
-count = coordination.plan_count(Layout.of(sys.argv[1]))
+from tasks.coordination import fingerprint_shards, plan_count
+count = plan_count(Layout.of(sys.argv[1]))
 while True:
     for source in count.sources:
         for shard in source.shards:
             (source.folder / shard.file).unlink(missing_ok=True)
-            coordination._fingerprint_one(source, shard)
+            asyncio.run(fingerprint_shards.fn(source.raw, source.folder, [shard]))
 """
 """The pass without end, so that a kill always falls into it."""
 
