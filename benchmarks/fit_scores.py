@@ -45,7 +45,7 @@ def fit(kinds: Mapping[str, list[Blocks]]) -> Weights:
     """Fit the weights to the blocks of some kinds of documents, each kind counted alike."""
     rates = np.zeros(len(FEATURES))
     for parts in kinds.values():
-        weights = [block_weights(part.words) for part in parts]
+        weights = [block_weights(part) for part in parts]
         marks = sum(weight @ part.counts for weight, part in zip(weights, parts, strict=True))
         rates += marks / sum(map(np.sum, weights)) / len(kinds)
     sizes = (rates + SMOOTHING) ** EXPONENT
@@ -61,7 +61,7 @@ def fit(kinds: Mapping[str, list[Blocks]]) -> Weights:
     order = np.argsort(-values)
     alarm = values[order][np.searchsorted(np.cumsum(alike[order]), FALSE_ALARMS * len(evidence))]
     slope = math.log((1 - LOW_BELOW) / LOW_BELOW) / max(0.05, float(alarm))
-    return Weights(unscaled.features, round(slope, 3))
+    return Weights(unscaled.features, math.floor(slope * 1000) / 1000)  # rounded, it could let one more in
 
 
 def read_folder(folder: Path, names: Iterable[str]) -> dict[str, list[Blocks]]:

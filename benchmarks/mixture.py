@@ -189,8 +189,8 @@ def jaccard(left: str, right: str) -> float:
 
 def find_near(texts: Sequence[str]) -> tuple[float, list[str]]:
     """Cluster with the project's own code; return processor seconds and each document's cluster."""
+    from storage.shingles import fingerprint_texts, ordered_shingles
     from tasks.mixture.deduplicate import deduplicate
-    from tasks.mixture.shingles import fingerprint_texts, ordered_shingles
 
     def read_shingles(rows: Any) -> Any:
         return ordered_shingles([texts[row] for row in rows.tolist()])

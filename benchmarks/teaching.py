@@ -27,13 +27,13 @@ import zstandard
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA
+from storage.shingles import fingerprint_texts, ordered_shingles, spaced
 from storage.text import clean_text
 from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
 from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, read_report
-from tasks.mixture.shingles import fingerprint_texts, ordered_shingles, spaced
 from tasks.mixture.suites import shares_run, suite_runs
 from tasks.signals.engine import score_table
 

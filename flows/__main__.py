@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
     from flows.summaries import summarise
 
     record = to_jsonable_python(result, fallback=str) if as_json else None
-    print(json.dumps(record, ensure_ascii=False) if as_json else summarise(name, result))
+    print(json.dumps(record, ensure_ascii=False) if as_json else summarise(result))
     return 0
 
 

@@ -54,7 +54,7 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult
 
     async def stage(name: str, run: Flow[..., Any], model: type[BaseModel], **changes: Any) -> None:
         results[name] = await run(**parameters.pick(model).model_dump() | changes)
-        announce(name, run.name, results[name])
+        announce(name, results[name])
 
     await stage("download", download_corpus, DownloadCorpusParameters)
     usable = results["download"].usable_sources

@@ -105,6 +105,12 @@ class ScoreCorpusParameters(RunnerParameters, FlowParameters):
         description="v2 reads what a text shows of its origin, which may overrule its source's label; v1 goes by the "
         "label.",
     )
+    coordination: bool = Field(
+        True,
+        title="Coordination",
+        description="Count in how many outlets the same words stand, over all downloaded documents; it raises their "
+        "authority. Scoring v1 does not count.",
+    )
     max_conflict_share: float = Field(
         0.2,
         ge=0,

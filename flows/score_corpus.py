@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 from prefect import flow
 
@@ -15,42 +14,63 @@ from flows.parameters import takes
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, ShardRecord
-from tasks import scoring
+from tasks import coordination, scoring
 from tasks.chain import announce_sealed
 from tasks.mirroring import shared
 from tasks.runners import ShardRunner, all_done, open_runner
+from tasks.signals.results import ScoreResult
 
 
 @flow(name="score-corpus", flow_run_name=named("score-corpus"))
 @takes(ScoreCorpusOptions)
-async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
+async def score_corpus(parameters: ScoreCorpusOptions) -> ScoreResult:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
-    async with shared(layout, reads=["raw"], writes=["scored"]):
+    async with shared(layout, reads=["raw"], writes=["scored", "coordination"]):
         result = await score_store(layout, parameters)
     if not parameters.explain:
-        scored = [source["source"] for source in result["sources"]]
-        announce_sealed("scored", "corpus", parameters.store, sources=scored)
+        announce_sealed("scored", "corpus", parameters.store, sources=[found.source for found in result.sources])
     return result
 
 
-async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> dict[str, Any]:
+async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> ScoreResult:
     """Score what a store holds, or explain one of its scores."""
     if parameters.explain:
-        return {"explanation": await asyncio.to_thread(scoring.explain, layout, parameters.explain)}
+        lines = await asyncio.to_thread(scoring.explain, layout, parameters.explain)
+        return ScoreResult(explanation=tuple(lines))
     sources = parameters.sources or layout.completed("raw")
     if not sources:
         raise StoreError(f"{layout.root} holds no downloaded source; run python -m flows download-corpus first")
     signal = scoring.open_signal(parameters.signal, parameters.signal_mode)
-    plans = [
-        scoring.plan_scoring(layout, source, parameters.run_year, signal, parameters.scoring) for source in sources
-    ]
     with open_runner(parameters) as runner:
+        counts = parameters.coordination and parameters.scoring == "v2"
+        count = await count_copies(layout, runner) if counts else None
+        plans = [
+            scoring.plan_scoring(
+                *(layout, source, parameters.run_year, signal, parameters.scoring),
+                outlets=count.outlets_of(source) if count else None,
+            )
+            for source in sources
+        ]
         manifests = await all_done(
             score_source(plan, shards, parameters.max_conflict_share, runner) for plan, shards in plans
         )
     await scoring.report_scores(manifests)
-    return {"sources": [{"source": manifest.name, "rows": manifest.rows, **manifest.counts} for manifest in manifests]}
+    return ScoreResult.of(manifests)
+
+
+async def count_copies(layout: Layout, runner: ShardRunner) -> coordination.Count:
+    """Count in how many outlets the words of each document stand, over the whole store, unless that was done."""
+    count = coordination.plan_count(layout)
+    async with coordination.only_counter(count):
+        if not await asyncio.to_thread(count.finished):
+            await all_done(
+                runner.run(coordination.fingerprint_shards, raw=source.raw, folder=source.folder, shards=share)
+                for source in count.sources
+                for share in scoring.share_out(source.shards)
+            )
+            await coordination.count_copies(count)
+    return count
 
 
 async def score_source(
@@ -61,5 +81,7 @@ async def score_source(
         if done := await scoring.look_up_scores(plan):
             return done
         shares = scoring.share_out(shards)
-        records = await all_done(runner.run(scoring.score_shards, scoring=plan, shards=share) for share in shares)
+        records = await all_done(
+            runner.run(scoring.score_shards, scoring=plan.of(share), shards=share) for share in shares
+        )
         return await scoring.seal_scores(plan, list(chain(*records)), max_conflict_share)

@@ -93,6 +93,11 @@ class Layout:
         """Scores of a source's documents, shard by shard."""
         return self.root / "scored" / checked_name(source, "source")
 
+    def coordination(self, source: str = "") -> Path:
+        """Fingerprints of all documents and what was counted of their copies; those of one source, if it is named."""
+        folder = self.root / "coordination"
+        return folder / checked_name(source, "source") if source else folder
+
     def balanced(self, name: str) -> Path:
         """A balanced mixture with its ``train`` and ``valid`` folders."""
         return self.root / "balanced" / checked_name(name, "mixture name")

@@ -50,6 +50,20 @@ REJECT_SCHEMA = pa.schema(
 )
 """One item a row that could not be fetched, with the reason."""
 
+FINGERPRINT_BANDS = tuple(f"band_{number:02d}" for number in range(25))
+FINGERPRINT_SCHEMA = pa.schema(
+    [
+        *_required(INTEGER, "row"),
+        *_required(pa.uint64(), "outlet"),
+        *_required(INTEGER, "year"),
+        *_required(pa.binary(10), *FINGERPRINT_BANDS),
+    ]
+)
+"""The fingerprint of a document of a raw shard: its row there, a hash of its outlet, its year or -1, its signature."""
+
+OUTLETS_SCHEMA = pa.schema([*_required(TEXT, "shard"), *_required(INTEGER, "row", "n_outlets")])
+"""A document of a source that stands in several outlets at about the same time."""
+
 EVIDENCE_TYPES = (
     "patent",
     "lab_notebook",
@@ -82,21 +96,24 @@ COMPONENTS = pa.struct(
         *_fields(INTEGER, "n_origins"),
         *_fields(REAL, "declared_bits", "measured_bits"),
         *_fields(pa.bool_(), "unscored_language", "overruled"),
+        *_fields(INTEGER, "n_outlets"),
+        *_fields(REAL, "coordination"),
         *_fields(TEXT, "overrides"),
     ]
 )
 """Why a document got its score (``_bits`` fields in bits, the rest fractions or counts); null: not of this version.
 
-``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``overruled`` of v2: what the text says of itself
+``age_auth`` to ``types`` are terms of scoring v1; ``evidence`` to ``coordination`` of v2: what the text says of itself
 (-1 coordinated, 1 a maker's own report), how official its voice is, its origins (their entropy is ``text_bits``), the
-bits that its source declares and those that were measured, whether its language cannot be scored, and whether the text
-overruled its label.
+bits that its source declares and those that were measured, whether its language cannot be scored, whether the text
+overruled its label, in how many outlets the same words stand and how much that makes them a coordinated text (both null
+where copies were not counted).
 ``source_type`` is the type after a year conflict was resolved; ``year`` is the year used by the formula
 (9999 for "modern, unknown"). ``overrides`` says which scores were given with the document or by a custom signal
 instead of computed; empty: none.
 """
 
-SCORED_LAYOUT = 3
+SCORED_LAYOUT = 4
 """Goes up with every change of the columns or components, so that older files are scored again."""
 
 SCORED_SCHEMA = pa.schema(

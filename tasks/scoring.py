@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import task_run
 
 from storage.atomic import remove, remove_temporaries
-from storage.errors import MixtureError, ParameterError, StoreError
+from storage.errors import MixtureError
 from storage.layout import Layout
 from storage.manifest import (
     Manifest,
@@ -29,9 +30,10 @@ from storage.manifest import (
 )
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
+from storage.shingles import Indices
 from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
-from tasks.signals.explain import explain_document, explain_source
+from tasks.signals.explain import explain as explain  # for the flow, which does not see a room
 from tasks.signals.overlay import Mode
 from tasks.signals.reference import score_document
 from tasks.signals.shards import score_shard
@@ -58,6 +60,8 @@ class Scoring:
     run_year: int
     signal: CustomSignal | None = None
     version: ScoringVersion = SCORING_VERSION
+    outlets: Mapping[str, Indices] | None = None
+    """By shard, the rows that stand in several outlets, and in how many; none: that was not counted."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -75,11 +79,27 @@ class Scoring:
     @property
     def inputs(self) -> dict[str, str]:
         """What the scores are made from."""
-        return {"raw": self.raw_digest}
+        outlets = self.outlets
+        if outlets is None:
+            return {"raw": self.raw_digest}
+        return {"raw": self.raw_digest, "coordination": digest_of({f: rows.tolist() for f, rows in outlets.items()})}
+
+    def outlets_of(self, shard: ShardRecord) -> Indices | None:
+        """Return the copied rows of one shard."""
+        return None if self.outlets is None else self.outlets.get(shard.file, np.zeros((0, 2), np.int64))
 
     def digest_of_shard(self, shard: ShardRecord) -> str:
         """What the scores of one shard depend on."""
-        return digest_of({"shard": shard.sha256, **self.parameters})
+        outlets = self.outlets_of(shard)
+        copies = {} if outlets is None else {"coordination": outlets.tolist()}
+        return digest_of({"shard": shard.sha256, **self.parameters, **copies})
+
+    def of(self, shards: Sequence[ShardRecord]) -> Scoring:
+        """Return what scoring some shards needs, to hand to a process."""
+        if self.outlets is None:
+            return self
+        files = {shard.file for shard in shards}
+        return replace(self, outlets={file: rows for file, rows in self.outlets.items() if file in files})
 
     def finished(self) -> Manifest | None:
         """Return the manifest of whole scores that were made from the present documents, if there is one."""
@@ -101,7 +121,12 @@ class Scoring:
 
 
 def plan_scoring(
-    layout: Layout, source: str, run_year: int, signal: CustomSignal | None, version: ScoringVersion
+    layout: Layout,
+    source: str,
+    run_year: int,
+    signal: CustomSignal | None,
+    version: ScoringVersion,
+    outlets: Mapping[str, Indices] | None = None,
 ) -> tuple[Scoring, list[ShardRecord]]:
     """Find what the scores of a downloaded source depend on, and the shards of its documents."""
     documents = require_manifest(
@@ -109,7 +134,7 @@ def plan_scoring(
     )
     trivium = documents.notes_as(SourceNotes).trivium
     raw, scored = layout.raw(source), layout.scored(source)
-    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal, version), documents.shards
+    return Scoring(source, raw, scored, documents.digest, trivium, run_year, signal, version, outlets), documents.shards
 
 
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
@@ -164,6 +189,7 @@ def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
             tags={MADE_FROM: made_from},
             signal=scoring.signal,
             scoring=scoring.version,
+            outlets=scoring.outlets_of(shard),
         )
     return record_shard(scoring.scored, scored)
 
@@ -236,37 +262,8 @@ def score_row(manifest: Manifest) -> dict[str, Any]:
         "scores refused": counts.get("refused", 0),
         "labels overruled": counts.get("overruled", 0),
         "language unscored": counts.get("unscored_language", 0),
+        "in several outlets": counts.get("copied", 0),
     }
-
-
-def explain(layout: Layout, identifier: str) -> list[str]:
-    """Explain the stored score of a document, or list those of a source that disagree most with their label.
-
-    Raises:
-        ParameterError: There is no such document.
-        StoreError: Its source was not downloaded, not scored, or downloaded again since.
-    """
-    source, colon, _ = identifier.partition(":")
-    if not colon and source not in layout.completed("scored"):
-        raise ParameterError(
-            f"{identifier!r} is neither a scored source nor a document id of the form source:id, such as "
-            "classical_philosophy:1497"
-        )
-    step = f"python -m flows score-corpus --sources {source}"
-    documents = require_manifest(
-        layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
-    )
-    scores = require_manifest(layout.scored(source), f"score it first: {step}")
-    if scores.inputs.get("raw") != documents.digest:
-        raise StoreError(
-            f"the scores of {source} were made from documents other than those in raw/{source}; score it again: {step}"
-        )
-    if scores.parameters.get("layout") != SCORED_LAYOUT:
-        raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
-    files = [shard.file for shard in scores.shards]
-    if not colon:
-        return explain_source(layout.raw(source), layout.scored(source), files)
-    return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 
 @task(task_run_name="check-scoring", **LOCAL_WORK)

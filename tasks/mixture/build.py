@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
+from storage.shingles import Hashes, ordered_shingles
 from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
 from tasks.mixture.corpus import Corpus, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
@@ -35,7 +36,6 @@ from tasks.mixture.samples import (
     write_side,
 )
 from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
-from tasks.mixture.shingles import Hashes, ordered_shingles
 from tasks.mixture.sides import Candidates
 
 Indices = npt.NDArray[np.int64]

@@ -16,18 +16,19 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from storage.errors import StoreError
+from storage.pages import NOTHING, clean_pages
 from storage.parquet import read_component, read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.shingles import fingerprint_texts, spaced
 from storage.text import clean_text
 from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.documents import Documents, Keys
-from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
+from tasks.mixture.pages import ocr_quality
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Outline, outline_samples
 from tasks.mixture.prompts import title_subject
 from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
-from tasks.mixture.shingles import fingerprint_texts, spaced
 from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
 
 SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]

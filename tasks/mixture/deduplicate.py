@@ -1,7 +1,6 @@
 """Exact and near duplicates: find clusters, keep one document of each, and name the groups that must not be split.
 
-MinHash signatures of 5-word shingles are banded 25 x 5: two documents of Jaccard similarity J share a band with
-probability 1 - (1 - J^5)^25 (J = 0.8: 0.9999). A shared band and an agreement of the signatures make a candidate. The
+A shared band of their MinHash signatures and an agreement of these make a candidate (`storage.shingles`). The
 texts of the candidates are read once more and compared shingle by shingle: a document goes only if J to a document
 that stays is at least `LEAST_SIMILARITY`, so that nothing is removed over a chain, and only if the two do not each have
 a passage of their own, as leaflets with one closing page have.
@@ -17,27 +16,21 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.mixture.shingles import Fingerprints, Hashes
+from storage.shingles import BAND_ROWS, BANDS, Fingerprints, Hashes, Indices, bucket_pairs, merge_copies
 from tasks.mixture.sides import keyed_hashes
 
-BANDS = 25
-BAND_ROWS = 5
 RELATED_AGREEMENT = 0.5
 """Signatures that agree in this share of their places belong to texts that must not be split over both sides."""
 CANDIDATE_AGREEMENT = 0.65
 LEAST_SIMILARITY = 0.8
 OWN_PASSAGE = 25
 """Shingles in a row that the other text lacks; a passage, and not an error of a scan."""
-NEIGHBOURS = 3
 UNKNOWN_YEAR = 9999
 """Documents without a year count as the youngest."""
 
-Indices = npt.NDArray[np.int64]
 ReadShingles = Callable[[Indices], list[Hashes]]
 """Reads the shingles of documents, given by their rows, in the order of their texts."""
 
-_FNV = np.uint64(0x100000001B3)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _COMPARE_PAIRS = 100_000
 
 
@@ -91,7 +84,7 @@ def deduplicate(
     first, second, agreement = near_pairs(fingerprints.signatures[compared])
     first, second = compared[first], compared[second]
     likely = agreement >= CANDIDATE_AGREEMENT
-    clusters = _merge(exact, rank, _verified(first[likely], second[likely], read_shingles))
+    clusters = merge_copies(exact, rank, _verified(first[likely], second[likely], read_shingles))
     in_clusters = np.lexsort((rank, clusters))
     keepers = in_clusters[np.unique(clusters[in_clusters], return_index=True)[1]]
     keep = np.zeros(count, np.bool_)
@@ -114,27 +107,16 @@ def deduplicate(
 def near_pairs(signatures: npt.NDArray[np.uint32]) -> tuple[Indices, Indices, npt.NDArray[np.float64]]:
     """Find pairs of rows that share a band and agree in at least `RELATED_AGREEMENT` of their places.
 
-    Inside a bucket each row is compared with the `NEIGHBOURS` rows before it and the bucket's first ones, not with all
-    others: with the rows in order of rank, the document that stays is among the first.
+    The rows are in order of rank, see `bucket_pairs`.
 
     Returns:
         The smaller and the larger row of each pair, and the share of places in which they agree.
     """
     rows = len(signatures)
-    found = []
-    for band in range(BANDS if rows > 1 else 0):
-        key = np.full(rows, band + 1, np.uint64)
-        for column in range(band * BAND_ROWS, (band + 1) * BAND_ROWS):
-            key = (key * _FNV ^ signatures[:, column]) * _GOLDEN
-        order = np.argsort(key, kind="stable")
-        in_order = key[order]
-        fresh = np.concatenate([[True], in_order[1:] != in_order[:-1]])
-        heads = np.maximum.accumulate(np.where(fresh, np.arange(rows), 0))
-        place = np.arange(rows) - heads
-        for step in range(1, NEIGHBOURS + 1):
-            members = np.flatnonzero(place >= step)
-            for others in (members - step, heads[members] + step - 1):
-                found.append(np.unique(order[others] * np.int64(rows) + order[members]))
+    found = [
+        bucket_pairs(signatures[:, band * BAND_ROWS : (band + 1) * BAND_ROWS], band)
+        for band in range(BANDS if rows > 1 else 0)
+    ]
     candidates = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
     left, right = candidates // max(rows, 1), candidates % max(rows, 1)
     agreement = np.zeros(len(candidates))
@@ -172,24 +154,6 @@ def _verified(first: Indices, second: Indices, read_shingles: ReadShingles) -> t
     pairs = zip(first.tolist(), second.tolist(), strict=True)
     alike = np.fromiter((is_copy(shingles[one], shingles[other]) for one, other in pairs), np.bool_, len(first))
     return first[alike], second[alike]
-
-
-def _merge(exact: Indices, rank: Indices, copies: tuple[Indices, Indices]) -> Indices:
-    """Join each cluster of equal texts to the best-ranked one that stays and that it copies, if there is one."""
-    copied_by: dict[int, set[int]] = {}
-    for one, other in zip(exact[copies[0]].tolist(), exact[copies[1]].tolist(), strict=True):
-        copied_by.setdefault(one, set()).add(other)
-        copied_by.setdefault(other, set()).add(one)
-    best = np.full(int(exact.max(initial=-1)) + 1, len(exact), np.int64)
-    np.minimum.at(best, exact, rank)
-    stays: dict[int, int] = {}
-    for cluster in sorted(copied_by, key=lambda cluster: int(best[cluster])):
-        originals = [other for other in copied_by[cluster] if stays.get(other) == other]
-        stays[cluster] = min(originals, key=lambda other: int(best[other]), default=cluster)
-    mapped = np.arange(len(best))
-    for cluster, original in stays.items():
-        mapped[cluster] = original
-    return np.unique(mapped[exact], return_inverse=True)[1].astype(np.int64)
 
 
 def _ranks(

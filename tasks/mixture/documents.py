@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.mixture.shingles import Fingerprints
+from storage.shingles import Fingerprints
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Documents:
         quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
         outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
-        cleaning: How often each rule of `tasks.mixture.pages` acted.
+        cleaning: How often each rule of `storage.pages` acted.
     """
 
     ids: list[str]

@@ -31,6 +31,7 @@ from tasks.signals.formulas import (
     apply_formulas,
     band_indices,
     date_documents,
+    doubted_labels,
 )
 from tasks.signals.marks import read_blocks
 from tasks.signals.overlay import lay_given_over
@@ -52,9 +53,9 @@ def score_table(
     """Score every row of a raw table.
 
     Args:
-        table: Needs the columns ``id``, ``text`` and ``source_type``; ``year`` (integers) and
-            ``year_evidence`` are used where there are any, and so are valid scores in the JSON objects of
-            ``extra``; other columns are ignored.
+        table: Needs the columns ``id``, ``text`` and ``source_type``; ``year`` (integers), ``year_evidence`` and
+            ``n_outlets`` are used where there are any, and so are valid scores in the JSON objects of ``extra``;
+            other columns are ignored.
         run_year: The year taken for "now".
         trivium: The category of all rows; none: the default of each row's source type.
         scoring: The version.
@@ -135,7 +136,9 @@ def _score_v2(block: pa.Table, texts: pl.Series, declared: Indices, run_year: in
     mentioned[undated] = scan_years(texts.gather(undated), run_year)
     dating = date_documents(declared, years, _years_from_text(block), mentioned, run_year, "v2")
     kind = dating.source_type
-    return final_scores(_read(texts), PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN), dating
+    outlets = np.asarray(block.column("n_outlets"), np.int64) if "n_outlets" in block.column_names else None
+    label = doubted_labels(declared, dating)
+    return final_scores(_read(texts), PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, label, outlets), dating
 
 
 def _read(texts: pl.Series) -> Reading:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from storage.errors import ParameterError
+from storage.errors import ParameterError, StoreError
+from storage.layout import Layout
+from storage.manifest import require_manifest
 from storage.parquet import read_shard
-from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
+from storage.schemas import RAW_SCHEMA, SCORED_LAYOUT, SCORED_SCHEMA
 from storage.text import clean_text
 from tasks.signals.evidence import find_phrases
 from tasks.signals.formulas import (
@@ -33,6 +35,36 @@ from tasks.signals.years import MODERN_UNDATED, text_year
 
 PHRASES_SHOWN, SENTENCES_SHOWN, DOCUMENTS_SHOWN = 12, 3, 20
 QUOTED_CHARACTERS = 160
+
+
+def explain(layout: Layout, identifier: str) -> list[str]:
+    """Explain the stored score of a document, or list those of a source that disagree most with their label.
+
+    Raises:
+        ParameterError: There is no such document.
+        StoreError: Its source was not downloaded, not scored, or downloaded again since.
+    """
+    source, colon, _ = identifier.partition(":")
+    if not colon and source not in layout.completed("scored"):
+        raise ParameterError(
+            f"{identifier!r} is neither a scored source nor a document id of the form source:id, such as "
+            "classical_philosophy:1497"
+        )
+    step = f"python -m flows score-corpus --sources {source}"
+    documents = require_manifest(
+        layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
+    )
+    scores = require_manifest(layout.scored(source), f"score it first: {step}")
+    if scores.inputs.get("raw") != documents.digest:
+        raise StoreError(
+            f"the scores of {source} were made from documents other than those in raw/{source}; score it again: {step}"
+        )
+    if scores.parameters.get("layout") != SCORED_LAYOUT:
+        raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
+    files = [shard.file for shard in scores.shards]
+    if not colon:
+        return explain_source(layout.raw(source), layout.scored(source), files)
+    return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 
 def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: str) -> list[str]:
@@ -147,9 +179,11 @@ def _explain_text(why: Mapping[str, Any]) -> list[str]:
 
 
 def _explain_votes(why: Mapping[str, Any]) -> list[str]:
-    """Write what a text says of itself by scoring v2."""
+    """Write what a text says of itself by scoring v2, and what its copies do."""
+    copies = _explain_copies(why)
     if why["unscored_language"]:
-        return ["  text    not scored: its language is one that the scores do not know, so the source decides alone"]
+        deciding = "its copies decide" if (why["coordination"] or 0) > 0 else "the source decides alone"
+        return [f"  text    not scored: its language is one that the scores do not know, so {deciding}", *copies]
     side = "a maker's own report" if why["evidence"] > 0 else "repeated or coordinated"
     overruled = "; it overrules its source" if why["overruled"] else ""
     return [
@@ -157,9 +191,20 @@ def _explain_votes(why: Mapping[str, Any]) -> list[str]:
         f"{side}{overruled}",
         f"    issuer       {why['issuer']:.2f} of the text in an official voice",
         f"    origins      {why['n_origins']} named or quoted, entropy {why['text_bits']:.2f} bits",
+        *copies,
         f"    bits         {why['declared_bits']:.2f} declared by the source, {why['measured_bits']:+.2f} measured, "
         "the rest by authority",
     ]
+
+
+def _explain_copies(why: Mapping[str, Any]) -> list[str]:
+    outlets = why["n_outlets"]
+    if outlets is None:
+        return ["    copies       not counted (--coordination counts them)"]
+    if outlets == 1:
+        return ["    copies       none in other outlets of about the same time"]
+    told = f"the same words in {outlets} outlets of about the same time"
+    return [f"    copies       {told}, coordination {why['coordination']:.2f}"]
 
 
 def _explain_sentences(text: str) -> list[str]:
@@ -167,7 +212,7 @@ def _explain_sentences(text: str) -> list[str]:
     clean = clean_text(text)
     plain, starts = plain_text(clean), token_starts(clean)
     blocks = read_blocks(tokenise_one(clean), 1)
-    votes = block_votes(blocks.counts) * block_weights(blocks.words)
+    votes = block_votes(blocks.counts) * block_weights(blocks)
     begins = [*(starts[index] for index in blocks.first), len(plain)]
     lines = []
     for title, sign in (("for a maker's own report", 1), ("for a repeated or coordinated text", -1)):

@@ -120,6 +120,11 @@ def date_documents(
     return Dating(fitted, evidence, conflict, np.where(conflict, newer, source_type))
 
 
+def doubted_labels(declared: Indices, dating: Dating) -> Floats:
+    """Return the authority by the labels that only a year in the text contradicts, NaN for the others."""
+    return np.where(dating.conflict & (dating.year_evidence == 1), PRIOR_AUTHORITY[declared], np.nan)
+
+
 def apply_formulas(dating: Dating, counts: Counts) -> dict[str, NDArray[Any]]:
     """Compute every term of scoring v1 and the final scores, by the names of `storage.schemas`."""
     modern = np.clip((dating.year - OLD_YEAR) / YEARS_TO_MODERN, 0.0, 1.0)

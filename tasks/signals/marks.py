@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.signals.reader import Reader
 from tasks.signals.tokens import NUMBER, OTHER, WORD, Bools, Hashes, Integers, Tokens
 from tasks.signals.vocabulary import FEATURES, VOCABULARY, WORDS
 
-BLOCK_WORDS = 30
 REACH_BEFORE_NEGATION = 3
 """A negation takes so many tokens before it out of account, and all behind it in its block."""
-LONGEST_QUOTATION = 8
-"""Blocks; a quotation that nobody closed ends there."""
+FEWEST_WORDS = 4
+"""A block of fewer words does not vote."""
+FOREIGN_BLOCKS = (2, 6)
+"""Up to 2 foreign blocks, a block without a common word of any language counts whole, and from 6 not at all."""
+TEXT_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+BEYOND_ASCII = np.uint32(0x80808080)
 SELF = 1
 """The writer as an origin; others are known by the hash of their last name."""
 
@@ -39,104 +43,10 @@ class Blocks:
     """(blocks) Index of the first token among those of all texts."""
     origins: NDArray[np.uint64]
     """(origins, 3) Text, name and blocks of that text in which it is the origin."""
-    english: NDArray[np.float64]
-    """(texts) Share of the words that are common English ones; 1 for a text of few words."""
-
-
-_ENDING_LY, _ENDING_ED = (int.from_bytes(ending, "little") for ending in (b"ly", b"ed"))
-
-
-class Reader:
-    """The tokens of some texts with what is known of each; every rule returns places of tokens."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        number = VOCABULARY.look_up(tokens.word)
-        line_start, keep, begins = _punctuation(tokens, number)
-        self.kept = kept = np.flatnonzero(keep)
-        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
-        self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
-        self.bits = VOCABULARY.bits.take(self.number)
-        self.kind, self.capital = self.tokens.kind, self.tokens.capital
-        self.glued = self.tokens.glued & ~self.line_start
-        self.block, self.first = self._blocks(begins)
-        self.size = len(self.kind)
-
-    def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
-        text, counted = self.tokens.text, self.kind != OTHER
-        begins[:1] = True
-        begins[1:] |= text[1:] != text[:-1]
-        words = np.cumsum(counted) - counted
-        start = np.flatnonzero(begins)
-        inside = words - np.repeat(words[start], np.diff(np.append(start, len(text))))
-        begins |= counted & (inside > 0) & (inside % BLOCK_WORDS == 0)
-        return np.cumsum(begins) - 1, np.flatnonzero(begins)
-
-    def starts(self, places: Integers) -> Bools:
-        """Tell which places begin a block."""
-        return np.asarray(self.first[self.block[places]] == places)
-
-    def of(self, name: str) -> Integers:
-        """Return the places of the words of a class."""
-        return np.flatnonzero((self.bits & VOCABULARY.bit[name]) != 0)
-
-    def is_a(self, name: str, places: Integers) -> Bools:
-        """Tell which places hold a word of a class."""
-        return np.asarray((self.bits.take(places) & VOCABULARY.bit[name]) != 0)
-
-    def after(self, places: Integers, steps: int = 1) -> Integers:
-        """Return the places some steps on, inside the same block; a place beyond is that of the mark itself."""
-        onward = np.minimum(np.maximum(places + steps, 0), self.size - 1)
-        return np.where(self.block.take(onward) == self.block.take(places), onward, places)
-
-    def skip(self, places: Integers, times: int = 2) -> Integers:
-        """Return the next places, adverbs passed over."""
-        here = self.after(places)
-        for _ in range(times):
-            here = np.where(self.is_a("adverb", here) | self._ends_in_ly(here), self.after(here), here)
-        return here
-
-    def _ends_in_ly(self, places: Integers) -> Bools:
-        ends = self.tokens.ending[places] >> 16 == _ENDING_LY
-        return np.asarray(ends & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
-
-    def is_past(self, places: Integers) -> Bools:
-        """Tell which places hold a verb in the past: a known one, or a word in -ed."""
-        ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
-        return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
-
-
-def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:
-    """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
-
-    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number.
-    Scans break lines anywhere, so that a line's end ends a sentence only before a capital or a number, and a blank line
-    always.
-    """
-    sign = tokens.sign
-    newline = sign == ord("\n")
-    line_start = _shifted(newline)
-    line_start[:1] = True
-    line_start[1:] |= tokens.text[1:] != tokens.text[:-1]
-    abbreviation = (VOCABULARY.bits.take(number) & VOCABULARY.bit["abbreviation"]) != 0
-    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
-    open_ended = np.ones_like(short)  # nothing stands directly behind the token
-    open_ended[:-1] = ~tokens.glued[1:]
-    unit = _shifted(short & _shifted(tokens.kind == NUMBER) & ~line_start) & open_ended
-    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
-    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
-    closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
-    fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline)
-    begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
-    keep = ~(newline | stop | abbreviated)
-    # What a dropped token begins, the next kept one begins.
-    return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
-
-
-def _shifted(flags: Bools) -> Bools:
-    """Return the flag of the token before each one."""
-    moved = np.zeros_like(flags)
-    moved[1:] = flags[:-1]
-    return moved
+    share: NDArray[np.float64]
+    """(blocks) How much of its weight each has: none in a language that the features do not know, see `_languages`."""
+    unscored_language: Bools
+    """(texts) Whether more of the words stand in such a language than in English; not for a text of few words."""
 
 
 def find_marks(reader: Reader) -> tuple[Integers, Integers]:
@@ -147,7 +57,19 @@ def find_marks(reader: Reader) -> tuple[Integers, Integers]:
     for place, kind in _phrases(reader):
         places.append(place)
         kinds.append(kind)
-    return np.concatenate(places), np.concatenate(kinds)
+    place, kind = np.concatenate(places), np.concatenate(kinds)
+    alone = ~_listed(reader)[place]
+    return place[alone], kind[alone]
+
+
+def _listed(r: Reader) -> Bools:
+    """Tell which words stand among three or more telling ones in a row: a list of such words is no sentence."""
+    telling = (VOCABULARY.features_of[0] >= 0).take(r.number) | ((r.bits & VOCABULARY.bit["organisation"]) != 0)
+    three = telling[:-2] & telling[1:-1] & telling[2:] & ~(r.begins[1:-1] | r.begins[2:])
+    listed = np.zeros(r.size, np.bool_)
+    for step in range(3):
+        listed[step : len(three) + step] |= three
+    return listed
 
 
 def _reports(r: Reader) -> Iterator[tuple[str, Integers]]:
@@ -263,7 +185,7 @@ def silent_places(r: Reader, places: Integers) -> Bools:
     opens = r.glued[np.minimum(quotes + 1, r.size - 1)] & ~closes_word
     last = np.searchsorted(quotes, places, side="right") - 1
     at = quotes[np.maximum(last, 0)]
-    near = (r.tokens.text[at] == r.tokens.text[places]) & (r.block[places] - r.block[at] <= LONGEST_QUOTATION)
+    near = r.paragraph(at) == r.paragraph(places)
     return np.asarray(silent | ((last >= 0) & opens[np.maximum(last, 0)] & near))
 
 
@@ -296,11 +218,18 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
     if not r.size:
         none = np.zeros(0, np.int64)
         return Blocks(
-            none, none, np.zeros((0, len(FEATURES)), np.float32), none, np.zeros((0, 3), np.uint64), np.ones(texts)
+            none,
+            none,
+            np.zeros((0, len(FEATURES)), np.float32),
+            none,
+            np.zeros((0, 3), np.uint64),
+            np.zeros(0),
+            np.zeros(texts, np.bool_),
         )
     of_text = r.tokens.text[r.first].astype(np.int64)
     counted = r.kind != OTHER
     words = np.add.reduceat(counted.astype(np.int64), r.first)
+    share, unscored = _languages(r, of_text, words, texts)
     repeated = _repeated(r, of_text)
     words[repeated] = 0
     places, features = find_marks(r)
@@ -316,16 +245,33 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
     texts_of = of_text[r.block[at[said]]].astype(np.uint64)
     distinct, times = _distinct(texts_of, names[said])
     origins = np.stack([texts_of[distinct], names[said][distinct], times.astype(np.uint64)], axis=1)
-    english = np.bincount(r.tokens.text[r.of("english")], minlength=texts)
-    total = np.bincount(r.tokens.text[r.kind == WORD], minlength=texts)
     return Blocks(
         text=of_text,
         words=words,
         counts=counts,
         first=r.kept[r.first],
         origins=origins,
-        english=np.where(total >= 40, english / np.maximum(total, 1), 1.0),
+        share=share,
+        unscored_language=unscored,
     )
+
+
+def _languages(r: Reader, of_text: Integers, words: Integers, texts: int) -> tuple[NDArray[np.float64], Bools]:
+    """Decide the language sentence by sentence, so that what is added to a text changes nothing of the rest.
+
+    A block is foreign with more common words of other languages, or words that end beyond ASCII, than common English
+    ones. A block with neither, such as a row of numbers, counts in an English text and fades with the number of foreign
+    blocks, whatever else stands there.
+    """
+    blocks = len(words)
+    other = np.flatnonzero((r.kind == WORD) & ((r.tokens.ending & BEYOND_ASCII) != 0))
+    english = np.bincount(r.block[r.of("function")], minlength=blocks)
+    foreign = np.bincount(r.block[np.concatenate([r.of("foreign"), other])], minlength=blocks) > english
+    of_foreign = np.bincount(of_text, foreign & (words >= FEWEST_WORDS), texts)
+    fading = np.clip((FOREIGN_BLOCKS[1] - of_foreign) / (FOREIGN_BLOCKS[1] - FOREIGN_BLOCKS[0]), 0.0, 1.0)
+    share = np.where(foreign, 0.0, np.where(english > 0, 1.0, fading[of_text]))
+    unknown, known = (np.bincount(of_text, words * some, texts) for some in (foreign, ~foreign & (english > 0)))
+    return share, (unknown > known) & (np.bincount(of_text, words, texts) >= 40)
 
 
 def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
@@ -339,9 +285,8 @@ def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
 
 def _repeated(r: Reader, of_text: Integers) -> Bools:
     """Tell which blocks an earlier block of the same text says, with the same words in any order."""
-    hashes = np.add.reduceat(r.tokens.word, r.first)
-    order = np.lexsort((np.arange(len(hashes)), hashes, of_text))
-    same = (hashes[order][1:] == hashes[order][:-1]) & (of_text[order][1:] == of_text[order][:-1])
+    hashes = np.add.reduceat(r.tokens.word, r.first) ^ (of_text.astype(np.uint64) * TEXT_FACTOR)
+    order = np.argsort(hashes, kind="stable")
     repeated = np.zeros(len(hashes), np.bool_)
-    repeated[order[1:][same]] = True
+    repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
     return repeated

@@ -21,11 +21,14 @@ from tasks.signals.formulas import (
     PRIOR_BITS,
     TYPE_NAMES,
     UNKNOWN,
+    Dating,
     apply_formulas,
     date_documents,
+    doubted_labels,
 )
 from tasks.signals.marks import read_blocks
 from tasks.signals.priors import known_type
+from tasks.signals.scan import Counts
 from tasks.signals.tokens import tokenise_one
 from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
 from tasks.signals.votes import final_scores, read_votes
@@ -65,6 +68,8 @@ class Components:
     measured_bits: float | None = None
     unscored_language: bool | None = None
     overruled: bool | None = None
+    n_outlets: int | None = None
+    coordination: float | None = None
     overrides: str = ""
     """Always empty here: this is what is computed; see `tasks.signals.overlay`."""
 
@@ -89,6 +94,7 @@ def score_document(
     run_year: int = RUN_YEAR,
     trivium: str | None = None,
     scoring: ScoringVersion = SCORING_VERSION,
+    n_outlets: int | None = None,
 ) -> Score:
     """Score one document.
 
@@ -101,33 +107,14 @@ def score_document(
         run_year: The year taken for "now".
         trivium: The category from the source's catalogue entry, if it names one.
         scoring: The version.
+        n_outlets: In how many outlets the same words stand, its own included; none: that was not counted.
 
     Raises:
         ParameterError: `trivium` is no trivium category.
     """
-    text = clean_text(text)
-    declared = known_type(source_type)
-    given = checked_year(year, run_year) or metadata_year(metadata, run_year)
-    from_text = (metadata or {}).get("year_evidence") == "text"
-    mentioned = None if given else text_year(text, run_year)
-    years = [np.array([np.nan if found is None else found], np.float64) for found in (given, mentioned)]
-    index = np.array([TYPE_NAMES.index(declared)])
-    dating = date_documents(index, years[0], np.array([from_text]), years[1], run_year, scoring)
-    counted: dict[str, Any] = {}
-    if scoring == "v1":
-        counts = find_evidence(text, run_year)
-        terms = apply_formulas(dating, counts)
-        counted = {
-            "n_citations": int(counts.citations[0]),
-            "n_consensus": int(counts.consensus[0]),
-            "n_primary": int(counts.primary[0]),
-            "tiers": dict(zip(TIERS, counts.tiers[0].tolist(), strict=True)),
-            "types": dict(zip(EVIDENCE_TYPES, counts.kinds[0].tolist(), strict=True)),
-        }
-    else:
-        kind = dating.source_type
-        reading = read_votes(read_blocks(tokenise_one(text), 1))
-        terms = final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN)
+    text, declared = clean_text(text), known_type(source_type)
+    dating = _date(text, declared, year, metadata or {}, run_year, scoring)
+    terms, counted = _terms(text, declared, dating, run_year, scoring, n_outlets)
     values = {name: column[0].item() for name, column in terms.items()}
     auth_weight, bits = values.pop("auth_weight"), values.pop("prov_entropy")
     return Score(
@@ -145,3 +132,42 @@ def score_document(
             year_evidence=EVIDENCE_NAMES[int(dating.year_evidence[0])],
         ),
     )
+
+
+def _date(
+    text: str,
+    declared: SourceType,
+    year: int | None,
+    metadata: Mapping[str, Any],
+    run_year: int,
+    scoring: ScoringVersion,
+) -> Dating:
+    given = checked_year(year, run_year) or metadata_year(metadata, run_year)
+    from_text = metadata.get("year_evidence") == "text"
+    mentioned = None if given else text_year(text, run_year)
+    years = [np.array([np.nan if found is None else found], np.float64) for found in (given, mentioned)]
+    index = np.array([TYPE_NAMES.index(declared)])
+    return date_documents(index, years[0], np.array([from_text]), years[1], run_year, scoring)
+
+
+def _terms(
+    text: str, declared: SourceType, dating: Dating, run_year: int, scoring: ScoringVersion, n_outlets: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    if scoring == "v1":
+        counts = find_evidence(text, run_year)
+        return apply_formulas(dating, counts), _counted(counts)
+    kind = dating.source_type
+    outlets = None if n_outlets is None else np.array([n_outlets])
+    reading = read_votes(read_blocks(tokenise_one(text), 1))
+    label = doubted_labels(np.array([TYPE_NAMES.index(declared)]), dating)
+    return final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, label, outlets), {}
+
+
+def _counted(counts: Counts) -> dict[str, Any]:
+    return {
+        "n_citations": int(counts.citations[0]),
+        "n_consensus": int(counts.consensus[0]),
+        "n_primary": int(counts.primary[0]),
+        "tiers": dict(zip(TIERS, counts.tiers[0].tolist(), strict=True)),
+        "types": dict(zip(EVIDENCE_TYPES, counts.kinds[0].tolist(), strict=True)),
+    }

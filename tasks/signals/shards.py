@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from storage.errors import ParameterError, StoreError
 from storage.parquet import open_shard
@@ -39,6 +40,7 @@ def score_shard(
     tags: Mapping[str, str] | None = None,
     signal: CustomSignal | None = None,
     scoring: ScoringVersion = SCORING_VERSION,
+    outlets: NDArray[np.int64] | None = None,
 ) -> None:
     """Score one raw shard into a scored shard of the same name and row order.
 
@@ -50,6 +52,8 @@ def score_shard(
         tags: Key-value metadata for the scored shard's footer.
         signal: A signal of the user's own.
         scoring: The version.
+        outlets: (documents, 2) rows of the shard and in how many outlets their words stand, where it is more than one;
+            none: that was not counted.
 
     Raises:
         ParameterError: The two file names differ, a parameter is wrong, or the signal breaks its contract.
@@ -62,15 +66,28 @@ def score_shard(
         if signal is None:
             return score_table(documents, run_year=run_year, trivium=trivium, scoring=scoring)
         documents = clean_table(documents)  # cleaning is idempotent: the engine finds nothing left to do
-        return signal.apply(documents, score_table(documents, run_year=run_year, trivium=trivium, scoring=scoring))
+        scores = score_table(documents, run_year=run_year, trivium=trivium, scoring=scoring)
+        return signal.apply(documents.select(columns), scores)
 
     columns = list(INPUT_COLUMNS) if signal is None else RAW_SCHEMA.names
+    batches = read_batches(raw, columns) if outlets is None else _with_outlets(read_batches(raw, columns), outlets)
     workers = min(MOST_WORKERS, max(1, pl.thread_pool_size() // 2))  # a flow has two shards in work
     with open_shard(scored, SCORED_SCHEMA) as writer:
-        for table in map_in_order(score, read_batches(raw, columns), workers):
+        for table in map_in_order(score, batches, workers):
             for batch in table.combine_chunks().to_batches():
                 writer.write_batch(batch)
         writer.tag(tags or {})
+
+
+def _with_outlets(batches: Iterable[pa.Table], outlets: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Add the column ``n_outlets`` to the tables of a shard."""
+    start = 0
+    for table in batches:
+        counts = np.ones(table.num_rows, np.int64)
+        here = outlets[(outlets[:, 0] >= start) & (outlets[:, 0] < start + table.num_rows)]
+        counts[here[:, 0] - start] = here[:, 1]
+        start += table.num_rows
+        yield table.append_column("n_outlets", pa.array(counts))
 
 
 def read_batches(path: Path, columns: list[str]) -> Iterator[pa.Table]:

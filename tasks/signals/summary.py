@@ -19,7 +19,7 @@ from tasks.signals.overlay import REFUSED
 COLUMNS = [
     *("auth_weight", "prov_entropy", "band", "trivium_category"),
     *("components.conflict", "components.year_evidence", "components.overrides"),
-    *("components.overruled", "components.unscored_language"),
+    *("components.overruled", "components.unscored_language", "components.n_outlets"),
 ]
 
 
@@ -42,6 +42,8 @@ class ScoreSummary:
     """Documents whose text took the place of their label."""
     unscored_language: int
     """Documents in a language that the scores do not know."""
+    copied: int
+    """Documents whose words stand in several outlets of about the same time."""
     median_authority: float
     median_bits: float
 
@@ -67,6 +69,7 @@ class ScoreSummary:
             "refused": self.refused,
             "overruled": self.overruled,
             "unscored_language": self.unscored_language,
+            "copied": self.copied,
         }
 
 
@@ -82,7 +85,7 @@ def summarise_scores(shards: Iterable[Path]) -> ScoreSummary:
 def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
     """Summarise tables with the columns of `storage.schemas.SCORED_SCHEMA`."""
     bands, trivia, evidence = Counter[str](), Counter[str](), Counter[str]()
-    documents = conflicts = overridden = refused = overruled = unscored = 0
+    documents = conflicts = overridden = refused = overruled = unscored = copied = 0
     authority: list[np.ndarray] = []
     bits: list[np.ndarray] = []
     for table in tables:
@@ -96,6 +99,7 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         conflicts += pc.sum(pc.struct_field(why, "conflict")).as_py() or 0
         overruled += pc.sum(pc.struct_field(why, "overruled")).as_py() or 0
         unscored += pc.sum(pc.struct_field(why, "unscored_language")).as_py() or 0
+        copied += pc.sum(pc.greater(pc.struct_field(why, "n_outlets"), 1)).as_py() or 0
         notes = pc.struct_field(why, "overrides")
         refusals = pc.match_substring_regex(notes, f"(^|; ){REFUSED}")
         laid_over = pc.and_not(pc.not_equal(notes, ""), pc.starts_with(notes, REFUSED))
@@ -111,6 +115,7 @@ def summarise_tables(tables: Iterable[pa.Table]) -> ScoreSummary:
         refused=refused,
         overruled=overruled,
         unscored_language=unscored,
+        copied=copied,
         median_authority=_median(authority),
         median_bits=_median(bits),
     )

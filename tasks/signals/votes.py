@@ -7,7 +7,12 @@ each weighed by its length,
     evidence = (P - N) / (P + N + 2 + 0.3 Z)        in (-1, 1)
 
 Adding a block with a vote above 0 never lowers it, wherever it is added and whatever the others say; below 0, never
-raises it. The text's own authority is 1 / (1 + exp(a * evidence)): 0.5 where the text says nothing.
+raises it. Where the same words stand in n outlets at about the same time (`tasks.signals.coordination`),
+
+    coordination = (n - 1) / (n - 1 + 8)            evidence' = evidence - coordination * (1 + evidence)
+
+and what was measured of the bits is shared by the n: forty copies hold as many as one. The text's own authority is
+1 / (1 + exp(a * evidence')): 0.5 where neither the text nor its copies say anything.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.vocabulary import HIGH_ABOVE, LOW_BELOW
-from tasks.signals.marks import Blocks
+from tasks.signals.marks import FEWEST_WORDS, Blocks
 from tasks.signals.priors import AUTHORITY_MAXIMUM, BITS_MAXIMUM
 from tasks.signals.vocabulary import FEATURES
 
@@ -28,15 +33,16 @@ Floats = NDArray[np.float64]
 
 WEIGHTS_FILE = Path(__file__).with_name("weights.json")
 
-FULL_BLOCK_WORDS, FEWEST_WORDS = 20, 4
+FULL_BLOCK_WORDS = 20
 """A block weighs as much as it has words, at most 1; one of fewer than four words does not vote."""
 UNDECIDED, SILENT = 2.0, 0.3
 """What holds a text near 0: as much as two blocks, and a part of every silent block."""
 ISSUER = ("official", "institution_acts", "institution", "instruction")
 """The features of an official voice."""
 
-ENGLISH_SHARE = 0.08
-"""With a smaller share of common English words, a text is in a language that the features do not know."""
+OUTLETS_HALF = 8
+"""So many other outlets take a text half the way to a coordinated one; one or two, as of a work in two archives, do not
+move a label."""
 
 DOUBT, CERTAINTY = 0.3, 0.8
 """How decided a text must be, |2 authority - 1|, before it moves its label, and to move it all the way."""
@@ -82,9 +88,10 @@ class Reading:
     unscored_language: NDArray[np.bool_]
 
 
-def block_weights(words: NDArray[np.int64]) -> Floats:
+def block_weights(blocks: Blocks) -> Floats:
     """Return what each block weighs, [0, 1]."""
-    return np.where(words < FEWEST_WORDS, 0.0, np.minimum(words, FULL_BLOCK_WORDS) / FULL_BLOCK_WORDS)
+    full = np.minimum(blocks.words, FULL_BLOCK_WORDS) / FULL_BLOCK_WORDS
+    return np.where(blocks.words < FEWEST_WORDS, 0.0, full * blocks.share)
 
 
 def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floats:
@@ -94,8 +101,8 @@ def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floa
 
 def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
     """Count the votes of texts."""
-    texts = len(blocks.english)
-    weight, vote = block_weights(blocks.words), block_votes(blocks.counts, weights)
+    texts = len(blocks.unscored_language)
+    weight, vote = block_weights(blocks), block_votes(blocks.counts, weights)
 
     def total(values: Floats) -> Floats:
         return np.bincount(blocks.text, values, texts).astype(np.float64)
@@ -109,7 +116,7 @@ def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
         issuer=official / (total(weight) + 1.0),
         origins_bits=bits,
         n_origins=number,
-        unscored_language=blocks.english < ENGLISH_SHARE,
+        unscored_language=blocks.unscored_language,
     )
 
 
@@ -146,18 +153,37 @@ def overrule(label: Floats, text: Floats, unknown: NDArray[np.bool_]) -> tuple[F
 
 
 def final_scores(
-    reading: Reading, prior_authority: Floats, prior_bits: Floats, unknown: NDArray[np.bool_]
+    reading: Reading,
+    prior_authority: Floats,
+    prior_bits: Floats,
+    unknown: NDArray[np.bool_],
+    label: Floats,
+    outlets: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.generic]]:
-    """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`."""
-    own = own_authority(reading.evidence)
-    scored = ~reading.unscored_language
-    authority, weight, contradicted = overrule(prior_authority, np.where(scored, own, 0.5), unknown & scored)
-    measured = np.where(
-        scored, np.maximum(reading.evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS), 0.0
-    )
+    """Compute authority and bits, and every term of them, by the names of `storage.schemas.COMPONENTS`.
+
+    Args:
+        reading: What the texts say of themselves.
+        prior_authority: What their sources declare.
+        prior_bits: The same, in bits.
+        unknown: Whether the type of the source is unknown.
+        label: Authority by a label that only a year in the text contradicts, else NaN. A year is added to a text as
+            easily as a sentence, and makes it no more trusted than its label did.
+        outlets: In how many outlets the same words stand; none: that was not counted.
+    """
+    others = np.zeros(len(unknown)) if outlets is None else outlets - 1.0
+    coordination = others / (others + OUTLETS_HALF)
+    evidence = reading.evidence - coordination * (1.0 + reading.evidence)
+    own = own_authority(evidence)
+    authority, weight, contradicted = overrule(prior_authority, own, unknown)
+    authority = np.fmax(authority, overrule(label, own, np.zeros_like(unknown))[0])
+    measured = np.maximum(evidence, 0.0) * (ORIGIN_SHARE * reading.origins_bits + REPORT_BITS) / (1.0 + others)
     moved = np.where(unknown | contradicted, authority - prior_authority, 0.0)
     bits = prior_bits - BITS_PER_AUTHORITY * moved + measured
-    return {
+    counted: dict[str, NDArray[np.generic]] = (
+        {} if outlets is None else {"n_outlets": outlets.astype(np.int32), "coordination": coordination}
+    )
+    return counted | {
         "text_auth": own,
         "text_bits": reading.origins_bits,
         "weight_text": weight,

@@ -25,7 +25,7 @@ async def test_every_component_is_tried(tmp_path: Path, prefect_server: None) ->
     result = await check_setup(store=str(tmp_path))
     assert {check.component for check in result.checks} == COMPONENTS
     assert not result.failed
-    text = summarise("check-setup", result)
+    text = summarise(result)
     assert "149.8" in text and "training and" in text and "GB free" in text
 
 

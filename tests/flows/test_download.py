@@ -97,7 +97,7 @@ async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
     assert not (Path(parameters["store"]) / "raw").exists()
     (row,) = result.survey
     assert (row.source, row.offered, row.documents, row.problem) == ("books", 70, 70, "")
-    assert "books      70 documents of 70 offered, about 35 MB" in summarise("download-corpus", result)
+    assert "books      70 documents of 70 offered, about 35 MB" in summarise(result)
 
 
 PAPERS = (
@@ -121,7 +121,7 @@ async def test_a_dry_run_shows_who_answered_and_who_did_not(
     assert papers.unreachable and papers.documents is None
     assert books.documents == 70
     assert (mine.documents, mine.wanted) == (None, 10_000), "what is wanted was not found"
-    told = summarise("download-corpus", result)
+    told = summarise(result)
     assert told.startswith("70 documents, 0.0 GB in 1 of 3 sources; nothing was fetched")
     assert "papers  could not be reached: Cannot connect to host 127.0.0.1:9" in told
     assert "mine    it does not say how many it has; the 10,000 wanted would take about 50 MB" in told
@@ -167,7 +167,7 @@ async def test_the_catalogue_is_listed_with_what_is_on_disk(
 ) -> None:
     await download_corpus(**parameters, max_samples=20)
     asked = sum(archive.requests.values())
-    told = summarise("download-corpus", await download_corpus(**parameters, list_catalogue=True))
+    told = summarise(await download_corpus(**parameters, list_catalogue=True))
     assert sum(archive.requests.values()) == asked
     books = next(line for line in told.splitlines() if " books " in line)
     assert "20 documents" in books
@@ -287,7 +287,7 @@ async def test_a_refresh_that_fails_leaves_what_was_sealed_to_later_stages(
     before = stored(parameters)
     monkeypatch.setenv("DISTRUST_ARCHIVE_ORG_URL", "http://127.0.0.1:9")
     result = await download_corpus(**parameters, max_samples=60, refresh=True)
-    assert "60 kept, not refreshed: " in summarise("download-corpus", result)
+    assert "60 kept, not refreshed: " in summarise(result)
     (source,) = result.sources
     assert "could not be read" in source.problem
     assert (source.documents, source.manifest) == (60, f"{parameters['store']}/raw/books/manifest.json")

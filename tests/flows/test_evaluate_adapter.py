@@ -32,7 +32,7 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
     result = await evaluate_adapter(**wanted)
     report = store / "runs" / "first" / "reports" / "report.html"
     assert result.report == str(report) and report.is_file() and result.passed is not True
-    assert str(report) in summarise("evaluate-adapter", result)
+    assert str(report) in summarise(result)
 
     (told,) = await events("distrust.evaluated.ready", 1, str(store))
     assert told["payload"] == {"name": "first", "store": str(store), "passed": result.passed}

@@ -64,13 +64,13 @@ async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, p
     (told,) = await events("distrust.exported.ready", 1, str(store))
     assert told["payload"] == {"name": "tiny", "store": str(store), "run": "tiny"}
 
-    text = summarise("export-model", result)
+    text = summarise(result)
     assert "GGUF" in text and "dry run, --no-hub-dry-run uploads" in text and "unchanged" not in text
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = await export_model(store=str(store), run="tiny", **wanted)
     assert again.reused
-    assert "(unchanged)" in summarise("export-model", again)
+    assert "(unchanged)" in summarise(again)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
 
 
@@ -98,4 +98,4 @@ async def test_what_changed_while_a_person_thought_is_asked_for_again(
 
 
 def test_a_model_too_large_to_compare_is_summarised() -> None:
-    assert "not compared: too large for this machine" in summarise("export-model", an_export())
+    assert "not compared: too large for this machine" in summarise(an_export())

@@ -46,7 +46,7 @@ def test_an_earlier_store_is_whole_and_its_shards_are_readable() -> None:
 async def test_the_stages_take_an_earlier_store_up_where_it_stopped(store: Path, prefect_server: None) -> None:
     shutil.rmtree(store / "scored" / "press")
     scores = await score_corpus(store=str(store), run_year=2026)  # an earlier version's scores are made again
-    assert [source["rows"] for source in scores["sources"]] == [12, 12, 12, 12]
+    assert [source.rows for source in scores.sources] == [12, 12, 12, 12]
     assert {path.name for path in (store / "scored").iterdir() if path.is_dir()} == set(SOURCES)
     mixture = await rebalance_corpus(store=str(store), mixture="golden", accept_imbalance=True)
     assert not mixture.reused and mixture.counts["documents"] == 48

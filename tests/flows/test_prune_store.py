@@ -30,11 +30,11 @@ async def test_it_tells_first_and_removes_on_request(tmp_path: Path, prefect_ser
         write_checkpoint(run, step, lambda folder: None, {})
     told = await prune_store(store=str(tmp_path))
     assert len(list_checkpoints(run)) == 4, "a dry run is the default"
-    text = summarise("prune-store", told)
+    text = summarise(told)
     assert "2 entries" in text and "would go" in text and "--no-dry-run removes it" in text
     assert "| runs/a/checkpoint-1 | checkpoint |" in await shown() and "Nothing was removed" in await shown()
 
     done = await prune_store(store=str(tmp_path), dry_run=False)
     assert [step for step, _ in list_checkpoints(run)] == [3, 4]
-    assert "removed" in summarise("prune-store", done) and "freed" in await shown()
+    assert "removed" in summarise(done) and "freed" in await shown()
     assert (await prune_store(store=str(tmp_path), dry_run=False)).entries == ()

@@ -38,7 +38,7 @@ async def test_the_distribution_is_shown_as_markdown(tmp_path: Path, prefect_ser
     assert found.data == f"## Mixture `default`\n\n```text\n{result.distribution}\n```"
     for part in ("training and", "Cut: ", "Limited: ", "Low authority (<0.3):", "Mean: ", " bits ✓"):
         assert part in result.distribution
-    assert result.distribution.splitlines() == summarise("rebalance-corpus", result).splitlines()[1:]
+    assert result.distribution.splitlines() == summarise(result).splitlines()[1:]
 
 
 async def test_two_at_once_build_one_mixture_and_sweep_what_a_killed_one_left(

@@ -51,8 +51,8 @@ async def test_real_documents_are_scored_and_balanced_with_a_report_to_read(
     await download_corpus(store=store, catalogue=catalogue, sources=sources, max_samples=10_000)
 
     scored = await score_corpus(store=store)
-    text = summarise("score-corpus", scored)
-    counts = {band: sum(source[band] for source in scored["sources"]) for band in ("low", "medium", "high")}
+    text = summarise(scored)
+    counts = {band: sum(getattr(source, band) for source in scored.sources) for band in ("low", "medium", "high")}
     assert min(counts.values()) > 20
     assert text.splitlines()[0] == (
         f"{sum(counts.values())} documents: {counts['low']} low, {counts['medium']} medium, {counts['high']} high "
@@ -61,7 +61,7 @@ async def test_real_documents_are_scored_and_balanced_with_a_report_to_read(
     assert text.splitlines()[1].startswith("  trivium: ")
 
     balanced = await rebalance_corpus(store=store)
-    lines = summarise("rebalance-corpus", balanced).splitlines()
+    lines = summarise(balanced).splitlines()
     assert lines[0] == str(tmp_path / "store" / "balanced" / "default")
     total = balanced.counts["train"] + balanced.counts["valid"]
     assert total > 100

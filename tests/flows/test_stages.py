@@ -98,7 +98,7 @@ async def test_scores_lie_beside_the_documents_and_follow_them(parameters: dict[
     store = parameters["store"]
     await download_corpus(**parameters)
     result = await score_corpus(store=store)
-    assert {s["source"]: (s["low"], s["medium"], s["high"]) for s in result["sources"]} == {
+    assert {s.source: (s.low, s.medium, s.high) for s in result.sources} == {
         "old_patents": (5, 0, 0),
         "preprints": (0, 5, 0),
         "press": (0, 0, 5),
@@ -175,7 +175,7 @@ async def test_scores_of_documents_that_were_fetched_again_are_not_used(paramete
     with pytest.raises(StoreError, match=wanted):
         await rebalance_corpus(store=store, sources=["press"], accept_imbalance=True)
     await score_corpus(store=store)
-    assert (await score_corpus(store=store, explain="press:4"))["explanation"]
+    assert (await score_corpus(store=store, explain="press:4")).explanation
 
 
 async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
@@ -187,12 +187,12 @@ async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
     signal = tmp_path / "signal_of_a_test.py"
     signal.write_text("def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n")
     result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s["low"], s["medium"], s["high"], s["overridden"]) for s in result["sources"]} == {(0, 5, 0, 5)}
+    assert {(s.low, s.medium, s.high, s.overridden) for s in result.sources} == {(0, 5, 0, 5)}
     signal.write_text("def score(documents):\n    return {'auth_weight': [0.9] * documents.num_rows}\n")
     result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s["low"], s["medium"], s["high"]) for s in result["sources"]} == {(0, 0, 5)}
+    assert {(s.low, s.medium, s.high) for s in result.sources} == {(0, 0, 5)}
     result = await score_corpus(store=store)
-    assert {s["overridden"] for s in result["sources"]} == {0}
+    assert {s.overridden for s in result.sources} == {0}
 
 
 async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
@@ -202,11 +202,11 @@ async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
         await score_corpus(store=store, explain="press:3")
     await score_corpus(store=store)
     result = await score_corpus(store=store, explain="press:3")
-    text = summarise("score-corpus", result)
+    text = summarise(result)
     assert text.startswith("press:3 “About 3”") and "the World Health Organization, on 3.”  (consensus" in text
     with pytest.raises(ParameterError, match="neither a scored source nor a document id"):
         await score_corpus(store=store, explain="pres")
-    listed = (await score_corpus(store=store, explain="press"))["explanation"]
+    listed = (await score_corpus(store=store, explain="press")).explanation
     assert "5 of 5 documents whose text disagrees most with their label" in listed[0] and len(listed) == 6
 
 
@@ -233,7 +233,7 @@ async def test_scores_of_another_version_are_made_again(parameters: dict[str, An
 
 async def test_the_scores_are_shown_per_source(parameters: dict[str, Any]) -> None:
     await download_corpus(**parameters)
-    text = summarise("score-corpus", await score_corpus(store=parameters["store"]))
+    text = summarise(await score_corpus(store=parameters["store"]))
     assert "15 documents: 5 low, 5 medium, 5 high authority" in text
     assert "trivium: 0 grammar, 15 logic, 0 rhetoric" in text
     async with get_client() as client:
@@ -252,7 +252,7 @@ async def test_years_that_nothing_vouches_for_and_refused_scores_are_told(
     (tmp_path / "documents" / "old_patents" / "part.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     await download_corpus(**parameters | {"sources": ["old_patents"]})
     result = await score_corpus(store=parameters["store"])
-    lines = summarise("score-corpus", result).splitlines()
+    lines = summarise(result).splitlines()
     assert "  1 (25%) with a year that no metadata confirms" in lines
     assert "  1 with a score of their own or of your signal" in lines
     assert "  1 with a score of their own that was refused and computed; --explain ID tells why" in lines
@@ -267,4 +267,4 @@ async def test_a_mislabelled_source_is_scored_by_its_text_and_fails_only_in_v1(
         await score_corpus(store=parameters["store"], scoring="v1")
     allowed = await score_corpus(store=parameters["store"], scoring="v1", max_conflict_share=1.0)
     result = await score_corpus(store=parameters["store"])
-    assert {found["sources"][0]["year_conflicts"] for found in (allowed, result)} == {5}
+    assert {found.sources[0].year_conflicts for found in (allowed, result)} == {5}

@@ -96,7 +96,7 @@ async def test_a_run_of_another_recipe_is_replaced_only_on_request(store: Path) 
 async def test_a_plan_trains_nothing(store: Path) -> None:
     result = await train_adapter(**fields(store), run="planned", plan=True)
     assert result.fits and 1e6 < result.peak_bytes < 50e6
-    text = summarise("train-adapter", result)
+    text = summarise(result)
     assert "Trainable parameters: 4,096 / 26,848 (15.26%)" in text and "GB that training may use: fits" in text
     assert not (store / "runs").exists()
 

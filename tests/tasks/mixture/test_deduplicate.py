@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.shingles import SHINGLE_WORDS, Fingerprints, fingerprint_texts, ordered_shingles, spaced
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.shingles import SHINGLE_WORDS, Fingerprints, fingerprint_texts, ordered_shingles, spaced
 from tests.tasks.mixture.corpora import make_text, make_words
 
 

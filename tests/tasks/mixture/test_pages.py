@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.mixture.pages import clean_pages, ocr_quality
+from storage.pages import clean_pages
+from tasks.mixture.pages import ocr_quality
 
 
 @pytest.mark.parametrize(

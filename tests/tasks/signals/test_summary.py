@@ -30,7 +30,7 @@ def test_the_shards_of_a_source_are_counted_together(tmp_path: Path) -> None:
         **{"low": 4, "medium": 2, "high": 2},
         **{"grammar": 2, "logic": 6, "rhetoric": 0},
         **{"year_conflicts": 2, "years_unverified": 4, "overridden": 0, "refused": 0},
-        **{"overruled": 0, "unscored_language": 0},
+        **{"overruled": 0, "unscored_language": 0, "copied": 0},
     }
     assert found.year_evidence == {"metadata": 4, "text": 2, "none": 2}
     assert found.conflict_share == 0.25

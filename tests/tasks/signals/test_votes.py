@@ -42,7 +42,14 @@ PLAIN = (
     "Most of the houses are built of grey stone from the quarry.",
     "Nothing of this was known to the travellers who came later.",
 )
-sentences = st.lists(st.sampled_from(FIRST_HAND + COORDINATED + NEUTRAL + PLAIN), max_size=12)
+OTHERS = (
+    "Le ministre a dit que les chiffres de la commission sont bons.",
+    "Er sagte, dass die Zahlen nicht mit dem Bericht stimmen.",
+    "12.51 13.4 9.75 10.2 11.8.",
+    'Brown said: "This quotation is never closed, and I saw it myself.',
+)
+"""What must not lend its neighbours a language or silence."""
+sentences = st.lists(st.sampled_from(FIRST_HAND + COORDINATED + NEUTRAL + PLAIN + OTHERS), max_size=12)
 kinds = st.sampled_from(SOURCE_TYPES)
 
 
@@ -64,6 +71,34 @@ def test_evidence_moves_authority_one_way_only(
 @given(sentences, kinds, st.sampled_from(NEUTRAL))
 def test_what_is_denied_or_quoted_moves_nothing(before: list[str], kind: str, added: str) -> None:
     assert abs(authority([*before, added], kind) - authority(before, kind)) < 0.03
+
+
+def test_an_english_sentence_does_not_let_a_foreign_page_speak() -> None:
+    page = [f"Le {n} mai à 10:15 on a mesuré 3.5 mm avec le baromètre de la tour." for n in range(12)] + [
+        "12.51 13.4 9.75 10.2 11.8 mm."
+    ]
+    label = score_document("", "wiki").auth_weight
+    for added in ("", *COORDINATED):
+        assert score_document(" ".join([*page, added]), "wiki").auth_weight >= label - 1e-9
+        assert score_document(" ".join([*page, added]), "unknown").auth_weight >= 0.5 - 1e-9
+
+
+@pytest.mark.parametrize(
+    "words", ["affidavit notebook thermometer", "measured observed recorded", "consensus experts guidelines"]
+)
+@pytest.mark.parametrize("length", [3, 12, 27, 28, 29])
+def test_a_list_of_telling_words_is_no_sentence(words: str, length: int) -> None:
+    unfinished = " ".join(["They walked on by the river and into the wood"] * 5).split()[:length]
+    page = " ".join([*FIRST_HAND[:1], *COORDINATED[:1], *PLAIN, *unfinished])
+    assert abs(authority([page, words]) - authority([page])) < 0.03
+
+
+def test_a_year_in_the_text_makes_no_label_more_trusted() -> None:
+    told = " ".join(FIRST_HAND)
+    for kind in ("historical_book", "patent_pre1970", "classical_rhetoric"):
+        plain, dated = (score_document(f"{told} {added}", kind) for added in ("", "So it was (Jones, 2019)."))
+        assert dated.components.conflict and not plain.components.conflict
+        assert dated.auth_weight >= plain.auth_weight - 1e-9
 
 
 @settings(deadline=None, max_examples=40)

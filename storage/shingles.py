@@ -1,9 +1,12 @@
-"""Fingerprints of texts: an exact hash of the words, and a MinHash signature of their 5-word shingles.
+"""Fingerprints of texts: an exact hash of the words, and a MinHash signature of their 5-word shingles; near copies.
 
 Everything up to the shingle hashes is integer arithmetic modulo 2^64 in numpy, the same on every platform;
 rensa turns the shingle hashes into signatures. Words are runs of letters and digits; ASCII letters lose their
 case, other letters keep theirs, punctuation and layout do not count. In scripts without blanks every character is a
 word.
+
+Signatures are banded 25 x 5: two documents of Jaccard similarity J share a band with probability 1 - (1 - J^5)^25
+(J = 0.8: 0.9999).
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ import rensa
 Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 SHINGLE_WORDS = 5
-PERMUTATIONS = 125
+BANDS = 25
+BAND_ROWS = 5
+PERMUTATIONS = BANDS * BAND_ROWS
 MINHASH_SEED = 42
 BATCH_BYTES = 256 << 10
 """Text fingerprinted at a time; small enough that the working arrays stay in the cache."""
 
+NEIGHBOURS = 3
 COMPARED_SHINGLES = 20_000
 """Shingles by which two candidates are compared exactly, from the beginning of their texts."""
 
@@ -40,6 +47,8 @@ _WORD_BASE = np.uint64(0x9E3779B97F4A7C15)
 _SHINGLE_BASE = np.uint64(0xD1B54A32D192ED03)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(33)
+_FNV = np.uint64(0x100000001B3)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _letter_table() -> Bytes:
@@ -214,3 +223,60 @@ def _signatures(hashes: Hashes, rows: Offsets) -> npt.NDArray[np.uint32]:
         hashes, rows.astype(np.uint64), PERMUTATIONS, MINHASH_SEED
     )
     return np.array(matrix.to_rows(), np.uint32).reshape(len(rows) - 1, PERMUTATIONS)
+
+
+def bucket_pairs(values: npt.NDArray[np.unsignedinteger], band: int) -> Indices:
+    """Find rows that hold the same values in one band.
+
+    Inside a bucket each row is compared with the `NEIGHBOURS` rows before it and the bucket's first ones, not with all
+    others: the document that stays is among the first, if the rows are in order of rank.
+
+    Args:
+        values: (rows, `BAND_ROWS`) The places of the signatures in this band.
+        band: Its number.
+
+    Returns:
+        The distinct pairs, each as its smaller row times the number of rows plus the larger.
+    """
+    rows = len(values)
+    key = np.full(rows, band + 1, np.uint64)
+    for column in values.T:
+        key = (key * _FNV ^ column) * _GOLDEN
+    order = np.argsort(key, kind="stable")
+    in_order = key[order]
+    fresh = np.concatenate([[True], in_order[1:] != in_order[:-1]])
+    heads = np.maximum.accumulate(np.where(fresh, np.arange(rows), 0))
+    place = np.arange(rows) - heads
+    found = []
+    for step in range(1, NEIGHBOURS + 1):
+        members = np.flatnonzero(place >= step)
+        for others in (members - step, heads[members] + step - 1):
+            found.append(order[others] * np.int64(rows) + order[members])
+    return np.unique(np.concatenate(found))
+
+
+def merge_copies(exact: Indices, rank: Indices, copies: tuple[Indices, Indices]) -> Indices:
+    """Join each cluster of equal texts to the best-ranked one that stays and that it copies, if there is one.
+
+    Args:
+        exact: Number of the cluster of equal texts that each row belongs to.
+        rank: The rows' order: a lower one stays.
+        copies: Pairs of rows that are copies of each other.
+
+    Returns:
+        Number of each row's cluster.
+    """
+    copied_by: dict[int, set[int]] = {}
+    for one, other in zip(exact[copies[0]].tolist(), exact[copies[1]].tolist(), strict=True):
+        copied_by.setdefault(one, set()).add(other)
+        copied_by.setdefault(other, set()).add(one)
+    best = np.full(int(exact.max(initial=-1)) + 1, len(exact), np.int64)
+    np.minimum.at(best, exact, rank)
+    stays: dict[int, int] = {}
+    for cluster in sorted(copied_by, key=lambda cluster: int(best[cluster])):
+        originals = [other for other in copied_by[cluster] if stays.get(other) == other]
+        stays[cluster] = min(originals, key=lambda other: int(best[other]), default=cluster)
+    mapped = np.arange(len(best))
+    for cluster, original in stays.items():
+        mapped[cluster] = original
+    return np.unique(mapped[exact], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,122 @@
+"""Blocks: the tokens of texts cut into sentences, and sentences of more than 30 words into pieces of 30."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.signals.tokens import NUMBER, OTHER, WORD, Bools, Integers, Tokens
+from tasks.signals.vocabulary import VOCABULARY
+
+BLOCK_WORDS = 30
+_ENDING_LY, _ENDING_ED = (int.from_bytes(ending, "little") for ending in (b"ly", b"ed"))
+
+
+class Reader:
+    """The tokens of some texts with what is known of each; every rule returns places of tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        number = VOCABULARY.look_up(tokens.word)
+        line_start, keep, begins = _punctuation(tokens, number)
+        self.kept = kept = np.flatnonzero(keep)
+        self.breaks = _paragraph_breaks(tokens)
+        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
+        self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
+        self.bits = VOCABULARY.bits.take(self.number)
+        self.kind, self.capital = self.tokens.kind, self.tokens.capital
+        self.glued = self.tokens.glued & ~self.line_start
+        self.begins: Bools
+        """What begins a sentence."""
+        self.block, self.first = self._blocks(begins)
+        self.size = len(self.kind)
+
+    def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
+        text = self.tokens.text
+        begins[:1] = True
+        begins[1:] |= text[1:] != text[:-1]
+        self.begins = begins.copy()
+        words = np.flatnonzero(self.kind != OTHER)
+        first = np.searchsorted(words, np.flatnonzero(begins))
+        further = np.maximum(np.diff(first, append=len(words)) - 1, 0) // BLOCK_WORDS
+        piece = np.arange(further.sum()) - np.repeat(np.cumsum(further) - further, further) + 1
+        begins[words[np.repeat(first, further) + BLOCK_WORDS * piece]] = True
+        return np.cumsum(begins) - 1, np.flatnonzero(begins)
+
+    def paragraph(self, places: Integers) -> Integers:
+        """Return the number of each place's paragraph."""
+        return np.searchsorted(self.breaks, self.kept.take(places), side="right")
+
+    def starts(self, places: Integers) -> Bools:
+        """Tell which places begin a block."""
+        return np.asarray(self.first[self.block[places]] == places)
+
+    def of(self, name: str) -> Integers:
+        """Return the places of the words of a class."""
+        return np.flatnonzero((self.bits & VOCABULARY.bit[name]) != 0)
+
+    def is_a(self, name: str, places: Integers) -> Bools:
+        """Tell which places hold a word of a class."""
+        return np.asarray((self.bits.take(places) & VOCABULARY.bit[name]) != 0)
+
+    def after(self, places: Integers, steps: int = 1) -> Integers:
+        """Return the places some steps on, inside the same block; a place beyond is that of the mark itself."""
+        onward = np.minimum(np.maximum(places + steps, 0), self.size - 1)
+        return np.where(self.block.take(onward) == self.block.take(places), onward, places)
+
+    def skip(self, places: Integers, times: int = 2) -> Integers:
+        """Return the next places, adverbs passed over."""
+        here = self.after(places)
+        for _ in range(times):
+            here = np.where(self.is_a("adverb", here) | self._ends_in_ly(here), self.after(here), here)
+        return here
+
+    def _ends_in_ly(self, places: Integers) -> Bools:
+        ends = self.tokens.ending[places] >> 16 == _ENDING_LY
+        return np.asarray(ends & (self.tokens.length[places] > 4) & (self.kind[places] == WORD))
+
+    def is_past(self, places: Integers) -> Bools:
+        """Tell which places hold a verb in the past: a known one, or a word in -ed."""
+        ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
+        return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
+
+
+def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:
+    """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
+
+    A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number.
+    Scans break lines anywhere, so that a line's end ends a sentence only before a capital, a number or a quotation,
+    and a blank line always.
+    """
+    sign = tokens.sign
+    newline = sign == ord("\n")
+    line_start = _shifted(newline)
+    line_start[:1] = True
+    line_start[1:] |= tokens.text[1:] != tokens.text[:-1]
+    abbreviation = (VOCABULARY.bits.take(number) & VOCABULARY.bit["abbreviation"]) != 0
+    short = (tokens.kind == WORD) & (abbreviation | (tokens.length == 1))
+    open_ended = np.ones_like(short)  # nothing stands directly behind the token
+    open_ended[:-1] = ~tokens.glued[1:]
+    unit = _shifted(short & _shifted(tokens.kind == NUMBER) & ~line_start) & open_ended
+    abbreviated = (sign == ord(".")) & _shifted(short) & ~unit
+    stop = ((sign == ord(".")) & ~abbreviated) | (sign == ord("!")) | (sign == ord("?")) | (sign == ord(";"))
+    closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
+    fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline | (sign == ord('"')))
+    begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
+    keep = ~(newline | stop | abbreviated)
+    # What a dropped token begins, the next kept one begins.
+    return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
+
+
+def _paragraph_breaks(tokens: Tokens) -> Integers:
+    """Return the tokens that begin a text or a blank line."""
+    newline = tokens.sign == ord("\n")
+    begins = newline & _shifted(newline)
+    begins[1:] |= tokens.text[1:] != tokens.text[:-1]
+    return np.flatnonzero(begins)
+
+
+def _shifted(flags: Bools) -> Bools:
+    """Return the flag of the token before each one."""
+    moved = np.zeros_like(flags)
+    moved[1:] = flags[:-1]
+    return moved
