@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from multidict import MultiMapping
 
-from sandbox.archives.documents import SandboxDocument
+from sandbox.archives.documents import SandboxDocument, names_phrase
 from sandbox.archives.newspaper_pages import NewspaperPage, PageBinder, page_result, title_result
 from sandbox.archives.serving import Traffic, add_routes
 from sandbox.archives.text_spool import TextSpool
@@ -94,9 +94,15 @@ class SandboxChroniclingAmerica:
         facets = [_facet(entry) for entry in query.get("fa", "").split("|") if entry]
         front = query.get("front_pages_only") == "true"
         pages = reversed(self._pages) if query.get("sb") == "date_desc" else iter(self._pages)
+        # Words that need not stand side by side are not imitated.
+        phrase = query.get("qs", "") if query.get("ops") == "PHRASE" else ""
         for page in pages:
-            if first <= page.day <= last and (page.image == 1 or not front) and all(holds(page) for holds in facets):
+            inside = first <= page.day <= last and (page.image == 1 or not front)
+            if inside and all(holds(page) for holds in facets) and self._names(page, phrase):
                 yield page
+
+    def _names(self, page: NewspaperPage, phrase: str) -> bool:
+        return not phrase or names_phrase(self._spool.read(page.slot).decode(), phrase)
 
     async def _text(self, request: web.Request) -> web.StreamResponse:
         page = self._segments.get(request.query.get("segment", ""))

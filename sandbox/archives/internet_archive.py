@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from sandbox.archives.documents import SandboxDocument
+from sandbox.archives.documents import SandboxDocument, names_phrase
 from sandbox.archives.internet_archive_items import (
     UNAVAILABLE,
     ArchiveItem,
@@ -31,6 +31,7 @@ SEARCH_DEPTH = 10_000
 """``advancedsearch`` answers nothing past this result."""
 SCRAPE_MINIMUM, SCRAPE_DEFAULT, SCRAPE_MAXIMUM = 100, 5_000, 10_000
 
+_GROUP = re.compile(r'\(((?:title|subject):"[^"]*"(?: OR (?:title|subject):"[^"]*")*)\)')
 _CLAUSE = re.compile(r'(NOT\s+|-)?([A-Za-z][\w-]*):(\([^)]*\)|\[[^\]]*\]|"[^"]*"|[^\s()]+)')
 
 
@@ -163,9 +164,12 @@ def parse_query(query: str) -> Callable[[ArchiveItem], bool]:
     """Return the predicate of a query: its ``collection``, ``subject`` and ``identifier`` clauses decide.
 
     A value may be a word, a quoted phrase or a parenthesis of words joined by OR; ``NOT`` and ``-`` turn a clause
-    round. Clauses on one field are alternatives, fields must all hold. Other fields, ranges included, are let
-    through: the sandbox holds only what a source should find.
+    round. Clauses on one field are alternatives, fields must all hold, and of a parenthesis of ``title`` and
+    ``subject`` clauses one. Other fields, ranges included, are let through: the sandbox holds only what a source
+    should find.
     """
+    groups = [_CLAUSE.findall(group) for group in _GROUP.findall(query)]
+    query = _GROUP.sub("", query)
     wanted: dict[str, set[str]] = {}
     banned: dict[str, set[str]] = {}
     for negation, name, value in _CLAUSE.findall(query):
@@ -173,8 +177,10 @@ def parse_query(query: str) -> Callable[[ArchiveItem], bool]:
             (banned if negation else wanted).setdefault(name, set()).update(_alternatives(value))
 
     def matches(item: ArchiveItem) -> bool:
-        return all(_holds(item, name, values) for name, values in wanted.items()) and not any(
-            _holds(item, name, values) for name, values in banned.items()
+        return (
+            all(_holds(item, name, values) for name, values in wanted.items())
+            and not any(_holds(item, name, values) for name, values in banned.items())
+            and all(any(_holds(item, name, set(_alternatives(value))) for _, name, value in group) for group in groups)
         )
 
     return matches
@@ -190,6 +196,8 @@ def _holds(item: ArchiveItem, name: str, values: set[str]) -> bool:
         return not values.isdisjoint((item.collection, "sandbox"))
     if name == "identifier":
         return item.identifier.casefold() in values
+    if name == "title":
+        return any(names_phrase(item.title or "", value) for value in values)
     return any(value in item.subject for value in values)
 
 

@@ -6,14 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from xxhash import xxh3_64_intdigest
 
 from storage.errors import StoreError
 from storage.parquet import read_component, read_shard
@@ -23,22 +21,13 @@ from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
 from tasks.mixture.pages import NOTHING, clean_pages, ocr_quality
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import Outline, outline_samples
+from tasks.mixture.pieces import outline_samples
 from tasks.mixture.prompts import title_subject
 from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
 from tasks.mixture.shingles import Fingerprints, fingerprint_texts, spaced
-from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
+from tasks.mixture.subjects import Keys, asked_of, keys_of, text_hash
 
 SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
-
-    documents: npt.NDArray[np.int64]
-    parts: npt.NDArray[np.int64]
-    hashes: npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -56,6 +45,8 @@ class Documents:
         cleaned: Whether cleaning changed the text; only such texts are cleaned at the second reading.
         titles: Hash of the title that the first piece is asked by, 0 for none.
         keys: What the pieces are about.
+        asked: Pieces that keep to the subject for which their archive was asked; the hash is that of its name.
+        asked_names: The names by hash.
         quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
         outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
@@ -76,6 +67,8 @@ class Documents:
     cleaned: npt.NDArray[np.bool_]
     titles: npt.NDArray[np.uint64]
     keys: Keys
+    asked: Keys
+    asked_names: dict[int, str]
     quality: npt.NDArray[np.float32]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
@@ -190,6 +183,9 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         for title, text in zip(titles, texts, strict=True)
     ]
     outlines = [outline for outline, _ in outlined]
+    extras = [_extra_of(pair, extra) for extra in raw.column("extra").to_pylist()]
+    works = [extra.get("part_of") for extra in extras]
+    asked = asked_of([extra.get("asked_for") for extra in extras], outlines) if p.prompts == "neutral" else []
     fingerprinted = list(map(spaced, texts)) if p.near_duplicates else texts
     return Documents(
         ids=raw.column("id").to_pylist(),
@@ -200,12 +196,15 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         bands=_codes(scored.column("band"), BANDS),
         trivia=_codes(scored.column("trivium_category"), TRIVIA),
         years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
-        works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
+        # The same native name in two sources is two works.
+        works=[None if work is None else f"{pair.source}:{work}" for work in works],
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.fromiter((new is not old for new, old in zip(texts, given, strict=True)), np.bool_, len(texts)),
         titles=np.fromiter((title for _, title in outlined), np.uint64, len(titles)),
-        keys=_keys_of(outlines, p),
+        keys=keys_of(outlines) if p.prompts == "neutral" else Keys.of([]),
+        asked=Keys.of([(row, part, text_hash(name)) for row, part, name in asked]),
+        asked_names={text_hash(name): name for _, _, name in asked},
         quality=quality,
         fingerprints=fingerprint_texts(pa.array(fingerprinted, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
@@ -216,20 +215,7 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
 
 def _title_hash(title: str | None) -> int:
     subject = title_subject(title)
-    return xxh3_64_intdigest(subject.encode()) if subject else 0
-
-
-def _keys_of(outlines: Sequence[Outline], p: MixtureParameters) -> Keys:
-    """Name what the pieces of a shard's documents are about; prompts by source have no use for it."""
-    found = [
-        (row, part, key)
-        for row, outline in enumerate(outlines if p.prompts == "neutral" else ())
-        for part in outline.parts
-        if len(outline.pieces[part]) >= SHORTEST_TEXT
-        for key in key_hashes(outline.pieces[part])
-    ]
-    rows, parts, hashes = zip(*found, strict=True) if found else ((), (), ())
-    return Keys(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
+    return text_hash(subject) if subject else 0
 
 
 def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDArray[np.bool_]:
@@ -253,17 +239,18 @@ def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int6
     return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
 
-def _work_of(source: str, extra: str, path: Path) -> str | None:
-    """Return the parent work of a document; the same native name in two sources is two works."""
-    if '"part_of"' not in extra:
-        return None
+def _extra_of(pair: ShardPair, extra: str) -> dict[str, Any]:
+    """Read what is kept beside a document, if anything of it matters here."""
+    if '"part_of"' not in extra and '"asked_for"' not in extra:
+        return {}
     try:
-        work = json.loads(extra).get("part_of")
+        found: dict[str, Any] = json.loads(extra)
+        found.get("part_of")
     except (json.JSONDecodeError, AttributeError) as error:
         raise StoreError(
-            f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
+            f"{pair.raw} holds an extra column that is no JSON object ({error}); fetch {pair.source} again"
         ) from error
-    return None if work is None else f"{source}:{work}"
+    return found
 
 
 def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
@@ -273,7 +260,6 @@ def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
     def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
         return np.concatenate([np.zeros(0, dtype), *(getattr(part, name) for part in parts)])
 
-    keys = [(part.keys, start) for part, start in zip(parts, starts, strict=True)]
     return Documents(
         ids=[name for part in parts for name in part.ids],
         works=[work for part in parts for work in part.works],
@@ -289,11 +275,9 @@ def _joined(parts: Sequence[Documents], versions: frozenset[str]) -> Documents:
         quality=columns("quality", np.float32),
         cleaned=columns("cleaned", np.bool_),
         titles=columns("titles", np.uint64),
-        keys=Keys(
-            np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
-            np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
-            np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
-        ),
+        keys=Keys.joined([(part.keys, start) for part, start in zip(parts, starts, strict=True)]),
+        asked=Keys.joined([(part.asked, start) for part, start in zip(parts, starts, strict=True)]),
+        asked_names={key: name for part in parts for key, name in part.asked_names.items()},
         fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
         scoring_versions=versions,
         outside=sum(part.outside for part in parts),
