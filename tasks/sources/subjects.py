@@ -155,10 +155,12 @@ class RowsAbout:
 
     def _count(self, text: str) -> Counter[str]:
         words, counts = _WORD.findall(text.casefold()), Counter[str]()
+        end = 0
         for place, word in enumerate(words):
-            for phrase, subject in self._phrases.get(word, ()):
+            for phrase, subject in self._phrases.get(word, ()) if place >= end else ():
                 if words[place : place + len(phrase)] == phrase:
                     counts[subject] += 1
+                    end = place + len(phrase)
                     break
         return counts
 
