@@ -178,6 +178,8 @@ class CatalogueResult(_Result):
         """List every source by authority band, with what of it is on disk."""
         lines = [
             f"{len(self.catalogue)} sources; those with * are fetched only when they are named",
+            "internet_archive: in the public domain by the archive's metadata alone, which it calls unreliable "
+            "(docs/sources.md)",
             *(f"subjects: {way:<6} = with --subjects, {meaning}" for way, meaning in WAYS.items()),
         ]
         width = max(len(row.source) for row in self.catalogue) + 1
