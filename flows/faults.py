@@ -94,7 +94,7 @@ def unusable_subjects(subjects: str, bulk: bool) -> Iterator[Fault]:
     """A list of subjects that cannot be read, or that nobody can be asked for."""
     if not subjects:
         return
-    from tasks.sources.subjects import read_subjects  # loads Arrow
+    from tasks.sources.subject_list import read_subjects
 
     try:
         read_subjects(subjects)

@@ -27,7 +27,8 @@ from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.connection import Archives, Connection, Pace
 from tasks.sources.own_documents import OwnDocuments as OwnDocuments
 from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
-from tasks.sources.subjects import WAYS, about, read_subjects, way_of
+from tasks.sources.subject_list import read_subjects
+from tasks.sources.subjects import WAYS, about, way_of
 from tasks.sources.survey import nothing_known, survey_source
 from tasks.sources.web import Web
 

@@ -6,25 +6,19 @@ dataset of rows those are kept that are about a subject. A source whose rows are
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from storage.errors import ParameterError
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.rows import FIRST_LINE
 from tasks.sources.source import ASKED_FOR, Document, Reject
+from tasks.sources.subject_list import words_of
 
-BUNDLED = "bundled"
-MOST_SUBJECTS = 2000
-LONGEST_SUBJECT = 80
-MOST_BYTES = 2**20
 ALWAYS_ALLOWED = 10
 """Documents on one subject that are taken whatever its even share."""
 MENTIONS = 3
@@ -39,44 +33,6 @@ WAYS: Mapping[Way, str] = MappingProxyType(
         "no": "it cannot be asked by subject and is read as without subjects",
     }
 )
-
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_WORD = re.compile(r"[^\W_]+")
-
-
-def read_subjects(name: str) -> tuple[str, ...]:
-    """Read a list of subjects, one a line; what follows a ``#`` is a comment. `BUNDLED` names the list of this project.
-
-    Raises:
-        ParameterError: The list cannot be read, holds nothing or too much, or a line is no subject.
-    """
-    path = Path(__file__).with_name("subjects.txt") if name == BUNDLED else Path(name).expanduser()
-    try:
-        with path.open("rb") as file:
-            body = file.read(MOST_BYTES + 1)
-        if len(body) > MOST_BYTES:
-            raise ParameterError(f"{path} is larger than {MOST_BYTES:,} bytes; name a list with one subject a line")
-        lines = body.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise ParameterError(
-            f"{path} cannot be read ({error.strerror}); name a file with one subject a line, or {BUNDLED!r}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    subjects: dict[tuple[str, ...], str] = {}
-    for number, line in enumerate(lines, 1):
-        subject = " ".join(_COMMENT.sub("", line).split())
-        words = tuple(_WORD.findall(subject.casefold()))
-        if len(subject) > LONGEST_SUBJECT or (subject and not (words and subject.isprintable())):
-            raise ParameterError(
-                f"line {number} of {path} is no subject: {subject[:LONGEST_SUBJECT]!r}; write a few words, at most "
-                f"{LONGEST_SUBJECT} characters"
-            )
-        if subject:
-            subjects.setdefault(words, subject)
-    if not 0 < len(subjects) <= MOST_SUBJECTS:
-        raise ParameterError(f"{path} holds {len(subjects):,} subjects; write 1 to {MOST_SUBJECTS:,}, one a line")
-    return tuple(subjects.values())
 
 
 def way_of(spec: SourceSpec) -> Way:
@@ -135,7 +91,7 @@ class RowsAbout:
         self._has_titles = spec.columns.title != FIRST_LINE  # the first line of a text is no more than its text
         self._phrases: dict[str, list[tuple[list[str], str]]] = {}
         for subject in spec.subjects:
-            words = _WORD.findall(subject.casefold())
+            words = words_of(subject)
             for last in {words[-1], f"{words[-1]}s", words[-1].removesuffix("s")}:
                 phrase = [*words[:-1], last]
                 self._phrases.setdefault(phrase[0], []).append((phrase, subject))
@@ -154,7 +110,7 @@ class RowsAbout:
         return replace(outcome, extra={**outcome.extra, ASKED_FOR: subject})
 
     def _count(self, text: str) -> Counter[str]:
-        words, counts = _WORD.findall(text.casefold()), Counter[str]()
+        words, counts = words_of(text), Counter[str]()
         end = 0
         for place, word in enumerate(words):
             for phrase, subject in self._phrases.get(word, ()) if place >= end else ():

@@ -17,7 +17,7 @@ from flows.score_corpus import score_corpus
 from sandbox.__main__ import BUNDLED_DOCUMENTS
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from storage.manifest import read_manifest
-from tasks.sources.subjects import read_subjects
+from tasks.sources.subject_list import read_subjects
 
 pytestmark = pytest.mark.prefect
 

@@ -18,7 +18,8 @@ from tasks.sources.catalogue import SourceSpec, load_catalogue
 from tasks.sources.raw_dataset import read_rejects, request_key
 from tasks.sources.shards import SourceDownload
 from tasks.sources.source import ASKED_FOR, Document, Reject
-from tasks.sources.subjects import BUNDLED, MOST_SUBJECTS, RowsAbout, about, ask_in_turn, read_subjects, way_of
+from tasks.sources.subject_list import BUNDLED, MOST_SUBJECTS, read_subjects
+from tasks.sources.subjects import RowsAbout, about, ask_in_turn, way_of
 from tests.tasks.sources import test_chronicling_america as loc
 from tests.tasks.sources import test_internet_archive as ia
 from tests.tasks.sources.conftest import Serve, make_spec, opened
