@@ -64,7 +64,12 @@ async def choose_sources(parameters: DownloadCorpusForm) -> list[SourceSpec]:
     if parameters.path:
         own = archives.OwnDocuments(parameters.path, parameters.source_type, parameters.name, parameters.text_column)
     return await asyncio.to_thread(
-        archives.choose_sources, parameters.catalogue, parameters.sources, bulk=parameters.bulk, own=own
+        archives.choose_sources,
+        parameters.catalogue,
+        parameters.sources,
+        bulk=parameters.bulk,
+        own=own,
+        subjects=parameters.subjects,
     )
 
 

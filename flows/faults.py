@@ -90,6 +90,20 @@ def unknown_sources(catalogue: str, names: Iterable[str]) -> Iterator[Fault]:
             yield "sources", f"{name!r} is not in the catalogue; {suggestion(name, known)}"
 
 
+def unusable_subjects(subjects: str, bulk: bool) -> Iterator[Fault]:
+    """A list of subjects that cannot be read, or that nobody can be asked for."""
+    if not subjects:
+        return
+    from tasks.sources.subject_list import read_subjects
+
+    try:
+        read_subjects(subjects)
+    except DistrustError as error:
+        yield "subjects", str(error)
+    if bulk:
+        yield "bulk", "the library's bulk files cannot be asked by subject; leave out --bulk, or --subjects"
+
+
 class OwnDocuments(Protocol):
     """The parameters that name documents of the user's own."""
 

@@ -47,6 +47,12 @@ class DownloadCorpusParameters(FlowParameters):
         title="Text column",
         description="Column of your own tables that holds the text; empty: the one whose name says so.",
     )
+    subjects: str = Field(
+        "",
+        title="Subjects",
+        description="A file of subjects, one a line, that every archive is asked for, so that old and new sources meet "
+        "on the same ones; 'bundled': 410 that come with the project; empty: whatever there is.",
+    )
     bulk: bool = Field(False, title="Bulk", description="Read newspapers from the library's bulk files.")
     refresh: bool = Field(
         False, title="Refresh", description="Fetch up to max-samples documents that are new since the last download."
@@ -63,8 +69,9 @@ class DownloadCorpusParameters(FlowParameters):
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Report sources that the catalogue does not name, and documents that do not exist."""
+        """Report sources that the catalogue does not name, subjects that cannot be read and documents that are not."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
+        yield from faults.unusable_subjects(self.subjects, self.bulk)
         yield from faults.unusable_documents(self)
         yield from faults.unusable_store(layout)
 
@@ -242,6 +249,7 @@ class CorpusToModelParameters(
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report what the six flows do not make themselves."""
         yield from faults.unknown_sources(self.catalogue, self.sources)
+        yield from faults.unusable_subjects(self.subjects, self.bulk)
         yield from faults.unusable_documents(self)
         yield from faults.unknown_model(self.model)
         yield from faults.unusable_store(layout)

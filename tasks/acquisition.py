@@ -83,7 +83,8 @@ async def plan_source(download: SourceDownload, layout: Layout, *, refresh: bool
     if plan is None or plan.request != request:
         items = await download.source.plan(limit)
         if not items:
-            raise SourceUnavailable(f"{spec.name}: the archive finds nothing for this entry; change its query or dates")
+            asked = "query, dates or subjects" if spec.subjects else "query or dates"
+            raise SourceUnavailable(f"{spec.name}: the archive finds nothing for this entry; change its {asked}")
         aside = layout.set_aside("raw", spec.name, plan.request if plan else request)
         plan = make_plan(spec.name, request, items, items_per_shard(spec), before=plan.shards if plan else ())
         if moved := await asyncio.to_thread(set_aside_unplanned, folder, plan, aside):

@@ -27,6 +27,8 @@ from tasks.sources.catalogue import SourceSpec, load_catalogue, named_sources
 from tasks.sources.connection import Archives, Connection, Pace
 from tasks.sources.own_documents import OwnDocuments as OwnDocuments
 from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
+from tasks.sources.subject_list import read_subjects
+from tasks.sources.subjects import WAYS, about, way_of
 from tasks.sources.survey import nothing_known, survey_source
 from tasks.sources.web import Web
 
@@ -38,19 +40,26 @@ BUSY_POLL_SECONDS = 2.0
 
 
 def choose_sources(
-    catalogue: str, names: Sequence[str], *, bulk: bool = False, own: OwnDocuments | None = None
+    catalogue: str, names: Sequence[str], *, bulk: bool = False, own: OwnDocuments | None = None, subjects: str = ""
 ) -> list[SourceSpec]:
     """Return the sources that were named, or all that are not optional; with `bulk`, newspapers as bulk files.
 
-    Documents of the user's own come first; without names, they come alone.
+    Documents of the user's own come first; without names, they come alone. Where `subjects` names a list, every source
+    that can be asked by subject asks for those.
 
     Raises:
-        ParameterError: A name is not in the catalogue.
+        ParameterError: A name is not in the catalogue, or the list of subjects cannot be read.
     """
     known = load_catalogue(Path(catalogue) if catalogue else None)
     chosen = named_sources(known, names) if names or own is None else []
     newspapers = {"bulk": True} if bulk else {}
     chosen = [spec.model_copy(update=newspapers) if spec.archive == "chronicling_america" else spec for spec in chosen]
+    if subjects:
+        listed = read_subjects(subjects)
+        chosen = [about(spec, listed) for spec in chosen]
+        for way, meaning in WAYS.items():
+            if of_this_way := [spec.name for spec in chosen if way_of(spec) == way]:
+                run_logger().info("%d subjects; %s: %s", len(listed), meaning, ", ".join(of_this_way))
     return [own.spec(known), *chosen] if own else chosen
 
 
@@ -104,6 +113,7 @@ def _catalogue_row(spec: SourceSpec, layout: Layout) -> CatalogueRow:
         documents=manifest.rows if manifest else 0,
         shards=f"{finished} of {len(plan.shards)}" if plan else "",
         sealed=manifest is not None,
+        by_subject=way_of(spec),
         licence=spec.licence,
         note=spec.note,
     )

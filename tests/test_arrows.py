@@ -15,6 +15,7 @@ FOLDERS = ("sources", "signals", "mixture", "lora", "evals", "exports")
 PARAMETER_MODELS = {
     "tasks.sources.connection",
     "tasks.sources.catalogue",
+    "tasks.sources.subject_list",
     "tasks.sources.results",
     "tasks.signals.results",
     "tasks.mixture.parameters",

@@ -94,9 +94,15 @@ def without_server(tmp_path: Path) -> dict[str, str]:
 
 
 async def start_download(
-    tmp_path: Path, prefect: Server | None, rate: float, limits: str = "", sources: Sequence[str] = ("books",)
+    tmp_path: Path,
+    prefect: Server | None,
+    rate: float,
+    limits: str = "",
+    sources: Sequence[str] = ("books",),
+    **more: str,
 ) -> asyncio.subprocess.Process:
     options = {"sources": ",".join(sources), "rate-limit": str(rate), "catalogue": str(tmp_path / "catalogue.toml")}
+    options |= more
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     command = [sys.executable, "-m", "flows", "download-corpus", *words]
     if limits:  # the limits of the shell that starts it are the child's
@@ -145,25 +151,35 @@ async def test_a_download_outlives_the_prefect_server(archive: HostileArchive, p
     assert set(archive.requests.values()) == {1}
 
 
-async def test_a_download_that_is_killed_goes_on_where_it_was(archive: HostileArchive, tmp_path: Path) -> None:
+SUBJECTS = ("wolves", "bees", "tea")
+
+
+@pytest.mark.parametrize("subjects", [(), SUBJECTS], ids=["everything", "by subject"])
+async def test_a_download_that_is_killed_goes_on_where_it_was(
+    archive: HostileArchive, tmp_path: Path, subjects: Sequence[str]
+) -> None:
     """Nothing that the killed process held, in a lock or in Prefect's database, may make the next one wait."""
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
     log = tmp_path / "log"
     log.write_text(f"KILL_SEED={seed}\n")
     folder = tmp_path / "store" / "raw" / "books"
-    process = await start_download(tmp_path, None, 40.0)
+    for number, (name, item) in enumerate(ITEMS.items()):
+        archive.items[name] = HostileItem(item.text, metadata={"title": f"On {SUBJECTS[number % 3]}"})
+    (tmp_path / "subjects.txt").write_text("\n".join(subjects))
+    more = {"subjects": str(tmp_path / "subjects.txt")} if subjects else {}
+    process = await start_download(tmp_path, None, 40.0, **more)
     await until(folder / "shard-00000.parquet", process, log)
     await asyncio.sleep(random.Random(seed).uniform(0.0, 3.0))
     os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
     asked = Counter(archive.requests)
-    process = await start_download(tmp_path, None, 1000.0)
+    process = await start_download(tmp_path, None, 1000.0, **more)
     assert await asyncio.wait_for(process.wait(), 90) == 0, log.read_text()
     assert "is marked Crashed: its process no longer exists" in log.read_text()
     check_whole(tmp_path / "store")
     assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed
-    assert archive.requests["scrape"] == 1  # the plan was frozen
+    assert archive.requests["scrape"] == (len(subjects) or 1)  # the plan was frozen
     again = {name for name in ITEMS if archive.requests[f"metadata/{name}"] > asked[f"metadata/{name}"] > 0}
     kept = {row.removeprefix("books:") for name in sealed for row in pq.read_table(folder / name)["id"].to_pylist()}
     assert not again & kept, log.read_text()

@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 from multidict import MultiMapping
 
-from sandbox.archives.documents import SandboxDocument
-from sandbox.archives.newspaper_pages import NewspaperPage, PageBinder, page_result, title_result
+from sandbox.archives.documents import SandboxDocument, names_phrase
+from sandbox.archives.newspaper_pages import NewspaperPage, PageBinder, page_result
 from sandbox.archives.serving import Traffic, add_routes
 from sandbox.archives.text_spool import TextSpool
 
@@ -67,20 +67,16 @@ class SandboxChroniclingAmerica:
             found = list(self._matching(query))
         except ValueError as error:
             return web.json_response({"status": 400, "error": str(error)}, status=400)
-        if query.get("dl") != "page":
-            found = list({page.lccn: page for page in found}.values())
         start = (number - 1) * size
         if number < 1 or start >= SEARCH_DEPTH or (start and start >= len(found)):
             return web.json_response({"status": 404}, status=404)
         shown = found[start : start + size]
-        results = [self._result(page, start + position, query) for position, page in enumerate(shown, start=1)]
+        results = [self._result(page, start + position) for position, page in enumerate(shown, start=1)]
         answer = {"results": results, "pagination": _pagination(request, number, size, len(found), len(shown))}
         wanted = [name for name in query.get("at", "").split(",") if name]
         return web.json_response({name: value for name, value in answer.items() if not wanted or name in wanted})
 
-    def _result(self, page: NewspaperPage, index: int, query: MultiMapping[str]) -> dict[str, Any]:
-        if query.get("dl") != "page":
-            return title_result(page, index)
+    def _result(self, page: NewspaperPage, index: int) -> dict[str, Any]:
         return page_result(page, index, self._spool.read(page.slot, 0, 4_000).decode(errors="ignore"))
 
     def _matching(self, query: MultiMapping[str]) -> Iterator[NewspaperPage]:
@@ -94,9 +90,15 @@ class SandboxChroniclingAmerica:
         facets = [_facet(entry) for entry in query.get("fa", "").split("|") if entry]
         front = query.get("front_pages_only") == "true"
         pages = reversed(self._pages) if query.get("sb") == "date_desc" else iter(self._pages)
+        # Words that need not stand side by side are not imitated.
+        phrase = query.get("qs", "") if query.get("ops") == "PHRASE" else ""
         for page in pages:
-            if first <= page.day <= last and (page.image == 1 or not front) and all(holds(page) for holds in facets):
+            inside = first <= page.day <= last and (page.image == 1 or not front)
+            if inside and all(holds(page) for holds in facets) and self._names(page, phrase):
                 yield page
+
+    def _names(self, page: NewspaperPage, phrase: str) -> bool:
+        return not phrase or names_phrase(self._spool.read(page.slot).decode(), phrase)
 
     async def _text(self, request: web.Request) -> web.StreamResponse:
         page = self._segments.get(request.query.get("segment", ""))

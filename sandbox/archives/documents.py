@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -89,6 +90,12 @@ def day_of(document: SandboxDocument) -> date | None:
     if year is None or year < 1:
         return None
     return date(year, 1, 1) + timedelta(days=stable_number(document.part_of or document.native_id, 365))
+
+
+def names_phrase(text: str, phrase: str) -> bool:
+    """Tell whether a text holds these words side by side, as a search for a phrase does."""
+    words = r"\W+".join(map(re.escape, re.findall(r"\w+", phrase.casefold())))
+    return bool(words) and re.search(rf"\b{words}\b", text.casefold()) is not None
 
 
 def stable_number(text: str, below: int) -> int:

@@ -142,16 +142,3 @@ def page_result(page: NewspaperPage, index: int, text: str) -> dict[str, Any]:
         "url": url.replace("http:", "https:"),
     }
     return result | ({"rights": [page.licence]} if page.licence else {})
-
-
-def title_result(page: NewspaperPage, index: int) -> dict[str, Any]:
-    """Return the record of a newspaper as a whole: what a search without ``dl=page`` mixes in."""
-    url = f"http://www.loc.gov/item/{page.lccn}/"
-    return {
-        "id": url,
-        "index": index,
-        "number_lccn": [page.lccn],
-        "title": page.paper,
-        "type": ["newspaper"],
-        "url": url,
-    }

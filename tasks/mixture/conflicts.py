@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from storage.vocabulary import BANDS
 from tasks.mixture.corpus import Corpus, read_texts
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples
 from tasks.mixture.shards import ShardPair
-from tasks.mixture.subjects import Words, find_candidates, pair_pieces
+from tasks.mixture.subjects import Keys, Words, find_candidates, pair_pieces, text_hash
 
 Indices = npt.NDArray[np.int64]
 LOW, HIGH = 0, len(BANDS) - 1
@@ -37,7 +36,7 @@ class Conflicts:
 
 
 def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices) -> Conflicts:
-    """Group pieces by what they are asked about: equal titles, and subjects whose texts agree.
+    """Group pieces by what they are asked about: equal titles, subjects asked of archives, texts that agree.
 
     Args:
         corpus: The documents.
@@ -49,11 +48,16 @@ def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices) -> Conflicts
     asked = np.where(parts == 0, documents.titles[owners], np.uint64(0))
     if corpus.parameters.prompts != "neutral":
         asked[:] = 0
-    free = _numbered(asked, bands)[0] < 0
-    subjects = _shared_subjects(corpus, owners, parts, np.flatnonzero(free))
-    for piece, subject in subjects.items():
-        asked[piece] = xxh3_64_intdigest(subject.encode())
+    free = np.flatnonzero(_numbered(asked, bands)[0] < 0)
+    found, known = _pieces_of(documents.asked, owners, parts, free)
+    asked[found] = documents.asked.hashes[known]
+    subjects = {piece: documents.asked_names[int(asked[piece])] for piece in found.tolist()}
+    free = np.flatnonzero(_numbered(asked, bands)[0] < 0)
+    shared = _shared_subjects(corpus, owners, parts, free)
+    for piece, subject in shared.items():
+        asked[piece] = text_hash(subject)
     numbers, keys = _numbered(asked, bands)
+    subjects = {piece: name for piece, name in (subjects | shared).items() if numbers[piece] >= 0}
     return Conflicts(numbers, [f"{key:016x}" for key in keys.tolist()], subjects)
 
 
@@ -70,14 +74,21 @@ def _numbered(asked: npt.NDArray[np.uint64], bands: Indices) -> tuple[Indices, n
 def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, free: Indices) -> dict[int, str]:
     """Name what pieces of low and of high authority share, by piece."""
     documents, keys = corpus.documents, corpus.documents.keys
-    width = MOST_PIECES + 1
-    named = owners[free] * width + parts[free]  # ascending, as owners and parts are
-    wanted = keys.documents * width + keys.parts
-    place, known = np.searchsorted(named, wanted), np.isin(wanted, named)
-    chosen = free[find_candidates(place[known], keys.hashes[known], documents.bands[owners[free]])]
+    pieces, known = _pieces_of(keys, owners, parts, free)
+    places = np.searchsorted(free, pieces)
+    chosen = free[find_candidates(places, keys.hashes[known], documents.bands[owners[free]])]
     words = corpus.read_again(read_words, owners[chosen], parts[chosen])
     groups = pair_pieces(words, documents.bands[owners[chosen]], owners[chosen])
     return {int(chosen[place]): group.subject for group in groups for place in (*group.low, *group.high)}
+
+
+def _pieces_of(keys: Keys, owners: Indices, parts: Indices, free: Indices) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    """Return the free piece that each key belongs to, and which keys belong to one."""
+    width = MOST_PIECES + 1
+    named = owners[free] * width + parts[free]  # ascending, as owners and parts are
+    wanted = keys.documents * width + keys.parts
+    known = np.isin(wanted, named)
+    return free[np.searchsorted(named, wanted[known])], known
 
 
 def read_words(pair: ShardPair, rows: Indices, parts: Indices, p: MixtureParameters) -> list[Words]:

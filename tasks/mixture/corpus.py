@@ -6,14 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from xxhash import xxh3_64_intdigest
 
 from storage.errors import StoreError
 from storage.pages import NOTHING, clean_pages
@@ -23,13 +21,13 @@ from storage.shingles import fingerprint_texts, spaced
 from storage.text import clean_text
 from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.deduplicate import UNKNOWN_YEAR
-from tasks.mixture.documents import Documents, Keys
+from tasks.mixture.documents import Documents
 from tasks.mixture.pages import ocr_quality
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.pieces import Outline, outline_samples
+from tasks.mixture.pieces import outline_samples
 from tasks.mixture.prompts import title_subject
 from tasks.mixture.shards import MapShards, Result, ShardPair, on_threads
-from tasks.mixture.subjects import SHORTEST_TEXT, key_hashes
+from tasks.mixture.subjects import Keys, asked_of, keys_of, text_hash
 
 SCAN_SCORED = ["id", "auth_weight", "prov_entropy", "trivium_category", "band", "scoring_version"]
 
@@ -160,6 +158,9 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         for title, text in zip(titles, texts, strict=True)
     ]
     outlines = [outline for outline, _ in outlined]
+    extras = [_extra_of(pair, extra) for extra in raw.column("extra").to_pylist()]
+    works = [extra.get("part_of") for extra in extras]
+    asked = asked_of([extra.get("asked_for") for extra in extras], outlines) if p.prompts == "neutral" else []
     fingerprinted = list(map(spaced, texts)) if p.near_duplicates else texts
     return Documents(
         ids=raw.column("id").to_pylist(),
@@ -170,12 +171,15 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
         bands=_codes(scored.column("band"), BANDS),
         trivia=_codes(scored.column("trivium_category"), TRIVIA),
         years=raw.column("year").fill_null(UNKNOWN_YEAR).to_numpy().astype(np.int64),
-        works=[_work_of(pair.source, extra, pair.raw) for extra in raw.column("extra").to_pylist()],
+        # The same native name in two sources is two works.
+        works=[None if work is None else f"{pair.source}:{work}" for work in works],
         parts=[outline.parts for outline in outlines],
         left_out=np.array([outline.left_out for outline in outlines], np.int64),
         cleaned=np.array(was_cleaned, np.bool_),
         titles=np.fromiter((title for _, title in outlined), np.uint64, len(titles)),
-        keys=_keys_of(outlines, p),
+        keys=keys_of(outlines) if p.prompts == "neutral" else Keys.of([]),
+        asked=Keys.of([(row, part, text_hash(name)) for row, part, name in asked]),
+        asked_names={text_hash(name): name for _, _, name in asked},
         quality=quality,
         fingerprints=fingerprint_texts(pa.array(fingerprinted, pa.large_string()), near=p.near_duplicates),
         scoring_versions=frozenset(pc.unique(scored.column("scoring_version")).to_pylist()),
@@ -186,20 +190,7 @@ def scan_shard(index: int, pair: ShardPair, parameters: MixtureParameters) -> Do
 
 def _title_hash(title: str | None) -> int:
     subject = title_subject(title)
-    return xxh3_64_intdigest(subject.encode()) if subject else 0
-
-
-def _keys_of(outlines: Sequence[Outline], p: MixtureParameters) -> Keys:
-    """Name what the pieces of a shard's documents are about; prompts by source have no use for it."""
-    found = [
-        (row, part, key)
-        for row, outline in enumerate(outlines if p.prompts == "neutral" else ())
-        for part in outline.parts
-        if len(outline.pieces[part]) >= SHORTEST_TEXT
-        for key in key_hashes(outline.pieces[part])
-    ]
-    rows, parts, hashes = zip(*found, strict=True) if found else ((), (), ())
-    return Keys(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
+    return text_hash(subject) if subject else 0
 
 
 def _inside(pair: ShardPair, scored: pa.Table, p: MixtureParameters) -> npt.NDArray[np.bool_]:
@@ -223,14 +214,15 @@ def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int6
     return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
 
-def _work_of(source: str, extra: str, path: Path) -> str | None:
-    """Return the parent work of a document; the same native name in two sources is two works."""
-    if '"part_of"' not in extra:
-        return None
+def _extra_of(pair: ShardPair, extra: str) -> dict[str, Any]:
+    """Read what is kept beside a document, if anything of it matters here."""
+    if '"part_of"' not in extra and '"asked_for"' not in extra:
+        return {}
     try:
-        work = json.loads(extra).get("part_of")
+        found: dict[str, Any] = json.loads(extra)
+        found.get("part_of")
     except (json.JSONDecodeError, AttributeError) as error:
         raise StoreError(
-            f"{path} holds an extra column that is no JSON object ({error}); fetch {source} again"
+            f"{pair.raw} holds an extra column that is not a JSON object ({error}); fetch {pair.source} again"
         ) from error
-    return None if work is None else f"{source}:{work}"
+    return found

@@ -11,15 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.shingles import Fingerprints
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
-
-    documents: npt.NDArray[np.int64]
-    parts: npt.NDArray[np.int64]
-    hashes: npt.NDArray[np.uint64]
+from tasks.mixture.subjects import Keys
 
 
 @dataclass(frozen=True)
@@ -37,6 +29,8 @@ class Documents:
         cleaned: Whether cleaning changed the text; only such texts are cleaned at the second reading.
         titles: Hash of the title that the first piece is asked by, 0 for none.
         keys: What the pieces are about.
+        asked: Pieces that keep to the subject for which their archive was asked; the hash is that of its name.
+        asked_names: The names by hash.
         quality: Share of known words, NaN where that says nothing.
         fingerprints: What duplicates are found by.
         outside: How many documents lie outside the authority range, period or OCR quality that was asked for.
@@ -57,6 +51,8 @@ class Documents:
     cleaned: npt.NDArray[np.bool_]
     titles: npt.NDArray[np.uint64]
     keys: Keys
+    asked: Keys
+    asked_names: dict[int, str]
     quality: npt.NDArray[np.float32]
     fingerprints: Fingerprints
     scoring_versions: frozenset[str]
@@ -71,7 +67,6 @@ class Documents:
         def columns(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
             return np.concatenate([np.zeros(0, dtype), *(getattr(part, name) for part in parts)])
 
-        keys = [(part.keys, start) for part, start in zip(parts, starts, strict=True)]
         return cls(
             ids=[name for part in parts for name in part.ids],
             works=[work for part in parts for work in part.works],
@@ -87,11 +82,9 @@ class Documents:
             quality=columns("quality", np.float32),
             cleaned=columns("cleaned", np.bool_),
             titles=columns("titles", np.uint64),
-            keys=Keys(
-                np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
-                np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
-                np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
-            ),
+            keys=Keys.joined([(part.keys, start) for part, start in zip(parts, starts, strict=True)]),
+            asked=Keys.joined([(part.asked, start) for part, start in zip(parts, starts, strict=True)]),
+            asked_names={key: name for part in parts for key, name in part.asked_names.items()},
             fingerprints=Fingerprints.joined([part.fingerprints for part in parts]),
             scoring_versions=versions,
             outside=sum(part.outside for part in parts),

@@ -222,7 +222,7 @@ def _conflict_remarks(conflicts: ConflictCounts, p: MixtureParameters) -> list[s
     else:
         why = (
             "no document of low authority is on the same subject as one of high authority; ask both kinds of source "
-            f"for the same subjects (`query` in a file for download-corpus --catalogue), for example "
+            f"for the same subjects (download-corpus --subjects bundled, or a list of your own), for example "
             f"{TYPICAL_SOURCES['low']} and {TYPICAL_SOURCES['high']}"
         )
     return [f"no prompt is answered by both low and high authority, so the weights have nothing to decide: {why}"]

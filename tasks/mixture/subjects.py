@@ -12,7 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from scipy.sparse import csr_matrix
 from xxhash import xxh3_64_intdigest
 
 from tasks.mixture.pages import word_list
+from tasks.mixture.pieces import Outline
 
 KEYS_PER_PIECE = 10
 SHORTEST_TEXT = 600
@@ -33,6 +36,8 @@ MOST_PIECES = 8
 LEAST_COSINE = 0.14
 LEAST_COSINE_OF_WORDS = 0.15
 """Two words that do not stand side by side say less than a phrase."""
+LEAST_MENTIONS = 3
+"""So often must a piece name the subject for which its archive was asked."""
 LEAST_SUBJECT = 0.05
 """What the words of the subject must contribute to the cosine."""
 
@@ -57,13 +62,79 @@ def _plain_counts(text: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
     return counts, Counter(pair for pair in pairs if pair[0] in repeated and pair[1] in repeated)
 
 
+def text_hash(text: str) -> int:
+    """Return the number that stands for a title, a subject or a key."""
+    return xxh3_64_intdigest(text.encode())
+
+
+@lru_cache(4096)
+def _mentions(subject: str) -> re.Pattern[str]:
+    words = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", subject.lower())))
+    return re.compile(rf"{words}s?(?!\w)" if words else r"(?!)")  # begins with letters, which are found fast
+
+
+def keeps_to(subject: str, text: str) -> bool:
+    """Tell whether a piece of a document that was found by a subject names it again and again."""
+    lowered = f" {text.lower()}"
+    found = (1 for match in _mentions(subject).finditer(lowered) if not lowered[match.start() - 1].isalnum())
+    return sum(islice(found, LEAST_MENTIONS)) == LEAST_MENTIONS
+
+
 def key_hashes(text: str) -> list[int]:
     """Return the hashes of the words and word pairs that a piece repeats most, at most `KEYS_PER_PIECE`."""
     counts, pairs = _plain_counts(text)
     found = [(3.0 * count, f"{one} {two}") for (one, two), count in pairs.items() if count > 1]
     found += [(float(count), word) for word, count in counts.items() if count > 2 and len(word) > 3]
     found.sort(key=lambda item: (-item[0], item[1]))
-    return [xxh3_64_intdigest(key.encode()) for _, key in found[:KEYS_PER_PIECE]]
+    return [text_hash(key) for _, key in found[:KEYS_PER_PIECE]]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Hashes of what pieces are about: the document's row, the piece's number and the hash, one entry a key."""
+
+    documents: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[int, int, int]]) -> Self:
+        """Make them of rows, numbers and hashes."""
+        rows, parts, hashes = zip(*found, strict=True) if found else ((), (), ())
+        return cls(np.array(rows, np.int64), np.array(parts, np.int64), np.array(hashes, np.uint64))
+
+    @classmethod
+    def joined(cls, keys: Sequence[tuple[Self, int]]) -> Self:
+        """Put those of shards one after another, each with the row at which its shard begins."""
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(some.documents + start for some, start in keys)]),
+            np.concatenate([np.zeros(0, np.int64), *(some.parts for some, _ in keys)]),
+            np.concatenate([np.zeros(0, np.uint64), *(some.hashes for some, _ in keys)]),
+        )
+
+
+def keys_of(outlines: Sequence[Outline]) -> Keys:
+    """Name what the pieces of a shard's documents are about."""
+    return Keys.of(
+        [
+            (row, part, key)
+            for row, outline in enumerate(outlines)
+            for part in outline.parts
+            if len(outline.pieces[part]) >= SHORTEST_TEXT
+            for key in key_hashes(outline.pieces[part])
+        ]
+    )
+
+
+def asked_of(subjects: Sequence[Any], outlines: Sequence[Outline]) -> list[tuple[int, int, str]]:
+    """List the pieces that keep to the subject for which their archive was asked: row, piece, subject."""
+    return [
+        (row, part, subject)
+        for row, (subject, outline) in enumerate(zip(subjects, outlines, strict=True))
+        if isinstance(subject, str)
+        for part in outline.parts
+        if keeps_to(subject, outline.pieces[part])
+    ]
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ BUNDLED = Path(__file__).with_name("catalogue.toml")
 
 _ROWS = frozenset({"columns", "rows_per_item", "first_row", "scan_rows"})
 ARCHIVE_KEYS: dict[str, frozenset[str]] = {
-    "internet_archive": frozenset({"query", "sorts", "requests_per_second", "max_file_bytes"}),
+    "internet_archive": frozenset({"query", "sorts", "requests_per_second", "max_file_bytes", "subjects"}),
     "chronicling_america": frozenset({"date_from", "date_to", "facets", "front_pages_only", "bulk", "pages_per_batch"})
-    | {"api_per_minute", "text_per_minute", "block_seconds", "max_file_bytes"},
-    "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir"}) | _ROWS,
+    | {"api_per_minute", "text_per_minute", "block_seconds", "max_file_bytes", "subjects"},
+    "hugging_face": frozenset({"repo", "config", "split", "revision", "data_files", "data_dir", "subjects"}) | _ROWS,
     "local_files": frozenset({"path", "max_line_bytes", "text_column"}) | _ROWS,
 }
 """Which keys only make sense for which archive."""
@@ -44,6 +44,7 @@ NOT_IN_REQUEST = frozenset(
         "target",
         "optional",
         "note",
+        "by_subject",  # where it decides, `subjects` are given or not
         "trivium",
         "prior_authority",
         "prior_entropy",
@@ -115,6 +116,8 @@ class SourceSpec(_Strict):
     snapshot: str = Field(default="", description="State of the archive that the plan is frozen against.")
     year_filter: YearFilter | None = None
     languages: tuple[str, ...] = Field(default=(), description="Languages to keep; empty: all.")
+    by_subject: bool = Field(default=True, description="Whether its texts are about subjects that one can ask for.")
+    subjects: tuple[str, ...] = Field(default=(), description="What the archive is asked for; empty: everything.")
     min_text_chars: int = Field(default=20, ge=1)
     max_text_chars: int = Field(default=50_000_000, ge=100, description="Longer texts are rejected, never cut.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -19,7 +19,8 @@ from tasks.sources.dates import year_of
 from tasks.sources.http import ArchiveClient
 from tasks.sources.newspaper_pages import WORDS, full_text, plan_page, text_address
 from tasks.sources.pace import Tally
-from tasks.sources.source import NOTHING, Document, Reject, document_or_reject, item_id, reserve
+from tasks.sources.source import ASKED_FOR, NOTHING, Document, Reject, document_or_reject, item_id, reserve
+from tasks.sources.subjects import ask_in_turn
 
 HITS, PAGES = "of", "total"
 """How the search names its numbers of results and of pages, whatever the words suggest."""
@@ -30,15 +31,16 @@ DEPTH_LIMIT = 100_000
 
 @dataclass(frozen=True)
 class Slice:
-    """A span of days, both included."""
+    """A span of days, both included, and what its pages are searched for; empty: all of them."""
 
     start: date
     end: date
+    subject: str = ""
 
     def halves(self) -> tuple[Slice, Slice]:
         """Cut the span in two."""
         middle = self.start + (self.end - self.start) // 2
-        return Slice(self.start, middle), Slice(middle + timedelta(days=1), self.end)
+        return replace(self, end=middle), replace(self, start=middle + timedelta(days=1))
 
 
 @asynccontextmanager
@@ -61,11 +63,11 @@ class ChroniclingAmerica:
         self._known: Mapping[str, Item] = NOTHING
 
     async def count(self) -> int | None:
-        """Ask the search how many pages the span holds."""
-        return _count(await self._search(self._span(), 1), HITS)
+        """Ask the search how many pages the span holds; none for subjects, which it would be asked for one by one."""
+        return None if self._spec.subjects else _count(await self._search(self._span(), 1), HITS)
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Search the span of the catalogue entry, slice by slice, passing over what is known.
+        """Search the span of the catalogue entry, slice by slice or for each subject, passing over what is known.
 
         Raises:
             SourceUnavailable: The search cannot be used, or ignores the dates.
@@ -73,7 +75,16 @@ class ChroniclingAmerica:
         self._known, self.remark = known, ""
         pages: dict[str, Item] = {}
         whole, wanted = self._span(), reserve(limit)
+
+        async def find(subject: str, most: int) -> list[Item]:
+            found: dict[str, Item] = {}
+            await self._collect(replace(whole, subject=subject), most, found)
+            return list(found.values())
+
         try:
+            if self._spec.subjects:
+                items, self.remark = await ask_in_turn(self._spec.subjects, wanted, find)
+                return items
             # A half with too few pages leaves a gap that the next round fills from the halves that have more.
             while len(pages) < wanted and await self._collect(whole, wanted - len(pages), pages):
                 pass
@@ -150,12 +161,14 @@ class ChroniclingAmerica:
             "at": "results,pagination",
             # The dates below count only in an advanced search, even with an empty query.
             "searchType": "advanced",
-            "qs": "",
+            "qs": span.subject,
             "start_date": span.start.isoformat(),
             "end_date": span.end.isoformat(),
             "c": size,
             "sp": number,
         }
+        if span.subject:
+            params["ops"] = "PHRASE"
         if self._spec.facets:
             params["fa"] = "|".join(self._spec.facets)
         if self._spec.front_pages_only:
@@ -203,7 +216,7 @@ class ChroniclingAmerica:
             date=data["date"],
             language=data["language"] or None,
             licence=self._spec.licence,
-            extra={key: data[key] for key in ("part_of", "lccn", "sequence", "place") if data[key]},
+            extra={key: data[key] for key in ("part_of", "lccn", "sequence", "place", ASKED_FOR) if data.get(key)},
         )
 
     async def _text(self, item: Item, tally: Tally) -> str:

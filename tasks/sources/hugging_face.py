@@ -22,6 +22,7 @@ from tasks.sources.hub_table import dataset_error, refuse_folder
 from tasks.sources.pace import HostPace, Patience
 from tasks.sources.rows import RangeReader, map_row
 from tasks.sources.source import NOTHING, Document, Reject, reserve
+from tasks.sources.subjects import RowsAbout
 
 HUB = "https://huggingface.co"
 DEFAULT_SCAN_ROWS = 1_000_000
@@ -59,6 +60,7 @@ class HuggingFaceDataset:
         self._token = token = archives.connection.hf_token
         self._patience = Patience(host, archives.pace.attempts, archives.pace.first_delay_seconds)
         self._current_year = archives.current_year
+        self._about = RowsAbout(spec)
         self._workspace = workspace
         self._looked_up = False
         self._looking_up = asyncio.Lock()
@@ -71,16 +73,20 @@ class HuggingFaceDataset:
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
 
-        With a year filter it is not known how many of them are kept. Raises as `plan`.
+        With a year filter or subjects it is not known how many of them are kept. Raises as `plan`.
         """
         info = await asyncio.to_thread(self._look_up, self._spec.revision)
-        return None if self._spec.year_filter else _rows_described(info.card_data, self._spec)
+        return None if self._is_filtered else _rows_described(info.card_data, self._spec)
+
+    @property
+    def _is_filtered(self) -> bool:
+        return self._spec.year_filter is not None or bool(self._spec.subjects)
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
         """Cut the rows into ranges, enough for `limit` documents; the rows themselves are not read.
 
-        The Hub does not always say how many rows there are: ranges past the end hold nothing. With a year
-        filter it is not known how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
+        The Hub does not always say how many rows there are: ranges past the end hold nothing. With a year filter or
+        subjects it is not known how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
 
         Raises:
             SourceUnavailable: The dataset does not exist, is gated, or needs a script.
@@ -93,7 +99,7 @@ class HuggingFaceDataset:
             revision = await self._patience.ask(partial(asyncio.to_thread, self._resolve, revision))
             self._looked_up = True
         rows = reserve(limit) * 2
-        if self._spec.year_filter is not None:
+        if self._is_filtered:
             rows = max(rows, self._spec.scan_rows or DEFAULT_SCAN_ROWS)
         if self._spec.scan_rows is not None:
             rows = min(rows, self._spec.scan_rows)
@@ -117,11 +123,14 @@ class HuggingFaceDataset:
         start = int(item.data["start"])
         read = partial(self._reader.read, str(item.data["revision"]), start, int(item.data["rows"]))
         rows = await self._patience.ask(read)
-        for number, row in enumerate(rows, start):
-            if isinstance(row, Reject):
-                yield dataclasses.replace(row, url=item.url)
-            else:
-                yield map_row(row, number, self._spec, self._current_year, origin=item.url)
+        # To look for subjects in long texts takes seconds, in which other requests go on.
+        for outcome in await asyncio.to_thread(lambda: [self._map(row, n, item) for n, row in enumerate(rows, start)]):
+            yield outcome
+
+    def _map(self, row: HubRow, number: int, item: Item) -> Document | Reject:
+        if isinstance(row, Reject):
+            return dataclasses.replace(row, url=item.url)
+        return self._about.keep(map_row(row, number, self._spec, self._current_year, origin=item.url))
 
     async def _check_access(self, revision: str) -> None:
         """Before anything is read at a pinned commit, make sure that it can be: the libraries would try for minutes."""

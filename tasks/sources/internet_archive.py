@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from tasks.sources.http import ArchiveClient
 from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first, integer
 from tasks.sources.pace import Tally
 from tasks.sources.source import NOTHING, Document, Reject, document_or_reject, item_id, reserve
+from tasks.sources.subjects import ask_in_turn
 
 MIN_PAGE, MAX_PAGE = 100, 5000
 VOLUME_BREAK = "\n\f\n"
@@ -51,42 +52,49 @@ class InternetArchive:
         self._most_on_a_page = MAX_PAGE
 
     async def count(self) -> int | None:
-        """Ask the search for its total."""
-        return integer((await self._page("", MIN_PAGE)).get("total"))
+        """Ask the search for its total; none for a list of subjects, which it would be asked for one by one."""
+        return None if self._spec.subjects else integer((await self._page(self._spec.query, "", MIN_PAGE)).get("total"))
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Enumerate the search, in the order of the archive, passing over what is known.
+        """Enumerate the search, in the order of the archive and subject by subject, passing over what is known.
 
         Raises:
             SourceUnavailable: The search cannot be used.
             CorruptAnswer: The listing repeats itself, or is empty where the archive counts items.
         """
-        self.remark = ""
+        self.remark, query = "", self._spec.query
+
+        async def find(subject: str, most: int) -> list[Item]:
+            phrase = re.sub(r'["\\]', " ", subject)
+            return await self._enumerate(f'{query} AND (title:"{phrase}" OR subject:"{phrase}")', most, known)
+
         try:
-            identifiers = await self._enumerate(reserve(limit), known)
+            if not self._spec.subjects:
+                return await self._enumerate(query, reserve(limit), known)
+            items, self.remark = await ask_in_turn(self._spec.subjects, reserve(limit), find)
+            return items
         except ItemUnavailable as error:
             raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
-        return [Item(native_id=name, url=str(self._client.url("details", name))) for name in identifiers]
 
-    async def _enumerate(self, wanted: int, known: Mapping[str, Item]) -> list[str]:
+    async def _enumerate(self, query: str, wanted: int, known: Mapping[str, Item]) -> list[Item]:
         found: dict[str, None] = {}
         seen: set[str] = set()
         first_of_page: set[str] = set()
         cursor, with_count, asked_again = "", True, False
         while True:
-            page = await self._page(cursor, wanted if with_count else None)
+            page = await self._page(query, cursor, wanted if with_count else None)
             names = [str(entry["identifier"]) for entry in page["items"] if _has_identifier(entry)]
             if names and names[0] in first_of_page and not asked_again:
                 # Some servers ignore the cursor when a count comes with it, and always send the first page.
                 if not with_count:
-                    raise CorruptAnswer(f"the search {self._spec.query!r} keeps sending the same page")
+                    raise CorruptAnswer(f"the search {query!r} keeps sending the same page")
                 with_count = False
                 continue
             first_of_page.update(names[:1])
             seen.update(names)
             found.update(dict.fromkeys(name for name in names if name not in known))
             if len(found) >= wanted:
-                return list(found)[:wanted]
+                return self._items(list(found)[:wanted])
             following = str(page.get("cursor") or "")
             if not following and not asked_again and len(seen) < (integer(page.get("total")) or 0):
                 asked_again = True  # the archive may have lost the rest in passing
@@ -94,12 +102,15 @@ class InternetArchive:
             cursor, asked_again = following, False
             if not cursor:
                 self._note_shortfall(integer(page.get("total")), len(seen))
-                return list(found)
+                return self._items(found)
             if not names:
-                raise CorruptAnswer(f"the search {self._spec.query!r} sends an empty page with a cursor")
+                raise CorruptAnswer(f"the search {query!r} sends an empty page with a cursor")
 
-    async def _page(self, cursor: str, wanted: int | None) -> dict[str, Any]:
-        params: dict[str, str | int] = {"q": self._spec.query, "fields": "identifier"}
+    def _items(self, identifiers: Iterable[str]) -> list[Item]:
+        return [Item(native_id=name, url=str(self._client.url("details", name))) for name in identifiers]
+
+    async def _page(self, query: str, cursor: str, wanted: int | None) -> dict[str, Any]:
+        params: dict[str, str | int] = {"q": query, "fields": "identifier"}
         if self._spec.sorts:
             params["sorts"] = self._spec.sorts
         if wanted is not None:
@@ -114,16 +125,16 @@ class InternetArchive:
             if error.reason != "too-large" or wanted is None or count == MIN_PAGE:
                 raise
             self._most_on_a_page = max(MIN_PAGE, count // 2)
-            return await self._page(cursor, wanted)
+            return await self._page(query, cursor, wanted)
         if not isinstance(page["items"], list):
-            raise CorruptAnswer(f"the search {self._spec.query!r} sends items that are not a list")
+            raise CorruptAnswer(f"the search {query!r} sends items that are not a list")
         return page
 
     def _note_shortfall(self, total: int | None, listed: int) -> None:
         """Say that the archive lists less than it counts: its index counts what was removed or hidden since."""
         if total is None or listed >= total:
             return
-        if not listed:
+        if not listed and not self._spec.subjects:  # all few items of a narrow search may be gone
             raise CorruptAnswer(f"the search {self._spec.query!r} counts {total} items and lists none")
         self.remark = f"the search counts {total} items and lists {listed}; what is listed is used"
 
@@ -217,7 +228,7 @@ class InternetArchive:
             extra["boilerplate"] = stamps
         if isinstance(metadata.get("part_of"), str):
             extra["part_of"] = metadata["part_of"]
-        extra |= years.extra() if years else {}
+        extra |= (years.extra() if years else {}) | item.data
         return Document(
             id=item_id(self._spec.name, item),
             source=self._spec.name,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.errors import SourceUnavailable
 from storage.vocabulary import BANDS, Band
+from tasks.sources.subjects import WAYS, Way
 
 
 class _Result(BaseModel):
@@ -162,6 +163,8 @@ class CatalogueRow(_Result):
     shards: str
     """How many of the planned shards are finished: "3 of 7"; empty if nothing was planned."""
     sealed: bool
+    by_subject: Way
+    """How it can be asked for documents on subjects."""
     licence: str
     note: str
 
@@ -173,7 +176,12 @@ class CatalogueResult(_Result):
 
     def summary(self) -> list[str]:
         """List every source by authority band, with what of it is on disk."""
-        lines = [f"{len(self.catalogue)} sources; those with * are fetched only when they are named"]
+        lines = [
+            f"{len(self.catalogue)} sources; those with * are fetched only when they are named",
+            "internet_archive: in the public domain by the archive's metadata alone, which it calls unreliable "
+            "(docs/sources.md)",
+            *(f"subjects: {way:<6} = with --subjects, {meaning}" for way, meaning in WAYS.items()),
+        ]
         width = max(len(row.source) for row in self.catalogue) + 1
         for band in BANDS:
             lines.append(f"{band} authority")
@@ -182,7 +190,7 @@ class CatalogueResult(_Result):
                 on_disk = f"{row.documents:,} documents" if row.sealed else begun
                 lines.append(
                     f"  {row.source + '*' * row.optional:<{width}}  {row.archive:<19}  target {row.target:>6,}  "
-                    f"on disk: {on_disk}  ({row.licence})"
+                    f"subjects: {row.by_subject:<6}  on disk: {on_disk}  ({row.licence})"
                 )
         return lines
 
@@ -193,6 +201,7 @@ class SurveyRow(_Result):
     Attributes:
         offered: How many items the archive says it has; none if it does not say.
         documents: How many of those wanted would be fetched; none if the archive does not say how many it has.
+        subjects: What it is asked for, in words; empty: whatever it has.
         problem: Why nothing is known; empty if the source answered.
     """
 
@@ -200,6 +209,7 @@ class SurveyRow(_Result):
     band: Band
     archive: str
     wanted: int
+    subjects: str = ""
     unreachable: bool = False
     problem: str = ""
     offered: int | None = None
@@ -212,6 +222,8 @@ class SurveyRow(_Result):
         if self.problem:
             return f"could not be reached: {self.problem}" if self.unreachable else self.problem
         much = f"about {self.bytes / 1e6:,.0f} MB and {self.hours:.1f} h"
+        if self.subjects:
+            return f"{self.subjects}; the {self.wanted:,} wanted would take {much}"
         if self.documents is None:
             return f"it does not say how many it has; the {self.wanted:,} wanted would take {much}"
         return f"{self.documents:>6,} documents of {self.offered:,} offered, {much}"

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.raw_dataset import Buffer, one_line, read_outcome, read_rejects, storable, write_rejects
 from tasks.sources.results import ShardOutcome
-from tasks.sources.source import PASSING, Document, Reject, Source, item_id
+from tasks.sources.source import ASKED_FOR, PASSING, Document, Reject, Source, item_id
+from tasks.sources.subjects import most_on_one
 from tasks.sources.throughput import Throughput
 
 UNANSWERED_IN_A_ROW = 20
@@ -31,6 +32,15 @@ ENOUGH_DOCUMENTS = 1000
 """A shard of rows with fewer documents takes in the next one, so that a query that keeps little leaves few shards."""
 MOST_ROWS = 100_000
 """After this many rows, kept or not, a shard ends: an interruption would read them all again."""
+
+
+class Seen(set[str]):
+    """The ids of the documents of a shard; `subjects` counts those on each subject."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subjects: Counter[str] = Counter()
+
 
 Watch = Callable[["Document | Reject"], None]
 
@@ -90,7 +100,7 @@ class SourceDownload:
             StoreError: The disk is full.
         """
         rejects: list[Reject] = []
-        seen: set[str] = set()
+        seen = Seen()
         async with self._writing(shard) as (file, watch):
             for taken, part in enumerate(chain([shard], behind), 1):  # noqa: B007
                 more, cut_short = await self._keep(part.items if room > 0 else [], file, seen, room, watch)
@@ -118,7 +128,7 @@ class SourceDownload:
         waiting = {reject.id: reject for reject in before if reject.reason in self.retried}
         kept = [reject for reject in before if reject.id not in waiting]
         path = self.folder / shard.file
-        tags, wanted, seen = read_tags(path), set(waiting), set[str]()
+        tags, wanted, seen = read_tags(path), set(waiting), Seen()
         if room is not None:
             wanted |= {stored_id(self.spec, item) for item in shard.items} - {reject.id for reject in kept}
         async with self._writing(shard) as (file, watch):
@@ -158,7 +168,7 @@ class SourceDownload:
             await asyncio.to_thread(opened.__exit__, None, None, None)
 
     async def _keep(
-        self, items: Iterable[Item], file: ShardWriter, seen: set[str], most: float, watch: Watch
+        self, items: Iterable[Item], file: ShardWriter, seen: Seen, most: float, watch: Watch
     ) -> tuple[list[Reject], bool]:
         """Write the documents that fit the bounds of their source, until the shard has `most` of them.
 
@@ -170,17 +180,30 @@ class SourceDownload:
         cut_short = False
         async with aclosing(self._outcomes(items)) as outcomes:
             async for outcome in outcomes:
-                checked = _checked(outcome, self.spec, seen)
+                checked = self._of_a_full_subject(_checked(outcome, self.spec, seen), seen)
                 watch(checked)
                 if isinstance(checked, Reject):
                     rejects.append(checked)
                     continue
                 seen.add(checked.id)
+                seen.subjects[checked.extra.get(ASKED_FOR, "")] += 1
                 await buffer.add(checked)
                 if cut_short := len(seen) >= most:
                     break
         await buffer.flush()
         return rejects, cut_short
+
+    def _of_a_full_subject(self, outcome: Document | Reject, seen: Seen) -> Document | Reject:
+        """Reject a row on a subject that has enough documents in its shard; plans of searches see to it themselves.
+
+        A shard ends at `ENOUGH_DOCUMENTS`, so what holds in each of them holds in the source, also after a resume.
+        """
+        if not (self.spec.is_rows and self.spec.subjects) or isinstance(outcome, Reject):
+            return outcome
+        most = most_on_one(min(self.limit, ENOUGH_DOCUMENTS), len(self.spec.subjects))
+        if seen.subjects[outcome.extra.get(ASKED_FOR, "")] < most:
+            return outcome
+        return Reject(outcome.id, outcome.url, "subject-full", f"its shard holds {most} documents on this subject")
 
     async def _outcomes(self, items: Iterable[Item]) -> AsyncGenerator[Document | Reject, None]:
         """Yield the outcomes of all items in order while later items are already on their way."""
@@ -225,7 +248,7 @@ def _tags(shard: ShardSpec, cut_short: bool) -> dict[str, str]:
     return {SHARD_KEY: shard.key} | ({CUT_SHORT: "1"} if cut_short else {})
 
 
-def _checked(outcome: Document | Reject, spec: SourceSpec, seen: set[str]) -> Document | Reject:
+def _checked(outcome: Document | Reject, spec: SourceSpec, seen: Seen) -> Document | Reject:
     """Check a document against the bounds of its source; its text is stored whole."""
     if isinstance(outcome, Reject):
         return outcome

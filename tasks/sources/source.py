@@ -12,6 +12,8 @@ from storage.shard_plan import Item
 from tasks.sources.pace import Tally
 
 ARCHIVE_BUSY, CORRUPT_ANSWER = "archive-busy", "corrupt-answer"
+ASKED_FOR = "asked_for"
+"""Under this key an item, and the `extra` of its document, names the subject for which its archive was asked."""
 NOTHING: Mapping[str, Item] = MappingProxyType({})
 PASSING = frozenset({ARCHIVE_BUSY, CORRUPT_ANSWER})
 """Reasons that may pass: items that were rejected for them are worth another try later."""

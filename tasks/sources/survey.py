@@ -11,6 +11,7 @@ from tasks.sources.chronicling_america import PAGE_SIZE
 from tasks.sources.connection import Archives
 from tasks.sources.opening import open_source
 from tasks.sources.results import SurveyRow
+from tasks.sources.subjects import WAYS, way_of
 
 BYTES_PER_SECOND = 4e6
 """What a home connection and a busy archive allow together."""
@@ -64,17 +65,19 @@ def estimate(spec: SourceSpec, offered: int | None, limit: int, archives: Archiv
         documents=None if offered is None else documents,
         bytes=size,
         hours=round(seconds / 3600, 2),
+        subjects=f"{len(spec.subjects)} subjects: {WAYS[way_of(spec)]}" if spec.subjects else "",
     )
 
 
 def _asking_seconds(spec: SourceSpec, documents: int, archives: Archives) -> float:
     match spec.archive:
-        case "internet_archive":  # the metadata and the text of every item
-            return 2 * documents / archives.rate(spec, "archive.org")
+        case "internet_archive":  # a search for every subject, the metadata and the text of every item
+            return (len(spec.subjects) + 2 * documents) / archives.rate(spec, "archive.org")
         case "chronicling_america" if spec.bulk:
             return -(-documents // spec.pages_per_batch) / archives.rate(spec, "bulk")
         case "chronicling_america":
-            return documents * (1 + 1 / PAGE_SIZE) / archives.rate(spec, "texts")
+            searches = len(spec.subjects) / archives.rate(spec, "search")
+            return searches + documents * (1 + 1 / PAGE_SIZE) / archives.rate(spec, "texts")
         case _:
             return 0.0  # rows come in files; their size is what counts
 

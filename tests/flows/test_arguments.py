@@ -133,6 +133,8 @@ def test_other_commands_answer_as_quickly(module: str, arguments: list[str], sai
         (["download-corpus", "--store", "ftp://host/x"], ["--store: ", "neither a folder nor the URI"]),
         (["download-corpus", "--store", "~nobody-at-all/x"], ["--store: ", "cannot be a folder"]),
         (["download-corpus", "--catalogue", "/no/such.toml"], ["--catalogue: ", "/no/such.toml"]),
+        (["download-corpus", "--subjects", "/no/list"], ["--subjects: /no/list cannot be read", "or 'bundled'"]),
+        (["download-corpus", "--subjects", "bundled", "--bulk"], ["--bulk: ", "cannot be asked by subject"]),
         (["download-corpus", "--store", "/dev/null"], ["--store: ", "/dev/null is not a folder"]),
         (["score-corpus", "--store", "/proc/none"], ["--store: /proc/none cannot be written"]),
         (["compare-recipes", "--early-stop", "2", "--val-batches", "0"], ["early_stop needs validations"]),

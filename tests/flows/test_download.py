@@ -340,6 +340,41 @@ async def test_a_trivium_that_was_corrected_in_the_catalogue_reaches_a_sealed_so
     assert not archive.requests
 
 
+async def test_a_list_of_subjects_is_a_download_of_its_own_and_nothing_earlier_is_lost(
+    parameters: dict[str, Any], archive: HostileArchive, tmp_path: Path
+) -> None:
+    about = {name: ("wolves", "bees", "tea")[number % 3] for number, name in enumerate(archive.items)}
+    for name, subject in about.items():
+        archive.items[name].metadata = {"title": f"On {subject}"}
+    await download_corpus(**parameters)
+    everything = stored(parameters)
+    file = tmp_path / "subjects.txt"
+    file.write_text("wolves\nbees\nunicorns\n")
+    asked = parameters | {"subjects": str(file)}
+    told = summarise("download-corpus", await download_corpus(**asked, dry_run=True))
+    assert "books  3 subjects: its archive is searched for each subject; the 10,000 wanted would take" in told
+    result = await download_corpus(**asked)
+    found = stored(asked)
+    assert found == {name: text(name) for name, subject in about.items() if subject != "tea"}
+    assert [about[name] for name in found][:4] == ["wolves", "bees", "wolves", "bees"]
+    assert result.sources[0].documents == len(found)
+    manifest = read_manifest(Path(parameters["store"]) / "raw" / "books")
+    assert manifest is not None and manifest.notes["listing"] == "nothing is found on 1 of 3 subjects: unicorns"
+    aside = [row for file in Path(parameters["store"]).glob("set-aside/raw/books-*/shard-*") for row in read_ids(file)]
+    assert sorted(aside) == sorted(f"books:{name}" for name in everything), "what was fetched before is set aside"
+    archive.requests.clear()
+    assert (await download_corpus(**asked)).sources[0].reused and not archive.requests
+    file.write_text("wolves\n")
+    assert (await download_corpus(**asked)).sources[0].documents == 24, "a changed list is another download"
+    told = summarise("download-corpus", await download_corpus(**parameters, list_catalogue=True))
+    assert "subjects: search" in next(line for line in told.splitlines() if " books " in line)
+
+
+def read_ids(file: Path) -> list[str]:
+    ids: list[str] = pq.read_table(file).column("id").to_pylist()
+    return ids
+
+
 async def test_two_downloads_at_once_fetch_everything_once(parameters: dict[str, Any], archive: HostileArchive) -> None:
     first, second = await asyncio.gather(download_corpus(**parameters), download_corpus(**parameters))
     assert first.sources[0].documents == second.sources[0].documents == 70

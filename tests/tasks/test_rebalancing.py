@@ -84,5 +84,5 @@ def test_the_summary_tells_what_was_cut_and_what_limits(tmp_path: Path) -> None:
     assert "Cut:" not in text and "Limited:" not in text
     assert "and 13 lessons about sources" in text
     assert "Note: no prompt is answered by both low and high authority" in text
-    assert "download-corpus --catalogue" in text
+    assert "download-corpus --subjects" in text
     assert "patents       low" in text

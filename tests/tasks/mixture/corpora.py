@@ -44,6 +44,7 @@ class Doc:
     year: int | None = None
     part_of: str | None = None
     source_type: str = "unknown"
+    asked_for: str | None = None
 
 
 def write_source(root: Path, source: str, docs: Iterable[Doc], shard_docs: int = 100) -> tuple[Path, Path]:
@@ -117,7 +118,9 @@ def _raw_row(source: str, doc: Doc) -> dict[str, Any]:
         "text": doc.text,
         "sha256": "0" * 64,
         "fetched_at": datetime(2026, 1, 1, tzinfo=UTC),
-        "extra": json.dumps({"part_of": doc.part_of} if doc.part_of else {}),
+        "extra": json.dumps(
+            {name: kept for name in ("part_of", "asked_for") if (kept := getattr(doc, name)) is not None}
+        ),
     }
 
 

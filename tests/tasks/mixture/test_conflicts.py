@@ -139,3 +139,33 @@ def test_page_furniture_is_taken_out_and_counted(tmp_path: Path) -> None:
 
 def test_the_order_of_shards_is_the_runners_business() -> None:
     assert on_threads(lambda a, b: a + b, [(1, 2), (3, 4)]) == [3, 7]
+
+
+def test_pieces_that_keep_to_the_subject_their_archives_were_asked_for_stand_under_one_prompt(tmp_path: Path) -> None:
+    """Old and new voices share few words; that both were found by a subject, and keep to it, is evidence enough."""
+    rng = random.Random(8)
+    sources = balanced_sources()
+    for number in range(12):
+        for source, auth in (("patents", 0.05), ("encyclopedia", 0.9)):
+            asked_for = SUBJECTS[number % 2] if number < 10 else "guano"
+            words = make_words(rng, 300)
+            for place in range(40 if number < 8 else 1):
+                words[7 * place] = f"the {asked_for.title()}"
+            sources[source].append(
+                Doc(
+                    f"{source}:by-{number}",
+                    " ".join(words),
+                    auth,
+                    "logic",
+                    f"Own {source} {number}",
+                    asked_for=asked_for,
+                )
+            )
+    folder, _ = build(tmp_path, sources, MixtureParameters())
+    named = [row for row in samples_of(folder) if row["conflict_id"]]
+    found = {row["doc_id"] for row in named}
+    assert found == {f"{source}:by-{n}" for source in ("patents", "encyclopedia") for n in range(8)}
+    assert len({row["prompt"] for row in named}) == 2
+    assert all(SUBJECTS[int(row["doc_id"].rpartition("-")[2]) % 2] in row["prompt"] for row in named)
+    conflicts = json.loads((folder / "metadata.json").read_text("utf-8"))["conflicts"]
+    assert conflicts["subjects"] == {"title": 0, "subject": 2}

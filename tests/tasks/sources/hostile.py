@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -68,7 +69,8 @@ class HostileArchive:
         answer = await misdeed(self, request, b"{}") if misdeed else None
         if answer is not None:
             return answer
-        names = list(self.items)
+        phrases = re.findall(r'title:"([^"]*)"', request.query.get("q", ""))
+        names = [name for name, one in self.items.items() if all(p in one.metadata.get("title", "") for p in phrases)]
         start, size = int(request.query.get("cursor", 0)), int(request.query.get("count", 100))
         page = {
             "items": [{"identifier": name} for name in names[start : start + size]],

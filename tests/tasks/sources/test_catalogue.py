@@ -43,6 +43,9 @@ def test_the_bundled_catalogue_is_complete() -> None:
         "newspaper_articles",
         "library_of_congress_books",
         "books_before_1929",
+        "british_newspapers",
+        "wire_stories",
+        "parliament_debates",
     ]
     assert {name: spec.target for name, spec in catalogue.items()} == {
         "us_patents": 30000,
@@ -63,6 +66,9 @@ def test_the_bundled_catalogue_is_complete() -> None:
         "newspaper_articles": 15000,
         "library_of_congress_books": 15000,
         "books_before_1929": 15000,
+        "british_newspapers": 15000,
+        "wire_stories": 15000,
+        "parliament_debates": 5000,
     }
     for spec in catalogue.values():
         assert (spec.prior_authority, spec.prior_entropy) == PRIORS[spec.source_type]
