@@ -31,6 +31,9 @@ KEPT_SCHEMA = pa.schema(
 )
 """One answered question a row: the text of a generated answer, or a likelihood in nats with tokens and bytes."""
 
+OPTIONS_AT_ONCE = 512
+"""Options scored before their likelihoods are written: enough that those of like length fill a batch."""
+
 Question = TypeVar("Question")
 
 
@@ -101,7 +104,7 @@ class CachedModel:
             scores = model.score_options(some, plain=plain)
             return [Kept(nats=score.nats, tokens=score.tokens, bytes=score.bytes) for score in scores]
 
-        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask)
+        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask, OPTIONS_AT_ONCE)
         return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
 
     def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
@@ -129,13 +132,14 @@ class CachedModel:
         named: Sequence[Sequence[object]],
         questions: Sequence[Question],
         ask: Callable[[ModelUnderTest, list[Question]], list[Kept]],
+        at_once: int | None = None,
     ) -> list[Kept]:
         """Return the answer to every question; the open ones are asked and written, some at a time."""
         keys = [digest_of([self._identity, name]) for name in named]
         open_questions = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._kept}
-        waiting = list(open_questions)
-        for start in range(0, len(waiting), MAX_QUESTIONS_AT_ONCE):
-            some = waiting[start : start + MAX_QUESTIONS_AT_ONCE]
+        waiting, size = list(open_questions), at_once or MAX_QUESTIONS_AT_ONCE
+        for start in range(0, len(waiting), size):
+            some = waiting[start : start + size]
             self._model = self._model or self._load()
             answers = ask(self._model, [open_questions[key] for key in some])
             self._kept |= zip(some, answers, strict=True)

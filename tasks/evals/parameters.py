@@ -16,6 +16,7 @@ RESERVED = frozenset({"base", "adapter", "total"})
 """Names that the results give to something else than a further adapter."""
 MAX_QUESTIONS_AT_ONCE = 64
 """Questions put to a model before what it said is written: no larger batch ever comes together."""
+BATCH_SIZE = 64
 
 
 class EvaluationParameters(BaseModel):
@@ -67,12 +68,12 @@ class EvaluationParameters(BaseModel):
         description="Held-out samples are cut to this many tokens, the same for base and adapter.",
     )
     eval_batch_size: int = Field(
-        default=16,
+        default=BATCH_SIZE,
         ge=1,
         le=MAX_QUESTIONS_AT_ONCE,
         title="Batch size",
-        description="Sequences in one forward pass; lower it if memory runs out, which changes no result. A single "
-        "long sequence goes alone, whole: --eval-seq-length bounds it.",
+        description="Sequences in one forward pass at most, fewer where they are long; lower it if memory runs out, "
+        "which changes no result. A single long sequence goes alone, whole: --eval-seq-length bounds it.",
     )
     lm_eval_tasks: tuple[str, ...] = Field(
         default=(),

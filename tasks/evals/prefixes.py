@@ -40,11 +40,12 @@ class Node:
 
 
 def grow_tree(sequences: Sequence[Scored]) -> list[Node]:
-    """Return the roots of the tree; every sequence is a row of exactly one leaf."""
+    """Return the roots of the tree; every sequence of which something is scored is a row of exactly one leaf."""
     tails: dict[Ids, dict[Ids, Node]] = {}
     for row, sequence in enumerate(sequences):
-        leaf = tails.setdefault(sequence.head, {}).setdefault(sequence.tail, Node(sequence.tail))
-        leaf.rows.append(row)
+        if sequence.tail:
+            leaf = tails.setdefault(sequence.head, {}).setdefault(sequence.tail, Node(sequence.tail))
+            leaf.rows.append(row)
     leaves = {head: list(found.values()) for head, found in tails.items()}
     return list(_grow(sorted(leaves), leaves, 0, 0))
 
