@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from storage.errors import ParameterError
 from storage.untrusted import file_sha256
+from tasks.evals.own_questions import OwnQuestion
 from tasks.evals.scorers import Answer, judge_answer
 
 FOLDER = Path(__file__).parent
@@ -181,6 +182,8 @@ class QuestionSet(_Entry):
     scenarios: Scenarios
     neutral_texts: Neutral
     hashes: dict[str, str]
+    own: list[OwnQuestion] = []
+    """Questions of the user's own."""
 
     @property
     def neutral(self) -> list[str]:
@@ -222,6 +225,7 @@ class QuestionSet(_Entry):
                 for signal in found.signals
                 for source in (signal.primary, signal.modern)
             },
+            **{each.id: each.question for each in self.own},
         }
 
 
