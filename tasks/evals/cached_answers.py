@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -44,22 +44,6 @@ class Kept(NamedTuple):
     nats: float = 0.0
     tokens: int = 0
     bytes: int = 0
-
-
-class Model(Protocol):
-    """What the suites ask of a model; see `tasks.evals.model_under_test.ModelUnderTest`."""
-
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
-        """Answer questions greedily, or continue plain texts."""
-
-    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
-        """Score answers to questions, or continuations of plain texts."""
-
-    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
-        """Score samples of a mixture."""
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        """Score whole texts."""
 
 
 class CachedModel:
@@ -146,3 +130,7 @@ class CachedModel:
             rows = [{"key": key, **kept._asdict()} for key, kept in self._kept.items()]
             write_shard(self._path, pa.Table.from_pylist(rows, KEPT_SCHEMA), KEPT_SCHEMA)
         return [self._kept[key] for key in keys]
+
+
+Model: TypeAlias = ModelUnderTest | CachedModel
+"""What the suites ask."""

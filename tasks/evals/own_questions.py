@@ -15,9 +15,8 @@ from typing import Any
 from storage.errors import ParameterError
 from storage.untrusted import parse_json, read_bounded
 from tasks.evals.cached_answers import Model
-from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
 from tasks.evals.parameters import Norm
-from tasks.evals.section import Numbers, Outcome, Record, SampleRow, Section
+from tasks.evals.section import Numbers, Outcome, PairedShares, Record, SampleRow, Section
 from tasks.evals.verdicts import judge_change
 
 NORMS: dict[Norm, str] = {
@@ -159,16 +158,6 @@ OwnAnswers = Mapping[str, OwnAnswer]
 """By the id of the question."""
 
 
-class SetOfQuestions(Record):
-    """How many questions of a file both models answer right; `gained` only the adapter, `lost` only the base."""
-
-    base: Share
-    adapter: Share
-    difference: Estimate
-    gained: int
-    lost: int
-
-
 class ChangedQuestion(Record):
     """A question that one model alone answers right, with the choices of both."""
 
@@ -183,8 +172,8 @@ class OwnQuestions(Section):
     """The questions of the user's own, by file and together."""
 
     norm: Norm
-    files: dict[str, SetOfQuestions]
-    together: SetOfQuestions
+    files: dict[str, PairedShares]
+    together: PairedShares
     changed: list[ChangedQuestion]
     """At most `MOST_SHOWN`; the samples hold all."""
 
@@ -194,7 +183,7 @@ class OwnQuestions(Section):
         return NORMS[self.norm]
 
     @property
-    def rows(self) -> dict[str, SetOfQuestions]:
+    def rows(self) -> dict[str, PairedShares]:
         """What the report shows: every file, and all together where there are several."""
         return self.files if len(self.files) == 1 else self.files | {ALL: self.together}
 
@@ -248,15 +237,9 @@ def compare_own(
     )
 
 
-def _compare(questions: Sequence[OwnQuestion], base: OwnAnswers, adapter: OwnAnswers, seed: int) -> SetOfQuestions:
+def _compare(questions: Sequence[OwnQuestion], base: OwnAnswers, adapter: OwnAnswers, seed: int) -> PairedShares:
     before, after = ([found[each.id].is_right(each) for each in questions] for found in (base, adapter))
-    return SetOfQuestions(
-        base=share_of(before),
-        adapter=share_of(after),
-        difference=paired_difference(before, after, seed),
-        gained=sum(a and not b for b, a in zip(before, after, strict=True)),
-        lost=sum(b and not a for b, a in zip(before, after, strict=True)),
-    )
+    return PairedShares.of(before, after, seed)
 
 
 def own_rows(questions: Sequence[OwnQuestion], found: OwnAnswers) -> Iterator[SampleRow]:

@@ -71,7 +71,7 @@ def batches_of(lengths: Sequence[int], most_rows: int, most_tokens: int) -> Iter
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[place]
-        padded = batch and length > 2 * lengths[batch[0]] + MIN_SHARED
+        padded = batch and length > 1.5 * lengths[batch[0]] + MIN_SHARED
         if batch and (padded or len(batch) >= most_rows or (len(batch) + 1) * length > most_tokens):
             yield batch
             batch = []

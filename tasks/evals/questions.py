@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from storage.errors import ParameterError
 from storage.untrusted import file_sha256
+from tasks.evals.invented_facts import PARTS
 from tasks.evals.own_questions import OwnQuestion
 from tasks.evals.scorers import Answer, judge_answer
 
@@ -239,7 +240,7 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, n
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),
         neutral_texts=_read(neutral, Neutral),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral)},
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral, PARTS)},
     )
 
 
