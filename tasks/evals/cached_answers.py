@@ -16,7 +16,8 @@ import pyarrow as pa
 from storage.errors import StoreError
 from storage.manifest import digest_of
 from storage.parquet import read_shard, write_shard
-from tasks.evals.model_under_test import ModelUnderTest, OptionScore, Sample, TextLikelihood
+from tasks.evals.mixture import HeldOut
+from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE
 
 KEPT = "kept.parquet"
@@ -91,10 +92,10 @@ class CachedModel:
         answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask, OPTIONS_AT_ONCE)
         return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
 
-    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
         """Score samples of a mixture; see `ModelUnderTest.score_samples`."""
 
-        def ask(model: ModelUnderTest, some: list[Sample]) -> list[Kept]:
+        def ask(model: ModelUnderTest, some: list[HeldOut]) -> list[Kept]:
             found = model.score_samples(some, max_seq_length)
             return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
 

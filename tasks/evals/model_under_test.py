@@ -10,13 +10,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from storage.chat_layout import ChatLayout, Encoded
 from storage.checkpoint import trained_layout
 from storage.errors import ParameterError, PrerequisiteError
 from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
 from tasks.evals.likelihoods import REMEMBERED_TOKENS, log_likelihoods
+from tasks.evals.mixture import HeldOut
 from tasks.evals.parameters import BATCH_SIZE
 from tasks.evals.prefixes import Scored, common_prefix
 
@@ -33,22 +34,6 @@ class OptionScore:
     def nats_per_byte(self) -> float:
         """Length-normalised, and independent of the tokenizer."""
         return self.nats / self.bytes
-
-
-class Sample(Protocol):
-    """A sample of a mixture; one of another form than question and answer has no response."""
-
-    @property
-    def text(self) -> str:
-        """Prompt and response together."""
-
-    @property
-    def prompt(self) -> str:
-        """The question."""
-
-    @property
-    def response(self) -> str:
-        """The answer."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +128,7 @@ class ModelUnderTest:
             )
         ]
 
-    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
         """Score samples of a mixture, each cut to `max_seq_length` tokens: in a chat template the response alone.
 
         In ``User:/Assistant:`` the whole text is scored, prompt included.
