@@ -14,7 +14,7 @@ from storage.manifest import digest_of
 from storage.parquet import write_shard
 from storage.untrusted import file_sha256, read_bounded
 from tasks.evals.cached_answers import CachedModel
-from tasks.evals.harness import values_of
+from tasks.evals.harness import require_library, values_of
 from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, is_toy, read_objective, read_training_curve
 from tasks.evals.mixture import HeldOut, Mixture
 from tasks.evals.model_under_test import load_model
@@ -73,6 +73,8 @@ class Evaluation:
     """One evaluation: its questions, its texts, and the digest of its inputs."""
 
     def __init__(self, spec: EvaluationSpec) -> None:
+        if spec.parameters.lm_eval_tasks:
+            require_library()  # it is used last
         self.spec = spec
         self.questions = load_questions().first(spec.parameters.eval_limit)
         self.own_files = find_files([Path(name) for name in spec.parameters.questions])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
@@ -64,6 +65,15 @@ class PublicTasks(Section):
         return found
 
 
+def require_library() -> None:
+    """Raise PrerequisiteError where lm-eval is not installed."""
+    if find_spec("lm_eval") is None:
+        raise PrerequisiteError(
+            "lm_eval_tasks need the library lm-eval, which is not installed; run .uv/bin/uv sync --frozen --extra "
+            "lm-eval, or leave the tasks out"
+        )
+
+
 def run_tasks(
     model: Model, tasks: Sequence[str | Mapping[str, Any]], limit: int | None, seed: int
 ) -> dict[str, TaskScores]:
@@ -73,13 +83,10 @@ def run_tasks(
         PrerequisiteError: The library is not installed.
         ParameterError: A task is unknown, or its data cannot be loaded.
     """
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise PrerequisiteError(
-            f"lm-eval tasks need a library that is not installed ({error}); run .uv/bin/uv sync --extra lm-eval"
-        ) from error
+    require_library()
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
     named = any(isinstance(task, str) for task in tasks)
     try:
         found = simple_evaluate(

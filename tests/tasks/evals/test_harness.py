@@ -152,10 +152,13 @@ def test_an_unknown_task_is_told(models: dict[str, ModelUnderTest], monkeypatch:
         run_tasks(models["base"], ["no_such_task"], None, 1)
 
 
-def test_without_the_library_it_says_what_to_install(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_says_what_to_install_before_a_model_is_loaded(
+    run_folder: Path, base_model: Path, balanced_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(PrerequisiteError, match=r"run \.uv/bin/uv sync --extra lm-eval"):
-        run_tasks(load_model(str(base_model)), ["arc_easy"], None, 1)
+    monkeypatch.setattr("tasks.evals.evaluate.load_model", None)
+    with pytest.raises(PrerequisiteError, match=r"run \.uv/bin/uv sync --frozen --extra lm-eval"):
+        evaluate(make_spec(run_folder, base_model, balanced_folder, tmp_path / "reports", lm_eval_tasks=["arc_easy"]))
 
 
 def test_the_default_is_truthfulqa_and_reading_comprehension() -> None:
