@@ -130,12 +130,12 @@ def _pack(module: Any) -> Packed:
 
 
 def _fuse(module: Any, as_floats: bool) -> Any:
-    """Fuse a layer as its own ``fuse`` does; one that stays quantised by blocks of rows, never as floats in whole."""
+    """Fuse a layer as its own ``fuse`` does, a quantised one by blocks of rows; floats in whole only if asked for."""
     import mlx.core as mx
-    from mlx.nn import QuantizedLinear
+    from mlx.nn import Linear, QuantizedLinear
     from mlx_lm.tuner.lora import LoRALinear
 
-    if as_floats or type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
+    if type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
         return module.fuse(dequantize=as_floats)
     linear = module.linear
     whole = _pack(linear)
@@ -149,7 +149,14 @@ def _fuse(module: Any, as_floats: bool) -> Any:
         if blocks:
             packed = mx.depends(packed, blocks[-1])  # one block after the other
         weight = mx.dequantize(*packed, **whole.format)
-        blocks.append(mx.quantize(weight + (left[rows] @ right).astype(weight.dtype), **whole.format))
+        weight = weight + (left[rows] @ right).astype(weight.dtype)
+        blocks.append([weight] if as_floats else mx.quantize(weight, **whole.format))
+    if as_floats:
+        plain = Linear(1, 1, bias=False)
+        plain.weight = mx.concatenate([block for (block,) in blocks])
+        if "bias" in linear:
+            plain.bias = linear.bias
+        return plain
     for name, parts in zip(names, zip(*blocks, strict=True), strict=True):
         linear[name] = mx.concatenate(list(parts))
     return linear
