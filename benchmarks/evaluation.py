@@ -20,7 +20,7 @@ from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 
 BASE_MODEL = Path(__file__).resolve().parent.parent / "sandbox" / "base_model"
 NEW_TOKENS = 32
-BATCH = 16
+BATCH = 64
 ROUNDS = 3
 FACTS = 24
 """Invented facts, of the suite's 336: enough to measure."""

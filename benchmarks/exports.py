@@ -30,7 +30,7 @@ MODELS = {
 }
 ALONE = ("70B widths, 1 layer",)
 """Models that are not given to ``mlx_lm.fuse``, which would need more memory than a small machine has."""
-AS_GGUF = ("6 layers", "20 layers")
+AS_GGUF = ("6 layers", "20 layers", *ALONE)
 RANK = 16
 GROUP = 64
 

@@ -121,10 +121,7 @@ def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:
     """A folder of documents that does not exist, or a kind or name that cannot be used."""
     path = Path(own.path).expanduser()
     if own.path and not path.exists():
-        siblings = [place.name for place in path.parent.glob("*")] if path.parent.is_dir() else []
-        close = nearest(path.name, siblings)
-        hint = f"did you mean {str(path.parent / close)!r}?" if close else "name a folder or file of documents"
-        yield "path", f"{path.absolute()} does not exist; {hint}"
+        yield from missing_paths("path", [own.path])
     elif own.path and not (path.is_dir() or path.is_file()):
         yield "path", f"{path.absolute()} is neither a folder nor a file"
     if own.source_type not in SOURCE_TYPES:
@@ -141,6 +138,16 @@ def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:
         yield "name", f"{own.name!r} cannot name a folder; use letters, digits, dots, dashes and underscores"
     if not own.path and (own.name or own.text_column):
         yield ("name" if own.name else "text_column"), "it belongs to documents of your own; name them with --path DIR"
+
+
+def missing_paths(field: str, names: Iterable[str]) -> Iterator[Fault]:
+    """Files or folders that do not exist."""
+    for path in (Path(name).expanduser() for name in names):
+        if not path.exists():
+            siblings = [place.name for place in path.parent.glob("*")] if path.parent.is_dir() else []
+            close = nearest(path.name, siblings)
+            hint = f"did you mean {str(path.parent / close)!r}?" if close else "name a folder or file that exists"
+            yield field, f"{path.absolute()} does not exist; {hint}"
 
 
 def unfinished_sources(layout: Layout | None, stage: str, names: Iterable[str], made_by: str) -> Iterator[Fault]:

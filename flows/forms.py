@@ -215,9 +215,10 @@ class EvaluateAdapterParameters(FlowParameters, EvaluationParameters):
     run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
-        """Report runs that do not exist."""
+        """Report runs and questions that do not exist."""
         yield from faults.missing_run(layout, self.run)
         yield from faults.missing_others(layout, self.run, self.others)
+        yield from faults.missing_paths("questions", self.questions)
         yield from faults.unusable_store(layout)
 
 
@@ -252,6 +253,7 @@ class CorpusToModelParameters(
         yield from faults.unusable_subjects(self.subjects, self.bulk)
         yield from faults.unusable_documents(self)
         yield from faults.unknown_model(self.model)
+        yield from faults.missing_paths("questions", self.questions)
         yield from faults.unusable_store(layout)
 
 

@@ -137,9 +137,14 @@ class ChatLayout:
 
     def encode_option(self, prompt: str, answer: str) -> Encoded:
         """Encode a question and the beginning of an answer, which nothing ends."""
-        head = self._head([(prompt, "")]) + ([Piece(self._lead)] if self.templated else [])
-        whole = [*head, Piece(self.scored(answer), content=True)]
-        return self._encode_pairs([head], [whole], begins=not self.templated)[0]
+        return self.encode_options([(prompt, answer)])[0]
+
+    def encode_options(self, turns: Sequence[Turn]) -> list[Encoded]:
+        """Encode several questions, each with the beginning of an answer, as `encode_option` does."""
+        lead = [Piece(self._lead)] if self.templated else []
+        heads = [[*self._head([(prompt, "")]), *lead] for prompt, _ in turns]
+        wholes = [[*head, Piece(self.scored(turn[1]), content=True)] for head, turn in zip(heads, turns, strict=True)]
+        return self._encode_pairs(heads, wholes, begins=not self.templated)
 
     def encode_answers(self, conversations: Sequence[Conversation]) -> list[Encoded]:
         """Encode conversations, each up to its last answer with the token that ends it.

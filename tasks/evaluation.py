@@ -47,6 +47,8 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
     log = run_logger()
     folder = layout.run(run)
     trained = read_training_result(folder)
+    # The child has another current folder.
+    files = tuple(str(Path(name).expanduser().absolute()) for name in parameters.questions)
     spec = EvaluationSpec(
         run_folder=folder,
         model_path=str(trained.model_path),
@@ -54,7 +56,7 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
         others={name: find_adapter(layout, run, trained, name) for name in parameters.others},
         balanced_folder=trained.balanced,
         reports_folder=layout.reports(run),
-        parameters=parameters,
+        parameters=parameters.model_copy(update={"questions": files}),
         inputs={"training": digest_of(trained.digest_parts)},
     )
     shown = shown_progress("evaluation", f"Evaluation of run {run}")

@@ -48,6 +48,7 @@ WRAPPER_FOLDER = {
 ACCELERATOR = ("mlx", "mlx_lm")
 MAY_LOAD_MLX = (
     "tasks/lora/",
+    "tasks/evals/likelihoods.py",
     "tasks/evals/model_under_test.py",
     "tasks/evals/try_model.py",
     "tasks/exports/",

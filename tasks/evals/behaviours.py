@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 from tasks.evals import verdicts
 from tasks.evals.cached_answers import Model
-from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
 from tasks.evals.questions import GUIDE_TESTS, QuestionSet
 from tasks.evals.scorers import Answer
-from tasks.evals.section import Numbers, Outcome, Record, SampleRow, Section, TableRow
+from tasks.evals.section import Numbers, Outcome, PairedShares, Record, SampleRow, Section, TableRow
 
 TITLES = {
     "censorship": "Censorship removal",
@@ -29,14 +28,6 @@ Answers = Mapping[str, Answer]
 """By the id of the prompt."""
 
 
-class SuiteShares(Record):
-    """How many answers of a suite pass."""
-
-    base: Share
-    adapter: Share
-    difference: Estimate
-
-
 class BehaviourTest(Record):
     """One prompt with the answers of both models."""
 
@@ -52,7 +43,7 @@ class BehaviourTest(Record):
 class Behaviours(Section):
     """Shares by suite, and every test."""
 
-    suites: dict[str, SuiteShares]
+    suites: dict[str, PairedShares]
     tests: list[BehaviourTest]
 
     def outcome(self) -> Outcome:
@@ -100,8 +91,7 @@ def compare_behaviours(questions: QuestionSet, base: Answers, adapter: Answers, 
     for name, group in groups.items():
         if group:
             before, after = ([answers[test].passed for test in group] for answers in (base, adapter))
-            difference = paired_difference(before, after, seed)
-            suites[name] = SuiteShares(base=share_of(before), adapter=share_of(after), difference=difference)
+            suites[name] = PairedShares.of(before, after, seed)
     tests = [
         BehaviourTest(
             **entry.model_dump(include={"id", "suite", "origin", "prompt", "expectation"}),

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import pyarrow as pa
 
 from storage.errors import StoreError
 from storage.manifest import digest_of
 from storage.parquet import read_shard, write_shard
-from tasks.evals.model_under_test import ModelUnderTest, OptionScore, Sample, TextLikelihood
+from tasks.evals.mixture import HeldOut
+from tasks.evals.model_under_test import ModelUnderTest, OptionScore, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE
 
 KEPT = "kept.parquet"
@@ -31,6 +32,9 @@ KEPT_SCHEMA = pa.schema(
 )
 """One answered question a row: the text of a generated answer, or a likelihood in nats with tokens and bytes."""
 
+OPTIONS_AT_ONCE = 512
+"""Options scored before their likelihoods are written: enough that those of like length fill a batch."""
+
 Question = TypeVar("Question")
 
 
@@ -41,22 +45,6 @@ class Kept(NamedTuple):
     nats: float = 0.0
     tokens: int = 0
     bytes: int = 0
-
-
-class Model(Protocol):
-    """What the suites ask of a model; see `tasks.evals.model_under_test.ModelUnderTest`."""
-
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
-        """Answer questions greedily, or continue plain texts."""
-
-    def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
-        """Score answers to questions, or continuations of plain texts."""
-
-    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
-        """Score samples of a mixture."""
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        """Score whole texts."""
 
 
 class CachedModel:
@@ -101,13 +89,13 @@ class CachedModel:
             scores = model.score_options(some, plain=plain)
             return [Kept(nats=score.nats, tokens=score.tokens, bytes=score.bytes) for score in scores]
 
-        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask)
+        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask, OPTIONS_AT_ONCE)
         return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
 
-    def score_samples(self, samples: Sequence[Sample], max_seq_length: int) -> list[TextLikelihood]:
+    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
         """Score samples of a mixture; see `ModelUnderTest.score_samples`."""
 
-        def ask(model: ModelUnderTest, some: list[Sample]) -> list[Kept]:
+        def ask(model: ModelUnderTest, some: list[HeldOut]) -> list[Kept]:
             found = model.score_samples(some, max_seq_length)
             return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
 
@@ -129,16 +117,21 @@ class CachedModel:
         named: Sequence[Sequence[object]],
         questions: Sequence[Question],
         ask: Callable[[ModelUnderTest, list[Question]], list[Kept]],
+        at_once: int | None = None,
     ) -> list[Kept]:
         """Return the answer to every question; the open ones are asked and written, some at a time."""
         keys = [digest_of([self._identity, name]) for name in named]
         open_questions = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._kept}
-        waiting = list(open_questions)
-        for start in range(0, len(waiting), MAX_QUESTIONS_AT_ONCE):
-            some = waiting[start : start + MAX_QUESTIONS_AT_ONCE]
+        waiting, size = list(open_questions), at_once or MAX_QUESTIONS_AT_ONCE
+        for start in range(0, len(waiting), size):
+            some = waiting[start : start + size]
             self._model = self._model or self._load()
             answers = ask(self._model, [open_questions[key] for key in some])
             self._kept |= zip(some, answers, strict=True)
             rows = [{"key": key, **kept._asdict()} for key, kept in self._kept.items()]
             write_shard(self._path, pa.Table.from_pylist(rows, KEPT_SCHEMA), KEPT_SCHEMA)
         return [self._kept[key] for key in keys]
+
+
+Model: TypeAlias = ModelUnderTest | CachedModel
+"""What the suites ask."""

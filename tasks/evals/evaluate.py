@@ -12,11 +12,13 @@ from storage.atomic import remove_temporaries, write_json, write_text
 from storage.events import Emit
 from storage.manifest import digest_of
 from storage.parquet import write_shard
-from storage.untrusted import read_bounded
+from storage.untrusted import file_sha256, read_bounded
 from tasks.evals.cached_answers import CachedModel
+from tasks.evals.harness import require_library, values_of
 from tasks.evals.inputs import EvaluationSpec, Method, hash_inputs, is_toy, read_objective, read_training_curve
 from tasks.evals.mixture import HeldOut, Mixture
 from tasks.evals.model_under_test import load_model
+from tasks.evals.own_questions import find_files, read_questions
 from tasks.evals.parameters import DECIDING
 from tasks.evals.preference import deciding_way
 from tasks.evals.questions import load_questions
@@ -71,11 +73,19 @@ class Evaluation:
     """One evaluation: its questions, its texts, and the digest of its inputs."""
 
     def __init__(self, spec: EvaluationSpec) -> None:
+        if spec.parameters.lm_eval_tasks:
+            require_library()  # it is used last
         self.spec = spec
         self.questions = load_questions().first(spec.parameters.eval_limit)
+        self.own_files = find_files([Path(name) for name in spec.parameters.questions])
+        if self.own_files:
+            own = [each for path in self.own_files for each in read_questions(path, spec.parameters.eval_limit)]
+            hashes = {f"own {path.name}": file_sha256(path) for path in self.own_files}
+            hashes |= self.questions.hashes | {"own norm": spec.parameters.question_norm}
+            self.questions = self.questions.model_copy(update={"own": own, "hashes": hashes})
         self.mixture = Mixture.open(spec.balanced_folder)
         self.inputs = hash_inputs(spec, self.questions, self.mixture.manifest)
-        parameters = spec.parameters.model_dump(mode="json", exclude={"gate"})
+        parameters = spec.parameters.model_dump(mode="json", exclude={"gate", "questions", "question_norm"})
         self.digest = digest_of({"inputs": self.inputs, "parameters": parameters})
 
     @cached_property
@@ -116,7 +126,7 @@ class Evaluation:
         """Compare every adapter with the base, and judge the first."""
         spec, base, way = self.spec, models["base"], deciding_way(models["adapter"].choices)
         sections = {
-            name: compare_models(self.questions, self.held_out, base, models[name], way, spec.parameters.seed)
+            name: compare_models(self.questions, self.held_out, base, models[name], way, spec.parameters)
             for name in spec.adapters
         }
         outcomes = {name: found.outcome() for name, found in sections.items()}
@@ -137,7 +147,7 @@ class Evaluation:
             verdicts=verdicts,
             relative=relative,
             next_steps=([ON_TOY] if toy else []) + suggest(verdicts, trained_on.bands["low"], passed),
-            lm_eval={name: found.lm_eval for name, found in models.items()} if base.lm_eval else None,
+            lm_eval=values_of({name: found.lm_eval for name, found in models.items()}) if base.lm_eval else None,
             others={
                 name: OtherAdapter(
                     headline=outcomes[name].headline,
@@ -154,7 +164,8 @@ class Evaluation:
             seconds={name: found.seconds for name, found in models.items()},
             spec=Method(
                 question_versions=self.questions.versions,
-                arguments=spec.parameters.model_dump(mode="json"),
+                arguments=spec.parameters.model_dump(mode="json")
+                | {"questions": [path.name for path in self.own_files]},
                 inputs=self.inputs,
                 layout=spec.layout,
             ),

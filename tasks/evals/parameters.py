@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.evals.invented_facts import FACTS
 
@@ -12,10 +12,15 @@ Suite = Literal["censorship", "authority", "source_preference", "perplexity", "d
 DECIDING: tuple[Suite, ...] = ("censorship", "authority", "source_preference", "perplexity", "distrust_signal")
 """Suites that the guide sets a threshold for."""
 SUITES: tuple[Suite, ...] = (*DECIDING, "repetition")
+Norm = Literal["none", "byte"]
+"""How the likelihoods of options of different lengths are compared."""
+PUBLIC_TASKS = ("truthfulqa_mc2", "boolq")
+"""What ``--lm-eval-tasks default`` runs: TruthfulQA, and questions about passages that are read."""
 RESERVED = frozenset({"base", "adapter", "total"})
 """Names that the results give to something else than a further adapter."""
 MAX_QUESTIONS_AT_ONCE = 64
 """Questions put to a model before what it said is written: no larger batch ever comes together."""
+BATCH_SIZE = 64
 
 
 class EvaluationParameters(BaseModel):
@@ -67,21 +72,33 @@ class EvaluationParameters(BaseModel):
         description="Held-out samples are cut to this many tokens, the same for base and adapter.",
     )
     eval_batch_size: int = Field(
-        default=16,
+        default=BATCH_SIZE,
         ge=1,
         le=MAX_QUESTIONS_AT_ONCE,
         title="Batch size",
-        description="Sequences in one forward pass; lower it if memory runs out, which changes no result. A single "
-        "long sequence goes alone, whole: --eval-seq-length bounds it.",
+        description="Sequences in one forward pass at most, fewer where they are long; lower it if memory runs out, "
+        "which changes no result. A single long sequence goes alone, whole: --eval-seq-length bounds it.",
     )
     lm_eval_tasks: tuple[str, ...] = Field(
         default=(),
         title="lm-eval tasks",
-        description="Tasks of EleutherAI's lm-eval to run on base and adapter besides, such as arc_easy; needs the "
-        "extra lm-eval.",
+        description="Tasks of EleutherAI's lm-eval to run on base and adapter besides, such as arc_easy; default: "
+        f"TruthfulQA and reading comprehension ({', '.join(PUBLIC_TASKS)}). Needs the extra lm-eval.",
     )
     lm_eval_limit: int = Field(
         default=100, ge=1, title="lm-eval samples", description="At most this many samples of each lm-eval task."
+    )
+    questions: tuple[str, ...] = Field(
+        default=(),
+        title="Your questions",
+        description='Question sets of your own, files or folders of JSON lines such as {"question": "…", "options": '
+        '["…", "…"], "answer": 0}; the answer is the index of the right option, from 0, or its text.',
+    )
+    question_norm: Norm = Field(
+        default="none",
+        title="Normalisation",
+        description="How the options of your questions are compared: none, by their likelihood as a whole; byte, by "
+        "that divided by their length in UTF-8 bytes, so that short options have no advantage.",
     )
     others: tuple[str, ...] = Field(
         default=(),
@@ -107,6 +124,12 @@ class EvaluationParameters(BaseModel):
     def facts(self) -> int:
         """How many invented facts are asked."""
         return min(self.repetition_facts, self.eval_limit or self.repetition_facts)
+
+    @field_validator("lm_eval_tasks")
+    @classmethod
+    def _spell_default(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        spelled = (each for name in names for each in (PUBLIC_TASKS if name == "default" else (name,)))
+        return type(names)(dict.fromkeys(spelled))  # the command line has a list
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -14,7 +14,7 @@ from tasks.evals.estimates import Estimate, Share, mean_of, paired_difference, s
 from tasks.evals.model_under_test import OptionScore
 from tasks.evals.questions import GUIDE_SCENARIOS, LETTERS, QuestionSet, Scenario
 from tasks.evals.scorers import parse_choice
-from tasks.evals.section import Outcome, Record, SampleRow, Section
+from tasks.evals.section import Outcome, PairedShares, Record, SampleRow, Section
 from tasks.evals.verdicts import judge_change, judge_preference
 
 Way = Literal["text", "letter"]
@@ -91,14 +91,6 @@ class PreferenceOfModel(Record):
     margin_nats_per_byte: Estimate
 
 
-class PreferenceOfSome(Record):
-    """How often both models chose the primary source in a part of the scenarios, in the way that counts."""
-
-    base: Share
-    adapter: Share
-    difference: Estimate
-
-
 class ScenarioRecord(Record):
     """One scenario with the choices of both models."""
 
@@ -119,9 +111,9 @@ class SourcePreference(Section):
     letter_difference: Estimate
     margin_difference: Estimate
     decided_by: Way
-    decoys: PreferenceOfSome
-    """Scenarios whose original is recent and has an old source beside it."""
-    guide: PreferenceOfSome
+    decoys: PairedShares
+    """In the way that counts, the scenarios whose original is recent and has an old source beside it."""
+    guide: PairedShares
     """The guide's own two scenarios."""
     scenarios: list[ScenarioRecord]
 
@@ -229,16 +221,12 @@ def compare_preference(
     def difference(value: Callable[[Choice], float]) -> Estimate:
         return paired_difference([value(choice) for choice in before], [value(choice) for choice in after], seed)
 
-    def some(names: Collection[str]) -> PreferenceOfSome:
+    def some(names: Collection[str]) -> PairedShares:
         base_chose, adapter_chose = (
             [choice.by(way).decided == 0 for name, choice in found.items() if name in names]
             for found in (base, adapter)
         )
-        return PreferenceOfSome(
-            base=share_of(base_chose),
-            adapter=share_of(adapter_chose),
-            difference=paired_difference(base_chose, adapter_chose, seed),
-        )
+        return PairedShares.of(base_chose, adapter_chose, seed)
 
     return SourcePreference(
         base=_preference(before, seed),

@@ -40,11 +40,12 @@ class Node:
 
 
 def grow_tree(sequences: Sequence[Scored]) -> list[Node]:
-    """Return the roots of the tree; every sequence is a row of exactly one leaf."""
+    """Return the roots of the tree; every sequence of which something is scored is a row of exactly one leaf."""
     tails: dict[Ids, dict[Ids, Node]] = {}
     for row, sequence in enumerate(sequences):
-        leaf = tails.setdefault(sequence.head, {}).setdefault(sequence.tail, Node(sequence.tail))
-        leaf.rows.append(row)
+        if sequence.tail:
+            leaf = tails.setdefault(sequence.head, {}).setdefault(sequence.tail, Node(sequence.tail))
+            leaf.rows.append(row)
     leaves = {head: list(found.values()) for head, found in tails.items()}
     return list(_grow(sorted(leaves), leaves, 0, 0))
 
@@ -70,7 +71,7 @@ def batches_of(lengths: Sequence[int], most_rows: int, most_tokens: int) -> Iter
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[place]
-        padded = batch and length > 2 * lengths[batch[0]] + MIN_SHARED
+        padded = batch and length > 1.5 * lengths[batch[0]] + MIN_SHARED
         if batch and (padded or len(batch) >= most_rows or (len(batch) + 1) * length > most_tokens):
             yield batch
             batch = []

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from storage.errors import ParameterError
 from storage.untrusted import file_sha256
+from tasks.evals.invented_facts import PARTS
+from tasks.evals.own_questions import OwnQuestion
 from tasks.evals.scorers import Answer, judge_answer
 
 FOLDER = Path(__file__).parent
@@ -181,6 +183,8 @@ class QuestionSet(_Entry):
     scenarios: Scenarios
     neutral_texts: Neutral
     hashes: dict[str, str]
+    own: list[OwnQuestion] = []
+    """Questions of the user's own."""
 
     @property
     def neutral(self) -> list[str]:
@@ -222,6 +226,7 @@ class QuestionSet(_Entry):
                 for signal in found.signals
                 for source in (signal.primary, signal.modern)
             },
+            **{each.id: each.question for each in self.own},
         }
 
 
@@ -235,7 +240,7 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, n
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),
         neutral_texts=_read(neutral, Neutral),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral)},
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral, PARTS)},
     )
 
 

@@ -29,6 +29,7 @@ BEFORE_AND_AFTER = (
     ("primary source chosen", "source_preference", 100, "%"),
     ("distrust ratio", "distrust_ratio", 1, ""),
     ("original believed against 8 copies", "repetition", 100, "%"),
+    ("your questions answered right", "own_questions", 100, "%"),
     ("perplexity, primary sources", "perplexity_low", 1, ""),
     ("perplexity, coordinated sources", "perplexity_high", 1, ""),
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from tasks.evals.estimates import Estimate, Share, paired_difference, share_of
 from tasks.evals.verdicts import Verdict
 
 Side = Literal["base", "adapter"]
@@ -24,6 +25,28 @@ class Record(BaseModel):
     """A part of the results, written to and read from JSON."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class PairedShares(Record):
+    """How many samples of a set both models pass; `gained` are those that only the adapter passes, `lost` the base."""
+
+    base: Share
+    adapter: Share
+    difference: Estimate
+    """The adapter's share less the base's, in pairs."""
+    gained: int = 0
+    lost: int = 0
+
+    @classmethod
+    def of(cls, base: Sequence[bool | None], adapter: Sequence[bool | None], seed: int) -> PairedShares:
+        """Count the outcomes of both models on the same samples; None is one that could not be scored."""
+        return cls(
+            base=share_of(base),
+            adapter=share_of(adapter),
+            difference=paired_difference(base, adapter, seed),
+            gained=sum(bool(a) and b is False for b, a in zip(base, adapter, strict=True)),
+            lost=sum(bool(b) and a is False for b, a in zip(base, adapter, strict=True)),
+        )
 
 
 class Outcome(NamedTuple):

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from tasks.evals.behaviours import Behaviours, ask_behaviours, behaviour_rows, compare_behaviours
 from tasks.evals.cached_answers import Model
-from tasks.evals.harness import run_tasks
+from tasks.evals.harness import PublicTasks, TaskScores, compare_tasks, run_tasks
 from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import TextLikelihood
+from tasks.evals.own_questions import OwnAnswer, OwnQuestions, answer_own, compare_own, own_rows
 from tasks.evals.parameters import EvaluationParameters
 from tasks.evals.perplexity import (
     GeneralAbility,
@@ -50,8 +51,9 @@ class Measurements:
     held_out: list[TextLikelihood] = field(default_factory=list)
     neutral: list[TextLikelihood] = field(default_factory=list)
     """Everyday texts that have nothing to do with the training: they show a broken model."""
-    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Metrics of lm-eval's tasks, by their names."""
+    own: dict[str, OwnAnswer] = field(default_factory=dict)
+    lm_eval: dict[str, TaskScores] = field(default_factory=dict)
+    """By the names of lm-eval's tasks."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -64,6 +66,8 @@ class Sections(Record):
     distrust_signal: DistrustSignal | None = None
     general_ability: GeneralAbility | None = None
     repetition: Repetition | None = None
+    own_questions: OwnQuestions | None = None
+    lm_eval_tasks: PublicTasks | None = None
 
     def outcome(self) -> Outcome:
         """What the sections that were asked for say together."""
@@ -83,6 +87,7 @@ def stages_of(parameters: EvaluationParameters) -> list[str]:
     suites = parameters.suites
     stages = ["behaviours"] if {"censorship", "authority"} & set(suites) else []
     stages += [name for name in ("source_preference", "distrust_signal", "repetition", "perplexity") if name in suites]
+    stages += ["own_questions"] if parameters.questions else []
     return stages + (["lm_eval"] if parameters.lm_eval_tasks else [])
 
 
@@ -105,6 +110,8 @@ def measure_model(
             found.trust = weigh_signals(model, questions)
         elif stage == "repetition":
             found.beliefs = weigh_facts(model, parameters.facts)
+        elif stage == "own_questions":
+            found.own = answer_own(model, questions.own, parameters.question_norm)
         elif stage == "lm_eval":
             found.lm_eval = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
         else:
@@ -116,9 +123,15 @@ def measure_model(
 
 
 def compare_models(
-    questions: QuestionSet, held_out: Sequence[HeldOut], base: Measurements, adapter: Measurements, way: Way, seed: int
+    questions: QuestionSet,
+    held_out: Sequence[HeldOut],
+    base: Measurements,
+    adapter: Measurements,
+    way: Way,
+    parameters: EvaluationParameters,
 ) -> Sections:
     """Compare the base with one adapter; `way` is how choices are read."""
+    seed, norm = parameters.seed, parameters.question_norm
     return Sections(
         behaviours=compare_behaviours(questions, base.answers, adapter.answers, seed) if base.answers else None,
         source_preference=compare_preference(questions, base.choices, adapter.choices, way, seed)
@@ -128,6 +141,8 @@ def compare_models(
         distrust_signal=compare_trust(questions, base.trust, adapter.trust, seed) if base.trust else None,
         general_ability=compare_general_ability(base.neutral, adapter.neutral, seed) if base.neutral else None,
         repetition=compare_repetition(base.beliefs, adapter.beliefs, seed) if base.beliefs else None,
+        own_questions=compare_own(questions.own, base.own, adapter.own, norm, seed) if base.own else None,
+        lm_eval_tasks=compare_tasks(base.lm_eval, adapter.lm_eval, seed) if base.lm_eval else None,
     )
 
 
@@ -139,5 +154,6 @@ def sample_rows(
     yield from preference_rows(questions, found.choices, way)
     yield from signal_rows(questions, found.trust)
     yield from fact_rows(found.beliefs)
+    yield from own_rows(questions.own, found.own)
     yield from held_out_rows(held_out, found.held_out)
     yield from neutral_rows(questions.neutral, found.neutral)

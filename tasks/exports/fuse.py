@@ -22,6 +22,8 @@ from storage.untrusted import file_sha256
 SHARD_BYTES = 512 * 2**20
 BLOCK_VALUES = 2**22
 """Weights that are dequantised, added to and quantised again at once."""
+PARTS = ("weight", "scales", "biases")
+"""Of a quantised layer; some formats have no biases."""
 GROUP_SIZES = (128, 64, 32)
 COPIED = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -30,6 +32,20 @@ COPIED = (
     *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
 """Files of the base that the export keeps as they are. Python files are never among them."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight of a quantised base that nothing was added to: its floats are computed some rows at a time."""
+
+    parts: list[Any]
+    format: dict[str, Any]
+
+    def rows(self, rows: slice) -> Any:
+        """Return some rows as floats."""
+        import mlx.core as mx
+
+        return mx.dequantize(*(part[rows] for part in self.parts), **self.format)
 
 
 @dataclass
@@ -45,6 +61,8 @@ class LazyModel:
     """The model's arguments as MLX reads them from the config, defaults filled in."""
     precision: str
     """What was rounded on the way, in words."""
+    packed: dict[str, Packed]
+    """Embedding and head, the largest weights, of a quantised base whose weights are given as floats."""
 
     @property
     def bytes(self) -> int:
@@ -83,7 +101,9 @@ def fuse_lazily(
     fused = [(name, _fuse(module, as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
         model.update_modules(tree_unflatten(fused))
+    packed = {}
     if as_floats:
+        packed = {f"{name}.weight": _pack(module) for name, module in model.named_modules() if _is_large(name, module)}
         model = dequantize_model(model)
         config.pop("quantization", None)
         config.pop("quantization_config", None)
@@ -93,30 +113,50 @@ def fuse_lazily(
     weights = dict(tree_flatten(model.parameters()))
     floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
     precision = _describe_precision(before, floats, config.get("quantization"), len(fused), as_floats)
-    return LazyModel(weights, config, get_total_parameters(model), before is not None, arguments, precision)
+    parameters = get_total_parameters(model)
+    return LazyModel(weights, config, parameters, before is not None, arguments, precision, packed)
+
+
+def _is_large(name: str, module: Any) -> bool:
+    """Tell whether a module is a quantised embedding or head."""
+    from mlx.nn import QuantizedEmbedding, QuantizedLinear
+
+    return isinstance(module, QuantizedEmbedding) or (isinstance(module, QuantizedLinear) and name == "lm_head")
+
+
+def _pack(module: Any) -> Packed:
+    parts = [module[name] for name in PARTS if module.get(name) is not None]
+    return Packed(parts, {"group_size": module.group_size, "bits": module.bits, "mode": module.mode})
 
 
 def _fuse(module: Any, as_floats: bool) -> Any:
-    """Fuse a layer as its own ``fuse`` does; one that stays quantised by blocks of rows, never as floats in whole."""
+    """Fuse a layer as its own ``fuse`` does, a quantised one by blocks of rows; floats in whole only if asked for."""
     import mlx.core as mx
-    from mlx.nn import QuantizedLinear
+    from mlx.nn import Linear, QuantizedLinear
     from mlx_lm.tuner.lora import LoRALinear
 
-    if as_floats or type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
+    if type(module) is not LoRALinear or not isinstance(module.linear, QuantizedLinear):
         return module.fuse(dequantize=as_floats)
     linear = module.linear
-    format_of = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
-    names = [name for name in ("weight", "scales", "biases") if linear.get(name) is not None]
+    whole = _pack(linear)
+    names = PARTS[: len(whole.parts)]
     step = max(1, BLOCK_VALUES // module.lora_a.shape[0])
     left, right = module.scale * module.lora_b.T, module.lora_a.T
     blocks: list[Any] = []
     for start in range(0, linear.weight.shape[0], step):
         rows = slice(start, start + step)
-        packed = [linear[name][rows] for name in names]
+        packed = [part[rows] for part in whole.parts]
         if blocks:
             packed = mx.depends(packed, blocks[-1])  # one block after the other
-        weight = mx.dequantize(*packed, **format_of)
-        blocks.append(mx.quantize(weight + (left[rows] @ right).astype(weight.dtype), **format_of))
+        weight = mx.dequantize(*packed, **whole.format)
+        weight = weight + (left[rows] @ right).astype(weight.dtype)
+        blocks.append([weight] if as_floats else mx.quantize(weight, **whole.format))
+    if as_floats:
+        plain = Linear(1, 1, bias=False)
+        plain.weight = mx.concatenate([block for (block,) in blocks])
+        if "bias" in linear:
+            plain.bias = linear.bias
+        return plain
     for name, parts in zip(names, zip(*blocks, strict=True), strict=True):
         linear[name] = mx.concatenate(list(parts))
     return linear

@@ -113,7 +113,7 @@ def _write_plain(path: Path, folder: Path, model: LazyModel, kind: str, emit: Em
         if factors is not None:
             writer.write_tensor_data(factors)
         for number, name in enumerate(names, start=1):
-            writer.write_tensor_data(_encode(_rotary_layout(name, model), types[name], name))
+            writer.write_tensor_data(_Encoded(name, types[name], model))
             mx.clear_cache()
             if number % 64 == 0 or number == len(names):
                 message = f"wrote {number} of {len(names)} tensors"
@@ -206,19 +206,33 @@ def _block_type(kind: str, target: str, shape: tuple[int, ...]) -> Any:
     return chosen if shape[-1] % GGML_QUANT_SIZES[chosen][0] == 0 else GGMLQuantizationType.F16
 
 
-def _encode(array: Any, kind: Any, name: str) -> npt.NDArray[Any]:
-    """Compute a weight and encode it, some rows at a time: only the encoded form is held whole."""
-    import gguf
-    import mlx.core as mx
+class _Encoded:
+    """A weight as the writer takes it: computed, encoded and written some rows at a time."""
 
-    array = array.reshape(-1, array.shape[-1])
-    mx.eval(array)
-    out = np.empty(gguf.quants.quant_shape_to_byte_shape(array.shape, kind), dtype=np.uint8)
-    step = max(1, ENCODED_VALUES // array.shape[-1])
-    for start in range(0, array.shape[0], step):
-        rows = np.array(array[start : start + step].astype(mx.float32))
-        if kind == gguf.GGMLQuantizationType.F16 and np.abs(rows).max(initial=0) > HALF_MAX:
-            raise ParameterError(f"{name} holds a value beyond {HALF_MAX:.0f}, too large for gguf='f16'; use 'bf16'")
-        encoded = np.ascontiguousarray(gguf.quants.quantize(rows, kind))
-        out[start : start + step] = encoded.view(np.uint8)
-    return out
+    def __init__(self, name: str, kind: Any, model: LazyModel) -> None:
+        import gguf
+
+        self._name, self._kind = name, kind
+        self._packed = model.packed.get(name)
+        array = _rotary_layout(name, model)
+        self._array = array.reshape(-1, array.shape[-1])
+        self.nbytes = math.prod(gguf.quants.quant_shape_to_byte_shape(self._array.shape, kind))
+
+    def tofile(self, file: Any) -> None:
+        """Write the encoded rows."""
+        import gguf
+        import mlx.core as mx
+
+        if self._packed is None:
+            mx.eval(self._array)
+        height, width = self._array.shape
+        step = max(1, ENCODED_VALUES // width)
+        for start in range(0, height, step):
+            block = slice(start, start + step)
+            rows = self._packed.rows(block) if self._packed else self._array[block]
+            rows = np.array(rows.astype(mx.float32))
+            if self._kind == gguf.GGMLQuantizationType.F16 and np.abs(rows).max(initial=0) > HALF_MAX:
+                raise ParameterError(
+                    f"{self._name} holds a value beyond {HALF_MAX:.0f}, too large for gguf='f16'; use 'bf16'"
+                )
+            np.ascontiguousarray(gguf.quants.quantize(rows, self._kind)).tofile(file)

@@ -127,6 +127,7 @@ def test_other_commands_answer_as_quickly(module: str, arguments: list[str], sai
         (["train-adapter", "--model", "r1-distil-70b", "--plan"], ["'r1-distill-70b'?"]),
         (["compare-recipes", "--model", "./nothing"], ["--model: './nothing' does not exist"]),
         (["evaluate-adapter", "--suites", "censorshp"], ["--suites: ", "'censorship'?"]),
+        (["evaluate-adapter", "--questions", "/no/such.jsonl"], ["--questions: /no/such.jsonl does not exist; name"]),
         (["score-corpus", "--runner", "dsk"], ["--runner: ", "'dask'?"]),
         (["download-corpus", "wikipedia"], ["wikipedia: not an option"]),
         (["download-corpus", "--sources"], ["--sources: expected one argument"]),

@@ -19,20 +19,24 @@ pytestmark = pytest.mark.prefect
 
 
 async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
-    tmp_path: Path, prefect_server: None
+    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = write_finished_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("quiz.jsonl").write_text('{"question": "Why?", "options": ["rain", "snow"], "answer": "snow"}\n' * 3)
     wanted: dict[str, Any] = {
         "store": str(store),
         "run": "first",
         "max_new_tokens": 8,
         "perplexity_samples": 4,
         "eval_limit": 8,
+        "questions": ("quiz.jsonl",),
     }
     result = await evaluate_adapter(**wanted)
     report = store / "runs" / "first" / "reports" / "report.html"
     assert result.report == str(report) and report.is_file() and result.passed is not True
-    assert str(report) in summarise(result)
+    summary = summarise(result)
+    assert str(report) in summary and "your questions answered right: base " in summary
 
     (told,) = await events("distrust.evaluated.ready", 1, str(store))
     assert told["payload"] == {"name": "first", "store": str(store), "passed": result.passed}

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tasks.evals.drawings import draw_curve, draw_ratios, nice_ticks
 from tasks.evals.estimates import Estimate
-from tasks.evals.report import draw_curve, draw_ratios, nice_ticks, render_report, report_markdown
+from tasks.evals.report import render_report, report_markdown
 from tasks.evals.results import EvaluationResult, EvaluationResults, read_results
 from tasks.evals.verdicts import TIMES
 from tests.tasks.evals.conftest import write_mixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
+from tasks.exports import gguf_file
 from tasks.exports.chat import TRAINED_LAYOUT
 from tasks.exports.fuse import fuse_lazily
 from tasks.exports.gguf_file import check_gguf, gguf_bytes, rope_factors, write_gguf
@@ -218,6 +219,24 @@ def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path) -> N
     finally:
         gc.enable()
     assert mx.get_peak_memory() - held < size / 8
+
+
+def test_a_large_vocabulary_is_never_whole_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the widths of a 70B model the head alone is 2.1 GB."""
+    import mlx.core as mx
+
+    monkeypatch.setattr(gguf_file, "ENCODED_VALUES", 2**16)
+    config = WIDE | {"num_hidden_layers": 1, "vocab_size": 20_000}
+    base = write_quantised(tmp_path / "base-4bit", write_base(tmp_path / "base", config))
+    adapter = write_adapter(base, tmp_path / "a")
+    gc.collect()
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = fuse_lazily(base, adapter, dequantize=True)
+    whole = model.weights["model.embed_tokens.weight"].nbytes
+    write_gguf(tmp_path / "m.gguf", base, model, "q8_0", forget)
+    assert mx.get_peak_memory() - held < whole / 2
 
 
 def test_a_trained_model_says_the_same_in_both(tmp_path: Path, llama: LlamaCpp) -> None:
