@@ -22,6 +22,7 @@ from flows.forms import (
 from flows.names import named
 from flows.parameters import takes
 from flows.rebalance_corpus import rebalance_corpus
+from flows.records import recorded
 from flows.score_corpus import score_corpus
 from flows.summaries import announce
 from flows.train_adapter import train_adapter
@@ -67,4 +68,6 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult
     await evaluation.report_evaluation(layout, parameters.run)
     await stage("export", export_model, ExportModelParameters)
     await exporting.report_export(parameters.export or parameters.run, results["export"])
+    async with recorded(parameters, layout, reads=[], writes=[f"runs/{parameters.run}"]):
+        pass  # the recipe of the whole lies beside those of its stages
     return PipelineResult(**results)

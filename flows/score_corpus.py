@@ -12,12 +12,12 @@ from prefect import flow
 from flows.forms import ScoreCorpusOptions
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, ShardRecord
 from tasks import scoring
 from tasks.chain import announce_sealed
-from tasks.mirroring import shared
 from tasks.runners import ShardRunner, all_done, open_runner
 
 
@@ -26,7 +26,8 @@ from tasks.runners import ShardRunner, all_done, open_runner
 async def score_corpus(parameters: ScoreCorpusOptions) -> dict[str, Any]:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
-    async with shared(layout, reads=["raw"], writes=["scored"]):
+    reads, writes = (["raw", "scored"], []) if parameters.explain else (["raw"], ["scored"])
+    async with recorded(parameters, layout, reads, writes):
         result = await score_store(layout, parameters)
     if not parameters.explain:
         scored = [source["source"] for source in result["sources"]]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from deployments.apply import HERE, Project, read_limits, read_project
 from deployments.automations import read_automations
 from flows.__main__ import FLOWS
+from flows.groups import in_order
 
 DEPLOYMENTS = {entry.name: entry for entry in read_project().deployments}
 SCHEDULES = [schedule for entry in DEPLOYMENTS.values() for schedule in entry.schedules]
@@ -50,7 +51,7 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
     for name in FLOWS:
         flow = flow_of(name)
         shown = flow.parameters.properties
-        assert list(shown) == list(flow.fn.parameters_model.model_fields), name
+        assert list(shown) == in_order(name, flow.fn.parameters_model.model_fields), name
         bare += [f"{name}.{field}" for field in shown if not {"description", "default"} <= shown[field].keys()]
     assert bare == []
 

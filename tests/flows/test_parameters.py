@@ -24,7 +24,7 @@ async def example(parameters: Example) -> int:
 
 
 async def test_the_model_is_form_bounds_and_argument_of_its_flow() -> None:
-    assert list(example.parameters.properties) == ["store", "count", "names"]
+    assert list(example.parameters.properties) == ["store", "recipe", "count", "names"]
     count = example.parameters.properties["count"]
     assert (count["minimum"], count["maximum"], count["default"], count["description"]) == (1, 9, 3, "How many.")
     assert example.description is not None and example.description.startswith("Count something.")
