@@ -58,7 +58,7 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
     return result
 
 
-async def choose_sources(parameters: DownloadCorpusForm) -> list[SourceSpec]:
+async def choose_sources(parameters: DownloadCorpusParameters) -> list[SourceSpec]:
     """Return the sources of the catalogue that are wanted, and the user's own documents."""
     own = None
     if parameters.path:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from storage.vocabulary import BANDS, TRIVIA
-from tasks.policies import run_logger
-
-STORY = logging.getLogger("distrust.story")
-"""What a person at the command line reads while the pipeline runs."""
 
 
 def summarise(name: str, result: Any) -> str:
@@ -49,25 +44,6 @@ def describe_score(result: dict[str, Any]) -> list[str]:
     if refused := sum(source.get("refused", 0) for source in sources):
         lines.append(f"  {refused:,} with a score of their own that was refused and computed; --explain ID tells why")
     return lines
-
-
-STAGES = {
-    "download": "Downloaded",
-    "score": "Scored",
-    "rebalance": "Balanced",
-    "train": "Trained",
-    "evaluate": "Evaluated",
-    "export": "Exported",
-}
-
-
-def announce(stage: str, name: str, result: Any) -> None:
-    """Say what a stage of the pipeline did, in the run's log and on the command line, as soon as it is done."""
-    first, *rest = lines_of(name, result)
-    number = list(STAGES).index(stage) + 1
-    text = "\n".join([f"{number}. {STAGES[stage]}: {first}", *(f"   {line}".rstrip() for line in rest), ""])
-    run_logger().info("%s", text)
-    STORY.info("%s", text)
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], list[str]]] = {

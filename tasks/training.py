@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.display import StepReport, as_data_url, draw_lines, loss_lines, move_bar, read_metrics, training_bar
-from tasks.lora.memory import describe_plan, plan_memory, usable_bytes
+from tasks.lora.memory import describe_plan, plan_memory, require_memory, usable_bytes
 from tasks.lora.recipe import Recipe
 from tasks.policies import (
     LOCAL_WORK,
     Check,
     ChildDied,
+    Progress,
     exclusive,
     run_child,
     run_logger,
@@ -91,6 +93,24 @@ async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> Planned
         limit_bytes=round(limit_bytes),
         fits=plan.fits(limit_bytes),
     )
+
+
+async def foresee_memory(recipe: Recipe) -> str:
+    """Say what a training will need of this machine's memory; empty if the sizes of its model are not known here.
+
+    Raises:
+        ParameterError: It would be refused: better now than after a download of hours.
+    """
+    recipe = await resolve_model(recipe)
+    model = None
+    with contextlib.suppress(DistrustError):  # the Hub is away; the training itself will ask again
+        model = await asyncio.to_thread(architecture_of_base, recipe.model, quantise=recipe.quantize_base)
+    if model is None or recipe.plan_memory == "off":
+        return ""
+    if recipe.plan_memory == "refuse":
+        require_memory(model, recipe, usable_bytes())
+    peak = plan_memory(model, recipe).total
+    return f"training {recipe.model} needs about {peak / 1e9:.2g} of {usable_bytes() / 1e9:.2g} GB of memory"
 
 
 def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
@@ -161,7 +181,7 @@ async def train_recipe(
             "mixture_digest": manifest.digest,
             "recipe": recipe.model_dump(mode="json"),
         }
-        with training_bar() as bar:
+        with training_bar(hidden=Progress.watcher is not None) as bar:
 
             def on_event(event: dict[str, Any]) -> None:
                 if event["event"] == "log":
