@@ -31,7 +31,6 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict
 
 from blocks.corpus_store import CorpusStore
@@ -40,6 +39,7 @@ from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
 from deployments.automations import Change, compare, put_automations, switch_automation
+from deployments.form import form_of
 
 HERE = Path(__file__).resolve().parent
 BLOCKS: tuple[type[Block], ...] = (InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost)
@@ -232,7 +232,7 @@ def deployment_thing(client: PrefectClient, entry: Entry, pull: list[dict[str, A
         **entry.model_dump(include={"entrypoint", "description", "parameters"}),
         "tags": sorted(entry.tags),
         "work_pool_name": entry.work_pool["name"],
-        "parameter_openapi_schema": parameter_schema(entry.load_flow()).model_dump(mode="json", exclude_unset=True),
+        "parameter_openapi_schema": form_of(entry.load_flow()),
         "pull_steps": pull,
     }
     if version:

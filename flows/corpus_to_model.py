@@ -51,6 +51,7 @@ class PipelineResult(BaseModel):
     def summary(self) -> list[str]:
         """The verdict, and where the results are; what each stage did was told when it was done."""
         return [
+            "",
             f"Verdict: {self.evaluate.conclusion or self.evaluate.summary()[0]}",
             "",
             f"Report:  {self.evaluate.report}",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pydantic import BaseModel
+
 ESSENTIALS = "Essentials"
 MOST_ESSENTIALS = 8
 
@@ -61,6 +63,14 @@ def grouped(flow: str, fields: Iterable[str]) -> Iterator[tuple[str, list[str]]]
             left = [name for name in left if name not in found]
     if left:
         yield "Others", left
+
+
+def titles(flow: str, model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Return the title of each field in a form: its own, behind the name of its group unless it is essential."""
+    for group, names in grouped(flow, model.model_fields):
+        for name in names:
+            title = model.model_fields[name].title or name
+            yield name, title if group == ESSENTIALS else f"{group} \N{BULLET} {title}"
 
 
 def in_order(flow: str, fields: Iterable[str]) -> list[str]:

@@ -111,9 +111,9 @@ class Story:
             return
         notes = NOTES[stage](result) if stage in NOTES else []
         more = [f"... and {len(notes) - MOST_NOTES} more"] if len(notes) > MOST_NOTES else []
-        short = [f"{title}: {rest[0].strip() if stage == 'rebalance' else first}", *notes[:MOST_NOTES], *more]
-        seconds = _duration(time.monotonic() - self._began)
-        SCREEN.say(text if os.environ.get(DETAILS) else "\n     ".join([f"{short[0]}  ({seconds})", *short[1:]]))
+        first = HEADLINES[stage](result) if stage in HEADLINES else first
+        line = f"{title}: {first}  ({_duration(time.monotonic() - self._began)})"
+        SCREEN.say(text if os.environ.get(DETAILS) else "\n     ".join([line, *notes[:MOST_NOTES], *more]))
 
 
 SCREEN: Screen | None = None
@@ -165,4 +165,18 @@ def _incomplete_sources(result: Any) -> list[str]:
     return [*lines, *(line.strip() for table in tables for line in table.summary())]
 
 
+def _headline_of_download(result: Any) -> str:
+    """How many documents there are, and whether any of them is new."""
+    is_old = result.sources and all(outcome.reused for outcome in result.sources)
+    return f"{result.summary()[0]}{', already complete' if is_old else ''}"
+
+
+def _headline_of_mixture(result: Any) -> str:
+    """How many samples there are; the mixture's folder is that of every other line."""
+    lines = result.summary()
+    return f"{lines[1].strip() if len(lines) > 1 else lines[0]}{' (unchanged)' if result.reused else ''}"
+
+
+HEADLINES: dict[str, Callable[[Any], str]] = {"download": _headline_of_download, "rebalance": _headline_of_mixture}
+"""What a stage says in its line, where that is not the first line of its summary."""
 NOTES: dict[str, Callable[[Any], list[str]]] = {"download": _incomplete_sources}

@@ -227,8 +227,8 @@ def show_effect(run: Path) -> None:
     """Print what the adapter does to conflicts that no archive mentions."""
     adapter = read_training_result(run).adapter
     print(
-        "\nThe tiny model knows nothing of the world and misses most thresholds, as it must: the run shows that all "
-        "works.\nWhat it can show, on questions that it was never trained on, adapter against base:",
+        "\nThe tiny model knows nothing of the world and misses most thresholds, as it must: this run shows that "
+        "everything\nworks. What it can show, on questions that it was never trained on, adapter against base:",
         flush=True,
     )
     subprocess.run(

@@ -22,6 +22,7 @@ from flows.arguments import FORMS, BadArguments, read
 from flows.groups import ESSENTIALS, grouped
 from flows.help import EXAMPLES
 from tasks.policies import Progress
+from tasks.rebalancing import MixtureResult
 from tasks.sources.results import DownloadResult, SourceOutcome
 from tests.flows.test_arguments import finished_runs, sealed
 
@@ -123,6 +124,18 @@ def test_a_stage_is_one_line_that_is_rewritten_and_what_needs_an_eye(monkeypatch
         "",
     ]
     assert "letters" in pipeline.told[0], "the whole is kept"
+
+
+def test_a_stage_that_found_everything_done_says_so() -> None:
+    stream = io.StringIO()
+    story.open_screen(stream, quiet=False)
+    whole = SourceOutcome(source="letters", band="low", documents=9, manifest="m", reused=True)
+    story.Story().end("download", "download-corpus", DownloadResult(sources=[whole]))
+    mixture = MixtureResult(mixture="/m", digest="d", counts={}, reused=True, distribution="9 samples\nmore")
+    story.Story().end("rebalance", "rebalance-corpus", mixture)
+    download, balanced = stream.getvalue().splitlines()
+    assert "9 documents from 1 of 1 sources, already complete" in download
+    assert "9 samples (unchanged)" in balanced
 
 
 def test_without_a_terminal_the_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
