@@ -1,4 +1,4 @@
-"""The form of a flow in the UI. Prefect itself would show the code names of fields, and a text where there is a choice."""
+"""The form of a flow in the UI; Prefect itself would show code names of fields, and a text where there is a choice."""
 
 from __future__ import annotations
 

@@ -87,8 +87,10 @@ def main(arguments: list[str]) -> int:
     except SystemExit:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are not Exceptions
-        notify(f"{name} stopped", str(error), time.monotonic() - began)
-        return exit_status(name, error)
+        status = exit_status(name, error)
+        if status == 1:  # who ended it knows
+            notify(f"{name} stopped", str(error), time.monotonic() - began)
+        return status
     from flows.summaries import summarise
 
     record = to_jsonable_python(result, fallback=str) if as_json else None

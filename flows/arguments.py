@@ -204,7 +204,7 @@ def parse(
             cli_exit_on_error=exits,
             extra="forbid",
         )
-        json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
+        json_result: bool = Field(False, validation_alias="json")
 
         @classmethod
         def settings_customise_sources(  # type: ignore[override]
@@ -212,7 +212,6 @@ def parse(
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)  # only the command line: environment variables are not options
 
-    Options.__doc__ = FLOWS[name]
     # The library can read `a,b` as a list, but not as a tuple of any length.
     tuples = {field: info for field, info in form.model_fields.items() if get_origin(info.annotation) is tuple}
     lists = {field: (list[get_args(info.annotation)[0]], copy(info)) for field, info in tuples.items()}  # type: ignore[misc]

@@ -22,8 +22,8 @@ from storage.untrusted import read_bounded
 
 GALLERY = Path(__file__).with_name("recipes")
 MOST_BYTES = 1 << 20
-NOT_KEPT = frozenset({"recipe", "store"})
-"""Fields that a written recipe leaves out; a store that was named is kept."""
+PLACES = ("store", "catalogue", "path")
+"""Fields that name a file or a folder; a recipe that is written names it from anywhere."""
 
 
 class Faulty(ParameterError):
@@ -127,11 +127,10 @@ def with_recipe(form: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, A
 
 def write_out(flow: str, parameters: BaseModel) -> str:
     """Write the recipe that repeats a run: what was chosen, then what was left at its default, group by group."""
-    values = {
-        name: value
-        for name, value in parameters.model_dump(mode="json").items()
-        if value is not None and (name not in NOT_KEPT or (name == "store" and value))
-    }
+    values = {name: value for name, value in parameters.model_dump(mode="json").items() if value is not None}
+    values |= {name: str(Path(values[name]).expanduser().absolute()) for name in PLACES if is_place(values.get(name))}
+    left_out = {"recipe"} if values["store"] else {"recipe", "store"}  # an empty one is where the environment says
+    values = {name: value for name, value in values.items() if name not in left_out}
     defaults = type(parameters).model_construct().model_dump(mode="json")
     chosen = {name for name in values if values[name] != defaults[name]}
     lines = [f"# Repeats the run: python -m flows {flow} --recipe THIS_FILE", ""]
@@ -140,6 +139,11 @@ def write_out(flow: str, parameters: BaseModel) -> str:
     for group, names in grouped(flow, [name for name in values if name not in chosen]):
         lines += ["", f"# {group}", *(line_of(name, values[name]) for name in names)]
     return "\n".join(lines) + "\n"
+
+
+def is_place(named: str | None) -> bool:
+    """Tell whether a value names a place of this machine, and no bucket."""
+    return bool(named) and "://" not in str(named)
 
 
 def line_of(field: str, value: Any) -> str:

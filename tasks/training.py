@@ -24,7 +24,7 @@ from tasks.lora import presets
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.display import StepReport, as_data_url, draw_lines, loss_lines, move_bar, read_metrics, training_bar
 from tasks.lora.memory import describe_plan, plan_memory, require_memory, usable_bytes
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import AUTO, DEFAULT_MODEL, Recipe
 from tasks.policies import (
     LOCAL_WORK,
     Check,
@@ -95,6 +95,12 @@ async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> Planned
     )
 
 
+def as_begun(layout: Layout, run: str, recipe: Recipe) -> Recipe:
+    """Return the recipe with the base model of a run that began when the default was one model and not `AUTO`."""
+    older = recipe.model_copy(update={"model": DEFAULT_MODEL})
+    return older if recipe.model == AUTO and _same_run(layout.run(run) / RUN, older) else recipe
+
+
 async def foresee_memory(recipe: Recipe) -> str:
     """Say what a training will need of this machine's memory; empty if the sizes of its model are not known here.
 
@@ -143,13 +149,13 @@ async def supersede_other_run(layout: Layout, run: str, mixture_digest: str, rec
     run_logger().warning("run %s had another recipe or mixture; it was moved to %s", run, place)
 
 
-def _same_run(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
-    """Return whether a run's record names this recipe and mixture; a damaged one does not."""
+def _same_run(record: Path, recipe: Recipe, mixture_digest: str | None = None) -> bool:
+    """Return whether a run's record names this recipe, and this mixture if one is given; a damaged one does not."""
     try:
         content = read_object(record)
         earlier = Recipe.model_validate(content["recipe"])
-        return earlier.identity() == recipe.identity() and bool(content["mixture_digest"] == mixture_digest)
-    except (ValueError, KeyError, TypeError):
+        return earlier.identity() == recipe.identity() and mixture_digest in (None, content["mixture_digest"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 
 

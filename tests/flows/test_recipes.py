@@ -90,6 +90,15 @@ def test_what_is_written_is_read_back_as_the_same(flow: str, tmp_path: Path) -> 
         assert {line.partition(" =")[0].replace("-", "_") for line in first.splitlines()} == set(fields)
 
 
+def test_a_written_recipe_names_places_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for store, written in {"here": str(tmp_path / "here"), "s3://bucket/x": "s3://bucket/x"}.items():
+        parameters = FORMS["download-corpus"](store=store, path="letters", catalogue="mine.toml")
+        kept = tomllib.loads(write_out("download-corpus", parameters))
+        assert (kept["store"], kept["path"]) == (written, str(tmp_path / "letters"))
+    assert "store" not in tomllib.loads(write_out("score-corpus", FORMS["score-corpus"]()))
+
+
 def test_in_a_form_the_recipe_takes_the_place_of_defaults(tmp_path: Path) -> None:
     form = FORMS["train-adapter"]
     fields = form(recipe=recipe(tmp_path, "max-steps = 3\nlora-rank = 4"), lora_rank=8).model_dump()
