@@ -11,7 +11,7 @@ from flows.groups import titles
 from storage.vocabulary import SOURCE_TYPES
 
 
-def form_of(flow: Flow[..., Any]) -> dict[str, Any]:
+def form_of(flow: Flow[..., Any]) -> dict[str, object]:
     """Describe the form of a flow, with titles that name the group of a field."""
     schema: dict[str, Any] = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
     for name, title in titles(flow.name, vars(flow.fn)["parameters_model"]):

@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[type[FlowParameters], str]] = {
 }
 FORMS = {name: form for name, (form, _) in COMMANDS.items()}
 FLOWS = {name: description for name, (_, description) in COMMANDS.items()}
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 class BadArguments(Exception):
@@ -98,7 +98,7 @@ def read(name: str, arguments: list[str]) -> tuple[FlowParameters, bool]:
     return parameters.model_copy(update={"recipe": ""}), as_json
 
 
-def values_of_recipe(form: type[BaseModel], arguments: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:
+def values_of_recipe(form: type[BaseModel], arguments: Sequence[str]) -> tuple[str, dict[str, object], list[str]]:
     """Read the recipe that a command line names: how its file is cited, its values by field, what is wrong with it."""
     pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     named = [following if word == "--recipe" else word[9:] for word, following in pairs if word.startswith("--recipe")]
@@ -184,7 +184,7 @@ def parse(
     name: str,
     form: type[FlowParameters],
     arguments: list[str],
-    recipe: Mapping[str, Any] = NOTHING,
+    recipe: Mapping[str, object] = NOTHING,
     *,
     exits: bool = True,
 ) -> tuple[FlowParameters, bool]:
@@ -215,7 +215,7 @@ def parse(
     # The library can read `a,b` as a list, but not as a tuple of any length.
     tuples = {field: info for field, info in form.model_fields.items() if get_origin(info.annotation) is tuple}
     lists = {field: (list[get_args(info.annotation)[0]], copy(info)) for field, info in tuples.items()}  # type: ignore[misc]
-    options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments, **recipe)  # type: ignore[call-overload]
+    options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments, **recipe)  # type: ignore[call-overload, arg-type]
     given = options.model_dump(include=set(form.model_fields))
     return form(**given | {field: tuple(given[field]) for field in tuples}), options.json_result
 

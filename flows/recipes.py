@@ -34,7 +34,7 @@ class Faulty(ParameterError):
         self.lines = lines
 
 
-def read_recipe(named: str, form: type[BaseModel]) -> dict[str, Any]:
+def read_recipe(named: str, form: type[BaseModel]) -> dict[str, object]:
     """Read the values that a recipe gives to the fields of a flow, each checked by itself.
 
     Args:
@@ -98,7 +98,7 @@ def keys_of_all() -> set[str]:
     return {key for form in FORMS.values() for key in keys_of(form)}
 
 
-def wrong_values(form: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
+def wrong_values(form: type[BaseModel], values: Mapping[str, object]) -> Iterator[str]:
     """Say which values have a wrong type or are out of bounds; whether they agree is seen with the other options."""
     from flows.arguments import describe_bad_values
 
@@ -109,7 +109,7 @@ def wrong_values(form: type[BaseModel], values: Mapping[str, Any]) -> Iterator[s
         yield from (line for line in describe_bad_values(error) if line.startswith("--"))
 
 
-def with_recipe(form: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(form: type[BaseModel], fields: Mapping[str, object]) -> dict[str, object]:
     """Put the values of a recipe in the place of fields that have their default, as in a form of the UI.
 
     Raises:
@@ -122,7 +122,7 @@ def with_recipe(form: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, A
         for name, value in fields.items()
         if name != "recipe" and value != form.model_fields[name].get_default(call_default_factory=True)
     }
-    return read_recipe(fields["recipe"], form) | given
+    return read_recipe(str(fields["recipe"]), form) | given
 
 
 def write_out(flow: str, parameters: BaseModel) -> str:
