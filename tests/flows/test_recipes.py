@@ -120,13 +120,13 @@ async def test_a_run_repeated_from_its_written_recipe_reuses_everything(prefect_
         "score-corpus": store / "scored/score-corpus.toml",
         "rebalance-corpus": store / "balanced/small/rebalance-corpus.toml",
     }
-    kept = {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in [*store.rglob("*.parquet"), *store.rglob("*.toml")]}
     given = {flow: dict(read(flow, ["--recipe", str(file)])[0]) for flow, file in written.items()}
     again = await download_corpus(**given["download-corpus"])
     assert all(source.reused for source in again.sources) and len(again.sources) == 3
     await score_corpus(**given["score-corpus"])
     assert (await rebalance_corpus(**given["rebalance-corpus"])).reused
-    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")} == kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_the_gallery_is_there() -> None:
