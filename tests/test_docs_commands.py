@@ -195,7 +195,7 @@ def test_examples_and_looks_run_as_written(
         assert main(words[3:]) == 0, command
         told[command] = capsys.readouterr().out
     alone, listed, planned, fetched, scored, explained = told.values()
-    assert "is empty" in alone and "us_patents" in listed and "peak" in planned
+    assert "usage: python -m flows NAME" in alone and "us_patents" in listed and "peak" in planned
     assert "4 documents" in fetched and "1 rejected" in fetched
     assert "4 with a score of their own or of your signal" in scored
     assert "docs.examples.new_signal.first_person:score" in explained
