@@ -26,7 +26,6 @@ from prefect.client.schemas.actions import (
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.callables import parameter_schema
 
 from blocks.corpus_store import CorpusStore
 from blocks.hugging_face import HuggingFaceHub
@@ -34,6 +33,7 @@ from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
 from deployments.automations import Change, compare, put_automations, switch_automation
+from deployments.form import form_of
 from deployments.project import Entry, Pool, read_limits, read_project
 
 HERE = Path(__file__).resolve().parent
@@ -159,7 +159,7 @@ def deployment_thing(client: PrefectClient, entry: Entry, pull: list[dict[str, A
         **entry.model_dump(include={"entrypoint", "description", "parameters"}),
         "tags": sorted(entry.tags),
         "work_pool_name": entry.work_pool["name"],
-        "parameter_openapi_schema": parameter_schema(entry.load_flow()).model_dump(mode="json", exclude_unset=True),
+        "parameter_openapi_schema": form_of(entry.load_flow()),
         "pull_steps": pull,
     }
     if version:

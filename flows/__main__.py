@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import importlib
 import json
-import logging
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +20,11 @@ from typing import Any, TextIO
 
 from pydantic_core import to_jsonable_python
 
-from flows.arguments import FLOWS, BadArguments, parse, read
+from flows.arguments import FLOWS, FORMS, BadArguments, parse, read, visible_store
 from flows.faults import nearest
+from flows.help import help_of, overview
 from flows.parameters import FlowParameters
-from flows.terminal import describe_defect, hush_tracebacks, why_no_run
+from flows.terminal import DETAILS, describe_defect, hush_tracebacks, notify, show_page, why_no_run
 from storage.errors import DistrustError
 from storage.events import end_with_parent
 from storage.lock import introduce
@@ -32,6 +33,8 @@ __all__ = ["BY_HAND", "FLOWS", "load_flow", "main", "parse", "usage"]
 
 BY_HAND = {"try-model": ("tasks.evals.try_model", "put prompts to a finished run, base and adapter side by side")}
 """Commands that talk with a person and are not flows: the module that each of them runs, and what it does."""
+PIPELINE = "corpus-to-model"
+"""The flow that is quiet: it says in a line what each of its stages did."""
 
 
 def load_flow(name: str) -> Any:
@@ -45,14 +48,16 @@ def usage() -> str:
     width = max(map(len, FLOWS))
     commands = FLOWS | {name: description for name, (_, description) in BY_HAND.items()}
     rows = "\n".join(f"  {name:<{width}}  {description}" for name, description in commands.items())
-    return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help lists the options of one."
+    return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help: its examples and options"
 
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
+    if not arguments:
+        print(f"{overview(visible_store(''), os.environ.get('DISTRUST_STORE', ''))}\n")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
-        return 0 if arguments else 2
+        return 0
     name, *rest = arguments
     if name in BY_HAND:
         return subprocess.run([sys.executable, "-m", BY_HAND[name][0], *rest]).returncode
@@ -61,6 +66,9 @@ def main(arguments: list[str]) -> int:
         hint = f"did you mean {close!r}?" if close else f"\n\n{usage()}"
         print(f"unknown flow {name!r}; {hint}", file=sys.stderr)
         return 2
+    if {"-h", "--help"} & set(rest):
+        print(help_of(name, FORMS[name], FLOWS[name]))
+        return 0
     try:
         parameters, as_json = read(name, rest)
     except BadArguments as error:
@@ -72,33 +80,46 @@ def main(arguments: list[str]) -> int:
         print(f"{name} was not started: {reason}", file=sys.stderr)
         return 1
     introduce(f"the command {name}")
-    tell_story(sys.stderr if as_json else sys.stdout)
+    began = time.monotonic()
     try:
         with local_server():  # before Prefect is loaded, which reads the server's address then
-            result = run(name, parameters)
+            result = run(name, parameters, sys.stderr if as_json else sys.stdout)
     except SystemExit:
         raise
     except BaseException as error:  # Prefect's signals that a run was paused or ended are not Exceptions
-        return exit_status(name, error)
+        status = exit_status(name, error)
+        if status == 1:  # who ended it knows
+            notify(f"{name} stopped", str(error), time.monotonic() - began)
+        return status
     from flows.summaries import summarise
 
     record = to_jsonable_python(result, fallback=str) if as_json else None
     print(json.dumps(record, ensure_ascii=False) if as_json else summarise(result))
+    notify(f"{name} is done", summarise(result), time.monotonic() - began)
+    if name == PIPELINE and not result.evaluate.reused:
+        show_page(Path(result.evaluate.report))
     return 0
 
 
-def run(name: str, parameters: FlowParameters) -> Any:
-    """Run a flow to its end, after the runs are marked whose process has died."""
+def run(name: str, parameters: FlowParameters, stream: TextIO) -> Any:
+    """Run a flow to its end, after the runs are marked whose process has died; its story goes to a stream."""
+    quiet = name == PIPELINE and not os.environ.get(DETAILS)
+    if quiet and stream.isatty():  # where nobody watches, a log is worth more
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     flow = load_flow(name)
     from deployments.server import mark_dead_runs
+    from flows.story import open_screen
 
     hush_tracebacks()
+    open_screen(stream, quiet=quiet)
     mark_dead_runs({}, sys.stderr)
     return asyncio.run(flow(**dict(parameters)))
 
 
 def exit_status(name: str, error: BaseException) -> int:
     """Say why a run went no further, and return the exit status: 130 if it was asked to end, else 1."""
+    if story := sys.modules.get("flows.story"):  # it loads Prefect, which may be what failed
+        story.wipe()
     kind = type(error).__name__
     if kind in ("CancelledRun", "Pause", "Abort", "TerminationSignal", "KeyboardInterrupt"):
         print(f"\n{error if str(error) else 'Interrupted.'}", file=sys.stderr)
@@ -135,14 +156,6 @@ def profile_names_a_server() -> bool:
         return bool(profiles["profiles"][active].get("PREFECT_API_URL"))
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
-
-
-def tell_story(stream: TextIO) -> None:
-    """Print what the stages announce, as soon as they announce it."""
-    story = logging.getLogger("distrust.story")
-    story.handlers = [logging.StreamHandler(stream)]
-    story.setLevel(logging.INFO)
-    story.propagate = False
 
 
 if __name__ == "__main__":

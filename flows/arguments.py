@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -20,6 +22,7 @@ from blocks.saved import may_name_a_store
 from flows import forms
 from flows.faults import nearest
 from flows.parameters import FlowParameters
+from flows.recipes import Faulty, read_recipe
 from storage.errors import DistrustError
 from storage.layout import Layout
 
@@ -46,6 +49,7 @@ COMMANDS: dict[str, tuple[type[FlowParameters], str]] = {
 }
 FORMS = {name: form for name, (form, _) in COMMANDS.items()}
 FLOWS = {name: description for name, (_, description) in COMMANDS.items()}
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 class BadArguments(Exception):
@@ -70,24 +74,40 @@ def read(name: str, arguments: list[str]) -> tuple[FlowParameters, bool]:
     form = FORMS[name]
     options = options_of(form)
     misspelt, arguments = correct_options(options, arguments)
+    given = {options.get(argument.partition("=")[0]) for argument in arguments}
+    file, values, faulty = values_of_recipe(form, arguments)
+    values = {field: value for field, value in values.items() if field not in given}
+    lines = [*misspelt, *faulty]
     try:
-        parameters, as_json = parse(name, form, arguments, exits=False)
+        parameters, as_json = parse(name, form, arguments, values, exits=False)
     except SettingsError as error:
-        raise BadArguments([*misspelt, describe_misuse(error)]) from None
+        raise BadArguments([*lines, describe_misuse(error)]) from None
     except ValidationError as error:
-        lines = [*misspelt, *describe_bad_values(error)]
+        lines += describe_bad_values(error)
         # What else is wrong is reported too, as far as it can be checked without the values that cannot be read.
         bad = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
         with suppress(SettingsError, ValidationError):
-            parameters, _ = parse(name, form, without(options, arguments, bad), exits=False)
+            parameters, _ = parse(name, form, without(options, arguments, bad), values, exits=False)
             lines += [line for field, line in check(parameters) if field not in bad]
         raise BadArguments(lines) from None
     faults = check(parameters)
-    if misspelt or faults:
-        given = {options.get(argument.partition("=")[0]) for argument in arguments}
-        is_named = misspelt or any(field in given for field, _ in faults)
-        raise BadArguments([*misspelt, *(line for _, line in faults)], 2 if is_named else 1)
-    return parameters, as_json
+    if lines or faults:
+        is_named = lines or any(field in given or field in values for field, _ in faults)
+        lines += [f"{file} {line}".lstrip() if field in values else line for field, line in faults]
+        raise BadArguments(lines, 2 if is_named else 1)
+    return parameters.model_copy(update={"recipe": ""}), as_json
+
+
+def values_of_recipe(form: type[BaseModel], arguments: Sequence[str]) -> tuple[str, dict[str, object], list[str]]:
+    """Read the recipe that a command line names: how its file is cited, its values by field, what is wrong with it."""
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
+    named = [following if word == "--recipe" else word[9:] for word, following in pairs if word.startswith("--recipe")]
+    if not named or not named[-1]:
+        return "", {}, []
+    try:
+        return f"{Path(named[-1]).name}:", read_recipe(named[-1], form), []
+    except Faulty as error:
+        return "", {}, error.lines
 
 
 def check(parameters: FlowParameters) -> list[tuple[str, str]]:
@@ -161,9 +181,14 @@ def correct_options(options: Mapping[str, str], arguments: Iterable[str]) -> tup
 
 
 def parse(
-    name: str, form: type[FlowParameters], arguments: list[str], *, exits: bool = True
+    name: str,
+    form: type[FlowParameters],
+    arguments: list[str],
+    recipe: Mapping[str, object] = NOTHING,
+    *,
+    exits: bool = True,
 ) -> tuple[FlowParameters, bool]:
-    """Read the options of a flow; return its parameters and whether to print JSON.
+    """Read the options of a flow, over those of a recipe; return its parameters and whether to print JSON.
 
     Raises:
         ValidationError: A value is out of bounds.
@@ -179,7 +204,7 @@ def parse(
             cli_exit_on_error=exits,
             extra="forbid",
         )
-        json_result: bool = Field(False, validation_alias="json", description="Print the result record as JSON, last.")
+        json_result: bool = Field(False, validation_alias="json")
 
         @classmethod
         def settings_customise_sources(  # type: ignore[override]
@@ -187,11 +212,10 @@ def parse(
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)  # only the command line: environment variables are not options
 
-    Options.__doc__ = FLOWS[name]
     # The library can read `a,b` as a list, but not as a tuple of any length.
     tuples = {field: info for field, info in form.model_fields.items() if get_origin(info.annotation) is tuple}
     lists = {field: (list[get_args(info.annotation)[0]], copy(info)) for field, info in tuples.items()}  # type: ignore[misc]
-    options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments)  # type: ignore[call-overload]
+    options = CliApp.run(create_model(Options.__name__, __base__=Options, **lists), cli_args=arguments, **recipe)  # type: ignore[call-overload, arg-type]
     given = options.model_dump(include=set(form.model_fields))
     return form(**given | {field: tuple(given[field]) for field in tuples}), options.json_result
 

@@ -10,12 +10,12 @@ from prefect.exceptions import CrashedRun
 from flows.forms import CompareRecipesParameters, TrainAdapterParameters
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from flows.train_adapter import train_adapter
 from storage.errors import DistrustError, UserError
 from tasks import comparing
 from tasks.lora.comparison import Comparison
 from tasks.lora.recipe import Recipe
-from tasks.mirroring import shared
 
 CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
 
@@ -34,7 +34,7 @@ async def compare_recipes(parameters: CompareRecipesParameters) -> Comparison:
         except (DistrustError, CrashedRun) as error:  # a killed trainer is a crash of its run alone
             result = error
         rows.append(comparing.row_of(run, result))
-    async with shared(layout, reads=[], writes=[f"comparisons/{parameters.run}"]):
+    async with recorded(parameters, layout, reads=[], writes=[f"comparisons/{parameters.run}"]):
         report = await comparing.report_comparison(layout, parameters.run, rows)
     if failed := [f"{row.run}: {row.problem}" for row in rows if row.problem is not None]:
         raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.download_corpus import download_corpus
+from flows.download_corpus import choose_sources, download_corpus
 from flows.evaluate_adapter import evaluate_adapter
 from flows.export_model import export_model
 from flows.forms import (
@@ -22,10 +23,15 @@ from flows.forms import (
 from flows.names import named
 from flows.parameters import takes
 from flows.rebalance_corpus import rebalance_corpus
+from flows.records import recorded
 from flows.score_corpus import score_corpus
-from flows.summaries import announce
+from flows.story import Story
 from flows.train_adapter import train_adapter
-from tasks import evaluation, exporting, rebalancing
+from storage.atomic import write_text
+from storage.training_result import RESULT
+from tasks import archives, evaluation, exporting, rebalancing, training
+from tasks.lora.recipe import Recipe
+from tasks.sources.connection import Pace
 
 
 class PipelineResult(BaseModel):
@@ -39,10 +45,19 @@ class PipelineResult(BaseModel):
     train: Any
     evaluate: Any
     export: Any
+    details: Path
+    """File that says what each stage did in full; the recipe of the run lies beside it."""
 
     def summary(self) -> list[str]:
-        """Say where the results are; what each stage did was announced when it was done."""
-        return [f"Report: {self.evaluate.report}", f"Model:  {self.export.folder}"]
+        """The verdict, and where the results are; what each stage did was told when it was done."""
+        return [
+            "",
+            f"Verdict: {self.evaluate.conclusion or self.evaluate.summary()[0]}",
+            "",
+            f"Report:  {self.evaluate.report}",
+            f"Model:   {self.export.folder}",
+            f"Details: {self.details}",
+        ]
 
 
 @flow(name="corpus-to-model", flow_run_name=named("corpus-to-model-{run}"))
@@ -50,11 +65,19 @@ class PipelineResult(BaseModel):
 async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult:
     """Go from the archives to an exported model; a run that was interrupted repeats no finished work."""
     results: dict[str, Any] = {}
+    story = Story()
     layout = await parameters.open_store()  # a wrong name at the last stage is reported before the first
 
+    if layout.bucket is None and not (layout.run(parameters.run) / RESULT).exists():
+        specs = await choose_sources(parameters)
+        pace = Pace(parameters.concurrency, parameters.rate_limit)
+        download = await archives.foresee_download(specs, parameters.max_samples, pace, layout)
+        story.foretell(download, await training.foresee_memory(parameters.pick(Recipe)))
+
     async def stage(name: str, run: Flow[..., Any], model: type[BaseModel], **changes: Any) -> None:
+        story.begin(name)
         results[name] = await run(**parameters.pick(model).model_dump() | changes)
-        announce(name, results[name])
+        story.end(name, results[name])
 
     await stage("download", download_corpus, DownloadCorpusParameters)
     usable = results["download"].usable_sources
@@ -67,4 +90,7 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult
     await evaluation.report_evaluation(layout, parameters.run)
     await stage("export", export_model, ExportModelParameters)
     await exporting.report_export(parameters.export or parameters.run, results["export"])
-    return PipelineResult(**results)
+    async with recorded(parameters, layout, reads=[], writes=[f"runs/{parameters.run}"]):
+        details = layout.run(parameters.run) / "corpus-to-model.txt"
+        write_text(details, "\n".join(story.told))
+    return PipelineResult(**results, details=details)

@@ -12,12 +12,12 @@ from prefect import flow
 from flows.forms import DownloadCorpusForm, DownloadCorpusParameters
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from storage.errors import DatasetBusy, DistrustError
 from storage.layout import Layout
 from tasks import acquisition, archives, download_report
 from tasks.acquisition import SourceDownload
 from tasks.chain import announce_sealed
-from tasks.mirroring import shared
 from tasks.policies import run_logger
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives, Pace
@@ -48,7 +48,7 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
         return await archives.survey(specs, parameters.max_samples, pace)
     async with archives.open_archives(pace, parameters.patience_hours) as opened:
         download = Download(parameters, layout, opened)
-        async with shared(layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):
+        async with recorded(parameters, layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):
             # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
             groups = await asyncio.gather(*(download_archive(download, group) for group in archives.by_archive(specs)))
     result = DownloadResult(sources=[outcome for outcomes in groups for outcome in outcomes])
@@ -58,7 +58,7 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
     return result
 
 
-async def choose_sources(parameters: DownloadCorpusForm) -> list[SourceSpec]:
+async def choose_sources(parameters: DownloadCorpusParameters) -> list[SourceSpec]:
     """Return the sources of the catalogue that are wanted, and the user's own documents."""
     own = None
     if parameters.path:

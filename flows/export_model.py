@@ -7,12 +7,12 @@ from prefect import flow
 from flows.forms import ExportModelParameters
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from tasks import exporting
 from tasks.approval import ask_to_upload
 from tasks.chain import announce_sealed
 from tasks.exports.export_manifest import ExportResult
 from tasks.exports.parameters import ExportParameters
-from tasks.mirroring import shared
 
 
 @flow(name="export-model", flow_run_name=named("export-model-{run}"))
@@ -23,7 +23,7 @@ async def export_model(parameters: ExportModelParameters) -> ExportResult:
     name = parameters.export or parameters.run
 
     async def export(wanted: ExportParameters, approved: str | None = None) -> ExportResult:
-        async with shared(layout, reads=[f"runs/{parameters.run}"], writes=[f"exports/{name}"]):
+        async with recorded(parameters, layout, reads=[f"runs/{parameters.run}"], writes=[f"exports/{name}"]):
             return await exporting.export_run(layout, parameters.run, name, wanted, approved)
 
     wanted = parameters.pick(ExportParameters)

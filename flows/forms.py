@@ -18,7 +18,7 @@ from storage.retention import RetentionParameters
 from storage.runner_parameters import RunnerParameters
 from tasks.evals.parameters import EvaluationParameters
 from tasks.exports.parameters import ExportParameters
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import AUTO, Recipe
 from tasks.mixture.parameters import MixtureParameters
 
 
@@ -173,6 +173,9 @@ class RebalanceCorpusParameters(RunnerParameters, FlowParameters, MixtureParamet
 class TrainAdapterParameters(FlowParameters, Recipe):
     """The recipe, the mixture it learns from and the name of the run."""
 
+    model: str = Field(
+        AUTO, min_length=1, title="Base model", description=str(Recipe.model_fields["model"].description)
+    )
     mixture: str = Field("default", pattern=NAME_PATTERN, title="Mixture", description="Name of the balanced mixture.")
     run: str = Field("distrust", pattern=NAME_PATTERN, title="Run", description="Name of the training run.")
     replace_run: bool = Field(

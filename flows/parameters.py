@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.faults import Fault, refuse
+from flows.groups import in_order
 from storage.layout import Layout
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,6 +28,13 @@ class FlowParameters(BaseModel):
         "",
         title="Store",
         description="Folder or bucket (s3://bucket/folder) of the corpus store; empty: DISTRUST_STORE, else ./data.",
+    )
+
+    recipe: str = Field(
+        "",
+        title="Recipe",
+        description="A TOML file of options, such as every run writes beside its results, or a name of the gallery "
+        "(first-try, mac-16gb, mac-32gb, mac-64gb, ablation); what you set besides wins over it.",
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
@@ -70,15 +78,18 @@ def takes(
     def decorate(work: Callable[[Parameters], Coroutine[Any, Any, Result]]) -> Callable[..., Awaitable[Result]]:
         async def with_keywords(**fields: Any) -> Any:
             from flows.lifetime import live  # Prefect takes seconds to load, and parameter models are read without it
+            from flows.recipes import with_recipe
 
-            return await live(work(model(**fields)))
+            return await live(work(model(**with_recipe(model, fields))))
 
+        order = in_order(work.__name__.replace("_", "-"), model.model_fields)
+        ordered = {name: model.model_fields[name] for name in order}
         described = with_keywords
         described.__name__ = work.__name__
         described.__qualname__ = work.__qualname__
         described.__module__ = work.__module__
         described.__doc__ = f"{inspect.cleandoc(work.__doc__ or '')}\n\nArgs:\n" + "".join(
-            f"    {name}: {field.description}\n" for name, field in model.model_fields.items()
+            f"    {name}: {field.description}\n" for name, field in ordered.items()
         )
         described.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
@@ -88,7 +99,7 @@ def takes(
                     default=field.default,
                     annotation=Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation,
                 )
-                for name, field in model.model_fields.items()
+                for name, field in ordered.items()
             ]
         )
         described.__annotations__ = {}

@@ -7,10 +7,10 @@ from prefect import flow
 from flows.forms import RebalanceCorpusParameters
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from storage.errors import StoreError
 from tasks import rebalancing
 from tasks.chain import announce_sealed
-from tasks.mirroring import shared
 from tasks.mixture.parameters import MixtureParameters
 from tasks.runners import open_runner
 
@@ -20,7 +20,7 @@ from tasks.runners import open_runner
 async def rebalance_corpus(parameters: RebalanceCorpusParameters) -> rebalancing.MixtureResult:
     """Draw the balanced mixture that the method needs, and report its distribution."""
     layout = await parameters.open_store()
-    async with shared(layout, reads=["raw", "scored"], writes=[f"balanced/{parameters.mixture}"]):
+    async with recorded(parameters, layout, reads=["raw", "scored"], writes=[f"balanced/{parameters.mixture}"]):
         sources = parameters.sources or layout.completed("scored")
         if not sources:
             raise StoreError(f"{layout.root} holds no scored source; run python -m flows score-corpus first")

@@ -11,12 +11,12 @@ from prefect import flow
 from flows.forms import ScoreCorpusOptions
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, ShardRecord
 from tasks import coordination, scoring
 from tasks.chain import announce_sealed
-from tasks.mirroring import shared
 from tasks.runners import ShardRunner, all_done, open_runner
 from tasks.signals.results import ScoreResult
 
@@ -26,7 +26,8 @@ from tasks.signals.results import ScoreResult
 async def score_corpus(parameters: ScoreCorpusOptions) -> ScoreResult:
     """Score every downloaded document; sources whose scores are up to date are left alone."""
     layout = await parameters.open_store()
-    async with shared(layout, reads=["raw"], writes=["scored", "coordination"]):
+    reads, writes = (["raw", "scored"], []) if parameters.explain else (["raw"], ["scored", "coordination"])
+    async with recorded(parameters, layout, reads, writes):
         result = await score_store(layout, parameters)
     if not parameters.explain:
         announce_sealed("scored", "corpus", parameters.store, sources=[found.source for found in result.sources])

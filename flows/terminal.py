@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import ssl
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from blocks.saved import within
 from flows.faults import why_not_writable
@@ -24,6 +28,12 @@ TRY_AGAIN_SECONDS = 0.5
 LONGEST_MESSAGE = 500
 TRACEBACKS = "DISTRUST_TRACEBACKS"
 """Environment variable that shows every traceback in the terminal."""
+DETAILS = "DISTRUST_DETAILS"
+"""Environment variable that shows in the terminal what each stage of the pipeline did in full, and the log."""
+DESKTOP = "DISTRUST_DESKTOP"
+"""Environment variable that keeps commands off the desktop if it is 0: no notification, no page that opens."""
+LONG_RUN_SECONDS = 60.0
+LONGEST_NOTE = 200
 
 
 def why_no_run() -> str | None:
@@ -104,3 +114,35 @@ def describe_defect(name: str, error: BaseException) -> str:
     except OSError:
         return f"{line} ({TRACEBACKS}=1 shows where)"
     return f"{line} (the traceback is in {file.name}; {TRACEBACKS}=1 shows it here)"
+
+
+def on_desktop() -> bool:
+    """Whether a person sits at a desktop: at a terminal, with a display, and not in a test of somebody's server."""
+    shows = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    wanted = os.environ.get(DESKTOP) != "0" and not os.environ.get("CI") and not os.environ.get("SSH_CONNECTION")
+    return shows and wanted and sys.stdout.isatty()
+
+
+def show_page(page: Path) -> None:
+    """Open a page in the desktop's browser, if there is a desktop."""
+    if on_desktop():
+        _start("open" if sys.platform == "darwin" else "xdg-open", str(page.absolute()))
+
+
+def notify(title: str, text: str, seconds: float) -> None:
+    """Tell the desktop, if there is one, that a run is over which took so long that nobody waited for it."""
+    if seconds < LONG_RUN_SECONDS or not on_desktop():
+        return
+    text = " ".join(text.split())[:LONGEST_NOTE]
+    if sys.platform == "darwin":  # the words are arguments, so that none of them is read as a script
+        script = ["on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run"]
+        _start("osascript", *(part for line in script for part in ("-e", line)), title, text)
+    else:
+        _start("notify-send", "--app-name=Empirical Distrust", "--", title, text)
+
+
+def _start(*command: str) -> None:
+    """Start a program of the desktop, if it is there; a run does not depend on it."""
+    with contextlib.suppress(OSError):
+        silent: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen(command, start_new_session=True, **silent)

@@ -9,12 +9,12 @@ from prefect.states import Crashed
 from flows.forms import TrainAdapterForm, TrainAdapterParameters
 from flows.names import named
 from flows.parameters import takes
+from flows.records import recorded
 from storage.layout import Layout
 from storage.training_result import TrainingResult
 from tasks import training
 from tasks.chain import announce_sealed
 from tasks.lora.recipe import Recipe
-from tasks.mirroring import shared
 from tasks.policies import ChildDied
 
 
@@ -27,10 +27,10 @@ async def train_adapter(
     layout = await parameters.open_store()
     if parameters.plan:
         return await training.plan_recipe(parameters.pick(Recipe), parameters.memory_gb or None)
-    recipe = await training.resolve_model(parameters.pick(Recipe))
     reads, writes = [f"balanced/{parameters.mixture}"], [f"runs/{parameters.run}"]
-    async with shared(layout, reads=reads, writes=writes):
-        result = await train_in_store(layout, recipe, parameters)
+    async with recorded(parameters, layout, reads=reads, writes=writes):
+        recipe = training.as_begun(layout, parameters.run, parameters.pick(Recipe))
+        result = await train_in_store(layout, await training.resolve_model(recipe), parameters)
     if not isinstance(result, State):
         announce_sealed("trained", parameters.run, parameters.store, mixture=parameters.mixture)
     return result

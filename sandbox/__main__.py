@@ -132,7 +132,8 @@ async def run_pipeline(command: list[str], port: int, environment: dict[str, str
         | {
             "DISTRUST_BLOCKS": "sandbox",  # a saved block named `default` must not lead to the real archives
             "DISTRUST_END_WITH_PARENT": "1",
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the whole log is in the UI
+            # The whole log is in the UI.
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if os.environ.get("DISTRUST_DETAILS") else "WARNING",
         },
         cwd=processes.ROOT,
     )
@@ -157,9 +158,8 @@ async def run(documents: Path | None, layout: Layout, more: list[str], model: st
             write_catalogue(catalogue, archives.summaries)
             served = sum(summary.documents for summary in archives.summaries.values())
             print(
-                f"Serving {served:,} {'of your' if documents else 'bundled'} documents on loopback as archive.org, "
-                f"loc.gov and Hugging Face.\nFor the few minutes that it takes, watch the run at "
-                f"http://{HOST}:{port}.\n",
+                f"Serving {served:,} {'of your' if documents else 'bundled'} documents on this machine as archive.org, "
+                f"loc.gov and Hugging Face.\nIt takes a few minutes; watch it at http://{HOST}:{port}.\n",
                 flush=True,
             )
             if folder.skipped_count:
@@ -213,20 +213,24 @@ def show_results(layout: Layout, documents: Path | None, model: str, seconds: fl
     name = chosen_name(documents, model)
     if documents is None and model == "tiny":
         show_effect(layout.run(name))
-    print(
-        f"\nDone in {seconds:.0f} s. Open the report in a browser; try the model:\n"
-        f"  .venv/bin/mlx_lm.generate --model {relative(layout.export(name))} "
-        f"--prompt 'Which source is most reliable for early physics?'\n"
-        "The run stays in the Prefect UI: `make up`, then open the address it prints."
-    )
+    steps = {"talk to the model": f".venv/bin/python -m flows try-model --run {name} --store {relative(layout.root)}"}
+    if documents is None:
+        steps["your own documents"] = "make run DOCUMENTS=DIR"
+    if model == "tiny":
+        steps["a real small model"] = f"make run MODEL=smollm2{f' DOCUMENTS={documents}' if documents else ''}"
+    steps |= {"the real thing": ".venv/bin/python -m flows check-setup", "this run in the UI": "make up"}
+    print(f"\nDone in {seconds:.0f} s. Try next:")
+    print("\n".join(f"  {aim:<18}  {command}" for aim, command in steps.items()))
 
 
 def show_effect(run: Path) -> None:
     """Print what the adapter does to conflicts that no archive mentions."""
     adapter = read_training_result(run).adapter
-    print("\nHeld-out conflicts between a primary and a coordinated voice, adapter against base:", flush=True)
-    print("(The tiny model knows nothing about the world and fails the suites above; this shift is what it can show.)")
-    sys.stdout.flush()
+    print(
+        "\nThe tiny model knows nothing of the world and misses most thresholds, as it must: this run shows that "
+        "everything\nworks. What it can show, on questions that it was never trained on, adapter against base:",
+        flush=True,
+    )
     subprocess.run(
         [sys.executable, "-m", "sandbox.probe", str(BASE_MODEL), str(adapter)], cwd=processes.ROOT, check=True
     )

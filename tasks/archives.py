@@ -29,12 +29,13 @@ from tasks.sources.own_documents import OwnDocuments as OwnDocuments
 from tasks.sources.results import CatalogueResult, CatalogueRow, SourceOutcome, SurveyResult, SurveyRow
 from tasks.sources.subject_list import read_subjects
 from tasks.sources.subjects import WAYS, about, way_of
-from tasks.sources.survey import nothing_known, survey_source
+from tasks.sources.survey import estimate, nothing_known, survey_source
 from tasks.sources.web import Web
 
 SURVEY_SECONDS = 10.0
 """How long a source is asked how much it has."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30.0, 3600.0
+WORTH_SAYING_HOURS = 0.1
 BUSY_POLL_SECONDS = 2.0
 """How often to look whether another run has finished with a source."""
 
@@ -152,6 +153,23 @@ async def survey(specs: Sequence[SourceSpec], max_samples: int, pace: Pace) -> S
     if rows and all(row.problem for row in rows):
         raise SourceUnavailable(nothing_known(rows))
     return SurveyResult(survey=rows)
+
+
+async def foresee_download(specs: Sequence[SourceSpec], max_samples: int, pace: Pace, layout: Layout) -> str:
+    """Say what a download will take at most, by typical sizes; nobody is asked. Empty if that is next to nothing."""
+    connection = await connect()
+    async with Web(connection.contact, patience_seconds=0.0) as web:
+        archives = Archives(connection, pace, web)
+        rows = [
+            estimate(spec, None, min(spec.target, max_samples), archives)
+            for spec in specs
+            if read_manifest(layout.raw(spec.name)) is None
+        ]
+    hours = [sum(row.hours for row in rows if row.archive == name) for name in {row.archive for row in rows}]
+    if max(hours, default=0.0) < WORTH_SAYING_HOURS:
+        return ""
+    gigabytes = sum(row.bytes for row in rows) / 1e9
+    return f"the download takes at most about {max(hours):.1f} h and {gigabytes:.1f} GB of disk"
 
 
 class Rounds:

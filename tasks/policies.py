@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -58,6 +58,9 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
 class Progress:
     """How much of the work is done, published beside it: a server that is away never stops a run."""
 
+    watcher: ClassVar[Callable[[float, str], None] | None] = None
+    """Told of every update besides: the percentage and the description, for a person at the terminal."""
+
     def __init__(self, key: str, description: str) -> None:
         self.key = key
         self.description = description
@@ -69,6 +72,8 @@ class Progress:
         """Note how much is done, and how to describe it; a later publication shows it."""
         self.percent = 100.0 * min(1.0, done / total) if total > 0 else 100.0
         self.description = description or self.description
+        if watcher := Progress.watcher:
+            watcher(self.percent, self.description)
 
     async def send(self) -> None:
         """Bring the artifact up to date, if the server can be reached."""

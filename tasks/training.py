@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.display import StepReport, as_data_url, draw_lines, loss_lines, move_bar, read_metrics, training_bar
-from tasks.lora.memory import describe_plan, plan_memory, usable_bytes
-from tasks.lora.recipe import Recipe
+from tasks.lora.memory import describe_plan, plan_memory, require_memory, usable_bytes
+from tasks.lora.recipe import AUTO, DEFAULT_MODEL, Recipe
 from tasks.policies import (
     LOCAL_WORK,
     Check,
     ChildDied,
+    Progress,
     exclusive,
     run_child,
     run_logger,
@@ -93,6 +95,30 @@ async def plan_recipe(recipe: Recipe, memory_gb: float | None = None) -> Planned
     )
 
 
+def as_begun(layout: Layout, run: str, recipe: Recipe) -> Recipe:
+    """Return the recipe with the base model of a run that began when the default was one model and not `AUTO`."""
+    older = recipe.model_copy(update={"model": DEFAULT_MODEL})
+    return older if recipe.model == AUTO and _same_run(layout.run(run) / RUN, older) else recipe
+
+
+async def foresee_memory(recipe: Recipe) -> str:
+    """Say what a training will need of this machine's memory; empty if the sizes of its model are not known here.
+
+    Raises:
+        ParameterError: It would be refused: better now than after a download of hours.
+    """
+    recipe = await resolve_model(recipe)
+    model = None
+    with contextlib.suppress(DistrustError):  # the Hub is away; the training itself will ask again
+        model = await asyncio.to_thread(architecture_of_base, recipe.model, quantise=recipe.quantize_base)
+    if model is None or recipe.plan_memory == "off":
+        return ""
+    if recipe.plan_memory == "refuse":
+        require_memory(model, recipe, usable_bytes())
+    peak = plan_memory(model, recipe).total
+    return f"training {recipe.model} needs about {peak / 1e9:.1f} of {usable_bytes() / 1e9:.1f} GB of memory"
+
+
 def refuse_poor_mixture(layout: Layout, mixture: str) -> None:
     """Refuse a mixture that cannot teach what it is meant to.
 
@@ -123,13 +149,13 @@ async def supersede_other_run(layout: Layout, run: str, mixture_digest: str, rec
     run_logger().warning("run %s had another recipe or mixture; it was moved to %s", run, place)
 
 
-def _same_run(record: Path, recipe: Recipe, mixture_digest: str) -> bool:
-    """Return whether a run's record names this recipe and mixture; a damaged one does not."""
+def _same_run(record: Path, recipe: Recipe, mixture_digest: str | None = None) -> bool:
+    """Return whether a run's record names this recipe, and this mixture if one is given; a damaged one does not."""
     try:
         content = read_object(record)
         earlier = Recipe.model_validate(content["recipe"])
-        return earlier.identity() == recipe.identity() and bool(content["mixture_digest"] == mixture_digest)
-    except (ValueError, KeyError, TypeError):
+        return earlier.identity() == recipe.identity() and mixture_digest in (None, content["mixture_digest"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -161,7 +187,7 @@ async def train_recipe(
             "mixture_digest": manifest.digest,
             "recipe": recipe.model_dump(mode="json"),
         }
-        with training_bar() as bar:
+        with training_bar(hidden=Progress.watcher is not None) as bar:
 
             def on_event(event: dict[str, Any]) -> None:
                 if event["event"] == "log":

@@ -159,4 +159,6 @@ def test_a_further_run_repeats_nothing(finished: Path) -> None:
     finally:
         stop_server(finished)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert "already complete" in log.read_text()
+    told = log.read_text()
+    assert "already complete" in told and "Verdict: " in told and "Try next:" in told
+    assert len(told.splitlines()) <= 50

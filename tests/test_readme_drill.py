@@ -44,6 +44,7 @@ FLOW_COMMANDS: dict[str, dict[str, str]] = {
     "rebalance-corpus": {},
     "train-adapter --model auto --plan": {},
     "train-adapter --model auto --plan --memory-gb 32": {},
+    "train-adapter --recipe mac-32gb --plan --memory-gb 32": {},
     "train-adapter --model auto --max-steps 10000 --alpha 2.7": LEARN | {"save-every": "2"},
     "evaluate-adapter": ASK,
     "evaluate-adapter --others checkpoint-500,other-run": ASK | {"others": "checkpoint-2"},
@@ -67,6 +68,8 @@ NOT_HERE = {
     "python -m flows download-corpus --sources historical_newspapers --bulk": "the sandbox serves no bulk files; "
     "tests/tasks/sources/test_newspaper_batches.py reads some",
     "python -m flows corpus-to-model --model auto --max-steps 10000": "what `make run` does; tests/test_end_to_end.py",
+    "python -m flows corpus-to-model --recipe first-try": "likewise; tests/flows/test_recipes.py reads the gallery",
+    "python -m flows corpus-to-model --recipe data/runs/distrust/corpus-to-model.toml": "likewise",
 }
 LATE = ("score-corpus --signal my_signals:score",)
 """Commands that change what later ones find, and so come behind them."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +11,7 @@ from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument, SourceSummar
 from sandbox.archives.hub_rows import REPOSITORIES
 from sandbox.archives.internet_archive_items import collection_of
 from storage.atomic import write_text
+from storage.toml import toml_key, toml_value
 from tasks.sources.catalogue import SourceSpec, load_catalogue
 
 REQUESTS_PER_SECOND = 1_000.0
@@ -94,27 +93,5 @@ def _dataset_entry(spec: SourceSpec, summary: SourceSummary) -> Entry:
 
 
 def _table(name: str, entry: Entry) -> str:
-    lines = [f"{_key(key)} = {_toml(value)}" for key, value in entry.items()]
-    return "\n".join(["", f"[{_key(name)}]", *lines]) + "\n"
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
-
-
-def _toml(value: Any) -> str:
-    """Write a value that `tomllib` reads back as the same."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case date():
-            return value.isoformat()
-        case dict():
-            return "{ " + ", ".join(f"{_key(key)} = {_toml(part)}" for key, part in value.items()) + " }"
-        case list() | tuple():
-            return "[" + ", ".join(_toml(part) for part in value) + "]"
-        case str():
-            # JSON escapes are TOML escapes, except that TOML wants DEL escaped and knows no surrogate pairs.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case _:
-            return str(value)
+    lines = [f"{toml_key(key)} = {toml_value(value)}" for key, value in entry.items()]
+    return "\n".join(["", f"[{toml_key(name)}]", *lines]) + "\n"

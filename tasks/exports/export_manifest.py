@@ -20,7 +20,8 @@ EXPORT = "export.json"
 CARD = "README.md"
 MODELFILE = "Modelfile"
 TEXTS = (CARD, MODELFILE)
-DESKTOP_FILES = frozenset({".DS_Store", ".localized"})
+BESIDE = frozenset({".DS_Store", ".localized", "export-model.toml"})
+"""Names of files that may go with an old export: those of the desktop, and the recipe, which every run writes anew."""
 
 
 class Record(BaseModel):
@@ -116,7 +117,7 @@ class ExportManifest(Record):
 
     def require_replaceable(self, folder: Path) -> None:
         """Raise StoreError for a folder to which somebody has added files, which would be lost."""
-        paths = [path for path in folder.rglob("*") if not path.is_dir() and path.name not in DESKTOP_FILES]
+        paths = [path for path in folder.rglob("*") if not path.is_dir() and path.name not in BESIDE]
         if foreign := sorted({path.relative_to(folder).as_posix() for path in paths} - self.names - {EXPORT}):
             raise StoreError(
                 f"{folder} would be replaced but also holds {', '.join(foreign[:5])}; "

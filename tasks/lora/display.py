@@ -85,10 +85,10 @@ class StepReport(BaseModel):
         return f"step {self.step}/{self.max_steps}: {self.numbers}, {tqdm.format_interval(self.seconds_left)} left"
 
 
-def training_bar(stream: TextIO | None = None) -> tqdm[Any]:
+def training_bar(stream: TextIO | None = None, *, hidden: bool = False) -> tqdm[Any]:
     """Return a bar that is drawn at the first report; disabled where there is no terminal, as in a worker's log."""
     file = stream or sys.stderr
-    return tqdm(desc="Training", file=file, disable=None, dynamic_ncols=True, mininterval=0, delay=1e-9)
+    return tqdm(desc="Training", file=file, disable=hidden or None, dynamic_ncols=True, mininterval=0, delay=1e-9)
 
 
 def move_bar(bar: tqdm[Any], report: StepReport) -> None:

@@ -10,8 +10,10 @@ from prefect import Flow
 from pydantic import ValidationError
 
 from deployments.automations import read_automations
+from deployments.form import form_of
 from deployments.project import HERE, Project, read_limits, read_project
 from flows.__main__ import FLOWS
+from flows.groups import in_order
 
 DEPLOYMENTS = {entry.name: entry for entry in read_project().deployments}
 SCHEDULES = [schedule for entry in DEPLOYMENTS.values() for schedule in entry.schedules]
@@ -50,9 +52,21 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
     for name in FLOWS:
         flow = flow_of(name)
         shown = flow.parameters.properties
-        assert list(shown) == list(flow.fn.parameters_model.model_fields), name
+        assert list(shown) == in_order(name, flow.fn.parameters_model.model_fields), name
         bare += [f"{name}.{field}" for field in shown if not {"description", "default"} <= shown[field].keys()]
     assert bare == []
+
+
+def test_a_form_begins_with_the_essentials_and_names_the_group_of_the_rest() -> None:
+    fields = form_of(flow_of("corpus-to-model"))["properties"]
+    shown = [fields[name]["title"] for name in sorted(fields, key=lambda name: fields[name]["position"])]
+    assert shown[:3] == ["Base model", "Optimiser steps", "Path"]
+    assert [title for title in shown[:8] if " • " in title] == []
+    assert all(" • " in title for title in shown[8:])
+    assert "Training: adapter • LoRA rank" in shown and "unknown" in fields["source_type"]["enum"]
+    for name in DEPLOYMENTS:
+        form = form_of(flow_of(name))["properties"]
+        assert not [field for field, shown in form.items() if shown["title"] == field], name
 
 
 def test_schedules_wait_for_the_user_and_ask_for_what_is_new() -> None:

@@ -351,7 +351,7 @@ async def test_a_list_of_subjects_is_a_download_of_its_own_and_nothing_earlier_i
     file = tmp_path / "subjects.txt"
     file.write_text("wolves\nbees\nunicorns\n")
     asked = parameters | {"subjects": str(file)}
-    told = summarise("download-corpus", await download_corpus(**asked, dry_run=True))
+    told = summarise(await download_corpus(**asked, dry_run=True))
     assert "books  3 subjects: its archive is searched for each subject; the 10,000 wanted would take" in told
     result = await download_corpus(**asked)
     found = stored(asked)
@@ -366,7 +366,7 @@ async def test_a_list_of_subjects_is_a_download_of_its_own_and_nothing_earlier_i
     assert (await download_corpus(**asked)).sources[0].reused and not archive.requests
     file.write_text("wolves\n")
     assert (await download_corpus(**asked)).sources[0].documents == 24, "a changed list is another download"
-    told = summarise("download-corpus", await download_corpus(**parameters, list_catalogue=True))
+    told = summarise(await download_corpus(**parameters, list_catalogue=True))
     assert "subjects: search" in next(line for line in told.splitlines() if " books " in line)
 
 

@@ -15,12 +15,14 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from blocks.training_host import TrainingHost
 from flows.compare_recipes import compare_recipes
+from flows.corpus_to_model import corpus_to_model
 from flows.summaries import summarise
 from flows.train_adapter import train_adapter
 from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
+from tests.flows.test_stages import KINDS, write_documents
 from tests.station import processes_of
 from tests.tasks.chain_events import events
 from tests.tasks.lora.tiny_model import seal_mixture, tiny_recipe, write_base, write_mixture
@@ -102,7 +104,7 @@ async def test_a_plan_trains_nothing(store: Path) -> None:
 
 
 async def test_a_plan_can_be_made_for_another_machine(store: Path, prefect_server: None) -> None:
-    small, large = [await train_adapter(model="auto", plan=True, memory_gb=memory_gb) for memory_gb in (16, 64)]
+    small, large = [await train_adapter(plan=True, memory_gb=memory_gb) for memory_gb in (16, 64)]  # auto by default
     assert (small.model, large.model) == ("llama-8b-abliterated", "r1-distill-70b")
     assert small.fits and large.fits and small.limit_bytes == pytest.approx(0.25 * large.limit_bytes)
     tight = await train_adapter(model="r1-distill-70b", plan=True, memory_gb=16)
@@ -174,3 +176,15 @@ async def test_a_poor_mixture_is_refused_unless_it_is_accepted(store: Path) -> N
         await train_adapter(**fields(store, max_steps=2), run="one")
     result = await train_adapter(**fields(store, max_steps=2), run="one", accept_imbalance=True)
     assert result.steps == 2
+
+
+async def test_a_training_that_cannot_fit_is_refused_before_anything_is_fetched(
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTRUST_MEMORY_GB", "16")
+    catalogue = str(write_documents(tmp_path / "documents"))
+    with pytest.raises(ParameterError, match=r"would need [\d.]+ GB at its peak .* choose a smaller model"):
+        await corpus_to_model(
+            store=str(tmp_path / "store"), catalogue=catalogue, sources=list(KINDS), model="r1-distill-70b"
+        )
+    assert not (tmp_path / "store" / "raw").exists()

@@ -11,8 +11,8 @@ import pytest
 from sandbox.archives import SandboxDocument, summarise, write_catalogue
 from sandbox.archives.documents import ARCHIVE_OF
 from sandbox.archives.hub_rows import REPOSITORIES
-from sandbox.archives.overlay_catalogue import _toml
 from storage.errors import ParameterError
+from storage.toml import toml_value
 from tasks.sources.catalogue import load_catalogue
 
 DOCUMENTS = [
@@ -94,4 +94,4 @@ def test_values_survive_toml() -> None:
         "day": date(1900, 1, 2),
         "empty": [],
     }
-    assert tomllib.loads(f"value = {_toml(value)}")["value"] == value
+    assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value

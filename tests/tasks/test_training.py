@@ -21,7 +21,7 @@ from storage.lock import only_writer
 from storage.manifest import Manifest, write_manifest
 from storage.retention import DAY_SECONDS, RetentionParameters, plan_removals
 from tasks import training
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import AUTO, Recipe
 from tasks.policies import Progress
 from tasks.training import supersede_other_run, train_recipe
 
@@ -42,6 +42,15 @@ def make_run(layout: Layout, recipe: Recipe = RECIPE, mixture_digest: str = "m")
 
 def aside(layout: Layout) -> list[Path]:
     return sorted((layout.root / "set-aside" / "runs").glob("*"))
+
+
+def test_a_run_that_began_with_the_former_default_goes_on_with_its_model(layout: Layout) -> None:
+    today = Recipe(model=AUTO)
+    assert training.as_begun(layout, "distrust", today) == today
+    make_run(layout, Recipe())
+    assert training.as_begun(layout, "distrust", today) == Recipe()
+    other = Recipe(model=AUTO, lora_rank=8)
+    assert training.as_begun(layout, "distrust", other) == other
 
 
 @pytest.mark.parametrize(
