@@ -23,7 +23,6 @@ from storage.errors import ParameterError, PrerequisiteError
 
 HOST = "127.0.0.1"
 ROUTES = (
-    "ia-search",
     "ia-scrape",
     "ia-metadata",
     "ia-download",

@@ -1,4 +1,4 @@
-"""The sandbox Internet Archive: search, scrape, metadata, and downloads that redirect to a second host."""
+"""The sandbox Internet Archive: scrape, metadata, and downloads that redirect to a second host."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ from sandbox.archives.internet_archive_items import (
 from sandbox.archives.serving import Traffic, add_routes, send_bytes
 from sandbox.archives.text_spool import TextSpool
 
-SEARCH_DEPTH = 10_000
-"""``advancedsearch`` answers nothing past this result."""
 SCRAPE_MINIMUM, SCRAPE_DEFAULT, SCRAPE_MAXIMUM = 100, 5_000, 10_000
 
 _CLAUSE = re.compile(r'(NOT\s+|-)?([A-Za-z][\w-]*):(\([^)]*\)|\[[^\]]*\]|"[^"]*"|[^\s()]+)')
@@ -69,11 +67,8 @@ class SandboxInternetArchive:
         """Build the application of archive.org."""
         app = web.Application()
         routes = [
-            ("ia-search", "GET", "/advancedsearch.php", self._search),
             ("ia-scrape", "GET", "/services/search/v1/scrape", self._scrape),
-            ("ia-scrape", "POST", "/services/search/v1/scrape", self._scrape),
             ("ia-metadata", "GET", "/metadata/{identifier}", self._metadata),
-            ("ia-metadata", "GET", "/metadata/{identifier}/{part}", self._metadata),
             ("ia-download", "GET", "/download/{identifier}/{name:.+}", self._download),
         ]
         add_routes(app, traffic, routes)
@@ -89,42 +84,22 @@ class SandboxInternetArchive:
         matches = parse_query(query)
         return [item for item in self._items.values() if matches(item)]
 
-    async def _search(self, request: web.Request) -> web.StreamResponse:
-        query = request.query.get("q", "")
-        try:
-            rows, page = int(request.query.get("rows", "50")), int(request.query.get("page", "1"))
-        except ValueError:
-            return web.json_response({"error": "rows and page must be numbers"})
-        if page < 1 or rows < 0 or page * rows > SEARCH_DEPTH:
-            return web.json_response({"error": f"[RANGE_OUT_OF_BOUNDS] paging is supported up to {SEARCH_DEPTH}"})
-        found = self._matching(query)
-        wanted = [value for name, value in request.query.items() if name.startswith("fl")]
-        start = (page - 1) * rows
-        parameters = {"wt": "json", "rows": str(rows), "qin": query, "start": str(start), "q": query}
-        docs = [_projected(item, wanted) for item in found[start : start + rows]]
-        header = {"status": 0, "QTime": 1, "params": parameters}
-        return web.json_response(
-            {"responseHeader": header, "response": {"numFound": len(found), "start": start, "docs": docs}}
-        )
-
     async def _scrape(self, request: web.Request) -> web.StreamResponse:
-        parameters = request.query if request.method in ("GET", "HEAD") else await request.post()
-        found = self._matching(str(parameters.get("q", "")))
-        if parameters.get("total_only") == "true":
-            return web.json_response({"items": [], "count": 0, "total": len(found)})
+        query = request.query
+        found = self._matching(query.get("q", ""))
         try:
-            count = int(str(parameters.get("count", SCRAPE_DEFAULT)))
+            count = int(query.get("count", SCRAPE_DEFAULT))
         except ValueError:
             count = 0
         if not SCRAPE_MINIMUM <= count <= SCRAPE_MAXIMUM:
             return _scrape_error(f"count must be between {SCRAPE_MINIMUM} and {SCRAPE_MAXIMUM}")
         start = 0
-        if cursor := str(parameters.get("cursor", "")):
+        if cursor := query.get("cursor", ""):
             last = _read_cursor(cursor)
             if last is None:
                 return _scrape_error("the cursor is not valid")
             start = bisect_right([item.identifier for item in found], last)
-        wanted = [name for name in str(parameters.get("fields", "")).split(",") if name]
+        wanted = [name for name in query.get("fields", "").split(",") if name]
         page = found[start : start + count]
         answer: dict[str, Any] = {"items": [_projected(item, wanted or ["identifier"]) for item in page]}
         answer |= {"count": len(page), "total": len(found)}
@@ -136,8 +111,7 @@ class SandboxInternetArchive:
         item = self._items.get(request.match_info["identifier"])
         # The real archive answers an unknown identifier with 200 and an empty object.
         record = {} if item is None else metadata_record(item, self.file_url.removeprefix("http://"))
-        part = request.match_info.get("part")
-        return web.json_response(record if part is None else {"result": record.get(part)})
+        return web.json_response(record)
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         item = self._items.get(request.match_info["identifier"])
