@@ -60,7 +60,10 @@ def losses(run: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.array([[row[name] or 0.0 for name in names] for kind in ("train", "valid") for row in rows(run, kind)])
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["alone", "with terms"])
+ALONE = pytest.param(0.0, id="alone", marks=pytest.mark.drill)  # the terms are added to what it does
+
+
+@pytest.mark.parametrize("weight", [ALONE, pytest.param(0.5, id="with terms")])
 def test_two_processes_are_one_with_the_doubled_batch(
     base: Path, taught_mixture: Path, tmp_path: Path, weight: float
 ) -> None:

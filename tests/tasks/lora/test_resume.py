@@ -62,7 +62,10 @@ def interrupt(command: list[str], at: str, step: int, *signals: signal.Signals) 
     return process.returncode, events
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["alone", "with terms"])
+ALONE = pytest.param(0.0, id="alone", marks=pytest.mark.drill)  # the terms are added to what it does
+
+
+@pytest.mark.parametrize("weight", [ALONE, pytest.param(0.5, id="with terms")])
 def test_interrupted_equals_uninterrupted(base: Path, taught_mixture: Path, tmp_path: Path, weight: float) -> None:
     straight, run, mixture = tmp_path / "straight", tmp_path / "runs" / "run", taught_mixture
     terms = {f"{term}_weight": weight for term in TERMS}
