@@ -155,7 +155,7 @@ async def test_a_dry_run_that_reaches_nobody_says_so_at_once(
         await download_corpus(
             **parameters | {"sources": ["books", "papers", "more"], "patience_hours": 48.0}, dry_run=True
         )
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50, "no answer is waited for"
     await server.close()
     told = str(caught.value)
     assert told.count("the Internet Archive could not be reached") == 1
