@@ -92,15 +92,6 @@ async def test_facets(client: aiohttp.ClientSession) -> None:
     assert (await search(client, front_pages_only="true"))["pagination"]["of"] == 27
 
 
-async def test_what_is_not_asked_as_data_is_a_page_for_people(client: aiohttp.ClientSession) -> None:
-    async with client.get(SEARCH) as answer:
-        assert answer.content_type == "text/html"
-    titles = await search(client, dl="title")
-    assert sorted(result["type"][0] for result in titles["results"]) == ["newspaper"] * 2
-    async with client.get(SEARCH, params=WANTED | {"dates": "soon"}) as answer:
-        assert answer.status == 400
-
-
 async def test_faults_come_in_order_and_then_end() -> None:
     drops = [Fault("drop"), Fault("drop")]
     faults = {"loc-search": [Fault(retry_after="1"), Fault(status=429), Fault("challenge"), *drops]}
