@@ -43,7 +43,7 @@ class Prefect:
             connection.close()
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
-        with httpx.Client(headers={"Prefect-Csrf-Client": "test"}, timeout=30) as client:
+        with httpx.Client(headers={"Prefect-Csrf-Client": "test"}, timeout=60) as client:
             token = client.get(f"{self.url}/csrf-token", params={"client": "test"}).json()["token"]
             answer = client.post(f"{self.url}/{path}", json=body, headers={"Prefect-Csrf-Token": token})
             return answer.raise_for_status().json()
@@ -61,7 +61,7 @@ def prefect(running_server: PrefectServer) -> Prefect:
 
 
 def save_secret(running: Prefect) -> None:
-    kind = httpx.get(f"{running.url}/block_types/slug/secret").json()["id"]
+    kind = httpx.get(f"{running.url}/block_types/slug/secret", timeout=60).json()["id"]
     schema = running.ask("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
     block = {"name": "kept", "block_type_id": kind, "block_schema_id": schema, "data": {"value": SECRET}}
     running.ask("block_documents/", block)
