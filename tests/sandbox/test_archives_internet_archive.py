@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -87,6 +88,25 @@ async def read_item(client: aiohttp.ClientSession, identifier: str) -> tuple[dic
     record = await get_json(client, f"/metadata/{identifier}")
     texts = [entry for entry in record["files"] if entry["format"] == "DjVuTXT"]
     return record, texts[0]
+
+
+async def test_a_range_is_answered_with_just_that_part(client: aiohttp.ClientSession) -> None:
+    _, text = await read_item(client, "speech-0007")
+    path, size = f"/download/speech-0007/{quote(text['name'])}", int(text["size"])
+    whole = DOCUMENTS[7].text.encode()
+    for sent, start, stop in (
+        ("bytes=10-19", 10, 20),
+        (f"bytes={size - 5}-", size - 5, size),
+        ("bytes=-7", size - 7, size),
+    ):
+        async with client.get(path, headers={"Range": sent}) as answer:
+            assert answer.status == 206
+            assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
+            assert await answer.read() == whole[start:stop]
+    for sent in (f"bytes={size}-", "bytes=x"):
+        async with client.get(path, headers={"Range": sent}) as answer:
+            assert answer.status == 416
+            assert answer.headers["Content-Range"] == f"bytes */{size}"
 
 
 QUERIES = [

@@ -32,7 +32,7 @@ from tasks.lora.display import (
 )
 from tasks.lora.recipe import Recipe
 from tasks.lora.report import open_tracker
-from tests.tasks.lora.running import rows, train_here
+from tests.tasks.lora.running import events_of, rows, specify
 from tests.tasks.lora.tiny_model import tiny_recipe
 
 REPORT = StepReport(
@@ -73,8 +73,8 @@ def test_the_bar_shows_the_guides_numbers_on_a_terminal_only_and_leaves_its_line
 def test_tensorboard_gets_what_metrics_hold(base: Path, mixture: Path, tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
-    run = tmp_path / "run"
-    train_here(run, mixture, tiny_recipe(base, max_steps=4, report_to="tensorboard"))
+    run = tmp_path / "runs" / "run"
+    assert events_of(specify(run, mixture, tiny_recipe(base, max_steps=4, report_to="tensorboard")))[0] == 0
     scalars: dict[str, list[tuple[int, float]]] = {}
     for file in (run / "tensorboard").glob("events.*"):
         content = file.read_bytes()
