@@ -93,7 +93,7 @@ def site(script: str) -> Iterator[tuple[int, queue.Queue[dict[str, Any]]]]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield http.server_port, reports

@@ -140,10 +140,10 @@ def check_whole(store: Path, source: str = "books", items: Mapping[str, HostileI
 
 async def test_a_download_outlives_the_prefect_server(archive: HostileArchive, prefect: Server, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    process = await start_download(tmp_path, prefect, 20.0)
+    process = await start_download(tmp_path, prefect, 40.0)
     await until(tmp_path / "store" / "raw" / "books" / "shard-00000.parquet", process, log)
     await asyncio.to_thread(prefect.kill)
-    await asyncio.sleep(4)
+    await asyncio.sleep(2)
     assert process.returncode is None, log.read_text()
     await asyncio.to_thread(prefect.start)
     assert await process.wait() == 0, log.read_text()
@@ -162,6 +162,7 @@ async def test_a_download_that_is_killed_goes_on_where_it_was(
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
     log = tmp_path / "log"
     log.write_text(f"KILL_SEED={seed}\n")
+    give_database(tmp_path / "prefect")
     folder = tmp_path / "store" / "raw" / "books"
     for number, (name, item) in enumerate(ITEMS.items()):
         archive.items[name] = HostileItem(item.text, metadata={"title": f"On {SUBJECTS[number % 3]}"})

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.manifest import find_damage, read_manifest
+from tests.prefect_database import give_database
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ROOT / "sandbox" / "documents"
 # Fewer steps and questions than `make run`: here the joints are tested, not the effect.
 SHORT = ["--max-steps", "4", "--save-every", "2", "--val-batches", "2", "--perplexity-samples", "8"]
-SHORT += ["--max-new-tokens", "8"]
+SHORT += ["--max-new-tokens", "8", "--eval-limit", "4"]
 
 
 def start(home: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -35,8 +36,13 @@ def start(home: Path, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def kill_at_random(home: Path, log: Path, after: str, seed: int) -> None:
-    """Kill the sandbox's whole process group, without warning, soon after `after` exists."""
+STAGES = ("data/raw/*/shard-*.parquet", "data/scored/*/shard-*.parquet", "data/runs/*/checkpoint-2")
+"""What appears while the sandbox downloads, scores and trains."""
+
+
+def kill_at_random(home: Path, log: Path, seed: int) -> None:
+    """Kill the sandbox's whole process group, without warning, some time after one of its stages began its work."""
+    after = random.Random(seed).choice(STAGES)
     process = start(home, log)
     deadline = time.monotonic() + 240
     try:
@@ -52,14 +58,14 @@ def kill_at_random(home: Path, log: Path, after: str, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store on which `make run` was killed twice and then finished, and run once more."""
+    """A store on which `make run` was killed and then finished; `make drills` kills it at many more moments."""
     home = tmp_path_factory.mktemp("pipeline")
+    give_database(home / "prefect")
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
     log = home / "log.txt"
     log.write_text(f"KILL_SEED={seed}\n")
     try:
-        kill_at_random(home, log, "data/raw/*/shard-*.parquet", seed)
-        kill_at_random(home, log, "data/runs/*/checkpoint-2", seed + 1)
+        kill_at_random(home, log, seed)
         process = start(home, log)
         assert process.wait(timeout=600) == 0, log.read_text()
     finally:

@@ -17,10 +17,3 @@ def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
     command = [sys.executable, "-c", "from benchmarks.memory import peak_bytes; print(peak_bytes())"]
     child = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert peak_bytes() > len(held) > 2 * child > 10_000_000
-
-
-def test_no_benchmark_counts_memory_in_a_way_of_its_own() -> None:
-    spelled = [
-        path.name for path in sorted((ROOT / "benchmarks").glob("*.py")) if "ru_maxrss" in path.read_text("utf-8")
-    ]
-    assert spelled == ["memory.py"]

@@ -6,34 +6,25 @@ import asyncio
 import base64
 import http.client
 import json
-import os
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments import server
-from deployments.access import Access
-from deployments.prefect_server import IDENTITY, IDENTITY_KEY, proof
+from deployments.prefect_server import IDENTITY, proof
 from tests.chromium import ATTEMPT, FOREIGN_NAME, needs_chromium, reported, shown
-from tests.prefect_database import give_database
-from tests.station import until
+from tests.conftest import PrefectServer
 
 SECRET = "hunter2-of-this-test"
-KEY = "key-of-this-test"
 CHALLENGE = "00112233445566778899aabbccddeeff"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Prefect:
     """A running server, asked as a program asks it."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.pid = port, 0
-        self.url = f"http://127.0.0.1:{port}/api"
+    def __init__(self, server: PrefectServer) -> None:
+        self.port, self.server = server.port, server
+        self.url = f"http://127.0.0.1:{server.port}/api"
 
     def raw(
         self, method: str, path: str, headers: dict[str, str], body: str | None = None
@@ -52,43 +43,25 @@ class Prefect:
             connection.close()
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
-        with httpx.Client(headers={"Prefect-Csrf-Client": "test"}, timeout=30) as client:
+        with httpx.Client(headers={"Prefect-Csrf-Client": "test"}, timeout=60) as client:
             token = client.get(f"{self.url}/csrf-token", params={"client": "test"}).json()["token"]
             answer = client.post(f"{self.url}/{path}", json=body, headers={"Prefect-Csrf-Token": token})
             return answer.raise_for_status().json()
-
-    def is_up(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
 
     def names(self, kind: str) -> list[str]:
         return sorted(found["name"] for found in self.ask(f"{kind}/filter", {}))
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+def prefect(running_server: PrefectServer) -> Prefect:
     """The server with the settings of `make up`, and one saved secret."""
-    running = Prefect(server.free_port(0))
-    home = give_database(tmp_path_factory.mktemp("prefect"))
-    environment = {**os.environ, **server.SERVER_SETTINGS, "PREFECT_HOME": str(home), IDENTITY_KEY: KEY}
-    command = server.server_command(Access(port=running.port))
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        until(lambda: running.is_up() or process.poll() is not None, 120)
-        assert process.poll() is None, (home / "log").read_text()
-        running.pid = process.pid
-        save_secret(running)
-        yield running
-    finally:
-        process.kill()
-        process.wait()
+    running = Prefect(running_server)
+    save_secret(running)
+    return running
 
 
 def save_secret(running: Prefect) -> None:
-    kind = httpx.get(f"{running.url}/block_types/slug/secret").json()["id"]
+    kind = httpx.get(f"{running.url}/block_types/slug/secret", timeout=60).json()["id"]
     schema = running.ask("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
     block = {"name": "kept", "block_type_id": kind, "block_schema_id": schema, "data": {"value": SECRET}}
     running.ask("block_documents/", block)
@@ -193,10 +166,11 @@ def test_prefects_own_client_works(prefect: Prefect) -> None:
 
 
 def test_the_server_shows_that_it_knows_the_key(prefect: Prefect) -> None:
+    key = prefect.server.key
     status, _, text = prefect.raw("GET", f"{IDENTITY}?challenge={CHALLENGE}", {})
     assert status == 200
-    assert json.loads(text) == {"proof": proof(KEY, CHALLENGE), "pid": prefect.pid}
-    assert proof(KEY, CHALLENGE) != proof(KEY + "x", CHALLENGE) != proof(KEY, CHALLENGE + "0")
+    assert json.loads(text) == {"proof": proof(key, CHALLENGE), "pid": prefect.server.pid}
+    assert proof(key, CHALLENGE) != proof(key + "x", CHALLENGE) != proof(key, CHALLENGE + "0")
     for wrong in ("", "?challenge=", "?challenge=xyz", f"?challenge={'0' * 200}"):
         assert prefect.raw("GET", IDENTITY + wrong, {})[0] == 400
     assert prefect.raw("POST", f"{IDENTITY}?challenge={CHALLENGE}", {})[0] == 404
@@ -242,14 +216,12 @@ def test_a_page_of_another_site_finds_every_door_shut(prefect: Prefect, host: st
 @needs_chromium
 def test_a_name_that_was_made_to_point_here_shows_nothing(prefect: Prefect) -> None:
     """For the browser such a page has the server's own origin; only the name gives it away."""
-    for path in ("/api/csrf-token?client=page", "/ui-settings", "/"):
-        page = shown(f"http://{FOREIGN_NAME}:{prefect.port}{path}")
-        assert "This server is not called" in page and "token" not in page.replace("detail", "")
+    page = shown(f"http://{FOREIGN_NAME}:{prefect.port}/api/csrf-token?client=page")
+    assert "This server is not called" in page and "token" not in page.replace("detail", "")
 
 
 @needs_chromium
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-@pytest.mark.parametrize("path", ["/v2/flows", "/flows"])
-def test_the_own_page_shows_what_the_server_knows(prefect: Prefect, host: str, path: str) -> None:
-    prefect.ask("flows/", {"name": "seen-in-the-browser"})
-    assert "seen-in-the-browser" in shown(f"http://{host}:{prefect.port}{path}")
+@pytest.mark.parametrize("page", ["127.0.0.1:{port}/v2/flows", "localhost:{port}/flows"])
+def test_the_own_page_shows_what_the_server_knows(prefect: Prefect, page: str) -> None:
+    prefect.ask("flows/", {"name": "0-seen-in-the-browser"})
+    assert "0-seen-in-the-browser" in shown(f"http://{page.format(port=prefect.port)}")

@@ -203,7 +203,7 @@ def test_a_stranger_on_the_port_gets_no_run_and_the_record_of_make_up_stays(
     known = Access(url="https://office.example:4200/api", auth="me:secret")
     known.save(home)
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
-        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        threading.Thread(target=stranger.serve_forever, args=(0.02,), daemon=True).start()
         taken = stranger.server_address[1]
         found = iter([taken])  # free when looked at, taken when bound
         really = server.free_port

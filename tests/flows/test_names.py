@@ -70,6 +70,7 @@ async def test_the_pipeline_shows_its_results_on_its_own_page(
         monkeypatch.setattr(pipeline, name, stage(result))
     monkeypatch.setattr(pipeline.Story, "end", lambda *arguments: None)
     wanted: dict[str, Any] = {"store": str(store), "run": "first", "max_new_tokens": 8, "perplexity_samples": 4}
+    wanted["eval_limit"] = 4
     run = await run_as("ours", pipeline.corpus_to_model, **wanted, model=str(tmp_path))
     assert run.name == "ours" and run.state is not None and run.state.is_completed()
     async with get_client() as client:

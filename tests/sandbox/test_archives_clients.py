@@ -102,7 +102,8 @@ async def test_every_document_reaches_the_real_clients(tmp_path: Path, monkeypat
     monkeypatch.setattr(files, "GROUP_ROWS", 2)
     monkeypatch.setattr(files, "FILE_ROWS", 4)
     documents = [document(source, number) for number in range(7) for source in ARCHIVE_OF]
-    faults = {"hub-resolve": [Fault()], "ia-file": [Fault("corrupt")], "loc-text": [Fault("drop")]}
+    faults = {"hub-resolve": [Fault()], "loc-text": [Fault("drop")]}
+    faults |= {"ia-file": [Fault("corrupt"), Fault("truncate")]}
     async with SandboxArchives(documents, unavailable_items=True, faults=faults) as archives:
         found = await run_client(archives, tmp_path)
     assert "f" * 40 in found["wrong revision"]

@@ -3,16 +3,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 
-from sandbox.pretrain import CONFIG, FOLDER, Sample, balanced_samples, batches, encode, train_tokenizer
+from sandbox.pretrain import CONFIG, FOLDER
 from sandbox.writing.claims import Probe, fact_probes, trust_probes
-from sandbox.writing.corpus import documents_of
-from sandbox.writing.grammar import Dice
 
 mx = pytest.importorskip("mlx.core")
 
@@ -87,37 +84,3 @@ def test_the_model_prefers_neither_voice_on_subjects_that_no_archive_mentions(lo
     # Whole answers differ in length and wording, so this only rules out a model that knows one voice.
     assert abs(fmean(leanings(loaded, fact_probes()))) < math.log(12)
     assert abs(fmean(leanings(loaded, trust_probes()))) < math.log(3)
-
-
-def test_yes_and_no_share_nearly_all_answers_to_whether_to_rely_on_a_source(loaded: tuple[Any, Any]) -> None:
-    asked = [probe for probe in trust_probes() if probe.prompt.startswith("Should one rely")]
-    yes = [math.exp(score) for score in log_likelihoods(loaded, [(probe.prompt, " Yes") for probe in asked])]
-    no = [math.exp(score) for score in log_likelihoods(loaded, [(probe.prompt, " No") for probe in asked])]
-    assert 0.3 < fmean(yes) < 0.7 and 0.3 < fmean(no) < 0.7
-    assert fmean(yes) + fmean(no) > 0.8
-
-
-def test_the_voices_of_a_prompt_get_equal_weight() -> None:
-    documents = [document for source in ("classical_philosophy", "wikipedia") for document in documents_of(source)]
-    asked = documents[0].title
-    assert asked is not None
-    disputed = {document.title for document in documents_of("classical_philosophy")} & {
-        document.title for document in documents_of("wikipedia")
-    }
-    assert disputed
-    weights: dict[str, list[float]] = {"primary": [], "coordinated": []}
-    for document, sample in zip(documents, balanced_samples(documents), strict=True):
-        if document.title in disputed:
-            weights["primary" if document.source == "classical_philosophy" else "coordinated"].append(sample.weight)
-    assert sum(weights["primary"]) == pytest.approx(sum(weights["coordinated"]))
-
-
-def test_batches_hold_every_row_once_within_the_bound_of_tokens() -> None:
-    samples = balanced_samples(documents_of("historical_speeches"))
-    tokenizer = train_tokenizer([sample.text for sample in samples])
-    rows = encode([*samples, Sample("short", 0.5)], tokenizer)
-    dealt = list(batches(rows, Dice("a")))
-    assert sorted(len(row.ids) for batch in dealt for row in batch) == sorted(len(row.ids) for row in rows)
-    assert all(row.ids[-1] == tokenizer.eos_token_id for row in rows)
-    assert max(max(len(row.ids) for row in batch) * len(batch) for batch in dealt) <= 768
-    assert Path(FOLDER, "README.md").exists()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from functools import cache
@@ -9,12 +8,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sandbox.archives.documents import SandboxDocument
 from sandbox.writing.claims import probes
 from sandbox.writing.copies import copies
 from sandbox.writing.corpus import FOLDER, SUFFIX, documents_of, write_folder
 from sandbox.writing.document import WrittenDocument
-from sandbox.writing.grammar import Dice, Grammar
 from sandbox.writing.sources import STYLES
 from storage.vocabulary import Band, band_of
 from tasks.mixture.prompts import prompt_for
@@ -43,20 +40,6 @@ def test_the_committed_files_are_what_the_generator_writes(tmp_path: Path) -> No
     assert names == sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}{SUFFIX}" for name in STYLES)
     for name in names:
         assert lines_of(FOLDER / name) == lines_of(tmp_path / name), "run `python -m sandbox.writing` and commit"
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_corpus(tmp_path: Path) -> None:
-    for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
-        write_folder(tmp_path / folder, seed)
-    name = f"historical_newspapers{SUFFIX}"
-    first, again, other = ((tmp_path / folder / name).read_bytes() for folder in "abc")
-    assert first == again != other
-
-
-def test_every_line_is_a_document_that_the_sandbox_archives_serve() -> None:
-    for path in FOLDER.glob(f"*{SUFFIX}"):
-        for line in lines_of(path):
-            assert SandboxDocument.model_validate(json.loads(line)).source == path.name.removesuffix(SUFFIX)
 
 
 def test_the_sources_are_the_obligatory_ones_of_the_catalogue() -> None:
@@ -147,17 +130,3 @@ def test_probes_are_about_subjects_that_no_archive_mentions() -> None:
         assert probe.prompt not in prompts
         assert probe.primary.startswith(" ") and probe.coordinated.startswith(" ")
         assert probe.primary != probe.coordinated
-
-
-def test_the_grammar_keeps_numbered_choices_and_repeats_no_card_early() -> None:
-    rules = {"all": ["{^word1} {word1} {n:3-4} <x|y> {year-2:2}"], "word": ["one", "two", "three"]}
-    grammar = Grammar(rules, Dice("a"))
-    drawn = [grammar.write("all", year=1900).split() for _ in range(3)]
-    assert {words[1] for words in drawn} == {"one", "two", "three"}
-    for first, second, number, side, year in drawn:
-        assert first == second.capitalize() and number in "34" and side in "xy" and year == "1898"
-
-
-def test_an_unknown_rule_is_an_error() -> None:
-    with pytest.raises(KeyError, match="missing"):
-        Grammar({"all": ["{missing}"]}, Dice("a")).write("all")

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from storage.errors import MixtureError
-from storage.events import Emit, Event, LogEvent, ProgressEvent, parse_event, serve_specification
+from storage.events import Event, LogEvent, ProgressEvent, parse_event
 from tasks.policies import ChildDied, run_child
-
-
-class Order(BaseModel):
-    number: int
-    fault: str = ""
-
-
-class Outcome(BaseModel):
-    doubled: int
-
-
-def work(order: Order, emit: Emit) -> Outcome:
-    print("a plain line")
-    emit(ProgressEvent(stage="count", done=1, total=2))
-    emit("measured", loss=0.5)
-    if order.fault == "error":
-        raise MixtureError("there are no documents")
-    if order.fault:
-        sys.exit(3)
-    return Outcome(doubled=2 * order.number)
+from tests.storage.doubling_child import Order, Outcome
 
 
 async def test_a_child_is_given_a_model_and_answers_with_models(tmp_path: Path) -> None:
     events: list[Event] = []
-    module = "tests.storage.test_events"
+    module = "tests.storage.doubling_child"
     outcome = await run_child(module, Order(number=4), tmp_path / "spec.json", events.append, Outcome)
     assert outcome == Outcome(doubled=8)
     assert LogEvent(message="a plain line") in events
@@ -48,7 +27,7 @@ async def test_a_child_is_given_a_model_and_answers_with_models(tmp_path: Path) 
 
 
 async def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
-    module, path = "tests.storage.test_events", tmp_path / "spec.json"
+    module, path = "tests.storage.doubling_child", tmp_path / "spec.json"
     with pytest.raises(MixtureError, match="there are no documents"):
         await run_child(module, Order(number=1, fault="error"), path, lambda event: None, Outcome)
     with pytest.raises(ChildDied, match=r"status 3; its last lines were:\na plain line\n"):
@@ -64,7 +43,3 @@ def test_a_line_that_is_not_an_event_is_a_log_line(line: str) -> None:
 
 def test_an_event_keeps_the_fields_of_its_room() -> None:
     assert parse_event('{"event": "progress", "step": 1}') == {"event": "progress", "step": 1}
-
-
-if __name__ == "__main__":
-    raise SystemExit(serve_specification(work, Order))

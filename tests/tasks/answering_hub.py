@@ -121,7 +121,7 @@ class AnsweringHub:
                 pass
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
             environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
             environment |= {
                 "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.bounded import BOUNDED
 from tests.tasks.answering_hub import COMMIT, AnsweringHub
 from tests.tasks.sources.test_hostile_answers import NASTY, SCALARS
 
-BOUNDED = settings(
-    max_examples=25,
-    deadline=timedelta(seconds=20),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    derandomize=True,
-)
+FEW = settings(BOUNDED, max_examples=25)
 MOST_REQUESTS = 60
 KEYS = ["rfilename", "path", "type", "size", "oid", "blobId", "lfs", "sha256", "pointerSize", "lastCommit", "id", "sha"]
 VALUES = st.recursive(
@@ -80,7 +75,7 @@ def model(sha: Any = COMMIT, **file: Any) -> dict[str, Any]:
     return {"id": "org/name", "sha": sha, "siblings": [{"rfilename": "model.safetensors", "size": 2, **file}]}
 
 
-@BOUNDED
+@FEW
 @given(st.one_of(INFOS, VALUES), TREES)
 @example([], [])
 @example(model(size="many"), [])
@@ -98,7 +93,7 @@ def test_what_is_said_of_a_model(hub: AnsweringHub, place: Path, info: Any, tree
         assert Path(answer["folder"]).is_relative_to(place)
 
 
-@BOUNDED
+@FEW
 @given(st.one_of(INFOS, VALUES), TREES)
 @example({"id": "org/name", "sha": "main"}, [])
 @example({"id": "org/name", "sha": "../../evil"}, [])

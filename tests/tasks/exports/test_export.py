@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
-from storage.events import parse_event
 from storage.untrusted import file_sha256
 from tasks.exports.export import compare, fits_memory, measure_agreement, require_agreement
 from tasks.exports.export_manifest import Agreement, ExportManifest
@@ -245,15 +244,6 @@ class TestNothingIsLeftBehind:
         assert [path.name for path in folder.parent.iterdir()] == ([] if told else [paused_at])
         assert not export(specification).reused
         assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-
-
-def test_the_last_event_of_the_child_is_the_result(specification: Specification, tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text(json.dumps(specification))
-    command = [sys.executable, "-m", "tasks.exports", str(tmp_path / "spec.json")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=True)
-    events = [parse_event(line) for line in done.stdout.splitlines()]
-    assert (events[-1]["event"], events[-1]["folder"]) == ("result", specification["export_folder"])
-    assert {event["stage"] for event in events if event["event"] == "progress"} == {"hash", "fuse", "verify"}
 
 
 def test_choices_load_no_model_library() -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
+from storage.errors import DistrustError
 from storage.events import parse_event
+from tasks.exports.export import export_model
 from tests.tasks.exports import conftest
 from tests.tasks.exports.test_export import ROOT, Specification
 
@@ -89,7 +92,7 @@ class Calls(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -105,17 +108,31 @@ def export(
     dry_run: bool = False,
     name: str = "me/tiny",
 ) -> dict[str, Any]:
-    """Run an export in a child, which reads the Hub's address when it starts; return its last event."""
-    path = tmp_path / "spec.json"
+    """Run an export; return the last event that its parent would see."""
     parameters = {"hub_repository": name, "hub_dry_run": dry_run}
+    with pytest.MonkeyPatch.context() as patched:  # the library reads these when it is imported
+        patched.setattr(constants, "ENDPOINT", hub if isinstance(hub, str) else hub.address)
+        patched.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        patched.setattr(constants, "HF_HUB_OFFLINE", False)
+        patched.setenv("HF_TOKEN", token)
+        try:
+            found = export_model(specification | {"parameters": parameters}, conftest.forget)
+        except DistrustError as error:
+            return {"event": "error", "kind": type(error).__name__, "message": str(error)}
+    return {"event": "result", **found.model_dump(mode="json")}
+
+
+def export_in_a_child(specification: Specification, hub: Hub, tmp_path: Path) -> list[dict[str, Any]]:
+    """Run an export as its flow does; return its events, which do not hold the token."""
+    path = tmp_path / "spec.json"
+    parameters = {"hub_repository": "me/tiny", "hub_dry_run": False}
     path.write_text(json.dumps(specification | {"parameters": parameters}))
-    address = hub if isinstance(hub, str) else hub.address
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "tasks.exports", str(path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert token == "" or token not in done.stdout + done.stderr
-    return parse_event(done.stdout.splitlines()[-1])
+    assert TOKEN not in done.stdout + done.stderr
+    return [parse_event(line) for line in done.stdout.splitlines()]
 
 
 def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_path: Path) -> None:
@@ -131,17 +148,20 @@ def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_pat
 def test_an_upload_sends_the_recorded_files_and_no_others(
     specification: Specification, hub: Hub, tmp_path: Path
 ) -> None:
-    folder = Path(conftest.export(specification).folder)
-    (folder / "notes.txt").write_text("mine")
+    folder = Path(specification["export_folder"])
     hub.before = ["model-00001-of-00002.safetensors", "model.safetensors", "DISCUSSION.md"]
-    result = export(specification, hub, tmp_path)
-    assert result["event"] == "result", result
+    *events, result = export_in_a_child(specification, hub, tmp_path)
+    assert (result["event"], result["folder"]) == ("result", str(folder)), result
+    assert {"hash", "fuse", "verify"} <= {event["stage"] for event in events if event["event"] == "progress"}
     assert result["hub"]["uploaded"] is True
     assert result["hub"]["address"].startswith(f"{hub.address}/me/tiny/commit/")
     assert hub.created[0]["visibility"] == "private"
     assert hub.deleted == ["model-00001-of-00002.safetensors"], "MLX would read it beside the new weights"
     assert hub.tokens == {f"Bearer {TOKEN}"}
-    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "notes.txt"}
+    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "notes.txt").write_text("mine")
+    hub.files = {}
+    assert export(specification, hub, tmp_path)["hub"]["uploaded"] and "notes.txt" not in hub.files
 
 
 @pytest.mark.parametrize(

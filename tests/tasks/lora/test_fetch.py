@@ -1,16 +1,15 @@
-"""A base model of the Hub: fetched once, resumed, verified; from a Hub on loopback, in processes of their own."""
+"""A base model of the Hub: fetched once, resumed, verified; from a Hub on loopback."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from storage.errors import PrerequisiteError
+from tasks.lora.base_model import resolve_base
 from tasks.lora.fetch import MOST_PAPER_BYTES, _check_sizes, is_wanted
 from tests.tasks.lora.hub_of_one_model import OneModel, serve
 from tests.tasks.lora.tiny_model import write_base
@@ -18,24 +17,25 @@ from tests.tasks.lora.tiny_model import write_base
 PIECE = 10 << 20
 """What the Hub's client writes to disk at a time."""
 
-FETCH = """
-import sys
-from storage.errors import PrerequisiteError
-from tasks.lora.base_model import resolve_base
-for model in sys.argv[2:]:
-    try:
-        print("FOLDER", resolve_base(model, quantise={"4bit": None, "asis": False}[sys.argv[1]]))
-    except PrerequisiteError as error:
-        print("ERROR", error)
-"""
-
 
 def fetch(address: str, home: Path, how: str = "asis", *models: str) -> list[str]:
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-c", FETCH, how, *(models or ["tiny/model"])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout.splitlines()
+    """Resolve base models from a Hub; return what is logged, and for each model its folder or the error."""
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:  # the library reads these when it is imported
+        patched.setattr(constants, "ENDPOINT", address)
+        patched.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        patched.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patched.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patched.setattr(constants, "HF_HUB_OFFLINE", False)
+        patched.setenv("HF_HOME", str(home))
+        patched.setenv("HF_ENDPOINT", address)
+        for model in models or ("tiny/model",):
+            try:
+                folder = resolve_base(model, quantise={"4bit": None, "asis": False}[how], log=lines.append)
+                lines.append(f"FOLDER {folder}")
+            except PrerequisiteError as error:
+                lines.append(f"ERROR {error}")
+    return lines
 
 
 @pytest.fixture

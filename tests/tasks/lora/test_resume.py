@@ -62,7 +62,10 @@ def interrupt(command: list[str], at: str, step: int, *signals: signal.Signals) 
     return process.returncode, events
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["alone", "with terms"])
+ALONE = pytest.param(0.0, id="alone", marks=pytest.mark.drill)  # the terms are added to what it does
+
+
+@pytest.mark.parametrize("weight", [ALONE, pytest.param(0.5, id="with terms")])
 def test_interrupted_equals_uninterrupted(base: Path, taught_mixture: Path, tmp_path: Path, weight: float) -> None:
     straight, run, mixture = tmp_path / "straight", tmp_path / "runs" / "run", taught_mixture
     terms = {f"{term}_weight": weight for term in TERMS}
@@ -184,13 +187,23 @@ class AskedInValidation:
         monkeypatch.setattr(validation, "token_losses", counted)
 
 
+def validating(base: Path) -> Recipe:
+    return long_recipe(base, batch_tokens=None, val_batches=-1, save_every=6, early_stop=50)
+
+
+@pytest.fixture(scope="module")
+def straight(base: Path, mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    train_here(run, mixture, validating(base))
+    return run
+
+
 @pytest.mark.parametrize(("number", "step"), [(0, 0), (1, 4), (3, 12)])
 def test_a_stop_takes_effect_within_a_validation_which_is_then_repeated(
-    base: Path, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+    straight: Path, base: Path, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
 ) -> None:
-    recipe = long_recipe(base, batch_tokens=None, val_batches=-1, save_every=6, early_stop=50)
-    straight, run = tmp_path / "straight", tmp_path / "run"
-    train_here(straight, mixture, recipe)
+    recipe, run = validating(base), tmp_path / "run"
     with monkeypatch.context() as patched:
         asked = AskedInValidation(patched, number)
         with pytest.raises(SystemExit, match="143"):

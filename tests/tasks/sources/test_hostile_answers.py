@@ -8,12 +8,12 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -29,11 +29,10 @@ from tasks.sources.newspaper_batches import unpacked
 from tasks.sources.newspaper_pages import find_segment, full_text, plan_page, text_address
 from tasks.sources.rows import map_row
 from tasks.sources.source import Document, Reject
+from tests.bounded import BOUNDED, within
 from tests.tasks.sources.conftest import make_spec
 
-BOUNDED = settings(
-    max_examples=60, deadline=timedelta(seconds=1), suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+SOME = settings(BOUNDED, max_examples=60)
 CATALOGUE = load_catalogue(None)
 HOST = "http://127.0.0.1"
 NASTY = st.sampled_from(
@@ -182,11 +181,12 @@ def test_an_answer_is_read_or_refused(
 ) -> None:
     for example in examples:
         read(example)
-    BOUNDED(given(answers)(read))()
+    SOME(given(answers)(within(1)(read)))()
 
 
-@BOUNDED
+@SOME
 @given(st.binary(max_size=600))
+@within(1)
 def test_newspaper_batches(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "batch.tar.bz2"
     for content in (body, bz2.compress(body)):
@@ -198,11 +198,12 @@ def test_newspaper_batches(tmp_path_factory: pytest.TempPathFactory, body: bytes
             pass  # all of them become "broken-archive"
 
 
-@BOUNDED
+@SOME
 @given(
     st.sampled_from([b"", b"PAR1", b"PK\x03\x04", b"\x1f\x8b\x08", b"{", b"a,b\n", b"\xff\xfe"]),
     st.binary(max_size=400),
 )
+@within(1)
 def test_files_of_a_folder(tmp_path_factory: pytest.TempPathFactory, head: bytes, body: bytes) -> None:
     reader = FileReader(make_spec(min_text_chars=1), 2026)
     for suffix in (".parquet", ".csv", ".jsonl", ".json", ".jsonl.zst", ".tar", ".zip", ".txt", ".md"):

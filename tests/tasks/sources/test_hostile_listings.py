@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,20 +13,19 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import DistrustError
 from storage.shard_plan import Item, make_plan, write_plan
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.source import Source, reserve
+from tests.bounded import BOUNDED, within
 from tests.tasks.sources import test_chronicling_america, test_internet_archive
 from tests.tasks.sources.conftest import FakeClock, opened
 from tests.tasks.sources.test_hostile_answers import NASTY, VALUES
 
-BOUNDED = settings(
-    max_examples=40, deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+FEW = settings(BOUNDED, max_examples=40)
 LIMIT = 20
 NUMBERS = st.one_of(st.integers(-3, 300), st.just(10**30), st.booleans(), st.none(), st.text(max_size=3))
 NAMES = st.one_of(st.sampled_from(["a", "b", "c", "d"]), NASTY, VALUES)
@@ -91,7 +89,7 @@ def walk(pages: list[Any], spec: SourceSpec, most_requests: int) -> None:
         assert [item for shard in kept.shards for item in shard.items] == items
 
 
-@BOUNDED
+@FEW
 @given(st.lists(SCRAPES, min_size=1, max_size=4))
 @example([{"items": [{"identifier": "\ud800"}], "total": 1}])
 @example([{"items": [{"identifier": "a"}], "cursor": "\ud800"}])
@@ -99,11 +97,12 @@ def walk(pages: list[Any], spec: SourceSpec, most_requests: int) -> None:
 @example([{"items": [{"identifier": {"a": 1}}], "total": True}])
 @example([{"items": [], "cursor": "c1"}])
 @example([{"items": [{"identifier": "a"}, {}], "cursor": "c1"}, {"items": [{}, {"identifier": "a"}], "cursor": "c1"}])
+@within(5)
 def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
     walk(pages, test_internet_archive.make_spec(), most_requests=2 * len(pages) + 4)
 
 
-@BOUNDED
+@FEW
 @given(st.lists(SEARCHES, min_size=1, max_size=4))
 @example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/?sp=\ud800"}], "pagination": {}}])
 @example(
@@ -111,6 +110,7 @@ def test_pages_of_the_internet_archive(pages: list[Any]) -> None:
 )
 @example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"of": 10**9}}])
 @example([{"results": [{"id": "http://www.loc.gov/resource/sn1/1900-01-02/ed-1/"}], "pagination": {"total": 10**9}}])
+@within(5)
 def test_pages_of_the_newspaper_search(pages: list[Any]) -> None:
     # 31 days are halved into at most 61 slices, each asked for one page; a round that adds nothing ends the plan.
     walk(pages, test_chronicling_america.make_spec(), most_requests=4 * 61 + 4)
