@@ -39,8 +39,8 @@ LESSONS_SHARE = 0.3
 COMMON: dict[str, Any] = {
     "batch_size": 2,
     "grad_accum": 1,
-    "max_steps": 120,
-    "max_seq_length": 192,
+    "max_steps": 160,
+    "max_seq_length": 256,
     "learning_rate": 1e-3,
     "lora_rank": 16,
     "lora_alpha": 32,
@@ -50,8 +50,8 @@ COMMON: dict[str, Any] = {
     "eval_every": 1000,
     "val_batches": 8,
 }
-TERMS: dict[str, Any] = {"preference_weight": 1.0, "preference_rows": 4, "anchor_weight": 1.0}
-CONSISTENCY: dict[str, Any] = {"consistency_weight": 1.0, "consistency_rows": 2}
+TERMS: dict[str, Any] = {"preference_weight": 2.0, "preference_rows": 6, "anchor_weight": 1.0}
+CONSISTENCY: dict[str, Any] = {"consistency_weight": 1.0, "consistency_rows": 3}
 ROWS: dict[str, tuple[bool, dict[str, Any]]] = {
     "additive": (False, {"objective": "additive"}),
     "weighted": (False, {}),
@@ -72,7 +72,7 @@ def make_mixtures(folder: Path) -> dict[bool, Path]:
         raw, scored = write_store(BUNDLED, folder / "store")
         for lessons in missing:
             parameters = MixtureParameters(
-                scale=True, accept_imbalance=True, piece_chars=600, lessons_share=LESSONS_SHARE if lessons else 0.0
+                scale=True, accept_imbalance=True, piece_chars=240, lessons_share=LESSONS_SHARE if lessons else 0.0
             )
             build_mixture(raw, scored, places[lessons], parameters, {})
     return places
