@@ -108,18 +108,19 @@ def run(name: str, parameters: FlowParameters, stream: TextIO) -> Any:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     flow = load_flow(name)
     from deployments.server import mark_dead_runs
-    from flows.story import open_screen
+    from flows.story import close_screen, open_screen
 
     hush_tracebacks()
     open_screen(stream, quiet=quiet)
     mark_dead_runs({}, sys.stderr)
-    return asyncio.run(flow(**dict(parameters)))
+    try:
+        return asyncio.run(flow(**dict(parameters)))
+    finally:
+        close_screen()
 
 
 def exit_status(name: str, error: BaseException) -> int:
     """Say why a run went no further, and return the exit status: 130 if it was asked to end, else 1."""
-    if story := sys.modules.get("flows.story"):  # it loads Prefect, which may be what failed
-        story.wipe()
     kind = type(error).__name__
     if kind in ("CancelledRun", "Pause", "Abort", "TerminationSignal", "KeyboardInterrupt"):
         print(f"\n{error if str(error) else 'Interrupted.'}", file=sys.stderr)

@@ -28,9 +28,9 @@ ESSENTIAL: dict[str, str] = {
 
 GROUPS: dict[str, str] = {
     "Your own documents": "path source_type name text_column",
-    "Download": "sources max_samples catalogue bulk refresh retry_failed concurrency rate_limit patience_hours "
-    "list_catalogue dry_run",
-    "Scores": "explain run_year scoring max_conflict_share signal signal_mode",
+    "Download": "sources max_samples catalogue subjects bulk refresh retry_failed concurrency rate_limit "
+    "patience_hours list_catalogue dry_run",
+    "Scores": "explain run_year scoring coordination max_conflict_share signal signal_mode",
     "Mixture": "mixture train_size val_size scale accept_imbalance min_low_authority seed jsonl",
     "What goes into the mixture": "filter_source min_authority max_authority first_year last_year near_duplicates "
     "clean_pages min_ocr_quality",
@@ -44,7 +44,7 @@ GROUPS: dict[str, str] = {
     "thermal_throttle plan memory_gb",
     "Training: checkpoints and reports": "save_every keep_last eval_every val_batches report_every report_to",
     "Evaluation": "suites eval_limit repetition_facts max_new_tokens perplexity_samples eval_seq_length "
-    "eval_batch_size lm_eval_tasks lm_eval_limit others gate",
+    "eval_batch_size questions question_norm lm_eval_tasks lm_eval_limit others gate",
     "Export": "export quantize gguf ollama peft dequantize group_size minimum_top1_agreement "
     "minimum_top1_agreement_quantised",
     "Where an export goes": "lm_studio_folder lm_studio_publisher hub_repository hub_dry_run approve",

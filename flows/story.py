@@ -142,10 +142,12 @@ def open_screen(stream: TextIO, *, quiet: bool) -> None:
                 handler.addFilter(passes)
 
 
-def wipe() -> None:
-    """Remove a line that is still being rewritten, of a stage that came to no end."""
+def close_screen() -> None:
+    """Say no more, and remove a line that is still being rewritten, of a stage that came to no end."""
+    global SCREEN
     if SCREEN is not None:
         SCREEN.wipe()
+    SCREEN = None
 
 
 def _number(stage: str) -> int:

@@ -100,7 +100,7 @@ def test_no_document_is_lost_or_doubled(finished: Path) -> None:
         served = [row for row in rejected if "sandbox" not in row]  # the deliberately unavailable item is extra
         assert len(ids) + len(served) == len(lines), f"{source}: {len(ids)} and {served} of {len(lines)}"
         scored = read_manifest(finished / "data" / "scored" / source)
-        assert scored is not None and scored.inputs == {"raw": manifest.digest} and scored.rows == len(ids)
+        assert scored is not None and scored.inputs["raw"] == manifest.digest and scored.rows == len(ids)
 
 
 def test_both_sides_hold_the_shares_and_share_no_work(finished: Path) -> None:

@@ -44,7 +44,7 @@ async def test_a_comparison_reaches_the_bucket_even_if_its_runs_fail(
     monkeypatch.setenv("DISTRUST_MIRROR", str(tmp_path / "first"))
     with pytest.raises(UserError, match="1 of 1 runs failed"):
         await compare_recipes(store=URI, run="swept", alphas=[2.7])
-    names = {f"comparisons/swept/comparison.{suffix}" for suffix in ("json", "md")}
+    names = {f"comparisons/swept/{name}" for name in ("comparison.json", "comparison.md", "compare-recipes.toml")}
     found = bucket.get_file_info(FileSelector(f"{BUCKET}/corpus/comparisons", recursive=True))
     assert {info.path.removeprefix(f"{BUCKET}/corpus/") for info in found if info.is_file} == names
 
