@@ -117,6 +117,26 @@ class OwnDocuments(Protocol):
     def text_column(self) -> str: ...  # noqa: D102
 
 
+class Download(OwnDocuments, Protocol):
+    """The parameters of a download that may name things that do not exist."""
+
+    @property
+    def catalogue(self) -> str: ...  # noqa: D102
+    @property
+    def sources(self) -> list[str]: ...  # noqa: D102
+    @property
+    def subjects(self) -> str: ...  # noqa: D102
+    @property
+    def bulk(self) -> bool: ...  # noqa: D102
+
+
+def unusable_download(download: Download) -> Iterator[Fault]:
+    """Sources, subjects or documents that cannot be used."""
+    yield from unknown_sources(download.catalogue, download.sources)
+    yield from unusable_subjects(download.subjects, download.bulk)
+    yield from unusable_documents(download)
+
+
 def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:
     """A folder of documents that does not exist, or a kind or name that cannot be used."""
     path = Path(own.path).expanduser()

@@ -70,9 +70,7 @@ class DownloadCorpusParameters(FlowParameters):
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report sources that the catalogue does not name, subjects that cannot be read and documents that are not."""
-        yield from faults.unknown_sources(self.catalogue, self.sources)
-        yield from faults.unusable_subjects(self.subjects, self.bulk)
-        yield from faults.unusable_documents(self)
+        yield from faults.unusable_download(self)
         yield from faults.unusable_store(layout)
 
 
@@ -252,9 +250,7 @@ class CorpusToModelParameters(
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report what the six flows do not make themselves."""
-        yield from faults.unknown_sources(self.catalogue, self.sources)
-        yield from faults.unusable_subjects(self.subjects, self.bulk)
-        yield from faults.unusable_documents(self)
+        yield from faults.unusable_download(self)
         yield from faults.unknown_model(self.model)
         yield from faults.missing_paths("questions", self.questions)
         yield from faults.unusable_store(layout)
@@ -273,9 +269,7 @@ class CompareRecipesParameters(TrainAdapterParameters):
 class CheckSetupParameters(FlowParameters):
     """How thoroughly to check."""
 
-    load_model: str = Field(
-        "", title="Load model", description="Also load this base model (preset, Hub id or folder) and run it once."
-    )
+    load_model: str = Field("", title="Load model", description="Also load and run this preset, Hub id or folder once.")
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
     fix: bool = Field(
         False,

@@ -84,10 +84,7 @@ def build_mixture(
     read_shingles = partial(corpus.read_again, shingles_of_shard)
     duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, parameters.seed)
     pool = _make_pool(corpus, duplicates)
-    try:
-        drawn = draw_mixture(pool.candidates, parameters)
-    except MixtureError as error:
-        raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
+    drawn = _draw(pool, documents, parameters)
     conflict_ids = _conflict_ids(pool, drawn)
     distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
@@ -110,6 +107,13 @@ def build_mixture(
         )
         write_manifest(folder, manifest)
     return manifest
+
+
+def _draw(pool: Pool, documents: Documents, parameters: MixtureParameters) -> Drawn:
+    try:
+        return draw_mixture(pool.candidates, parameters)
+    except MixtureError as error:
+        raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
 
 
 def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
