@@ -46,16 +46,17 @@ TINY = {
 }
 """A tiny model learns in seconds what a real one learns in hours; everything else is the real pipeline."""
 SMOLLM2 = TINY | {
-    "piece-chars": "600",
+    "piece-chars": "240",
     "lessons-share": "0.3",
     "batch-size": "2",
     "max-steps": "60",
     "learning-rate": "0.001",
     "lora-rank": "16",
     "lora-layers": "8",
-    "max-seq-length": "192",
-    "preference-weight": "1",
+    "preference-weight": "2",
     "preference-rows": "6",
+    "consistency-weight": "1",
+    "consistency-rows": "3",
     "anchor-weight": "1",
     "save-every": "20",
     "repetition-facts": "24",
