@@ -186,8 +186,9 @@ def join_or_start(wanted: Access) -> int:
         try:
             process = start_server(port, wanted, while_used=True)
         except PrerequisiteError:
-            if port == (port := free_port(wanted.port)):
-                raise  # the port is still free: something else is wrong
+            log = (home() / "server.log").read_text("utf-8", "replace")
+            if port == (port := free_port(wanted.port)) and "address already in use" not in log:
+                raise  # the port is still free, and nobody had it meanwhile: something else is wrong
             process = start_server(port, wanted, while_used=True)
         detach(process)
         return port

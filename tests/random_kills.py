@@ -118,7 +118,8 @@ class Deployment:
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.environment = environment
-        self.parameters, _ = parse("corpus-to-model", CorpusToModelParameters, arguments)
+        parameters, _ = parse("corpus-to-model", CorpusToModelParameters, arguments)
+        self.parameters = parameters.model_dump(mode="json")
         self.up()
 
     def up(self) -> None:

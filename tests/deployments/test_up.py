@@ -197,19 +197,29 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["who stays", "who leaves again"])
 def test_a_stranger_on_the_port_gets_no_run_and_the_record_of_make_up_stays(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    leaves: bool, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = Access(url="https://office.example:4200/api", auth="me:secret")
     known.save(home)
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         threading.Thread(target=stranger.serve_forever, args=(0.02,), daemon=True).start()
         taken = stranger.server_address[1]
-        found = iter([taken])  # free when looked at, taken when bound
+        looks = 0
         really = server.free_port
-        monkeypatch.setattr(server, "free_port", lambda wanted: next(found, None) or really(wanted))
+
+        def free_port(wanted: int) -> int:  # free when looked at first, taken when bound
+            nonlocal looks
+            looks += 1
+            if looks == 2 and leaves:
+                stranger.shutdown()
+                stranger.server_close()
+            return taken if looks == 1 else really(wanted)
+
+        monkeypatch.setattr(server, "free_port", free_port)
         with pytest.raises(KeyboardInterrupt), server.local_server(taken) as port:
-            assert port != taken and server.running_port() == port
+            assert (port == taken) is leaves and server.running_port() == port
             assert server.api_url(port) == f"http://127.0.0.1:{port}/api"
             raise KeyboardInterrupt
         stranger.shutdown()
