@@ -125,7 +125,8 @@ class Deployment:
     def up(self) -> None:
         command = [sys.executable, "-m", "deployments", "up", "--port", str(server.free_port(0))]
         answer = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=processes.ROOT)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+        self.said = answer.stdout + answer.stderr
+        assert answer.returncode == 0, self.said
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         access = server.running_access()
@@ -164,7 +165,9 @@ class Deployment:
             self.up()
         deadline = time.monotonic() + 60
         while not self.ended():
-            assert time.monotonic() < deadline, f"a killed run is shown at work after a minute: {self.state()}, {whole}"
+            assert time.monotonic() < deadline, (
+                f"a killed run is shown at work after a minute: {self.state()}, {whole}; `make up` said: {self.said}"
+            )
             time.sleep(0.5)
 
 
