@@ -46,7 +46,8 @@ _ON_FAILURE = {
     "(`--max-steps 15000`), then try a later checkpoint (`--others checkpoint-N` compares several).",
     "overall": "Short or generic answers are a sign of too few steps: look at the loss below, and read the answers "
     "that failed before you change anything.",
-    "source_preference": "Primary sources are not preferred yet: more steps and a better mixture help most. A higher "
+    "source_preference": "Primary sources are not preferred yet: on a small real model lessons with their terms helped "
+    "(`--lessons-share 0.3 --preference-weight 2 --consistency-weight 1 --anchor-weight 1`), and more steps. A higher "
     "`--lambda-weight` or `--alpha` changes little beyond the defaults: the ratio of the weights tends to a limit.",
     "perplexity_shift": "Training gained more on coordinated than on primary text: check the labels (`score-corpus "
     "--explain ID` on a few documents of each source) and that the objective is `weighted`.",
