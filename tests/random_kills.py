@@ -158,6 +158,8 @@ class Deployment:
         while self.state()["type"] == "SCHEDULED":  # nobody has taken it yet, so there is nothing to kill
             time.sleep(0.2)
         whole = dice.random() < 0.5
+        while not whole and not processes.descendants(worker) and not self.ended():
+            time.sleep(0.2)  # taken, but without a process yet
         for pid in ([worker] if whole else []) + processes.descendants(worker):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
