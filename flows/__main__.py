@@ -108,15 +108,12 @@ def run(name: str, parameters: FlowParameters, stream: TextIO) -> Any:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     flow = load_flow(name)
     from deployments.server import mark_dead_runs
-    from flows.story import close_screen, open_screen
+    from flows.story import screen
 
     hush_tracebacks()
-    open_screen(stream, quiet=quiet)
-    mark_dead_runs({}, sys.stderr)
-    try:
+    with screen(stream, quiet=quiet):
+        mark_dead_runs({}, sys.stderr)
         return asyncio.run(flow(**dict(parameters)))
-    finally:
-        close_screen()
 
 
 def exit_status(name: str, error: BaseException) -> int:

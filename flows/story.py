@@ -12,7 +12,8 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -120,34 +121,36 @@ SCREEN: Screen | None = None
 """The terminal of the command that runs in this process; none in a worker."""
 
 
-def open_screen(stream: TextIO, *, quiet: bool) -> None:
+@contextmanager
+def screen(stream: TextIO, *, quiet: bool) -> Iterator[None]:
     """Show on a stream what the stages do; if `quiet`, without the warnings of other people's libraries.
 
-    Lines of the log make room for themselves; of those that are no errors, `quiet` keeps only the runs' own.
+    Lines of the log make room for themselves; of those that are no errors, `quiet` keeps only the runs' own. In the
+    end, a line that is still being rewritten is removed.
     """
     global SCREEN
-    SCREEN = Screen(stream)
-    if quiet and not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    SCREEN = own = Screen(stream)
 
     def passes(record: logging.LogRecord) -> bool:
         is_news = record.name.startswith(OWN_LOGS) or record.levelno >= logging.ERROR
-        if SCREEN is not None and (is_news or not quiet):
-            SCREEN.wipe()
+        if is_news or not quiet:
+            own.wipe()
         return is_news or not quiet
 
-    for logger in (logging.getLogger(), logging.getLogger("prefect")):
-        for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.addFilter(passes)
-
-
-def close_screen() -> None:
-    """Say no more, and remove a line that is still being rewritten, of a stage that came to no end."""
-    global SCREEN
-    if SCREEN is not None:
-        SCREEN.wipe()
-    SCREEN = None
+    loggers = logging.getLogger(), logging.getLogger("prefect")
+    handlers = [each for logger in loggers for each in logger.handlers if isinstance(each, logging.StreamHandler)]
+    for handler in handlers:
+        handler.addFilter(passes)
+    try:
+        with warnings.catch_warnings():
+            if quiet and not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(passes)
+        own.wipe()
+        SCREEN = None
 
 
 def _number(stage: str) -> int:

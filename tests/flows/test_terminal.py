@@ -8,7 +8,6 @@ import os
 import shlex
 import stat
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,14 +108,14 @@ def result_of_download() -> DownloadResult:
 def test_a_stage_is_one_line_that_is_rewritten_and_what_needs_an_eye(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "REDRAW_SECONDS", 0.0)
     screen = Terminal()
-    story.open_screen(screen, quiet=False)
-    pipeline = story.Story()
-    pipeline.begin("download")
-    Progress("download-letters", "letters").update(1, 4, "letters: 1 of 4")
-    assert "\n" not in screen.getvalue(), "nothing has scrolled"
-    assert screen.getvalue().endswith("1. Downloading 25 % 0 s letters: 1 of 4")
-    pipeline.end("download", result_of_download())
-    Progress("other", "other").update(1, 2, "nobody looks any more")
+    with story.screen(screen, quiet=False):
+        pipeline = story.Story()
+        pipeline.begin("download")
+        Progress("download-letters", "letters").update(1, 4, "letters: 1 of 4")
+        assert "\n" not in screen.getvalue(), "nothing has scrolled"
+        assert screen.getvalue().endswith("1. Downloading 25 % 0 s letters: 1 of 4")
+        pipeline.end("download", result_of_download())
+        Progress("other", "other").update(1, 2, "nobody looks any more")
     shown = [line.rpartition(story.CLEAR)[2] for line in screen.getvalue().split("\n")]
     assert shown == [
         "1. Downloaded: 9 documents from 1 of 2 sources  (0 s)",
@@ -128,11 +127,11 @@ def test_a_stage_is_one_line_that_is_rewritten_and_what_needs_an_eye(monkeypatch
 
 def test_a_stage_that_found_everything_done_says_so() -> None:
     stream = io.StringIO()
-    story.open_screen(stream, quiet=False)
-    whole = SourceOutcome(source="letters", band="low", documents=9, manifest="m", reused=True)
-    story.Story().end("download", DownloadResult(sources=[whole]))
-    mixture = MixtureResult(mixture="/m", digest="d", counts={}, reused=True, distribution="9 samples\nmore")
-    story.Story().end("rebalance", mixture)
+    with story.screen(stream, quiet=False):
+        whole = SourceOutcome(source="letters", band="low", documents=9, manifest="m", reused=True)
+        story.Story().end("download", DownloadResult(sources=[whole]))
+        mixture = MixtureResult(mixture="/m", digest="d", counts={}, reused=True, distribution="9 samples\nmore")
+        story.Story().end("rebalance", mixture)
     download, balanced = stream.getvalue().splitlines()
     assert "9 documents from 1 of 1 sources, already complete" in download
     assert "9 samples (unchanged)" in balanced
@@ -140,15 +139,15 @@ def test_a_stage_that_found_everything_done_says_so() -> None:
 
 def test_without_a_terminal_the_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    story.open_screen(stream, quiet=False)
-    pipeline = story.Story()
-    pipeline.begin("download")
-    Progress("download-letters", "letters").update(1, 4)
-    pipeline.end("download", result_of_download())
-    assert "\x1b" not in stream.getvalue() and stream.getvalue().count("\n") == 3
-    monkeypatch.setenv("DISTRUST_DETAILS", "1")
-    pipeline.end("download", result_of_download())
-    assert "letters  low" in stream.getvalue()
+    with story.screen(stream, quiet=False):
+        pipeline = story.Story()
+        pipeline.begin("download")
+        Progress("download-letters", "letters").update(1, 4)
+        pipeline.end("download", result_of_download())
+        assert "\x1b" not in stream.getvalue() and stream.getvalue().count("\n") == 3
+        monkeypatch.setenv("DISTRUST_DETAILS", "1")
+        pipeline.end("download", result_of_download())
+        assert "letters  low" in stream.getvalue()
 
 
 def test_quiet_means_no_words_of_other_peoples_libraries() -> None:
@@ -156,14 +155,14 @@ def test_quiet_means_no_words_of_other_peoples_libraries() -> None:
     handler = logging.StreamHandler(shown)
     logging.getLogger().addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            story.open_screen(io.StringIO(), quiet=True)
+        with story.screen(io.StringIO(), quiet=True):
             logging.getLogger("datasets").warning("a library's")
             logging.getLogger("prefect.task_runs").warning("the run's")
             logging.getLogger("datasets").error("an error")
+        logging.getLogger("datasets").warning("behind it")
     finally:
         logging.getLogger().handlers = before
-    assert shown.getvalue().split("\n") == ["the run's", "an error", ""]
+    assert shown.getvalue().split("\n") == ["the run's", "an error", "behind it", ""]
 
 
 @pytest.fixture
