@@ -27,7 +27,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
 	@echo "make run DOCUMENTS=DIR  the same on your own documents: any files, in any folder"
-	@echo "make run MODEL=smollm2  the same with a real small model, in about a quarter of an hour"
+	@echo "make run MODEL=smollm2  the same with a real small model; its training takes most of the time"
 	@echo "make up | make down     Prefect server with UI, deployments and two workers"
 	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
 	@echo "make install-worker POOL=mac-train   a worker as a service; uninstall-worker removes it"
