@@ -27,8 +27,10 @@ from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
 from mlx_lm.tuner import trainer as peer  # noqa: E402
 from mlx_lm.tuner.datasets import CacheDataset  # noqa: E402
 
+from sandbox import smollm2  # noqa: E402
 from storage.checkpoint import write_checkpoint  # noqa: E402
 from tasks.lora.adapter import attach_adapter, save_adapter  # noqa: E402
+from tasks.lora.base_model import load_base  # noqa: E402
 from tasks.lora.batches import BatchPlan, BatchStream, WeightedSequences  # noqa: E402
 from tasks.lora.recipe import Recipe  # noqa: E402
 from tasks.lora.resume import save_optimizer  # noqa: E402
@@ -40,27 +42,33 @@ ROUNDS = 2
 ROWS = 8
 LONGEST = 256
 OWN_BATCHES = 10
+REAL_VOCABULARY = 49_152
+"""Tokens that SmolLM2 knows."""
 
 
 def make_model(vocabulary: int, layers: int = 2, features: int = 256) -> tuple[Model, Recipe]:
+    """Make a random llama with rank 8 on all layers; with its own vocabulary, SmolLM2-135M-Instruct and the last 8."""
     mx.random.seed(0)
-    model = Model(
-        ModelArgs(
-            model_type="llama",
-            hidden_size=features,
-            num_hidden_layers=layers,
-            intermediate_size=3 * features,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            rms_norm_eps=1e-5,
-            vocab_size=vocabulary,
-            tie_word_embeddings=True,
+    if vocabulary == REAL_VOCABULARY:
+        model = load_base(smollm2.model_folder()).model
+    else:
+        model = Model(
+            ModelArgs(
+                model_type="llama",
+                hidden_size=features,
+                num_hidden_layers=layers,
+                intermediate_size=3 * features,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                rms_norm_eps=1e-5,
+                vocab_size=vocabulary,
+                tie_word_embeddings=True,
+            )
         )
-    )
     recipe = Recipe(
         lora_rank=8,
         lora_alpha=16,
-        lora_layers=-1,
+        lora_layers=8 if vocabulary == REAL_VOCABULARY else -1,
         batch_size=ROWS,
         batch_tokens=ROWS * LONGEST,
         grad_accum=1,
@@ -263,6 +271,10 @@ def main() -> None:
     print(json.dumps(compare("equal settings", make_data(long, 4096), 4096, 2, rounds=1)), flush=True)
     wide = make_data(long, 32_000)
     print(json.dumps(compare("vocabulary 32,000", wide, 32_000, 2, rounds=1, features=128)), flush=True)
+    if smollm2.cached_folder():
+        real = make_data(long, REAL_VOCABULARY)
+        found = compare("SmolLM2-135M, equal settings", real, REAL_VOCABULARY, 2, rounds=1)
+        print(json.dumps(found), flush=True)
     print(json.dumps(cadence()), flush=True)
 
 

@@ -17,7 +17,21 @@ Age = Literal["old", "new"]
 Kinds = dict[Age, dict[str, list[str]]]
 FILE = Path(__file__).with_name("lessons.toml")
 FEWEST_KINDS = 4
-PLACEHOLDERS = {"topic", "first", "First", "second", "Second", "other", "a", "A", "b", "options", "one", "accounts"}
+PLACEHOLDERS = {
+    "topic",
+    "first",
+    "First",
+    "second",
+    "Second",
+    "other",
+    "a",
+    "A",
+    "b",
+    "options",
+    "one",
+    "One",
+    "accounts",
+}
 
 
 class Frame(BaseModel):
@@ -41,6 +55,15 @@ class Ages(BaseModel):
     share: float
 
 
+class Claim(BaseModel):
+    """What accounts disagree on, as a clause that holds ``{value}``, and its values; none: numbers of two digits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claim: str
+    values: list[str]
+
+
 class Statements(BaseModel):
     """How accounts are quoted, and what they disagree on."""
 
@@ -48,8 +71,7 @@ class Statements(BaseModel):
 
     originals: list[str]
     retellings: list[str]
-    months: list[str]
-    trades: list[str]
+    claims: list[Claim]
 
 
 class LessonFile(BaseModel):

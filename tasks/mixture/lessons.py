@@ -38,8 +38,12 @@ FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
 TRIES = 20
 DOCUMENT_ITSELF = 0.25
 """Share of the originals that are the document of the lesson."""
-CONFIRMED = 0.3
+CONFIRMED = 0.25
 """Share of the conflicting accounts in which a second original gives the value of the first."""
+COPIES = (1, 2, 3, 4, 6, 8)
+"""How many retellings of a conflicting account repeat the same value."""
+LISTED = 0.5
+"""Share of the conflicting accounts that stand in a list."""
 
 
 @dataclass(frozen=True)
@@ -160,48 +164,55 @@ class LessonMaker:
             case "yes_no":
                 is_first = dice.random() < 0.5
                 words["one"] = first if is_first else second
+                words["One"] = _capital(words["one"])
                 answer, rejected = ("Yes.", "No.") if is_first else ("No.", "Yes.")
             case "accounts":
                 originals = self._fitting(self.content.originals[first_age], topic_field)
                 others = [name for name in (_with_year(name, subject.year) for name in originals) if name != first]
                 words["again"] = dice.choice(others)
-                words["accounts"], single, answer, rejected = self._accounts(dice, words, retellings)
+                pool = {*chosen, *self._fitting(self.content.retellings[second_age], "any")}
+                copiers = [
+                    _with_year(name, self._year_of_retelling(dice, subject.year, second_age))
+                    for name in dice.sample(sorted(pool), COPIES[-1])
+                ]
+                words["accounts"], single, answer, rejected = self._accounts(dice, words, copiers)
         words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
             subject=subject,
             form=form,
             ages=f"{first_age}/{second_age}",
-            prompt=_capital(frame.ask.format(**words)),
+            prompt=_asked(frame, words),
             response=answer.format(**words),
             rejected=None if form == "four" else rejected.format(**words),
-            single=_capital(frame.ask.format(**words | {"accounts": single})) if single else None,
+            single=_asked(frame, words | {"accounts": single}) if single else None,
         )
 
-    def _accounts(self, dice: random.Random, words: dict[str, str], retellings: list[str]) -> tuple[str, str, str, str]:
+    def _accounts(self, dice: random.Random, words: dict[str, str], copiers: list[str]) -> tuple[str, str, str, str]:
         """Write accounts that disagree, one of them an original.
 
         Returns:
             The accounts; the same with one copy, empty if there is only one; the right value and the copied one.
         """
         s = self.content.statements
-        kind = dice.randrange(3)
-        values = dice.sample([s.months, s.trades, [str(number) for number in range(11, 99)]][kind], 2)
-        original = dice.choice(s.originals).format(**words, First=_capital(words["first"]), value=values[0])
+        kind = dice.choice(s.claims)
+        right, wrong = dice.sample(kind.values or [str(number) for number in range(11, 99)], 2)
+        true = {"value": right, "claim": kind.claim.format(value=right)}
+        false = {"value": wrong, "claim": kind.claim.format(value=wrong)}
+        original = dice.choice(s.originals).format(first=words["first"], First=_capital(words["first"]), **true)
         confirmed = dice.random() < CONFIRMED
         copies = [
-            dice.choice(s.retellings).format(second=name, Second=_capital(name), value=values[1])
-            for name in retellings[: 1 if confirmed else dice.randint(1, 3)]
+            dice.choice(s.retellings).format(second=name, Second=_capital(name), **false)
+            for name in copiers[: 1 if confirmed else dice.choice(COPIES)]
         ]
         place = dice.randint(0, len(copies))
-        pair = [original, copies[0]] if place == 0 else [copies[0], original]
-        single = " ".join(pair) if len(copies) > 1 else ""
-        copies.insert(place, original)
+        lines = [*copies[:place], original, *copies[place:]]
+        single = [original, copies[0]] if place == 0 else [copies[0], original]
         if confirmed:  # the right value is not always the rarer one
-            again = dice.choice(s.originals).format(
-                first=words["again"], First=_capital(words["again"]), value=values[0]
-            )
-            copies.insert(dice.randint(0, len(copies)), again)
-        return " ".join(copies), single, _capital(values[0]) + ".", _capital(values[1]) + "."
+            again = dice.choice(s.originals).format(first=words["again"], First=_capital(words["again"]), **true)
+            lines.insert(dice.randint(0, len(lines)), again)
+        mark, end = ("\n- ", "\n") if dice.random() < LISTED else (" ", "")
+        told, once = ("".join(mark + line for line in some) + end for some in (lines, single))
+        return told, once if len(copies) > 1 else "", _capital(right) + ".", _capital(wrong) + "."
 
     def _original(self, dice: random.Random, subject: Subject, age: Age, topic_field: str) -> str:
         """Name the document itself where it is an original, now and then, else another original of its year."""
@@ -227,6 +238,12 @@ class LessonMaker:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _asked(frame: Frame, words: dict[str, str]) -> str:
+    """Fill a frame; a list stands on lines of its own."""
+    lines = (" ".join(line.split()) for line in frame.ask.format(**words).splitlines())
+    return _capital("\n".join(line for line in lines if line))
 
 
 def _with_year(name: str, year: int) -> str:

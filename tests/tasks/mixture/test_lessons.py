@@ -73,6 +73,21 @@ def test_what_must_come_from_an_original_is_not_older_than_it() -> None:
             assert original and all(year >= int(original[0]) for year in copies), lesson
 
 
+def test_a_claim_is_repeated_up_to_eight_times_in_running_text_or_in_a_list() -> None:
+    told = [lesson for lesson in make(1500) if lesson.form == "accounts" and lesson.single]
+    copies = Counter(
+        len(re.findall(rf"\b{(lesson.rejected or '')[:-1]}\b", lesson.prompt, re.IGNORECASE)) for lesson in told
+    )
+    assert set(copies) >= {2, 3, 4, 6, 8}, copies
+    listed = [lesson for lesson in told if "\n- " in lesson.prompt]
+    assert 0.3 < len(listed) / len(told) < 0.7
+    for lesson in told:
+        single = lesson.single or ""
+        assert len(re.findall(rf"\b{(lesson.rejected or '')[:-1]}\b", single, re.IGNORECASE)) == 1
+        assert ("\n- " in single) == ("\n- " in lesson.prompt)
+        assert [line.strip() for line in lesson.prompt.splitlines()] == lesson.prompt.splitlines()
+
+
 def test_the_same_seed_makes_the_same_lessons() -> None:
     assert make(50) == make(50) and make(50) != make(50, 43)
 
@@ -86,7 +101,8 @@ def test_wording_of_a_suite_is_refused(tmp_path: Path) -> None:
             read_lesson_file(path)
     maker = LessonMaker(read_lesson_file(), 1)
     tainted = [Subject("s:1", "the sea ice of the nineteenth century", 1890, "unknown")]
-    assert maker.make(tainted, 5) == [] and maker.refused > 0
+    made = maker.make(tainted, 5)
+    assert maker.refused > 0 and not [lesson for lesson in made if "sea ice" in lesson.prompt + lesson.response]
 
 
 def test_a_file_with_a_fault_is_named(tmp_path: Path) -> None:
