@@ -133,32 +133,24 @@ def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
         inside = r.block[steps:] == r.block[:-steps]
         beside[steps:] |= plain[:-steps] & inside
         beside[:-steps] |= plain[steps:] & inside
-    (words, features), *longer = VOCABULARY.phrases
     single = np.flatnonzero(((r.bits & VOCABULARY.bit["feature"]) != 0) & beside)
-    found = _of_features(single, features[:, np.searchsorted(words, r.number[single])])
-    leads = (r.bits & VOCABULARY.bit["lead"]) != 0
-    leads = np.flatnonzero(leads[:-1] & ((r.bits[1:] & VOCABULARY.bit["second"]) != 0) & (r.block[1:] == r.block[:-1]))
-    key = r.number[leads].astype(np.int64) * WORDS + r.number[leads + 1]
-    alive = _among(VOCABULARY.pairs, key)
-    leads, key = leads[alive], key[alive]
-    for length, (keys, features) in enumerate(longer, start=2):
-        if length > 2:
-            onward, before = r.after(leads, length - 1), r.after(leads, length - 2)
-            alive = (onward != leads) & (onward != before) & (r.number[onward] > 0)
-            leads, key = leads[alive], key[alive] * WORDS + r.number[onward[alive]]
-        hits = np.flatnonzero(_among(keys, key))
-        found += _of_features(leads[hits], features[:, np.searchsorted(keys, key[hits])])
+    found = _of_features(single, VOCABULARY.features_of[:, r.number[single]])
+    lead, second = (r.bits & VOCABULARY.bit["lead"]) != 0, (r.bits & VOCABULARY.bit["second"]) != 0
+    leads = np.flatnonzero(lead[:-1] & second[1:] & (r.block[1:] == r.block[:-1]))
+    key = r.number[leads].astype(np.int64)
+    for length, (keys, features) in enumerate(VOCABULARY.phrases[1:], start=2):
+        onward = r.after(leads, length - 1)
+        key = key * WORDS + r.number[onward]
+        place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        alive = (keys[place] == key) & (onward - leads == length - 1)
+        leads, key = leads[alive], key[alive]
+        found += _of_features(leads, features[:, place[alive]])
     return found
 
 
 def _of_features(places: Integers, features: Integers) -> list[tuple[Integers, Integers]]:
     """Pair places with their features, (2, places), where there are any."""
     return [(places[known >= 0], known[known >= 0]) for known in features]
-
-
-def _among(keys: Integers, values: Integers) -> Bools:
-    """Tell which values are among sorted keys."""
-    return np.asarray(keys[np.minimum(np.searchsorted(keys, values), len(keys) - 1)] == values)
 
 
 def _writers(r: Reader) -> Integers:

@@ -114,6 +114,7 @@ def _table(kinds: dict[str, int]) -> bytes:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(map(chr, range(128, 256)))
 _KINDS = _table({_LETTERS: WORD, "0123456789": NUMBER, MARKS: OTHER})
 _JOINS = _table({"'": WORD, JOINS: NUMBER})
+_CLASSES = bytes(kind | join << 2 for kind, join in zip(_KINDS, _JOINS, strict=True))
 
 
 def tokenise(texts: pl.Series) -> Tokens:
@@ -124,12 +125,11 @@ def tokenise(texts: pl.Series) -> Tokens:
     edges = bounds[1:-1] - bounds[0]
     edges = edges[(edges > 0) & (edges < len(data))]
     raw = data.tobytes()
-    kinds = np.frombuffer(bytearray(raw.translate(_KINDS)), np.uint8)
+    classes = np.frombuffer(raw.translate(_CLASSES), np.uint8)
+    kinds, joined = classes & 3, classes >> 2
     before, after = _neighbours(kinds, edges)
-    joined = np.frombuffer(raw.translate(_JOINS), np.uint8)
     joints = np.flatnonzero((joined != 0) & (before == joined) & (after == joined))
-    kinds[joints] = joined[joints]
-    before, after = _neighbours(kinds, edges)
+    kinds[joints] = before[joints + 1] = after[joints - 1] = joined[joints]
     alone = kinds == OTHER
     starts = np.flatnonzero((kinds != 0) & ((kinds != before) | alone))
     stops = np.flatnonzero((kinds != 0) & ((kinds != after) | alone)) + 1

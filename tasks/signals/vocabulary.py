@@ -24,9 +24,9 @@ def _key(numbers: Sequence[int]) -> int:
     return functools.reduce(lambda key, number: key * WORDS + number, numbers, 0)
 
 
-def _sorted(features: dict[int, list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _in_order(features: dict[int, list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     keys = sorted(features)
-    return np.array(keys, np.int64), np.array([(features[key] + [-1])[:2] for key in keys], np.int64).T
+    return np.array(keys, np.int64), np.array([(features[key] + [-1, -1])[:2] for key in keys], np.int64).T
 
 
 class Vocabulary:
@@ -53,14 +53,18 @@ class Vocabulary:
         self.bit = {name: np.uint32(1 << place) for place, name in enumerate(self.classes)}
         masks = [sum(int(self.bit[name]) for name, group in self.classes.items() if word in group) for word in words]
         self.bits = np.array([0, *masks], np.uint32)
-        features: list[dict[int, list[int]]] = [{} for _ in range(4)]
+        begun: list[dict[int, list[int]]] = [{} for _ in range(4)]
         for phrase, name in sorted(phrases):
-            key = _key([self.number[word] for word in phrase])
-            features[len(phrase) - 1].setdefault(key, []).append(self.features[name])
-        self.phrases = [_sorted(found) for found in features]
-        """Of one to four words: their keys in order, and of each the features, two at most; -1 is none."""
-        self.pairs = np.unique([_key([self.number[word] for word in phrase[:2]]) for phrase in longer])
-        """The first two words of the longer ones."""
+            keys = [_key([self.number[word] for word in phrase[:length]]) for length in range(1, len(phrase) + 1)]
+            for found, key in zip(begun, keys, strict=False):
+                found.setdefault(key, [])
+            begun[len(phrase) - 1][keys[-1]].append(self.features[name])
+        self.phrases = [_in_order(found) for found in begun]
+        """Of one to four words, whole ones and beginnings: their keys in order, and of each two features; -1: none."""
+        self.features_of = np.full((2, len(words) + 1), -1, np.int64)
+        """The features of a single word, by its number."""
+        keys_of_words, features = self.phrases[0]
+        self.features_of[:, keys_of_words] = features
 
     def _spread(self) -> np.uint64:
         """Find an odd factor that gives every word a slot of its own."""
