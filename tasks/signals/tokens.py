@@ -126,7 +126,7 @@ def tokenise(texts: pl.Series) -> Tokens:
     edges = edges[(edges > 0) & (edges < len(data))]
     raw = data.tobytes()
     classes = np.frombuffer(raw.translate(_CLASSES), np.uint8)
-    kinds, joined = classes & 3, classes >> 2
+    kinds, joined = classes & np.uint8(3), classes >> np.uint8(2)
     before, after = _neighbours(kinds, edges)
     joints = np.flatnonzero((joined != 0) & (before == joined) & (after == joined))
     kinds[joints] = before[joints + 1] = after[joints - 1] = joined[joints]
