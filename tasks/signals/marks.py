@@ -74,8 +74,7 @@ def _listed(r: Reader) -> Bools:
 
 def _reports(r: Reader) -> Iterator[tuple[str, Integers]]:
     """Find who speaks: first person with a verb in the past, notes, names, questions and answers."""
-    verb = r.skip(_writers(r))
-    yield "own_report", verb[r.is_past(verb)]
+    yield "own_report", r.told[1]
     notes = r.of("note")
     fresh = r.starts(notes) | (r.kind[np.maximum(notes - 1, 0)] != WORD)
     yield "note", notes[fresh & r.capital[notes]]
@@ -153,12 +152,6 @@ def _of_features(places: Integers, features: Integers) -> list[tuple[Integers, I
     return [(places[known >= 0], known[known >= 0]) for known in features]
 
 
-def _writers(r: Reader) -> Integers:
-    """Return the places of "I" and "we"."""
-    writers = r.of("writer")
-    return writers[r.capital[writers] | (r.tokens.length[writers] > 1)]
-
-
 def silent_places(r: Reader, places: Integers) -> Bools:
     """Tell which places do not speak for the writer: what is denied, conditional or quoted."""
     negations = r.of("negation")
@@ -194,8 +187,7 @@ def find_origins(r: Reader) -> tuple[Integers, Hashes]:
     name = np.where(r.capital[further] & (r.kind[further] == WORD) & ~r.is_a("speech", further), further, name)
     person = r.capital[roles] & r.capital[name] & (name != roles)
     found.append((roles[person], r.tokens.word[name[person]]))
-    writer = _writers(r)
-    own = writer[r.is_past(r.skip(writer))]
+    own = r.told[0]
     found.append((own, np.full(len(own), SELF, np.uint64)))
     for group in ("gauge", "document", "custody"):
         places = r.of(group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ class Reader:
         line_start, keep, begins = _punctuation(tokens, number)
         self.kept = kept = np.flatnonzero(keep)
         self.breaks = _paragraph_breaks(tokens)
-        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
+        self.tokens = Tokens(*(getattr(tokens, name)[kept] for name in Tokens.__annotations__))
         self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
         self.bits = VOCABULARY.bits.take(self.number)
         self.rare = np.flatnonzero((self.bits & RARE) != 0)
@@ -30,9 +32,9 @@ class Reader:
         self.kind, self.capital = self.tokens.kind, self.tokens.capital
         self.glued = self.tokens.glued & ~self.line_start
         self.size = len(self.kind)
-        self.begins = np.zeros(self.size, np.bool_)
+        self.begins = begins[kept]
         """What begins a sentence; what a dropped token begins, the next kept one begins."""
-        heads = np.searchsorted(kept, np.flatnonzero(begins))
+        heads = np.searchsorted(kept, np.flatnonzero(begins & ~keep))
         self.begins[heads[heads < self.size]] = True
         self.begins[:1] = True
         self.begins[1:] |= self.tokens.text[1:] != self.tokens.text[:-1]
@@ -49,7 +51,8 @@ class Reader:
         piece = np.arange(further.sum()) - np.repeat(np.cumsum(further) - further, further) + 1
         begins[words[np.repeat(first, further) + BLOCK_WORDS * piece]] = True
         starts = np.flatnonzero(begins)
-        return np.cumsum(begins) - 1, starts, np.diff(so_far[starts] - counted[starts], append=len(words))
+        block = np.repeat(np.arange(len(starts)), np.diff(starts, append=self.size))
+        return block, starts, np.diff(so_far[starts] - counted[starts], append=len(words))
 
     def paragraph(self, places: Integers) -> Integers:
         """Return the number of each place's paragraph."""
@@ -90,6 +93,15 @@ class Reader:
         """Tell which places hold a verb in the past: a known one, or a word in -ed."""
         ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
         return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
+
+    @functools.cached_property
+    def told(self) -> tuple[Integers, Integers]:
+        """Where "I" or "we" stand with a verb in the past: the places of the writer, and of the verb."""
+        writers = self.of("writer")
+        writers = writers[self.capital[writers] | (self.tokens.length[writers] > 1)]
+        verbs = self.skip(writers)
+        past = self.is_past(verbs)
+        return writers[past], verbs[past]
 
 
 def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:

@@ -133,15 +133,16 @@ def tokenise(texts: pl.Series) -> Tokens:
     alone = kinds == OTHER
     starts = np.flatnonzero((kinds != 0) & ((kinds != before) | alone))
     stops = np.flatnonzero((kinds != 0) & ((kinds != after) | alone)) + 1
-    word, ending = _hashes(raw.lower(), starts, stops)
-    heads, kind = data.take(starts), kinds.take(starts)
+    length = stops - starts
+    word, ending = _hashes(raw.lower(), starts, stops, length)
+    heads, kind = data[starts], kinds[starts]
     return Tokens(
         text=np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(np.searchsorted(starts, bounds - bounds[0]))),
         kind=kind,
         word=word,
         ending=ending,
         capital=(heads >= 65) & (heads <= 90),
-        length=(stops - starts).astype(np.int32),
+        length=length.astype(np.int32),
         sign=heads * (kind == OTHER),
         point=_holds(joints[data[joints] == ord(".")], starts),
         colon=_holds(joints[data[joints] == ord(":")], starts),
@@ -149,12 +150,11 @@ def tokenise(texts: pl.Series) -> Tokens:
     )
 
 
-def _hashes(lower: bytes, starts: Integers, stops: Integers) -> tuple[Hashes, NDArray[np.uint32]]:
+def _hashes(lower: bytes, starts: Integers, stops: Integers, length: Integers) -> tuple[Hashes, NDArray[np.uint32]]:
     """Return the hash of every token and its last four bytes, read as numbers that begin at any byte."""
     padded = lower + bytes(_FIRST)
     eights = np.ndarray(len(lower), "<u8", padded, strides=(1,))
     fours = np.ndarray(len(lower), "<u4", padded, strides=(1,))
-    length = stops - starts
     first = eights.take(starts) & _FIRST_MASKS.take(length, mode="clip")
     ending = first >> _LAST_SHIFTS.take(length, mode="clip")
     long = np.flatnonzero(length > _FIRST)
