@@ -57,13 +57,14 @@ def fingerprint_shard(raw: Path, fingerprints: Path, tags: Mapping[str, str]) ->
     start = 0
     with open_shard(fingerprints, FINGERPRINT_SCHEMA) as writer:
         for table in read_batches(raw, ["source", "url", "year", "text", "extra"]):
-            for batch in _fingerprint(table, start).to_batches():
+            for batch in fingerprint_table(table, start).to_batches():
                 writer.write_batch(batch)
             start += table.num_rows
         writer.tag(tags)
 
 
-def _fingerprint(table: pa.Table, start: int) -> pa.Table:
+def fingerprint_table(table: pa.Table, start: int) -> pa.Table:
+    """Fingerprint the documents of a raw table that are long enough, its first one being row `start` of its shard."""
     heads = pl.Series(pl.from_arrow(table.column("text").cast(pa.large_string()))).str.head(2 * COMPARED_CHARS)
     # Few texts have a licence, and page numbers hardly matter: only those pay for cleaning.
     licensed = heads.str.contains_any(list(LICENCE_NEEDLES), ascii_case_insensitive=True).arg_true()

@@ -42,7 +42,7 @@ from tasks.signals.votes import Reading, final_scores, read_votes
 from tasks.signals.years import FIRST_YEAR, RUN_YEAR
 
 INPUT_COLUMNS = ("id", "text", "source_type", "year", "year_evidence", "extra")
-READ_BYTES = 600_000
+READ_BYTES = 400_000
 BLOCK_ROWS = 4096
 """Rows scored at a time, which bounds the memory of the matches."""
 
