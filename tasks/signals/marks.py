@@ -51,13 +51,9 @@ class Blocks:
 
 def find_marks(reader: Reader) -> tuple[Integers, Integers]:
     """Find the marks of all features: their places and the features."""
-    found = [*_reports(reader), *_measures(reader), *_second_hand(reader)]
-    places = [place for _, place in found]
-    kinds = [np.full(len(place), VOCABULARY.features[name]) for name, place in found]
-    for place, kind in _phrases(reader):
-        places.append(place)
-        kinds.append(kind)
-    place, kind = np.concatenate(places), np.concatenate(kinds)
+    named = (*_reports(reader), *_measures(reader), *_second_hand(reader))
+    found = [(place, np.full(len(place), VOCABULARY.features[name])) for name, place in named]
+    place, kind = map(np.concatenate, zip(*found, *_phrases(reader), strict=True))
     alone = ~_listed(reader)[place]
     return place[alone], kind[alone]
 
