@@ -5,7 +5,7 @@ of the latter, ``held_out``, is left out of everything that is fitted or tuned; 
 
     python -m benchmarks.scores v2            # everything but the held-out texts and the speed
     python -m benchmarks.scores v1 held_out   # the held-out texts alone
-    python -m benchmarks.scores v2 speed      # documents per second beside those of v1
+    python -m benchmarks.scores v2 speed      # both versions, the twin and the fingerprints of copies, in turns
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.fit_scores import COORDINATED, FALSE_ALARMS, PRIMARY, fit, read_folder, read_texts
-from storage.schemas import ScoringVersion
+from storage.schemas import SCORINGS, ScoringVersion
 from storage.vocabulary import LOW_BELOW
+from tasks.signals.coordination import fingerprint_table
 from tasks.signals.engine import score_table
 from tasks.signals.marks import Blocks
 from tasks.signals.reference import score_document
@@ -41,6 +43,7 @@ Row = dict[str, Any]
 
 TEXTS = Path("tests/tasks/signals/texts")
 FIRST_HAND = ("notebook", "declaration", "raw_data", "interview")
+SPEED_ROUNDS = 6
 CUT = 2500
 """Characters of a document that sentences are added to: a page, of which a sentence is a visible part."""
 
@@ -166,22 +169,32 @@ def separation(scorer: Scorer, corpus: dict[str, list[Row]]) -> Iterable[Row]:
 
 
 def known_types(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
-    """Separate with known types and years, and tell how much of it the prior alone explains."""
+    """Separate with and without types and years, and tell how much of it the prior alone explains."""
     rows = [(found["text"], SOURCE_TYPES[kind], found["year"]) for kind, group in corpus.items() for found in group]
     kinds = np.array([kind for kind, group in corpus.items() for _ in group])
     texts, types, years = zip(*rows, strict=True)
-    scored = scorer.table(texts, types, years)
-    authority, bits = (np.asarray(scored.column(name), dtype=np.float64) for name in ("auth_weight", "prov_entropy"))
     primary, coordinated = (np.isin(kinds, group) for group in (PRIMARY, COORDINATED))
+    area: dict[str, float] = {}
+    for typed, dated in product((False, True), (False, True)):
+        scored = scorer.table(texts, types if typed else "unknown", years if dated else [None] * len(years))
+        authority = np.asarray(scored.column("auth_weight"), dtype=np.float64)
+        name = f"auc_{'known' if typed else 'unknown'}_type_{'with' if dated else 'no'}_year"
+        area[name] = round(area_under_curve(authority[primary], authority[coordinated]), 3)
+    bits, why = np.asarray(scored.column("prov_entropy"), dtype=np.float64), scored.column("components")
     share = [measured_share(scored, kinds, kind) for kind in corpus]
+    stands = pc.not_equal(pc.struct_field(why, "overruled").fill_null(False), True)
+    kept, kept_kinds = scored.filter(stands), kinds[np.asarray(stands)]
     return {
         "row": "known_type_and_year",
-        "auc": round(area_under_curve(authority[primary], authority[coordinated]), 3),
+        **area,
         "r_squared_of_the_prior_authority": explained(authority, types),
         "r_squared_of_the_prior_bits": explained(bits, types),
         "measured_term_of_bits_inside_a_source": round(float(np.median(share)), 3),
+        "the_same_where_the_label_stands": round(
+            float(np.median([measured_share(kept, kept_kinds, kind) for kind in corpus])), 3
+        ),
         "declared_share_of_bits_inside_a_source": declared_share(scored, kinds),
-        "year_conflicts": int(pc.sum(pc.struct_field(scored.column("components"), "conflict")).as_py()),
+        "year_conflicts": int(pc.sum(pc.struct_field(why, "conflict")).as_py()),
         "bands": {
             kind: dict(Counter(scored.filter(pa.array(kinds == kind)).column("band").to_pylist())) for kind in corpus
         },
@@ -341,24 +354,34 @@ def examples(scorer: Scorer) -> Row:
     return {"row": "guide_examples", "within_tolerance": f"{within} of {len(found)}", **found}
 
 
-def speed(scorer: Scorer, corpus: dict[str, list[Row]]) -> Row:
-    """Measure documents per second of the engine in memory; the twin's for comparison."""
+def speed(corpus: dict[str, list[Row]]) -> Row:
+    """Measure both versions and the fingerprints of copies in memory, in turns, by the time of the processor."""
     rows = [(row["text"], SOURCE_TYPES[kind], row["year"]) for kind, group in corpus.items() for row in group]
-    texts, kinds, years = zip(*rows, strict=True)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        scorer.table(texts, kinds, years)
-        seconds.append(time.perf_counter() - started)
-    started = time.perf_counter()
+    table = table_of([(*row, "metadata") for row in rows])
+    fixed = {
+        name: pa.repeat(pa.scalar(value), len(rows)) for name, value in (("source", "a"), ("url", ""), ("extra", "{}"))
+    }
+    work: dict[str, Callable[[], object]] = {
+        **{version: partial(score_table, table, scoring=version) for version in SCORINGS},
+        "fingerprints": partial(
+            fingerprint_table, pa.table({**fixed, "year": table.column("year"), "text": table.column("text")}), 0
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for name in (*work, *list(work) * SPEED_ROUNDS):  # the first round warms up
+        started = time.process_time()
+        work[name]()
+        seconds[name].append(time.process_time() - started)
+    best = {name: min(found[1:]) for name, found in seconds.items()}
+    started = time.process_time()
     for text, kind, year in rows[::40]:
-        score_document(text, kind, year, scoring=scorer.scoring)
-    twin = (time.perf_counter() - started) / len(rows[::40])
+        score_document(text, kind, year)
     return {
         "row": "speed",
-        "scoring": scorer.scoring,
-        "documents_per_second": round(len(rows) / min(seconds)),
-        "twin_documents_per_second": round(1 / twin),
+        **{f"{name}_documents_per_second": round(len(rows) / found) for name, found in best.items()},
+        "v2_speed_by_v1": round(best["v1"] / best["v2"], 2),
+        "fingerprints_time_by_v2": round(best["fingerprints"] / best["v2"], 2),
+        "twin_documents_per_second": round(len(rows[::40]) / (time.process_time() - started)),
     }
 
 
@@ -371,7 +394,7 @@ def main(scoring: ScoringVersion = "v2", only: str = "") -> None:
 
     def rows() -> Iterable[Row]:
         if only == "speed":
-            yield speed(scorer, corpus)
+            yield speed(corpus)
         elif only:
             yield from own_kinds(scorer, corpus, only)
         else:

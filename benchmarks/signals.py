@@ -2,9 +2,9 @@
 
 Made documents are drawn from a fixed seed: words with lexicon phrases, citations and years sprinkled in at about three
 a thousand characters, every phrase as often as any other, which is harder on the engine than what people write;
-lengths are log-normal around 7 kB. With the shared corpus beside the project, its real documents are scored as well,
-and a line tells how far the scores hold primary and coordinated sources apart. Every measurement is a process of its
-own, engine and twin in turns; the best of a few rounds counts.
+lengths are log-normal around 7 kB. With the shared corpus beside the project, its real documents are scored as well.
+Every measurement is a process of its own, engine and twin in turns; the best of a few rounds counts. What the scores
+hold apart is measured by `benchmarks.scores`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -25,17 +24,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from benchmarks.memory import peak_bytes
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
-from storage.vocabulary import band_of
-from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
-from tasks.signals.priors import PRIORS
-from tests.tasks.signals.agreement import table_of
 from tests.tasks.signals.shared_corpus import SHARED, sample_documents
 
 SHARDS = 4
@@ -199,32 +193,10 @@ def megabytes(documents: Iterable[Document]) -> float:
     return sum(len(text.encode()) for text, _, _ in documents) / 1e6
 
 
-def separation(documents: list[Document]) -> dict[str, Any]:
-    """Tell how far the scores hold primary and coordinated sources apart."""
-    scored = score_table(table_of([(text, kind, year, "metadata") for text, kind, year in documents]))
-    priors = np.array([PRIORS[kind].authority for _, kind, _ in documents])  # type: ignore[index]
-    primary, coordinated = priors <= 0.20, priors >= 0.75
-    area = {}
-    for name, sign in (("auth_weight", 1), ("prov_entropy", -1)):
-        values = sign * scored.column(name).to_numpy().astype(np.float64)
-        difference = np.subtract.outer(values[coordinated], values[primary])
-        area[f"area_under_curve_{name}"] = round(float(np.mean(difference > 0) + np.mean(difference == 0) / 2), 4)
-    bands: dict[str, Counter[str]] = {}
-    for prior, band in zip(priors.tolist(), scored.column("band").to_pylist(), strict=True):
-        bands.setdefault(band_of(prior), Counter())[band] += 1
-    return {
-        "benchmark": "signals: separation of real documents",
-        "documents": len(documents),
-        **area,
-        "bands_by_band_of_the_source": {name: dict(counts) for name, counts in bands.items()},
-    }
-
-
 def main() -> None:
     """Measure and print."""
     corpora = {"made": [made_documents(number, DOCUMENTS) for number in range(SHARDS)]}
     if real := real_documents():
-        print(json.dumps(separation(real)), flush=True)
         corpora["real"] = [real] * SHARDS
     for kind, corpus in corpora.items():
         with tempfile.TemporaryDirectory() as folder:

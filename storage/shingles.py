@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -39,11 +40,12 @@ NEIGHBOURS = 3
 COMPARED_SHINGLES = 20_000
 """Shingles by which two candidates are compared exactly, from the beginning of their texts."""
 
-_WITHOUT_BLANKS = re.compile(
+WITHOUT_BLANKS = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
-_WORD_BASE = np.uint64(0x9E3779B97F4A7C15)
+_WORD_BASE = 0x9E3779B97F4A7C15
+_UNDO_WORD_BASE = pow(_WORD_BASE, -1, 1 << 64)
 _SHINGLE_BASE = np.uint64(0xD1B54A32D192ED03)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SHIFT = np.uint64(33)
@@ -51,16 +53,8 @@ _FNV = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _letter_table() -> Bytes:
-    """Map a byte to its lower-case letter or digit, bytes of other scripts to themselves, the rest to 0."""
-    table = np.zeros(256, np.uint8)
-    for low, high in ((ord("0"), ord("9")), (ord("a"), ord("z")), (0x80, 0xFF)):
-        table[low : high + 1] = np.arange(low, high + 1)
-    table[ord("A") : ord("Z") + 1] = np.arange(ord("a"), ord("z") + 1)
-    return table
-
-
-_LETTERS = _letter_table()
+_LETTERS = bytes(byte if byte >= 0x80 or chr(byte).isalnum() else 0 for byte in range(256)).lower()
+"""A byte's lower-case letter or digit; bytes of other scripts are themselves, the rest 0."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Fingerprints:
     """What is compared instead of texts, one row a document.
 
     Attributes:
-        exact: (documents, 2) halves of a 128-bit hash of the words.
+        exact: (documents, 2) halves of a 128-bit hash of the words; zeros if it was not wanted.
         signatures: (documents, PERMUTATIONS) uint32 MinHash values; no columns if they were not wanted.
         comparable: Whether the document has at least one shingle; a shorter one has no meaningful signature.
     """
@@ -89,37 +83,38 @@ class Fingerprints:
         )
 
 
-def fingerprint_texts(texts: pa.Array | pa.ChunkedArray, *, near: bool = True) -> Fingerprints:
+def fingerprint_texts(texts: pa.Array | pa.ChunkedArray, *, exact: bool = True, near: bool = True) -> Fingerprints:
     """Fingerprint a column of texts.
 
     Args:
         texts: A string column without nulls.
-        near: Also compute signatures; without them no document is comparable.
+        exact: Compute the hash of the words.
+        near: Compute signatures; without them no document is comparable.
     """
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     parts = []
     for chunk in chunks:
         for raw, offsets in _batches(chunk):
-            letters = _fold(raw, offsets)
-            exact = _exact_hashes(letters, offsets)
+            letters, documents = _fold(raw), len(offsets) - 1
+            halves = _exact_hashes(letters, offsets) if exact else np.zeros((documents, 2), np.uint64)
             if near:
                 hashes, rows = _shingle_hashes(letters, offsets)
-                parts.append(Fingerprints(exact, _signatures(hashes, rows), np.diff(rows) > 0))
+                parts.append(Fingerprints(halves, _signatures(hashes, rows), np.diff(rows) > 0))
             else:
-                parts.append(Fingerprints(exact, np.zeros((len(exact), 0), np.uint32), np.zeros(len(exact), np.bool_)))
+                parts.append(Fingerprints(halves, np.zeros((documents, 0), np.uint32), np.zeros(documents, np.bool_)))
     return Fingerprints.joined(parts)
 
 
 def spaced(text: str) -> str:
     """Put blanks around every character of a script that writes no blanks between words."""
-    return text if text.isascii() else _WITHOUT_BLANKS.sub(r" \g<0> ", text)
+    return text if text.isascii() else re.sub(WITHOUT_BLANKS, r" \g<0> ", text)
 
 
 def ordered_shingles(texts: list[str]) -> list[Hashes]:
     """Return the shingle hashes of each text in its order, of at most `COMPARED_SHINGLES` shingles."""
     found = []
     for raw, offsets in _batches(pa.array(list(map(spaced, texts)), pa.large_string())):
-        hashes, rows = _shingle_hashes(_fold(raw, offsets), offsets)
+        hashes, rows = _shingle_hashes(_fold(raw), offsets)
         found += [hashes[start : min(end, start + COMPARED_SHINGLES)].copy() for start, end in pairwise(rows.tolist())]
     return found
 
@@ -140,9 +135,9 @@ def _batches(column: pa.Array) -> Iterator[tuple[Bytes, Offsets]]:
         first = last
 
 
-def _fold(raw: Bytes, offsets: Offsets) -> Bytes:
+def _fold(raw: Bytes) -> Bytes:
     """Lower ASCII letters and set everything between words to 0."""
-    letters = _LETTERS[raw]
+    letters = np.frombuffer(bytearray(raw.tobytes().translate(_LETTERS)), np.uint8)
     # General punctuation (U+2000 to U+203F: quotes, dashes, spaces) and Latin-1 signs are not letters.
     for lead, second, width in ((0xE2, 0x80, 3), (0xC2, None, 2)):
         at = np.flatnonzero(raw[: len(raw) - width + 1] == lead) if len(raw) >= width else np.zeros(0, np.int64)
@@ -180,35 +175,49 @@ def _exact_hashes(letters: Bytes, offsets: Offsets) -> Hashes:
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _powers(base: np.uint64, count: int) -> Hashes:
+def _powers(base: int, count: int) -> Hashes:
     """Return base^0 … base^(count-1) modulo 2^64."""
     powers = np.full(count, base, np.uint64)
     powers[:1] = 1
     return np.multiply.accumulate(powers)
 
 
+def _power_tables(count: int) -> tuple[Hashes, Hashes]:
+    """Return the powers of the base of words, and their inverses."""
+    return _powers(_WORD_BASE, count), _powers(_UNDO_WORD_BASE, count)
+
+
+_usual_tables = cache(_power_tables)
+
+
+def _word_hashes(letters: Bytes, starts: Indices) -> Hashes:
+    """Hash every word: the sum of its letters, each times the base to the power of its place in the word."""
+    long = len(letters) > BATCH_BYTES  # a single document
+    powers, undo = _power_tables(len(letters)) if long else _usual_tables(BATCH_BYTES)
+    sums = np.zeros(len(letters) + 1, np.uint64)
+    np.cumsum(np.multiply(letters, powers[: len(letters)], dtype=np.uint64), out=sums[1:])
+    result: Hashes = np.diff(sums.take(starts), append=sums[-1:]) * undo.take(starts)  # as if each stood at place 0
+    return result
+
+
 def _shingle_hashes(letters: Bytes, offsets: Offsets) -> tuple[Hashes, Offsets]:
     """Hash every run of `SHINGLE_WORDS` words of one document; return hashes and each document's offsets."""
-    documents = len(offsets) - 1
-    mask = letters != 0
-    starts = np.flatnonzero(_starts(mask, offsets))
-    if len(starts) < SHINGLE_WORDS:
-        return np.zeros(0, np.uint64), np.zeros(documents + 1, np.int64)
-    codes = letters[mask].astype(np.uint64)
-    # Where each word starts among the letters alone, and every letter's place in its word.
-    firsts = (np.cumsum(mask, dtype=np.int64) - 1)[starts]
-    lengths = np.diff(firsts, append=len(codes))
-    places = np.arange(len(codes)) - np.repeat(firsts, lengths)
-    words = _mixed(np.add.reduceat(codes * _powers(_WORD_BASE, int(lengths.max()))[places], firsts))
-    document = np.searchsorted(offsets, starts, side="right") - 1
-    runs = len(words) - SHINGLE_WORDS + 1
-    hashes = np.zeros(runs, np.uint64)
-    for step in range(SHINGLE_WORDS):
+    rows = np.zeros(len(offsets), np.int64)
+    starts = np.flatnonzero(_starts(letters != 0, offsets))
+    runs = len(starts) - SHINGLE_WORDS + 1
+    if runs < 1:
+        return np.zeros(0, np.uint64), rows
+    words = _mixed(_word_hashes(letters, starts))
+    hashes = words[:runs]
+    for step in range(1, SHINGLE_WORDS):
         hashes = hashes * _SHINGLE_BASE + words[step : step + runs]
-    whole = document[:runs] == document[SHINGLE_WORDS - 1 :]
-    rows = np.zeros(documents + 1, np.int64)
-    np.cumsum(np.bincount(document[:runs][whole], minlength=documents), out=rows[1:])
-    return _mixed(hashes[whole]), rows
+    bounds = np.searchsorted(starts, offsets)
+    whole = np.ones(len(words), np.bool_)
+    for step in range(1, SHINGLE_WORDS):
+        last = bounds[1:] - step
+        whole[last[last >= bounds[:-1]]] = False
+    np.cumsum(np.maximum(np.diff(bounds) - SHINGLE_WORDS + 1, 0), out=rows[1:])
+    return _mixed(hashes[whole[:runs]]), rows
 
 
 def _mixed(hashes: Hashes) -> Hashes:

@@ -12,6 +12,7 @@ An outlet is what a document's metadata names as one (`OUTLET_KEYS`), else the h
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -28,7 +29,7 @@ from xxhash import xxh3_64_intdigest
 from storage.pages import LICENCE_NEEDLES, clean_pages
 from storage.parquet import open_shard, read_shard
 from storage.schemas import FINGERPRINT_BANDS, FINGERPRINT_SCHEMA
-from storage.shingles import BAND_ROWS, Indices, bucket_pairs, fingerprint_texts, merge_copies, spaced
+from storage.shingles import BAND_ROWS, WITHOUT_BLANKS, Indices, bucket_pairs, fingerprint_texts, merge_copies
 from storage.text import clean_text
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.shards import read_batches
@@ -39,6 +40,8 @@ SHORTEST_CHARS = 200
 COPY_AGREEMENT = 0.75
 OUTLET_KEYS = ("outlet", "newspaper", "publisher", "lccn")
 """What the JSON object in ``extra`` may call an outlet; ``lccn`` is the Library of Congress' number of a newspaper."""
+_NAMED = re.compile('"(?:' + "|".join(OUTLET_KEYS) + ')"')
+_PLAIN_URL = re.compile(r"https?://([A-Za-z0-9.-]+)(?:[/?#]|\Z)")
 NO_YEAR = -1
 READ_BYTES = 16 << 20
 """Signatures in memory at a time."""
@@ -54,20 +57,24 @@ def fingerprint_shard(raw: Path, fingerprints: Path, tags: Mapping[str, str]) ->
     start = 0
     with open_shard(fingerprints, FINGERPRINT_SCHEMA) as writer:
         for table in read_batches(raw, ["source", "url", "year", "text", "extra"]):
-            for batch in _fingerprint(table, start).to_batches():
+            for batch in fingerprint_table(table, start).to_batches():
                 writer.write_batch(batch)
             start += table.num_rows
         writer.tag(tags)
 
 
-def _fingerprint(table: pa.Table, start: int) -> pa.Table:
+def fingerprint_table(table: pa.Table, start: int) -> pa.Table:
+    """Fingerprint the documents of a raw table that are long enough, its first one being row `start` of its shard."""
     heads = pl.Series(pl.from_arrow(table.column("text").cast(pa.large_string()))).str.head(2 * COMPARED_CHARS)
     # Few texts have a licence, and page numbers hardly matter: only those pay for cleaning.
     licensed = heads.str.contains_any(list(LICENCE_NEEDLES), ascii_case_insensitive=True).arg_true()
     heads = heads.scatter(licensed, [clean_pages(clean_text(text))[0] for text in heads.gather(licensed)])
-    texts = [spaced(text) for text in clean_texts(heads.str.head(COMPARED_CHARS)).to_list()]
-    rows = np.flatnonzero(np.fromiter(map(len, texts), np.int64, len(texts)) >= SHORTEST_CHARS)
-    found = fingerprint_texts(pa.array([texts[row] for row in rows.tolist()], pa.large_string()))
+    texts = clean_texts(heads.str.head(COMPARED_CHARS))
+    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()  # beyond ASCII
+    texts = texts.scatter(other, texts.gather(other).str.replace_all(WITHOUT_BLANKS, " ${0} "))
+    rows = np.flatnonzero(texts.str.len_chars().to_numpy() >= SHORTEST_CHARS)
+    compared = texts.gather(rows).to_arrow(compat_level=pl.CompatLevel.oldest())
+    found = fingerprint_texts(compared, exact=False)
     rows, signatures = rows[found.comparable], found.signatures[found.comparable]
     # Of each value 16 bits: chance makes one in 65,536 agree.
     halves = signatures.astype(np.uint16).reshape(len(rows), len(FINGERPRINT_BANDS), BAND_ROWS)
@@ -90,15 +97,19 @@ def _fingerprint(table: pa.Table, start: int) -> pa.Table:
 
 def outlet_of(source: str, url: str | None, extra: str) -> int:
     """Return the number of the outlet that a document came out in."""
-    named = json.loads(extra) if any(f'"{key}"' in extra for key in OUTLET_KEYS) else {}
-    name = next((f"{key}:{named[key]}" for key in OUTLET_KEYS if named.get(key)), "")
-    if not name:
-        try:
-            host = urlsplit(url or "").hostname or ""
-        except ValueError:
-            host = ""
-        name = host.removeprefix("www.") or f"source:{source}"
+    named = json.loads(extra) if _NAMED.search(extra) else {}
+    name = next((f"{key}:{named[key]}" for key in OUTLET_KEYS if named.get(key)), "") if named else ""
+    name = name or _host(url or "").removeprefix("www.") or f"source:{source}"
     return xxh3_64_intdigest(name.casefold().encode())
+
+
+def _host(url: str) -> str:
+    if plain := _PLAIN_URL.match(url):  # five times as fast
+        return plain[1].lower()
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def count_outlets(files: Sequence[Path]) -> list[Indices]:

@@ -37,7 +37,7 @@ class Blocks:
     words: Integers
     """(blocks) Words and numbers; 0 for a block that an earlier one of its text repeats, or whose
     marks are all denied, conditional or quoted."""
-    counts: NDArray[np.float32]
+    counts: NDArray[np.uint8]
     """(blocks, `FEATURES`) Marks that count, two at most."""
     first: Integers
     """(blocks) Index of the first token among those of all texts."""
@@ -51,20 +51,16 @@ class Blocks:
 
 def find_marks(reader: Reader) -> tuple[Integers, Integers]:
     """Find the marks of all features: their places and the features."""
-    found = [*_reports(reader), *_measures(reader), *_second_hand(reader)]
-    places = [place for _, place in found]
-    kinds = [np.full(len(place), VOCABULARY.features[name]) for name, place in found]
-    for place, kind in _phrases(reader):
-        places.append(place)
-        kinds.append(kind)
-    place, kind = np.concatenate(places), np.concatenate(kinds)
+    named = (*_reports(reader), *_measures(reader), *_second_hand(reader))
+    found = [(place, np.full(len(place), VOCABULARY.features[name])) for name, place in named]
+    place, kind = map(np.concatenate, zip(*found, *_phrases(reader), strict=True))
     alone = ~_listed(reader)[place]
     return place[alone], kind[alone]
 
 
 def _listed(r: Reader) -> Bools:
     """Tell which words stand among three or more telling ones in a row: a list of such words is no sentence."""
-    telling = (VOCABULARY.features_of[0] >= 0).take(r.number) | ((r.bits & VOCABULARY.bit["organisation"]) != 0)
+    telling = (r.bits & (VOCABULARY.bit["feature"] | VOCABULARY.bit["organisation"])) != 0
     three = telling[:-2] & telling[1:-1] & telling[2:] & ~(r.begins[1:-1] | r.begins[2:])
     listed = np.zeros(r.size, np.bool_)
     for step in range(3):
@@ -74,8 +70,7 @@ def _listed(r: Reader) -> Bools:
 
 def _reports(r: Reader) -> Iterator[tuple[str, Integers]]:
     """Find who speaks: first person with a verb in the past, notes, names, questions and answers."""
-    verb = r.skip(_writers(r))
-    yield "own_report", verb[r.is_past(verb)]
+    yield "own_report", r.told[1]
     notes = r.of("note")
     fresh = r.starts(notes) | (r.kind[np.maximum(notes - 1, 0)] != WORD)
     yield "note", notes[fresh & r.capital[notes]]
@@ -133,39 +128,24 @@ def _phrases(r: Reader) -> list[tuple[Integers, Integers]]:
         inside = r.block[steps:] == r.block[:-steps]
         beside[steps:] |= plain[:-steps] & inside
         beside[:-steps] |= plain[steps:] & inside
-    found = []
-    for features in VOCABULARY.features_of:
-        places = np.flatnonzero((features >= 0).take(r.number) & beside)
-        found.append((places, features.take(r.number.take(places))))
-    leads = np.flatnonzero(VOCABULARY.leads.take(r.number))
-    onward = r.after(leads)
-    leads = leads[VOCABULARY.seconds[r.number[onward]] & (onward != leads)]
-    key = r.number[leads].astype(np.int64) * WORDS + r.number[r.after(leads)]
-    alive = _among(VOCABULARY.pairs, key)
-    leads, key = leads[alive], key[alive]
-    for length, phrases in enumerate(VOCABULARY.phrases, start=2):
-        if length > 2:
-            onward, before = r.after(leads, length - 1), r.after(leads, length - 2)
-            alive = (onward != leads) & (onward != before) & (r.number[onward] > 0)
-            leads, key = leads[alive], key[alive] * WORDS + r.number[onward[alive]]
-        keys = np.array(sorted(phrases), np.int64)
-        hits = np.flatnonzero(_among(keys, key))
-        for rank in range(2):  # a phrase belongs to two features at most
-            of_key = np.array([phrases[int(k)][rank] if len(phrases[int(k)]) > rank else -1 for k in keys])
-            feature = of_key[np.searchsorted(keys, key[hits])]
-            found.append((leads[hits[feature >= 0]], feature[feature >= 0]))
+    single = np.flatnonzero(((r.bits & VOCABULARY.bit["feature"]) != 0) & beside)
+    found = _of_features(single, VOCABULARY.features_of[:, r.number[single]])
+    lead, second = (r.bits & VOCABULARY.bit["lead"]) != 0, (r.bits & VOCABULARY.bit["second"]) != 0
+    leads = np.flatnonzero(lead[:-1] & second[1:] & (r.block[1:] == r.block[:-1]))
+    key = r.number[leads].astype(np.int64)
+    for length, (keys, features) in enumerate(VOCABULARY.phrases[1:], start=2):
+        onward = r.after(leads, length - 1)
+        key = key * WORDS + r.number[onward]
+        place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        alive = (keys[place] == key) & (onward - leads == length - 1)
+        leads, key = leads[alive], key[alive]
+        found += _of_features(leads, features[:, place[alive]])
     return found
 
 
-def _among(keys: Integers, values: Integers) -> Bools:
-    """Tell which values are among sorted keys."""
-    return np.asarray(keys[np.minimum(np.searchsorted(keys, values), len(keys) - 1)] == values)
-
-
-def _writers(r: Reader) -> Integers:
-    """Return the places of "I" and "we"."""
-    writers = r.of("writer")
-    return writers[r.capital[writers] | (r.tokens.length[writers] > 1)]
+def _of_features(places: Integers, features: Integers) -> list[tuple[Integers, Integers]]:
+    """Pair places with their features, (2, places), where there are any."""
+    return [(places[known >= 0], known[known >= 0]) for known in features]
 
 
 def silent_places(r: Reader, places: Integers) -> Bools:
@@ -203,8 +183,7 @@ def find_origins(r: Reader) -> tuple[Integers, Hashes]:
     name = np.where(r.capital[further] & (r.kind[further] == WORD) & ~r.is_a("speech", further), further, name)
     person = r.capital[roles] & r.capital[name] & (name != roles)
     found.append((roles[person], r.tokens.word[name[person]]))
-    writer = _writers(r)
-    own = writer[r.is_past(r.skip(writer))]
+    own = r.told[0]
     found.append((own, np.full(len(own), SELF, np.uint64)))
     for group in ("gauge", "document", "custody"):
         places = r.of(group)
@@ -220,25 +199,27 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
         return Blocks(
             none,
             none,
-            np.zeros((0, len(FEATURES)), np.float32),
+            np.zeros((0, len(FEATURES)), np.uint8),
             none,
             np.zeros((0, 3), np.uint64),
             np.zeros(0),
             np.zeros(texts, np.bool_),
         )
     of_text = r.tokens.text[r.first].astype(np.int64)
-    counted = r.kind != OTHER
-    words = np.add.reduceat(counted.astype(np.int64), r.first)
+    words = r.words
     share, unscored = _languages(r, of_text, words, texts)
     repeated = _repeated(r, of_text)
     words[repeated] = 0
     places, features = find_marks(r)
     loud = ~silent_places(r, places)
     blocks = r.block[places[loud]]
-    cells = np.bincount(blocks * len(FEATURES) + features[loud], minlength=len(words) * len(FEATURES))
-    counts = np.minimum(cells, 2).astype(np.float32).reshape(len(words), len(FEATURES))
-    marked = np.bincount(r.block[places], minlength=len(words)) > 0
-    words[marked & ~counts.any(axis=1)] = 0
+    counts = np.zeros((len(words), len(FEATURES)), np.uint8)
+    cells, times = np.unique(blocks * len(FEATURES) + features[loud], return_counts=True)
+    counts.reshape(-1)[cells] = np.minimum(times, 2)
+    silenced = np.zeros(len(words), np.bool_)
+    silenced[r.block[places]] = True
+    silenced[blocks] = False
+    words[silenced] = 0
     at, names = find_origins(r)
     at, names = at[~repeated[r.block[at]]], names[~repeated[r.block[at]]]
     said = _distinct(r.block[at].astype(np.uint64), names)[0]
@@ -286,7 +267,8 @@ def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
 def _repeated(r: Reader, of_text: Integers) -> Bools:
     """Tell which blocks an earlier block of the same text says, with the same words in any order."""
     hashes = np.add.reduceat(r.tokens.word, r.first) ^ (of_text.astype(np.uint64) * TEXT_FACTOR)
-    order = np.argsort(hashes, kind="stable")
-    repeated = np.zeros(len(hashes), np.bool_)
-    repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    order = np.argsort(hashes)  # not a stable one, which takes five times as long
+    new = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0
+    repeated = np.ones(len(hashes), np.bool_)
+    repeated[np.minimum.reduceat(order, np.flatnonzero(new))] = False
     return repeated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ from tasks.signals.tokens import NUMBER, OTHER, WORD, Bools, Integers, Tokens
 from tasks.signals.vocabulary import VOCABULARY
 
 BLOCK_WORDS = 30
+RARE = ~sum(VOCABULARY.bit[name] for name in ("function", "someone", "lead", "second", "feature"))
+"""The classes with few words in a text, which are sought among each other."""
 _ENDING_LY, _ENDING_ED = (int.from_bytes(ending, "little") for ending in (b"ly", b"ed"))
 
 
@@ -20,27 +24,35 @@ class Reader:
         line_start, keep, begins = _punctuation(tokens, number)
         self.kept = kept = np.flatnonzero(keep)
         self.breaks = _paragraph_breaks(tokens)
-        self.tokens = Tokens(*(getattr(tokens, name).take(kept) for name in Tokens.__annotations__))
+        self.tokens = Tokens(*(getattr(tokens, name)[kept] for name in Tokens.__annotations__))
         self.number, self.sign, self.line_start = number.take(kept), self.tokens.sign, line_start.take(kept)
         self.bits = VOCABULARY.bits.take(self.number)
+        self.rare = np.flatnonzero((self.bits & RARE) != 0)
+        self.rare_bits = self.bits.take(self.rare)
         self.kind, self.capital = self.tokens.kind, self.tokens.capital
         self.glued = self.tokens.glued & ~self.line_start
-        self.begins: Bools
-        """What begins a sentence."""
-        self.block, self.first = self._blocks(begins)
         self.size = len(self.kind)
+        self.begins = begins[kept]
+        """What begins a sentence; what a dropped token begins, the next kept one begins."""
+        heads = np.searchsorted(kept, np.flatnonzero(begins & ~keep))
+        self.begins[heads[heads < self.size]] = True
+        self.begins[:1] = True
+        self.begins[1:] |= self.tokens.text[1:] != self.tokens.text[:-1]
+        self.block, self.first, self.words = self._blocks()
 
-    def _blocks(self, begins: Bools) -> tuple[Integers, Integers]:
-        text = self.tokens.text
-        begins[:1] = True
-        begins[1:] |= text[1:] != text[:-1]
-        self.begins = begins.copy()
-        words = np.flatnonzero(self.kind != OTHER)
-        first = np.searchsorted(words, np.flatnonzero(begins))
+    def _blocks(self) -> tuple[Integers, Integers, Integers]:
+        """Cut the sentences into blocks: of each token its block, of each block its first token and its words."""
+        counted = self.kind != OTHER
+        words, so_far = np.flatnonzero(counted), np.cumsum(counted)
+        begins = self.begins.copy()
+        starts = np.flatnonzero(begins)
+        first = so_far[starts] - counted[starts]
         further = np.maximum(np.diff(first, append=len(words)) - 1, 0) // BLOCK_WORDS
         piece = np.arange(further.sum()) - np.repeat(np.cumsum(further) - further, further) + 1
         begins[words[np.repeat(first, further) + BLOCK_WORDS * piece]] = True
-        return np.cumsum(begins) - 1, np.flatnonzero(begins)
+        starts = np.flatnonzero(begins)
+        block = np.repeat(np.arange(len(starts)), np.diff(starts, append=self.size))
+        return block, starts, np.diff(so_far[starts] - counted[starts], append=len(words))
 
     def paragraph(self, places: Integers) -> Integers:
         """Return the number of each place's paragraph."""
@@ -52,7 +64,10 @@ class Reader:
 
     def of(self, name: str) -> Integers:
         """Return the places of the words of a class."""
-        return np.flatnonzero((self.bits & VOCABULARY.bit[name]) != 0)
+        bit = VOCABULARY.bit[name]
+        if bit & RARE:
+            return np.asarray(self.rare[(self.rare_bits & bit) != 0])
+        return np.flatnonzero((self.bits & bit) != 0)
 
     def is_a(self, name: str, places: Integers) -> Bools:
         """Tell which places hold a word of a class."""
@@ -79,9 +94,18 @@ class Reader:
         ends = (self.tokens.ending[places] >> 16 == _ENDING_ED) & (self.tokens.length[places] > 4)
         return np.asarray(self.is_a("past", places) | (ends & (self.kind[places] == WORD)))
 
+    @functools.cached_property
+    def told(self) -> tuple[Integers, Integers]:
+        """Where "I" or "we" stand with a verb in the past: the places of the writer, and of the verb."""
+        writers = self.of("writer")
+        writers = writers[self.capital[writers] | (self.tokens.length[writers] > 1)]
+        verbs = self.skip(writers)
+        past = self.is_past(verbs)
+        return writers[past], verbs[past]
+
 
 def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bools, Bools]:
-    """Tell which tokens begin a line, which to keep, and which of the kept ones begin a sentence.
+    """Tell which tokens begin a line, which to keep, and which begin a sentence.
 
     A full stop behind an abbreviation or a single letter ends nothing, unless that is the unit of a number.
     Scans break lines anywhere, so that a line's end ends a sentence only before a capital, a number or a quotation,
@@ -102,9 +126,7 @@ def _punctuation(tokens: Tokens, number: NDArray[np.int16]) -> tuple[Bools, Bool
     closing = (sign == ord('"')) | (sign == ord(")")) | (sign == ord("]"))
     fresh = line_start & (tokens.capital | (tokens.kind == NUMBER) | newline | (sign == ord('"')))
     begins = fresh | (_shifted(stop) & ~closing) | _shifted(closing & _shifted(stop))
-    keep = ~(newline | stop | abbreviated)
-    # What a dropped token begins, the next kept one begins.
-    return line_start, keep, np.diff(np.cumsum(begins)[keep], prepend=0) > 0
+    return line_start, ~(newline | stop | abbreviated), begins
 
 
 def _paragraph_breaks(tokens: Tokens) -> Integers:

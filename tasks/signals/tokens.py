@@ -43,7 +43,8 @@ PLAIN = {
 _FACTORS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9))
 _FIRST, _LAST = 8, 4
 _FIRST_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_FIRST + 1)], np.uint64)
-_LAST_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_LAST + 1)], np.uint32)
+_LAST_SHIFTS = np.array([8 * max(0, length - _LAST) for length in range(_FIRST + 1)], np.uint64)
+"""By the length of a token: what masks its first eight bytes, and what shifts them to its last four."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _table(kinds: dict[str, int]) -> bytes:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(map(chr, range(128, 256)))
 _KINDS = _table({_LETTERS: WORD, "0123456789": NUMBER, MARKS: OTHER})
 _JOINS = _table({"'": WORD, JOINS: NUMBER})
+_CLASSES = bytes(kind | join << 2 for kind, join in zip(_KINDS, _JOINS, strict=True))
 
 
 def tokenise(texts: pl.Series) -> Tokens:
@@ -123,44 +125,42 @@ def tokenise(texts: pl.Series) -> Tokens:
     edges = bounds[1:-1] - bounds[0]
     edges = edges[(edges > 0) & (edges < len(data))]
     raw = data.tobytes()
-    kinds = np.frombuffer(bytearray(raw.translate(_KINDS)), np.uint8)
+    classes = np.frombuffer(raw.translate(_CLASSES), np.uint8)
+    kinds, joined = classes & np.uint8(3), classes >> np.uint8(2)
     before, after = _neighbours(kinds, edges)
-    joined = np.frombuffer(raw.translate(_JOINS), np.uint8)
-    np.copyto(kinds, joined, where=(joined != 0) & (before == joined) & (after == joined))
-    before, after = _neighbours(kinds, edges)
+    joints = np.flatnonzero((joined != 0) & (before == joined) & (after == joined))
+    kinds[joints] = before[joints + 1] = after[joints - 1] = joined[joints]
     alone = kinds == OTHER
     starts = np.flatnonzero((kinds != 0) & ((kinds != before) | alone))
     stops = np.flatnonzero((kinds != 0) & ((kinds != after) | alone)) + 1
-    length = (stops - starts).astype(np.int32)
+    length = stops - starts
     word, ending = _hashes(raw.lower(), starts, stops, length)
-    heads = data[starts]
+    heads, kind = data[starts], kinds[starts]
     return Tokens(
         text=np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(np.searchsorted(starts, bounds - bounds[0]))),
-        kind=kinds[starts],
+        kind=kind,
         word=word,
         ending=ending,
         capital=(heads >= 65) & (heads <= 90),
-        length=length,
-        sign=np.where(alone[starts], heads, np.uint8(0)),
-        point=_holds((joined == NUMBER) & (kinds == NUMBER) & (data == 46), starts),
-        colon=_holds((kinds == NUMBER) & (data == 58), starts),
+        length=length.astype(np.int32),
+        sign=heads * (kind == OTHER),
+        point=_holds(joints[data[joints] == ord(".")], starts),
+        colon=_holds(joints[data[joints] == ord(":")], starts),
         glued=np.concatenate([np.zeros(min(1, len(starts)), np.bool_), starts[1:] == stops[:-1]]),
     )
 
 
-def _hashes(
-    lower: bytes, starts: Integers, stops: Integers, length: NDArray[np.int32]
-) -> tuple[Hashes, NDArray[np.uint32]]:
+def _hashes(lower: bytes, starts: Integers, stops: Integers, length: Integers) -> tuple[Hashes, NDArray[np.uint32]]:
     """Return the hash of every token and its last four bytes, read as numbers that begin at any byte."""
-    padded = bytes(_LAST) + lower + bytes(_FIRST)
-    eights = np.ndarray(len(lower) + _LAST, "<u8", padded, strides=(1,))
-    fours = np.ndarray(len(lower) + _FIRST, "<u4", padded, strides=(1,))
-    first = eights[starts + _LAST] & _FIRST_MASKS[np.minimum(length, _FIRST)]
-    # The last bytes of a short token stand behind bytes of the token before it.
-    short = np.maximum(_LAST - length, 0)
-    ending = (fours[stops] >> (8 * short).astype(np.uint32)) & _LAST_MASKS[np.minimum(length, _LAST)]
-    word: Hashes = first * _FACTORS[0] + ending * _FACTORS[1] + length.astype(np.uint64) * _FACTORS[2]
-    return word, ending.astype(np.uint32, copy=False)
+    padded = lower + bytes(_FIRST)
+    eights = np.ndarray(len(lower), "<u8", padded, strides=(1,))
+    fours = np.ndarray(len(lower), "<u4", padded, strides=(1,))
+    first = eights.take(starts) & _FIRST_MASKS.take(length, mode="clip")
+    ending = first >> _LAST_SHIFTS.take(length, mode="clip")
+    long = np.flatnonzero(length > _FIRST)
+    ending[long] = fours[stops[long] - _LAST]
+    word: Hashes = first * _FACTORS[0] + ending * _FACTORS[1] + length.view(np.uint64) * _FACTORS[2]
+    return word, ending.astype(np.uint32)
 
 
 def _neighbours(kinds: NDArray[np.uint8], edges: Integers) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -171,10 +171,10 @@ def _neighbours(kinds: NDArray[np.uint8], edges: Integers) -> tuple[NDArray[np.u
     return before, after
 
 
-def _holds(places: Bools, starts: Integers) -> Bools:
+def _holds(places: Integers, starts: Integers) -> Bools:
     """Tell which tokens hold one of the places; every place is inside a token."""
     holds = np.zeros(len(starts), np.bool_)
-    holds[np.searchsorted(starts, np.flatnonzero(places), side="right") - 1] = True
+    holds[np.searchsorted(starts, places, side="right") - 1] = True
     return holds
 
 

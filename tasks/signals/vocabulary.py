@@ -24,6 +24,11 @@ def _key(numbers: Sequence[int]) -> int:
     return functools.reduce(lambda key, number: key * WORDS + number, numbers, 0)
 
 
+def _in_order(features: dict[int, list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    keys = sorted(features)
+    return np.array(keys, np.int64), np.array([(features[key] + [-1, -1])[:2] for key in keys], np.int64).T
+
+
 class Vocabulary:
     """The words of ``features.toml`` and what each belongs to."""
 
@@ -37,7 +42,10 @@ class Vocabulary:
             for phrase in entry.get("words", "").split()
         }
         self.classes: dict[str, set[str]] = {name: set(words.split()) for name, words in given["classes"].items()}
-        words = sorted(set().union(*self.classes.values(), *(phrase for phrase, _ in phrases)))
+        longer = {phrase for phrase, _ in phrases if len(phrase) > 1}
+        self.classes["feature"] = {phrase[0] for phrase, _ in phrases if len(phrase) == 1}
+        self.classes["lead"], self.classes["second"] = ({phrase[place] for phrase in longer} for place in (0, 1))
+        words = sorted(set().union(*self.classes.values(), *longer))
         self.number = {word: place + 1 for place, word in enumerate(words)}
         self.hashes = np.array([0, *(hash_word(word.encode()) for word in words)], np.uint64)
         self.slots = np.zeros(1 << _TABLE_BITS, np.int16)
@@ -45,22 +53,18 @@ class Vocabulary:
         self.bit = {name: np.uint32(1 << place) for place, name in enumerate(self.classes)}
         masks = [sum(int(self.bit[name]) for name, group in self.classes.items() if word in group) for word in words]
         self.bits = np.array([0, *masks], np.uint32)
-        self.features_of = np.full((2, len(words) + 1), -1, np.int64)
-        """The features of a single word, two at most."""
-        self.phrases: list[dict[int, list[int]]] = [{} for _ in range(3)]
-        """Of two, three and four words, by `_key`."""
-        pairs = set()
+        begun: list[dict[int, list[int]]] = [{} for _ in range(4)]
         for phrase, name in sorted(phrases):
-            numbers = [self.number[word] for word in phrase]
-            if len(numbers) == 1:
-                slot = self.features_of[:, numbers[0]]
-                slot[int(slot[0] >= 0)] = self.features[name]
-            else:
-                self.phrases[len(phrase) - 2].setdefault(_key(numbers), []).append(self.features[name])
-                pairs.add(_key(numbers[:2]))
-        self.pairs = np.array(sorted(pairs), np.int64)
-        every = np.arange(len(words) + 1)
-        self.leads, self.seconds = np.isin(every, self.pairs // WORDS), np.isin(every, self.pairs % WORDS)
+            keys = [_key([self.number[word] for word in phrase[:length]]) for length in range(1, len(phrase) + 1)]
+            for found, key in zip(begun, keys, strict=False):
+                found.setdefault(key, [])
+            begun[len(phrase) - 1][keys[-1]].append(self.features[name])
+        self.phrases = [_in_order(found) for found in begun]
+        """Of one to four words, whole ones and beginnings: their keys in order, and of each two features; -1: none."""
+        self.features_of = np.full((2, len(words) + 1), -1, np.int64)
+        """The features of a single word, by its number."""
+        keys_of_words, features = self.phrases[0]
+        self.features_of[:, keys_of_words] = features
 
     def _spread(self) -> np.uint64:
         """Find an odd factor that gives every word a slot of its own."""
@@ -76,7 +80,7 @@ class Vocabulary:
         """Return the number of every word; 0 for a word that is not in the vocabulary."""
         places = ((hashes * self.factor) >> np.uint64(64 - _TABLE_BITS)).view(np.int64)
         found = self.slots.take(places)
-        found[self.hashes.take(found) != hashes] = 0
+        found *= self.hashes.take(found) == hashes
         return found
 
 

@@ -71,7 +71,7 @@ class Weights:
 
 
 WEIGHTS = Weights.read()
-_ISSUER = np.array([name in ISSUER for name in FEATURES], np.float32)
+_ISSUER = [FEATURES.index(name) for name in ISSUER]
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,12 @@ def block_weights(blocks: Blocks) -> Floats:
     return np.where(blocks.words < FEWEST_WORDS, 0.0, full * blocks.share)
 
 
-def block_votes(counts: NDArray[np.float32], weights: Weights = WEIGHTS) -> Floats:
+def block_votes(counts: NDArray[np.uint8], weights: Weights = WEIGHTS) -> Floats:
     """Return the vote of each block, (-1, 1)."""
-    return np.asarray(np.tanh((counts * weights.features).sum(axis=1)))
+    votes = np.zeros(len(counts))
+    marked = np.flatnonzero(counts.any(axis=1))  # few are
+    votes[marked] = np.tanh((counts[marked] * weights.features).sum(axis=1))
+    return votes
 
 
 def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
@@ -109,7 +112,7 @@ def read_votes(blocks: Blocks, weights: Weights = WEIGHTS) -> Reading:
 
     above, below = total(weight * np.maximum(vote, 0.0)), total(weight * np.maximum(-vote, 0.0))
     whole = above + below + UNDECIDED + SILENT * total(weight * (vote == 0.0))
-    official = total(weight * np.minimum(1.0, blocks.counts @ _ISSUER))
+    official = total(weight * blocks.counts[:, _ISSUER].any(axis=1))
     bits, number = origin_entropy(blocks.origins, texts)
     return Reading(
         evidence=(above - below) / whole,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.shingles import SHINGLE_WORDS, Fingerprints, fingerprint_texts, ordered_shingles, spaced
+from storage.shingles import BATCH_BYTES, SHINGLE_WORDS, Fingerprints, fingerprint_texts, ordered_shingles, spaced
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tests.tasks.mixture.corpora import make_text, make_words
 
@@ -190,6 +190,12 @@ def test_the_exact_hash_is_that_of_the_words() -> None:
 
 def test_signatures_are_the_same_on_every_platform() -> None:
     assert fingerprint_texts(pa.array([SENTENCE])).signatures[0, :4].tolist() == SIGNATURE_GOLDEN
+
+
+def test_a_long_text_is_hashed_as_its_beginning_is() -> None:
+    text = f"{SENTENCE} " * (BATCH_BYTES // len(SENTENCE) + 1)
+    whole, beginning = ordered_shingles([text, text[: 20 * len(SENTENCE)]])
+    assert np.array_equal(whole[:200], beginning[:200])
 
 
 def test_no_documents() -> None:

@@ -90,12 +90,20 @@ def test_texts_that_share_a_part_or_say_little_are_no_copies(tmp_path: Path) -> 
         (("a", "https://www.Paper.example/1", "{}"), ("b", "https://paper.example/2", "{}"), True),
         (("loc", "https://loc.gov/1", '{"lccn": "sn1"}'), ("loc", "https://loc.gov/2", '{"lccn": "sn2"}'), False),
         (("loc", "https://loc.gov/1", '{"lccn": "sn1"}'), ("own", None, '{"lccn": "sn1"}'), True),
+        (("a", "https://user@Paper.example:8080/1", "{}"), ("b", "https://paper.example?2", "{}"), True),
         (("a", None, "{}"), ("b", "http://[broken", "{}"), False),
         (("a", "/folder/file.txt", "{}"), ("a", None, '{"outlet": ""}'), True),
     ],
 )
 def test_an_outlet_is_named_or_a_host_or_a_source(one: tuple[Any, ...], other: tuple[Any, ...], same: bool) -> None:
     assert (outlet_of(*one) == outlet_of(*other)) is same
+
+
+def test_a_story_in_a_script_without_blanks_is_compared_by_its_characters(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    text, other = ("".join(chr(rng.randrange(0x4E00, 0x5000)) for _ in range(400)) for _ in range(2))
+    documents = [*printed(text, NAMES[:3]), {"text": other, "url": "https://other.example/"}]
+    assert counted(tmp_path, documents) == [[3, 3, 3, 1]]
 
 
 def test_many_bands_at_a_time_or_one_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 
 from storage.vocabulary import SOURCE_TYPES
 from tasks.signals.engine import score_table
+from tasks.signals.marks import find_marks
+from tasks.signals.reader import Reader
 from tasks.signals.reference import score_document
+from tasks.signals.tokens import tokenise_one
+from tasks.signals.vocabulary import FEATURES, FEATURES_FILE
 from tests.tasks.signals.agreement import differences, table_of
 
 TEXTS = Path(__file__).with_name("texts")
@@ -71,6 +76,18 @@ def test_evidence_moves_authority_one_way_only(
 @given(sentences, kinds, st.sampled_from(NEUTRAL))
 def test_what_is_denied_or_quoted_moves_nothing(before: list[str], kind: str, added: str) -> None:
     assert abs(authority([*before, added], kind) - authority(before, kind)) < 0.03
+
+
+def test_every_word_and_phrase_of_the_features_is_found_inside_one_sentence() -> None:
+    told = tomllib.loads(FEATURES_FILE.read_text("utf-8"))["features"]
+    phrases = [(name, words.split("_")) for name, feature in told.items() for words in feature.get("words", "").split()]
+    for name, words in phrases:
+        whole, torn = (
+            find_marks(Reader(tokenise_one(f"And with the {text} of the town.")))[1]
+            for text in (" ".join(words), " ".join(words[:-1]) + "! " + words[-1].capitalize())
+        )
+        assert FEATURES.index(name) in whole, words
+        assert len(words) == 1 or whole.tolist().count(FEATURES.index(name)) > torn.tolist().count(FEATURES.index(name))
 
 
 def test_an_english_sentence_does_not_let_a_foreign_page_speak() -> None:
