@@ -19,13 +19,12 @@ from storage.shingles import Hashes, ordered_shingles
 from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
 from tasks.mixture.corpus import Corpus, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.distribution import Distribution
 from tasks.mixture.documents import Documents
 from tasks.mixture.draw import SIDES, Drawn, draw_mixture
 from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
 from tasks.mixture.lessons import LessonMaker, lesson_table
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.report import MixtureReport, make_report, measure_sides
+from tasks.mixture.report import MixtureReport, make_report
 from tasks.mixture.samples import (
     KIND,
     METADATA,
@@ -79,22 +78,18 @@ def build_mixture(
     """
     maker = LessonMaker(read_lesson_file(), parameters.seed) if parameters.lessons_share else None
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    d = documents = scan_documents(pairs, parameters, map_shards)
+    documents = scan_documents(pairs, parameters, map_shards)
     corpus = Corpus(pairs, documents, parameters, map_shards)
-    read_shingles = partial(corpus.read_again, shingles_of_shard)
-    duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, parameters.seed)
+    duplicates = _deduplicate(corpus)
     pool = _make_pool(corpus, duplicates)
     drawn = _draw(pool, documents, parameters)
     conflict_ids = _conflict_ids(pool, drawn)
-    distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
         tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
         records, lessons = _write_sides(folder, tables, drawn, maker, parameters)
         if parameters.jsonl:
             write_jsonl(folder, records)
-        report = make_report(
-            destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters, distributions
-        )
+        report = make_report(destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters)
         write_json(folder / METADATA, report.model_dump(mode="json"))
         manifest = Manifest(
             kind=KIND,
@@ -103,10 +98,15 @@ def build_mixture(
             parameters=parameters.model_dump(mode="json"),
             shards=records,
             counts=_counts(drawn, lessons) | duplicates.counts,
-            notes=_notes(report, drawn, distributions),
+            notes=_notes(report),
         )
         write_manifest(folder, manifest)
     return manifest
+
+
+def _deduplicate(corpus: Corpus) -> Duplicates:
+    d, read_shingles = corpus.documents, partial(corpus.read_again, shingles_of_shard)
+    return deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, corpus.parameters.seed)
 
 
 def _draw(pool: Pool, documents: Documents, parameters: MixtureParameters) -> Drawn:
@@ -121,14 +121,14 @@ def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
     return {"train": train, "valid": valid, "lessons": sum(lessons)}
 
 
-def _notes(report: MixtureReport, drawn: Drawn, distributions: Mapping[str, Distribution]) -> dict[str, JsonValue]:
+def _notes(report: MixtureReport) -> dict[str, JsonValue]:
     """What the later stages ask of a mixture without reading its report."""
     return {
         "layout": MIXTURE_LAYOUT,
         "lessons": lesson_file_sha256(),
-        "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+        "verdict": {side: distribution.verdict for side, distribution in report.distribution.items()},
         "remarks": list(report.remarks),
-        "limited_by": list(drawn.plan.limited_by),
+        "limited_by": list(report.limited_by),
     }
 
 
@@ -148,14 +148,13 @@ def _make_pool(corpus: Corpus, duplicates: Duplicates) -> Pool:
     parts = np.array([part for i in kept.tolist() for part in documents.parts[i]], np.int64)
     names = sorted({pair.source for pair in pairs})
     source_of_shard = np.array([names.index(pair.source) for pair in pairs], np.int64)
-    group_names = sorted({duplicates.group_id[i] for i in kept.tolist()})
-    numbers = {name: number for number, name in enumerate(group_names)}
-    group_of = np.array([numbers[duplicates.group_id[i]] for i in kept.tolist()], np.int64)
+    numbers: dict[str, int] = {}
+    group_of = np.array([numbers.setdefault(duplicates.group_id[i], len(numbers)) for i in kept.tolist()], np.int64)
     conflicts = find_conflicts(corpus, owner, parts)
     candidates = Candidates(
         ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts.tolist(), strict=True)],
         groups=np.repeat(group_of, counts),
-        group_names=group_names,
+        group_names=list(numbers),
         bands=documents.bands[owner],
         trivia=documents.trivia[owner],
         sources=source_of_shard[documents.shards[owner]],
