@@ -78,18 +78,15 @@ def build_mixture(
     """
     maker = LessonMaker(read_lesson_file(), parameters.seed) if parameters.lessons_share else None
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    documents = scan_documents(pairs, parameters, map_shards)
-    corpus = Corpus(pairs, documents, parameters, map_shards)
+    corpus = Corpus(pairs, scan_documents(pairs, parameters, map_shards), parameters, map_shards)
     duplicates = _deduplicate(corpus)
     pool = _make_pool(corpus, duplicates)
-    drawn = _draw(pool, documents, parameters)
+    drawn = _draw(pool, corpus)
     conflict_ids = _conflict_ids(pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
         tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
         records, lessons = _write_sides(folder, tables, drawn, maker, parameters)
-        if parameters.jsonl:
-            write_jsonl(folder, records)
-        report = make_report(destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters)
+        report = make_report(destination.name, corpus, duplicates, pool, drawn, conflict_ids, lessons)
         write_json(folder / METADATA, report.model_dump(mode="json"))
         manifest = Manifest(
             kind=KIND,
@@ -109,11 +106,12 @@ def _deduplicate(corpus: Corpus) -> Duplicates:
     return deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, corpus.parameters.seed)
 
 
-def _draw(pool: Pool, documents: Documents, parameters: MixtureParameters) -> Drawn:
+def _draw(pool: Pool, corpus: Corpus) -> Drawn:
     try:
-        return draw_mixture(pool.candidates, parameters)
+        return draw_mixture(pool.candidates, corpus.parameters)
     except MixtureError as error:
-        raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
+        read = _what_was_read(pool.candidates, corpus.documents, corpus.parameters)
+        raise MixtureError(f"{error}. {read}") from error
 
 
 def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
@@ -233,7 +231,7 @@ def _write_sides(
     maker: LessonMaker | None,
     p: MixtureParameters,
 ) -> tuple[list[ShardRecord], tuple[int, int]]:
-    """Write both sides, each with its lessons among its samples; also return the lessons of each side."""
+    """Write both sides, each with its lessons among its samples; also return how many lessons each has."""
     records: list[ShardRecord] = []
     lessons = []
     first = 0
@@ -245,9 +243,11 @@ def _write_sides(
         before = (np.arange(made.num_rows) + 1) * len(chosen) // (made.num_rows + 1)
         of_side = [_placed(table, before, first) for table in of_side]
         of_side.append(made.set_column(made.num_columns - 1, "rank", pa.array(before + np.arange(made.num_rows))))
-        records += write_side(folder, side, of_side, 0, len(chosen) + made.num_rows)
+        records += write_side(folder, side, of_side, len(chosen) + made.num_rows)
         lessons.append(made.num_rows)
         first = last
+    if p.jsonl:
+        write_jsonl(folder, records)
     return records, (lessons[0], lessons[1])
 
 

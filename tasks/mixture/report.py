@@ -20,6 +20,7 @@ from tasks.mixture.samples import METADATA
 
 if TYPE_CHECKING:
     from tasks.mixture.build import Pool
+    from tasks.mixture.corpus import Corpus
     from tasks.mixture.deduplicate import Duplicates
     from tasks.mixture.documents import Documents
 
@@ -146,20 +147,20 @@ def read_report(folder: Path) -> MixtureReport:
 
 def make_report(
     name: str,
-    documents: Documents,
+    corpus: Corpus,
     duplicates: Duplicates,
     pool: Pool,
     drawn: Drawn,
     conflict_ids: list[str | None],
     lessons: tuple[int, int],
-    parameters: MixtureParameters,
 ) -> MixtureReport:
     """Gather everything that a person wants to know about a mixture."""
+    documents = corpus.documents
     distributions = _measure_sides(documents, pool, drawn)
     kept = np.flatnonzero(duplicates.keep)
     total = drawn.plan.total + sum(lessons)
     conflicts = _count_conflicts(pool, drawn, conflict_ids, total)
-    remarks = [*drawn.remarks, *_conflict_remarks(conflicts, parameters)]
+    remarks = [*drawn.remarks, *_conflict_remarks(conflicts, corpus.parameters)]
     near = int(duplicates.near.sum())
     return MixtureReport(
         name=name,
