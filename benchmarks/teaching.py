@@ -82,11 +82,11 @@ def read_samples(folder: Path) -> list[Row]:
 
 def measure_prompts(samples: Sequence[Row], least: float) -> Iterator[Bar]:
     """Measure what documents are asked by; `least` is the share whose prompt both bands must answer."""
-    bands: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    voices: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     documents = [row for row in samples if not row["lesson"]]
     for row in documents:
-        bands[row["side"], row["prompt"]].add(band_of(row["auth_weight"]))
-    both = [row for row in documents if {"low", "high"} <= bands[row["side"], row["prompt"]]]
+        voices[row["side"], row["prompt"]].add((band_of(row["auth_weight"]), row["group_id"]))
+    both = [row for row in documents if _disagree(voices[row["side"], row["prompt"]])]
     yield Bar("samples whose prompt is answered by a low and a high document", len(both) / len(samples), least)
     counted = sum(row["conflict_id"] is not None for row in samples)
     yield Bar("such samples that the report leaves out, or counts in vain", abs(len(both) - counted), most=0)
@@ -96,6 +96,11 @@ def measure_prompts(samples: Sequence[Row], least: float) -> Iterator[Bar]:
     long = [json.loads(row["metadata"]) for row in documents if len(row["response"]) >= SHORTEST_RATED_CHARS]
     rated = sum(about["ocr_quality"] is not None for about in long)
     yield Bar("longer samples that carry an OCR quality", rated / len(long) if long else None, 0.9)
+
+
+def _disagree(voices: set[tuple[str, str]]) -> bool:
+    low, high = ({group for band, group in voices if band == wanted} for wanted in ("low", "high"))
+    return any(one != other for one in low for other in high)
 
 
 def _furnished(text: str) -> bool:

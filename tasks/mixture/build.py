@@ -16,7 +16,7 @@ from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.shingles import Hashes, ordered_shingles
-from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
+from tasks.mixture.conflicts import Conflicts, find_conflicts
 from tasks.mixture.corpus import Corpus, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.documents import Documents
@@ -35,7 +35,7 @@ from tasks.mixture.samples import (
     write_side,
 )
 from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
-from tasks.mixture.sides import Candidates
+from tasks.mixture.sides import Candidates, both_voices
 
 Indices = npt.NDArray[np.int64]
 
@@ -148,10 +148,11 @@ def _make_pool(corpus: Corpus, duplicates: Duplicates) -> Pool:
     source_of_shard = np.array([names.index(pair.source) for pair in pairs], np.int64)
     numbers: dict[str, int] = {}
     group_of = np.array([numbers.setdefault(duplicates.group_id[i], len(numbers)) for i in kept.tolist()], np.int64)
-    conflicts = find_conflicts(corpus, owner, parts)
+    groups = np.repeat(group_of, counts)
+    conflicts = find_conflicts(corpus, owner, parts, groups)
     candidates = Candidates(
         ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts.tolist(), strict=True)],
-        groups=np.repeat(group_of, counts),
+        groups=groups,
         group_names=list(numbers),
         bands=documents.bands[owner],
         trivia=documents.trivia[owner],
@@ -171,9 +172,10 @@ def _conflict_ids(pool: Pool, drawn: Drawn) -> list[str | None]:
     """Name the prompt of every drawn sample, training first, that low and high samples of its side both answer."""
     named: list[str | None] = []
     for rows in (drawn.train, drawn.valid):
-        numbers, bands = pool.conflicts.numbers[rows], pool.candidates.bands[rows]
-        both = set(numbers[bands == LOW].tolist()) & set(numbers[bands == HIGH].tolist()) - {-1}
-        named += [pool.conflicts.names[number] if number in both else None for number in numbers.tolist()]
+        numbers = pool.conflicts.numbers[rows]
+        both = both_voices(numbers, pool.candidates.bands[rows], pool.candidates.groups[rows])
+        answered = zip(numbers.tolist(), both.tolist(), strict=True)
+        named += [pool.conflicts.names[number] if contested else None for number, contested in answered]
     return named
 
 
