@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.manifest import Manifest, read_manifest, record_shard, write_manifest
+from storage.manifest import Manifest, record_shard, require_manifest, write_manifest
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from tasks.signals.engine import score_table
@@ -58,8 +58,7 @@ def write_scores(raw: dict[str, Path], store: Path) -> dict[str, Path]:
     scored = {}
     for source, folder in raw.items():
         at = scored[source] = store / "scored" / source
-        manifest = read_manifest(folder)
-        assert manifest is not None
+        manifest = require_manifest(folder, "write its documents first")
         for shard in manifest.shards:
             write_shard(at / shard.file, score_table(read_shard(folder / shard.file, RAW_SCHEMA)), SCORED_SCHEMA)
         shards = [record_shard(at, at / shard.file) for shard in manifest.shards]
