@@ -2,8 +2,8 @@
 
 First every piece names the words and phrases (two words side by side) that it repeats. Pieces of both bands that share
 one are candidates; only their texts are read a second time, and only pieces that repeat one phrase, and whose other
-words agree as well, become a conflict. Precision comes before number: of real texts that shared two words apart, less
-than half were on one subject, and two parts of one work are one voice. Memory does not grow with the texts: a piece
+words agree as well, become a conflict. Precision comes before number: of real texts that shared two words apart, about
+half were on one subject, and two parts of one work are one voice. Memory does not grow with the texts: a piece
 leaves at most `KEYS_PER_PIECE` hashes, and at most `MOST_CANDIDATES` pieces are compared.
 """
 
