@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.teaching import BUNDLED, write_store
+from benchmarks.stores import BUNDLED, write_store
 from storage import blas
 
 blas.load()

@@ -1,113 +1,72 @@
-"""``python -m benchmarks.teaching``: every bar of a mixture that teaches, with its figure; one JSON line a corpus.
+"""``python -m benchmarks.teaching``: every bar of a mixture that teaches, met or not; one JSON line a bar.
 
-It reads the bundled documents of the sandbox and, where it is there, a folder of real documents: JSON lines named after
-their source (`--corpus`, by default ``../shared/corpus``). The bars are those that docs/method.md explains. ``--pairs``
-and ``--lessons`` print what a person reads by eye.
+It measures three corpora: the bundled documents, a folder of real documents where it is there (`--corpus`, JSON lines
+named after their source, by default ``../shared/corpus``), and the bundled documents as the sandbox's archives give
+them when they are asked by subject. ``--pairs`` and ``--lessons`` print what a person has to read by eye.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import asyncio
 import json
 import random
 import re
 import tempfile
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import zstandard
 
-from storage.manifest import Manifest, record_shard, write_manifest
-from storage.parquet import read_shard, write_shard
-from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA
+from benchmarks.stores import BUNDLED, write_raw, write_scores
+from storage.pages import clean_pages
+from storage.parquet import read_shard
+from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA
 from storage.shingles import fingerprint_texts, ordered_shingles, spaced
 from storage.text import clean_text
 from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
 from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
+from tasks.mixture.lesson_file import read_lesson_file
+from tasks.mixture.pages import SHORTEST_RATED_CHARS
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, read_report
 from tasks.mixture.suites import shares_run, suite_runs
-from tasks.signals.engine import score_table
+from tests.flows.asked_by_subject import SOURCES, download_by_subject
+from tests.tasks.signals.shared_corpus import SHARED
 
-ROOT = Path(__file__).parents[1]
-BUNDLED = ROOT / "sandbox" / "documents"
-CATALOGUE = ROOT / "tasks" / "sources" / "catalogue.toml"
-REAL = ROOT.parent / "shared" / "corpus"
-TYPES = {
-    "archive_org_djvu_ocr": "historical_book",
-    "archive_org_philtrans_modern_ocr": "historical_book",
-    "speeches_pre1970": "classical_rhetoric",
-    "newspapers_ocr": "historical_newspaper",
-    "patents_post1976": "patent_modern",
-    "arxiv_papers": "preprint",
-    "pubmed_central": "academic_paper",
-    "textbooks_openstax": "academic_paper",
-    "modern_news": "news_modern",
-    "medical_advice": "medical_guidelines",
-    "wikipedia": "wiki",
-    "government_documents": "government",
-}
+LEAST_CONFLICTS = {"bundled": 0.2, "real": 0.03, "by subjects": 0.3}
+"""Real documents that share their subjects by luck alone have 3 to 8 % such samples."""
 PLANTED_PAIRS = 200
+FEWEST_FRAMES = 40
+MOST_BY_A_CUE = 0.65
+"""How often a rule that knows nothing may answer a lesson with two options."""
 NAMES_A_PART = re.compile(r"\bpart \d+\b", re.IGNORECASE)
 
 Row = dict[str, Any]
 
 
-def read_documents(folder: Path) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield each file's name, source type and documents as rows of the raw schema."""
-    catalogue = tomllib.loads(CATALOGUE.read_text("utf-8"))
-    for path in sorted(folder.glob("*.jsonl.zst")):
-        source = path.name.partition(".")[0]
-        kind = TYPES.get(source) or catalogue.get(source, {}).get("source_type", source)
-        with (
-            path.open("rb") as file,
-            io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), "utf-8") as lines,
-        ):
-            rows = [_row(source, kind, number, json.loads(line)) for number, line in enumerate(lines)]
-        yield source, kind, rows
+class Bar(NamedTuple):
+    """A row of the promise: what was measured, and what it must reach."""
 
+    row: str
+    figure: float | None
+    least: float = 0.0
+    most: float = float("inf")
 
-def _row(source: str, kind: str, number: int, document: Row) -> Row:
-    work = document.get("part_of") or document.get("doc_id")
-    return {
-        "id": f"{source}:{document.get('native_id') or document.get('id') or number}",
-        "source": source,
-        "source_type": kind,
-        **{name: document.get(name) for name in ("url", "title", "author", "year", "date", "language", "licence")},
-        "year_evidence": "metadata" if document.get("year") is not None else "none",
-        "text": document["text"],
-        "sha256": "0" * 64,
-        "fetched_at": datetime(2026, 1, 1, tzinfo=UTC),
-        "extra": json.dumps({"part_of": work} if work else {}),
-    }
-
-
-def write_store(folder: Path, store: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Write sealed raw and scored datasets of a folder of documents."""
-    raw, scored = {}, {}
-    for source, _, rows in read_documents(folder):
-        table = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
-        raw[source], scored[source] = store / "raw" / source, store / "scored" / source
-        records = {}
-        for at, content, schema in (
-            (raw[source], table, RAW_SCHEMA),
-            (scored[source], score_table(table), SCORED_SCHEMA),
-        ):
-            write_shard(at / "shard-00000.parquet", content, schema)
-            records[at] = [record_shard(at, at / "shard-00000.parquet")]
-        documents = Manifest(kind="raw", name=source, shards=records[raw[source]])
-        scores = Manifest(kind="scored", name=source, inputs={"raw": documents.digest}, shards=records[scored[source]])
-        write_manifest(raw[source], documents)
-        write_manifest(scored[source], scores)
-    return raw, scored
+    def line(self, corpus: str) -> Row:
+        """Say whether it is met; a figure that there is none of misses nothing."""
+        least, most = f"at least {self.least:g}" * (self.least > 0), f"at most {self.most:g}" * (self.most < np.inf)
+        return {
+            "benchmark": f"teaching: {corpus}",
+            "row": self.row,
+            "figure": None if self.figure is None else round(self.figure, 4),
+            "bar": ", ".join(filter(None, (least, most))),
+            "met": self.figure is None or self.least <= self.figure <= self.most,
+        }
 
 
 def read_samples(folder: Path) -> list[Row]:
@@ -119,24 +78,44 @@ def read_samples(folder: Path) -> list[Row]:
     return rows
 
 
-def measure_prompts(samples: Sequence[Row]) -> Row:
-    """Count the samples whose prompt low and high documents of the same side answer, and other bars on prompts."""
-    bands: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in samples:
-        if not row["lesson"]:
-            bands[row["side"], row["prompt"]].add(band_of(row["auth_weight"]))
+def measure_prompts(samples: Sequence[Row], least: float) -> Iterator[Bar]:
+    """Measure what documents are asked by; `least` is the share whose prompt both bands must answer."""
+    voices: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     documents = [row for row in samples if not row["lesson"]]
-    both = [row for row in documents if {"low", "high"} <= bands[row["side"], row["prompt"]]]
+    for row in documents:
+        voices[row["side"], row["prompt"]].add((band_of(row["auth_weight"]), row["group_id"]))
+    both = [row for row in documents if _disagree(voices[row["side"], row["prompt"]])]
+    yield Bar("samples whose prompt is answered by a low and a high document", len(both) / len(samples), least)
+    counted = sum(row["conflict_id"] is not None for row in samples)
+    yield Bar("such samples that the report leaves out, or counts in vain", abs(len(both) - counted), most=0)
+    yield Bar("prompts that name a part without its text", sum(_names_a_part(row["prompt"]) for row in documents), 0, 0)
+    furniture = sum(_furnished(row["response"]) for row in documents)
+    yield Bar("samples with page numbers, running heads or licence lines", furniture / len(documents), most=0.01)
+    long = [json.loads(row["metadata"]) for row in documents if len(row["response"]) >= SHORTEST_RATED_CHARS]
+    rated = sum(about["ocr_quality"] is not None for about in long)
+    yield Bar("longer samples that carry an OCR quality", rated / len(long) if long else None, 0.9)
+
+
+def _disagree(voices: set[tuple[str, str]]) -> bool:
+    low, high = ({group for band, group in voices if band == wanted} for wanted in ("low", "high"))
+    return any(one != other for one in low for other in high)
+
+
+def _furnished(text: str) -> bool:
+    return any(rule != "joined_lines" for rule in clean_pages(text)[1])
+
+
+def measure_lessons(samples: Sequence[Row]) -> Iterator[Bar]:
+    """Measure the lessons about sources."""
     lessons = [row for row in samples if row["lesson"]]
-    return {
-        "samples": len(documents),
-        "conflict_share": round(len(both) / max(1, len(documents)), 4),
-        "conflicts_named": len(both) == sum(row["conflict_id"] is not None for row in samples),
-        "prompts_naming_a_part": sum(_names_a_part(row["prompt"]) for row in documents),
-        "lessons_share": round(len(lessons) / len(samples), 4),
-        "lessons_sharing_words_with_a_suite": sum(_shares_words(row) for row in lessons),
-        **measure_cues(lessons),
-    }
+    documents = {row["doc_id"] for row in samples if not row["lesson"]}
+    yield Bar("lessons among the samples", len(lessons) / len(samples), 0.095, 0.105)
+    yield Bar("frames of lessons", len(read_lesson_file().frames), FEWEST_FRAMES)
+    yield Bar("lessons that share words with a suite", sum(map(_shares_words, lessons)), most=0)
+    nameless = sum(not set(json.loads(row["metadata"])["documents"]) <= documents for row in lessons)
+    yield Bar("lessons that name no document of the mixture", nameless, most=0)
+    for rule, share in measure_cues(lessons).items():
+        yield Bar(f"lessons with two options that '{rule}' answers", share, 1 - MOST_BY_A_CUE, MOST_BY_A_CUE)
 
 
 def _names_a_part(prompt: str) -> bool:
@@ -147,7 +126,7 @@ def _shares_words(row: Row) -> bool:
     return shares_run(f"{row['prompt']} {row['response']}", suite_runs())
 
 
-def measure_cues(lessons: Sequence[Row]) -> Row:
+def measure_cues(lessons: Sequence[Row]) -> dict[str, float]:
     """Tell how often a rule that knows nothing answers a two-way lesson: oldest or newest year, first named, longer."""
     rules: Counter[str] = Counter()
     asked = 0
@@ -158,16 +137,16 @@ def measure_cues(lessons: Sequence[Row]) -> Row:
             continue
         right, wrong = (int(year[0]) for year in years if year)
         asked += 1
-        rules["oldest_year"] += right < wrong
-        rules["newest_year"] += right > wrong
+        rules["the oldest"] += right < wrong
+        rules["the newest"] += right > wrong
         prompt = row["prompt"].casefold()
         places = [prompt.find((row[name] or "").rstrip(".").casefold()) for name in ("response", "rejected")]
-        rules["first_named"] += places[0] < places[1]
-        rules["longer_answer"] += len(row["response"]) > len(row["rejected"])
-    return {f"lessons_by_{rule}": round(rules[rule] / max(1, asked), 3) for rule in sorted(rules)}
+        rules["the first"] += places[0] < places[1]
+        rules["the longer"] += len(row["response"]) > len(row["rejected"])
+    return {rule: rules[rule] / max(1, asked) for rule in sorted(rules)}
 
 
-def measure_sources(report: MixtureReport) -> Row:
+def measure_sources(report: MixtureReport) -> Bar:
     """Find the source and band that got the least of its proportional share."""
     shares = {
         f"{name}/{band}": counts.drawn / counts.proportional
@@ -176,25 +155,25 @@ def measure_sources(report: MixtureReport) -> Row:
         if counts.proportional >= 2
     }
     worst = min(shares, key=lambda name: shares[name])
-    return {"least_share_of_a_source": round(shares[worst], 3), "of": worst}
+    return Bar(f"least of its proportional share that a source got in a band ({worst})", shares[worst], 0.5)
 
 
-def measure_copies(folder: Path) -> Row:
-    """Measure near-duplicates: precision on the documents of a folder, recall and precision on planted copies."""
-    texts = [clean_text(row["text"]) for _, _, rows in read_documents(folder) for row in rows]
+def measure_copies(raw: dict[str, Path]) -> Iterator[Bar]:
+    """Measure near-duplicates: precision on documents, recall on planted copies."""
+    paths = [path for folder in raw.values() for path in sorted(folder.glob("shard-*.parquet"))]
+    given = [text for path in paths for text in read_shard(path, RAW_SCHEMA, ["text"]).column("text").to_pylist()]
+    texts = [clean_pages(clean_text(text))[0] for text in given]
     kept = _find_copies(texts)
-    removed = [(row, original) for row, original in enumerate(kept) if row != original]
+    near = [(row, of) for row, of in enumerate(kept) if texts[row] != texts[of]]
     shingles = ordered_shingles(texts)
-    exact = [row for row, original in removed if texts[row] == texts[original]]
-    near = [similarity(shingles[row], shingles[original]) for row, original in removed if row not in set(exact)]
-    return {
-        "near_duplicates_removed": len(near),
-        "near_duplicate_precision": round(sum(j >= LEAST_SIMILARITY for j in near) / len(near), 4) if near else None,
-        **measure_planted(texts),
-    }
+    alike = [similarity(shingles[row], shingles[of]) >= LEAST_SIMILARITY for row, of in near]
+    precision = sum(alike) / len(alike) if alike else None
+    yield Bar(f"near-duplicates removed that are duplicates (of {len(alike)})", precision, 0.95)
+    found = measure_planted(texts)
+    yield Bar(f"planted near-duplicates found (of {len(found)})", sum(found) / len(found), 0.99)
 
 
-def measure_planted(texts: Sequence[str]) -> Row:
+def measure_planted(texts: Sequence[str]) -> list[bool]:
     """Plant copies with errors of a scan among documents, and look which are found."""
     dice = random.Random(11)
     originals = [text[:4000] for text in texts if len(text) > 2000]
@@ -206,8 +185,7 @@ def measure_planted(texts: Sequence[str]) -> Row:
     shingles = ordered_shingles([*originals, *copies])
     alike = [similarity(shingles[row], shingles[len(originals) + row]) for row in range(len(originals))]
     kept = _find_copies([*originals, *copies])
-    found = [kept[row] == kept[len(originals) + row] for row, j in enumerate(alike) if j >= LEAST_SIMILARITY]
-    return {"planted": len(found), "planted_found": round(sum(found) / max(1, len(found)), 4)}
+    return [kept[row] == kept[len(originals) + row] for row, j in enumerate(alike) if j >= LEAST_SIMILARITY]
 
 
 def _spoiled(text: str, rate: float, dice: random.Random) -> str:
@@ -245,29 +223,42 @@ def show(samples: Sequence[Row], pairs: int, lessons: int) -> None:
         print(f"\n{row['prompt']}\n  => {row['response']}   not: {row['rejected']}")
 
 
-def main() -> int:
+def measure(corpus: str, raw: dict[str, Path], store: Path, pairs: int, lessons: int) -> None:
+    """Build the mixture of a corpus and print its bars."""
+    mixture = store / "balanced" / "default"
+    build_mixture(raw, write_scores(raw, store), mixture, MixtureParameters(accept_imbalance=True), {})
+    report, samples = read_report(mixture), read_samples(mixture)
+    cleaned = sum(report.cleaning.values())
+    bars = [*measure_prompts(samples, LEAST_CONFLICTS[corpus]), measure_sources(report), *measure_copies(raw)]
+    bars += [*measure_lessons(samples), Bar("page furniture and broken lines that were mended", cleaned, 1)]
+    for bar in bars:
+        print(json.dumps(bar.line(corpus)), flush=True)
+    show(samples, pairs, lessons)
+
+
+def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.teaching", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--corpus", type=Path, default=REAL, help="folder of real documents; skipped where it is absent"
+        "--corpus", type=Path, default=SHARED / "corpus", help="folder of real documents; skipped where it is absent"
     )
+    parser.add_argument("--only", choices=list(LEAST_CONFLICTS), help="measure one corpus")
     parser.add_argument("--pairs", type=int, default=0, help="conflicts to print")
     parser.add_argument("--lessons", type=int, default=0, help="lessons to print")
-    arguments = parser.parse_args()
-    for folder in (BUNDLED, arguments.corpus):
-        if not folder.is_dir():
+    given = parser.parse_args()
+    for corpus in [given.only] if given.only else LEAST_CONFLICTS:
+        if corpus == "real" and not given.corpus.is_dir():
+            print(json.dumps({"benchmark": "teaching: real", "skipped": f"there is no folder {given.corpus}"}))
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            raw, scored = write_store(folder, Path(temporary))
-            mixture = Path(temporary) / "balanced" / folder.name
-            build_mixture(raw, scored, mixture, MixtureParameters(accept_imbalance=True), {})
-            report, samples = read_report(mixture), read_samples(mixture)
-            measured = measure_prompts(samples) | measure_sources(report) | measure_copies(folder)
-            measured |= {"cleaned": report.cleaning, "conflict_prompts": report.conflicts.subjects}
-            print(json.dumps({"benchmark": f"teaching: {folder.name}", **measured}), flush=True)
-            show(samples, arguments.pairs, arguments.lessons)
-    return 0
+            store = Path(temporary)
+            if corpus == "by subjects":
+                asyncio.run(download_by_subject(store, PREFECT_HOME=str(store / "prefect")))
+                raw = {name: store / "store" / "raw" / name for name in SOURCES}
+            else:
+                raw = write_raw(BUNDLED if corpus == "bundled" else given.corpus, store)
+            measure(corpus, raw, store, given.pairs, given.lessons)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

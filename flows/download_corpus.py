@@ -93,6 +93,8 @@ async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome
     parameters, layout = download.parameters, download.layout
     limit = min(spec.target, parameters.max_samples)
     try:
+        if parameters.refresh and not parameters.subjects:
+            spec = acquisition.about_the_same(spec, layout)
         earlier = acquisition.finished_download(spec, layout, limit)
         if earlier is not None and not (parameters.refresh or parameters.retry_failed):
             return earlier

@@ -108,6 +108,8 @@ class ShardPlan:
     """Documents that refreshes asked for, if that is more than the request."""
     remark: str = ""
     """What the listing was like; it goes into the manifest."""
+    subjects: tuple[str, ...] = ()
+    """What the archive was asked for; empty: everything."""
 
 
 def make_plan(
@@ -155,7 +157,8 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
         shards = iter(plan.shards)
         while rows := [{"listing": s.listing, "items": s.size} for s in islice(shards, ROW_GROUP_ROWS)]:
             file.write(rows)
-        file.tag({"source": plan.source, "request": plan.request, "wanted": str(plan.wanted), "remark": plan.remark})
+        tags = {"source": plan.source, "request": plan.request, "wanted": str(plan.wanted), "remark": plan.remark}
+        file.tag(tags | {"subjects": canonical_json(plan.subjects)})
     return _open_plan(folder / PLAN)
 
 
@@ -174,8 +177,9 @@ def _open_plan(path: Path) -> ShardPlan:
             sizes = file.read(columns=["items"]).column("items").to_pylist()
         tags = read_tags(path)
         wanted, remark = int(tags.get("wanted", "0")), tags.get("remark", "")
-        return ShardPlan(tags["source"], tags["request"], _StoredShards(path, sizes), sum(sizes), wanted, remark)
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        shards, subjects = _StoredShards(path, sizes), tuple(orjson.loads(tags.get("subjects", "[]")))
+        return ShardPlan(tags["source"], tags["request"], shards, sum(sizes), wanted, remark, subjects)
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{path} is not a shard plan ({error}); delete it to plan this source again") from error
 
 

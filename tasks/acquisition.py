@@ -37,9 +37,20 @@ from tasks.sources.results import ShardOutcome, SourceOutcome
 from tasks.sources.shards import SourceDownload as SourceDownload
 from tasks.sources.shards import items_per_shard
 from tasks.sources.source import MENDABLE, PASSING
+from tasks.sources.subjects import about
 from tasks.sources.throughput import Throughput
 
 SHARDS_AT_ONCE = 2
+
+
+def about_the_same(spec: SourceSpec, layout: Layout) -> SourceSpec:
+    """Return the entry with the subjects that the download on disk asked for, as a refresh goes on with them.
+
+    Raises:
+        StoreError: The plan on disk is damaged.
+    """
+    plan = read_plan(layout.raw(spec.name))
+    return about(spec, plan.subjects) if plan and plan.subjects else spec
 
 
 @asynccontextmanager
@@ -89,24 +100,24 @@ async def plan_source(download: SourceDownload, layout: Layout, *, refresh: bool
         plan = make_plan(spec.name, request, items, items_per_shard(spec), before=plan.shards if plan else ())
         if moved := await asyncio.to_thread(set_aside_unplanned, folder, plan, aside):
             run_logger().warning("%d files of an earlier request were moved to %s", moved, aside)
-        plan = await asyncio.to_thread(write_plan, folder, _with_remark(download, plan))
+        plan = await asyncio.to_thread(write_plan, folder, _described(download, plan))
     elif refresh and (folder / MANIFEST).is_file():  # what was never completed is finished first
         known = {item.native_id: item for shard in plan.shards for item in shard.items}
         items = await download.source.plan(limit, known)
         run_logger().info("%s: %d items are new since the last plan", spec.name, len(items))
         wanted = limit + await asyncio.to_thread(_count_documents, plan, folder)
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
-        plan = await asyncio.to_thread(write_plan, folder, _with_remark(download, plan))
+        plan = await asyncio.to_thread(write_plan, folder, _described(download, plan))
     wanted = max(limit, plan.wanted)
     download.throughput.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
     return plan
 
 
-def _with_remark(download: SourceDownload, plan: ShardPlan) -> ShardPlan:
-    """Log what a person should know of the listing, and keep it with the plan."""
+def _described(download: SourceDownload, plan: ShardPlan) -> ShardPlan:
+    """Log what a person should know of the listing, and keep it with the plan, and what was asked for."""
     if remark := download.source.remark:
         run_logger().warning("%s: %s", download.spec.name, remark)
-    return replace(plan, remark=remark)
+    return replace(plan, remark=remark, subjects=download.spec.subjects)
 
 
 def _count_documents(plan: ShardPlan, folder: Path) -> int:

@@ -16,16 +16,15 @@ from storage.atomic import atomic_folder, full_disk_explained, write_json
 from storage.errors import MixtureError
 from storage.manifest import Manifest, ShardRecord, write_manifest
 from storage.shingles import Hashes, ordered_shingles
-from tasks.mixture.conflicts import HIGH, LOW, Conflicts, find_conflicts
+from tasks.mixture.conflicts import Conflicts, find_conflicts
 from tasks.mixture.corpus import Corpus, read_texts, scan_documents
 from tasks.mixture.deduplicate import Duplicates, deduplicate
-from tasks.mixture.distribution import Distribution
 from tasks.mixture.documents import Documents
 from tasks.mixture.draw import SIDES, Drawn, draw_mixture
 from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
 from tasks.mixture.lessons import LessonMaker, lesson_table
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.report import MixtureReport, make_report, measure_sides
+from tasks.mixture.report import MixtureReport, make_report
 from tasks.mixture.samples import (
     KIND,
     METADATA,
@@ -36,7 +35,7 @@ from tasks.mixture.samples import (
     write_side,
 )
 from tasks.mixture.shards import MapShards, ShardPair, list_shards, on_threads
-from tasks.mixture.sides import Candidates
+from tasks.mixture.sides import Candidates, both_voices
 
 Indices = npt.NDArray[np.int64]
 
@@ -79,22 +78,15 @@ def build_mixture(
     """
     maker = LessonMaker(read_lesson_file(), parameters.seed) if parameters.lessons_share else None
     pairs = list_shards(raw_folders, scored_folders, parameters.filter_source)
-    d = documents = scan_documents(pairs, parameters, map_shards)
-    corpus = Corpus(pairs, documents, parameters, map_shards)
-    read_shingles = partial(corpus.read_again, shingles_of_shard)
-    duplicates = deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, parameters.seed)
+    corpus = Corpus(pairs, scan_documents(pairs, parameters, map_shards), parameters, map_shards)
+    duplicates = _deduplicate(corpus)
     pool = _make_pool(corpus, duplicates)
-    drawn = _draw(pool, documents, parameters)
+    drawn = _draw(pool, corpus)
     conflict_ids = _conflict_ids(pool, drawn)
-    distributions = measure_sides(documents, pool, drawn)
     with full_disk_explained(destination.parent), atomic_folder(destination) as folder:
         tables = _compose(corpus, duplicates, pool, drawn, conflict_ids)
         records, lessons = _write_sides(folder, tables, drawn, maker, parameters)
-        if parameters.jsonl:
-            write_jsonl(folder, records)
-        report = make_report(
-            destination.name, documents, duplicates, pool, drawn, conflict_ids, lessons, parameters, distributions
-        )
+        report = make_report(destination.name, corpus, duplicates, pool, drawn, conflict_ids, lessons)
         write_json(folder / METADATA, report.model_dump(mode="json"))
         manifest = Manifest(
             kind=KIND,
@@ -103,17 +95,23 @@ def build_mixture(
             parameters=parameters.model_dump(mode="json"),
             shards=records,
             counts=_counts(drawn, lessons) | duplicates.counts,
-            notes=_notes(report, drawn, distributions),
+            notes=_notes(report),
         )
         write_manifest(folder, manifest)
     return manifest
 
 
-def _draw(pool: Pool, documents: Documents, parameters: MixtureParameters) -> Drawn:
+def _deduplicate(corpus: Corpus) -> Duplicates:
+    d, read_shingles = corpus.documents, partial(corpus.read_again, shingles_of_shard)
+    return deduplicate(d.ids, d.fingerprints, d.authority, d.years, d.works, read_shingles, corpus.parameters.seed)
+
+
+def _draw(pool: Pool, corpus: Corpus) -> Drawn:
     try:
-        return draw_mixture(pool.candidates, parameters)
+        return draw_mixture(pool.candidates, corpus.parameters)
     except MixtureError as error:
-        raise MixtureError(f"{error}. {_what_was_read(pool.candidates, documents, parameters)}") from error
+        read = _what_was_read(pool.candidates, corpus.documents, corpus.parameters)
+        raise MixtureError(f"{error}. {read}") from error
 
 
 def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
@@ -121,14 +119,14 @@ def _counts(drawn: Drawn, lessons: tuple[int, int]) -> dict[str, int]:
     return {"train": train, "valid": valid, "lessons": sum(lessons)}
 
 
-def _notes(report: MixtureReport, drawn: Drawn, distributions: Mapping[str, Distribution]) -> dict[str, JsonValue]:
+def _notes(report: MixtureReport) -> dict[str, JsonValue]:
     """What the later stages ask of a mixture without reading its report."""
     return {
         "layout": MIXTURE_LAYOUT,
         "lessons": lesson_file_sha256(),
-        "verdict": {side: distribution.verdict for side, distribution in distributions.items()},
+        "verdict": {side: distribution.verdict for side, distribution in report.distribution.items()},
         "remarks": list(report.remarks),
-        "limited_by": list(drawn.plan.limited_by),
+        "limited_by": list(report.limited_by),
     }
 
 
@@ -148,14 +146,14 @@ def _make_pool(corpus: Corpus, duplicates: Duplicates) -> Pool:
     parts = np.array([part for i in kept.tolist() for part in documents.parts[i]], np.int64)
     names = sorted({pair.source for pair in pairs})
     source_of_shard = np.array([names.index(pair.source) for pair in pairs], np.int64)
-    group_names = sorted({duplicates.group_id[i] for i in kept.tolist()})
-    numbers = {name: number for number, name in enumerate(group_names)}
-    group_of = np.array([numbers[duplicates.group_id[i]] for i in kept.tolist()], np.int64)
-    conflicts = find_conflicts(corpus, owner, parts)
+    numbers: dict[str, int] = {}
+    group_of = np.array([numbers.setdefault(duplicates.group_id[i], len(numbers)) for i in kept.tolist()], np.int64)
+    groups = np.repeat(group_of, counts)
+    conflicts = find_conflicts(corpus, owner, parts, groups)
     candidates = Candidates(
         ids=[sample_id(documents.ids[i], part) for i, part in zip(owner.tolist(), parts.tolist(), strict=True)],
-        groups=np.repeat(group_of, counts),
-        group_names=group_names,
+        groups=groups,
+        group_names=list(numbers),
         bands=documents.bands[owner],
         trivia=documents.trivia[owner],
         sources=source_of_shard[documents.shards[owner]],
@@ -174,9 +172,10 @@ def _conflict_ids(pool: Pool, drawn: Drawn) -> list[str | None]:
     """Name the prompt of every drawn sample, training first, that low and high samples of its side both answer."""
     named: list[str | None] = []
     for rows in (drawn.train, drawn.valid):
-        numbers, bands = pool.conflicts.numbers[rows], pool.candidates.bands[rows]
-        both = set(numbers[bands == LOW].tolist()) & set(numbers[bands == HIGH].tolist()) - {-1}
-        named += [pool.conflicts.names[number] if number in both else None for number in numbers.tolist()]
+        numbers = pool.conflicts.numbers[rows]
+        both = both_voices(numbers, pool.candidates.bands[rows], pool.candidates.groups[rows])
+        answered = zip(numbers.tolist(), both.tolist(), strict=True)
+        named += [pool.conflicts.names[number] if contested else None for number, contested in answered]
     return named
 
 
@@ -234,7 +233,7 @@ def _write_sides(
     maker: LessonMaker | None,
     p: MixtureParameters,
 ) -> tuple[list[ShardRecord], tuple[int, int]]:
-    """Write both sides, each with its lessons among its samples; also return the lessons of each side."""
+    """Write both sides, each with its lessons among its samples; also return how many lessons each has."""
     records: list[ShardRecord] = []
     lessons = []
     first = 0
@@ -246,9 +245,11 @@ def _write_sides(
         before = (np.arange(made.num_rows) + 1) * len(chosen) // (made.num_rows + 1)
         of_side = [_placed(table, before, first) for table in of_side]
         of_side.append(made.set_column(made.num_columns - 1, "rank", pa.array(before + np.arange(made.num_rows))))
-        records += write_side(folder, side, of_side, 0, len(chosen) + made.num_rows)
+        records += write_side(folder, side, of_side, len(chosen) + made.num_rows)
         lessons.append(made.num_rows)
         first = last
+    if p.jsonl:
+        write_jsonl(folder, records)
     return records, (lessons[0], lessons[1])
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.vocabulary import BANDS
 from tasks.mixture.corpus import Corpus, read_texts
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples
 from tasks.mixture.shards import ShardPair
+from tasks.mixture.sides import both_voices
 from tasks.mixture.subjects import Keys, Words, find_candidates, pair_pieces, text_hash
 
 Indices = npt.NDArray[np.int64]
-LOW, HIGH = 0, len(BANDS) - 1
 MOST_PIECES = 64
 """The bound of the parameter `max_pieces`."""
 
@@ -35,51 +34,51 @@ class Conflicts:
     subjects: dict[int, str]
 
 
-def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices) -> Conflicts:
+def find_conflicts(corpus: Corpus, owners: Indices, parts: Indices, groups: Indices) -> Conflicts:
     """Group pieces by what they are asked about: equal titles, subjects asked of archives, texts that agree.
 
     Args:
         corpus: The documents.
         owners: The document of each piece.
         parts: The number of each piece in its document.
+        groups: The group of related documents of each piece; those alone, such as the parts of a book, are one voice.
     """
     documents = corpus.documents
     bands = documents.bands[owners]
     asked = np.where(parts == 0, documents.titles[owners], np.uint64(0))
     if corpus.parameters.prompts != "neutral":
         asked[:] = 0
-    free = np.flatnonzero(_numbered(asked, bands)[0] < 0)
+    free = np.flatnonzero(_numbered(asked, bands, groups)[0] < 0)
     found, known = _pieces_of(documents.asked, owners, parts, free)
     asked[found] = documents.asked.hashes[known]
     subjects = {piece: documents.asked_names[int(asked[piece])] for piece in found.tolist()}
-    free = np.flatnonzero(_numbered(asked, bands)[0] < 0)
-    shared = _shared_subjects(corpus, owners, parts, free)
+    free = np.flatnonzero(_numbered(asked, bands, groups)[0] < 0)
+    shared = _shared_subjects(corpus, owners, parts, groups, free)
     for piece, subject in shared.items():
         asked[piece] = text_hash(subject)
-    numbers, keys = _numbered(asked, bands)
+    numbers, keys = _numbered(asked, bands, groups)
     subjects = {piece: name for piece, name in (subjects | shared).items() if numbers[piece] >= 0}
     return Conflicts(numbers, [f"{key:016x}" for key in keys.tolist()], subjects)
 
 
-def _numbered(asked: npt.NDArray[np.uint64], bands: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
-    """Number what pieces of both bands are asked about; everything else gets -1."""
-    keys, codes = np.unique(asked, return_inverse=True)
-    both = keys != 0
-    for band in (LOW, HIGH):
-        both &= np.bincount(codes[bands == band], minlength=len(keys)) > 0
-    numbers = np.where(both, np.cumsum(both) - 1, -1)
-    return numbers[codes].astype(np.int64), keys[both]
+def _numbered(asked: npt.NDArray[np.uint64], bands: Indices, groups: Indices) -> tuple[Indices, npt.NDArray[np.uint64]]:
+    """Number what both voices are asked about; everything else gets -1."""
+    codes = np.where(asked == 0, -1, np.unique(asked, return_inverse=True)[1]).astype(np.int64)
+    named = np.flatnonzero(both_voices(codes, bands, groups))
+    numbers = np.full(len(asked), -1, np.int64)
+    keys, numbers[named] = np.unique(asked[named], return_inverse=True)
+    return numbers, keys
 
 
-def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, free: Indices) -> dict[int, str]:
+def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, groups: Indices, free: Indices) -> dict[int, str]:
     """Name what pieces of low and of high authority share, by piece."""
     documents, keys = corpus.documents, corpus.documents.keys
     pieces, known = _pieces_of(keys, owners, parts, free)
     places = np.searchsorted(free, pieces)
     chosen = free[find_candidates(places, keys.hashes[known], documents.bands[owners[free]])]
     words = corpus.read_again(read_words, owners[chosen], parts[chosen])
-    groups = pair_pieces(words, documents.bands[owners[chosen]], owners[chosen])
-    return {int(chosen[place]): group.subject for group in groups for place in (*group.low, *group.high)}
+    found = pair_pieces(words, documents.bands[owners[chosen]], groups[chosen])
+    return {int(chosen[place]): conflict.subject for conflict in found for place in (*conflict.low, *conflict.high)}
 
 
 def _pieces_of(keys: Keys, owners: Indices, parts: Indices, free: Indices) -> tuple[Indices, npt.NDArray[np.bool_]]:

@@ -19,7 +19,7 @@ from storage.vocabulary import BANDS, TRIVIA, TRIVIUM_TARGET, Band
 from tasks.mixture.bands import Limits, band_limits, fits, largest_side, limits_in_rows, target_rows
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.sample import MixturePlan, plan_imbalanced, plan_mixture
-from tasks.mixture.sides import Candidates, Indices, assign_sides, keyed_hashes
+from tasks.mixture.sides import Candidates, Indices, assign_sides, both_voices, keyed_hashes
 
 Sizes = tuple[int, int]
 
@@ -201,21 +201,12 @@ def _pick(candidates: Candidates, rows: Indices, wanted: dict[Band, int], hashes
     cell = (candidates.bands[rows] * sources + candidates.sources[rows]) * len(TRIVIA) + candidates.trivia[rows]
     available = np.bincount(cell, minlength=len(BANDS) * sources * len(TRIVIA)).reshape(len(BANDS), sources, -1)
     quota = allocate(available, [wanted[band] for band in BANDS]).ravel()
-    order = np.lexsort((hashes[rows], ~_contested(candidates, rows), cell))
+    contested = both_voices(candidates.conflicts[rows], candidates.bands[rows], candidates.groups[rows])
+    order = np.lexsort((hashes[rows], ~contested, cell))
     starts = np.concatenate([[0], np.cumsum(available.ravel())[:-1]])
     place = np.arange(len(rows)) - starts[cell[order]]
     picked: Indices = rows[order[place < quota[cell[order]]]]
     return picked
-
-
-def _contested(candidates: Candidates, rows: Indices) -> npt.NDArray[np.bool_]:
-    """Tell which rows answer a prompt that rows of low and of high authority answer."""
-    conflicts = candidates.conflicts[rows]
-    count = int(candidates.conflicts.max(initial=-1)) + 1
-    both = np.ones(count, np.bool_)
-    for band in (0, len(BANDS) - 1):
-        both &= np.bincount(conflicts[(candidates.bands[rows] == band) & (conflicts >= 0)], minlength=count) > 0
-    return np.concatenate([both, [False]])[conflicts]
 
 
 def allocate(available: Indices, wanted: Sequence[int]) -> Indices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from tasks.mixture.samples import METADATA
 
 if TYPE_CHECKING:
     from tasks.mixture.build import Pool
+    from tasks.mixture.corpus import Corpus
     from tasks.mixture.deduplicate import Duplicates
     from tasks.mixture.documents import Documents
 
@@ -145,36 +145,26 @@ def read_report(folder: Path) -> MixtureReport:
         raise StoreError(f"{folder / METADATA} is damaged ({error!r:.200}); delete {folder} and run again") from error
 
 
-def measure_sides(documents: Documents, pool: Pool, drawn: Drawn) -> dict[str, Distribution]:
-    """Measure the document samples of each side."""
-    measured = {}
-    for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True):
-        owners = pool.documents[rows]
-        trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
-        measured[side] = measure_distribution(documents.authority[owners], documents.entropy[owners], trivia)
-    return measured
-
-
 def make_report(
     name: str,
-    documents: Documents,
+    corpus: Corpus,
     duplicates: Duplicates,
     pool: Pool,
     drawn: Drawn,
     conflict_ids: list[str | None],
     lessons: tuple[int, int],
-    parameters: MixtureParameters,
-    distributions: Mapping[str, Distribution],
 ) -> MixtureReport:
     """Gather everything that a person wants to know about a mixture."""
+    documents = corpus.documents
+    distributions = _measure_sides(documents, pool, drawn)
     kept = np.flatnonzero(duplicates.keep)
     total = drawn.plan.total + sum(lessons)
     conflicts = _count_conflicts(pool, drawn, conflict_ids, total)
-    remarks = [*drawn.remarks, *_conflict_remarks(conflicts, parameters)]
+    remarks = [*drawn.remarks, *_conflict_remarks(conflicts, corpus.parameters)]
     near = int(duplicates.near.sum())
     return MixtureReport(
         name=name,
-        distribution=dict(distributions),
+        distribution=distributions,
         plan=drawn.plan.as_dict(),
         limited_by=drawn.plan.limited_by,
         remarks=remarks,
@@ -196,6 +186,16 @@ def make_report(
         advice=advise(distributions["train"]),
         histograms=_histograms(documents, pool, drawn),
     )
+
+
+def _measure_sides(documents: Documents, pool: Pool, drawn: Drawn) -> dict[str, Distribution]:
+    """Measure the document samples of each side."""
+    measured = {}
+    for side, rows in zip(SIDES, (drawn.train, drawn.valid), strict=True):
+        owners = pool.documents[rows]
+        trivia = [TRIVIA[code] for code in documents.trivia[owners].tolist()]
+        measured[side] = measure_distribution(documents.authority[owners], documents.entropy[owners], trivia)
+    return measured
 
 
 def _count_conflicts(pool: Pool, drawn: Drawn, conflict_ids: list[str | None], total: int) -> ConflictCounts:

@@ -29,7 +29,7 @@ from tasks.mixture.shards import ShardPair
 
 KIND = "balanced"
 METADATA = "metadata.json"
-MIXTURE_LAYOUT = 3
+MIXTURE_LAYOUT = 4
 """Goes up when equal parameters mean another mixture or `METADATA` tells more, so that older ones are drawn again."""
 SHARD_ROWS = 20_000
 SHARDS_AT_ONCE = 2
@@ -151,20 +151,19 @@ def _metadata(chosen: ChosenSamples, columns: dict[str, list[Any]], places: list
     ]
 
 
-def write_side(folder: Path, side: str, tables: Sequence[pa.Table], first_rank: int, rows: int) -> list[ShardRecord]:
+def write_side(folder: Path, side: str, tables: Sequence[pa.Table], rows: int) -> list[ShardRecord]:
     """Write the ranked samples of one side in order of rank, at most `SHARD_ROWS` a shard.
 
     Args:
         folder: The mixture's folder.
         side: ``train`` or ``valid``.
-        tables: Samples, each table in order of its column ``rank``; together every rank once.
-        first_rank: The side's first rank.
+        tables: Samples, each table in order of its column ``rank``; together every rank from 0 on once.
         rows: How many samples the side has.
     """
     ranks = [table.column("rank").to_numpy() for table in tables]
 
     def write(start: int) -> ShardRecord:
-        bounds = (first_rank + start, first_rank + min(start + SHARD_ROWS, rows))
+        bounds = (start, min(start + SHARD_ROWS, rows))
         slices = (np.searchsorted(rank, bounds).tolist() for rank in ranks)
         parts = [table.slice(low, high - low) for table, (low, high) in zip(tables, slices, strict=True)]
         # Every rank between the bounds is there once, so the shard does not depend on how the input was cut.

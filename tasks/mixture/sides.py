@@ -56,6 +56,24 @@ def keyed_hashes(key: str, values: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.fromiter((xxh3_64_intdigest(value.encode(), seed) for value in values), np.uint64)
 
 
+def both_voices(conflicts: Indices, bands: Indices, groups: Indices) -> npt.NDArray[np.bool_]:
+    """Tell which samples answer a prompt that low and high authority answer, in documents that are not related.
+
+    Args:
+        conflicts: Number of the prompt of each sample, -1 for none.
+        bands: Band of each.
+        groups: Group of related documents of each.
+    """
+    count = int(conflicts.max(initial=-1)) + 1
+    both = np.ones(count, np.bool_)
+    outer = (conflicts >= 0) & (bands != BANDS.index("medium"))
+    for band in (BANDS.index("low"), BANDS.index("high")):
+        both &= np.bincount(conflicts[outer & (bands == band)], minlength=count) > 0
+    related = np.unique(np.stack([conflicts[outer], groups[outer]]), axis=1)[0]
+    both &= np.bincount(related, minlength=count) > 1
+    return np.concatenate([both, [False]])[conflicts]
+
+
 def assign_sides(candidates: Candidates, val_share: Fraction, seed: int) -> npt.NDArray[np.bool_]:
     """Tell which candidates are on the validation side: stratified, systematic, by whole units.
 

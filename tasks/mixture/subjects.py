@@ -1,16 +1,17 @@
 """What a piece is about, and which pieces of low and of high authority are about the same subject.
 
-First every piece names the words and word pairs that it repeats. Pieces of both bands that share such keys are
-candidates; only their texts are read a second time, and only pieces whose other words agree as well become a conflict.
-Two texts that merely share a word are not a pair: precision comes before number. Memory does not grow with the texts:
-a piece leaves at most `KEYS_PER_PIECE` hashes, and at most `MOST_CANDIDATES` pieces are compared.
+First every piece names the words and phrases (two words side by side) that it repeats. Pieces of both bands that share
+one are candidates; only their texts are read a second time, and only pieces that repeat one phrase, and whose other
+words agree as well, become a conflict. Precision comes before number: of real texts that shared two words apart, about
+half were on one subject, and two parts of one work are one voice. Memory does not grow with the texts: a piece
+leaves at most `KEYS_PER_PIECE` hashes, and at most `MOST_CANDIDATES` pieces are compared.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -34,32 +35,29 @@ MOST_CANDIDATES = 30_000
 MOST_PIECES = 8
 """Pieces of one band under one prompt."""
 LEAST_COSINE = 0.14
-LEAST_COSINE_OF_WORDS = 0.15
-"""Two words that do not stand side by side say less than a phrase."""
 LEAST_MENTIONS = 3
 """So often must a piece name the subject for which its archive was asked."""
+LEAST_REPEATED = 5
+"""So often must two pieces together name the phrase that they share."""
 LEAST_SUBJECT = 0.05
-"""What the words of the subject must contribute to the cosine."""
+"""What the words of the phrase must contribute to the cosine."""
 
 Indices = npt.NDArray[np.int64]
+Phrase = tuple[str, str]
 
 _WORD = re.compile(r"[^\W\d_]+")
 STOP_WORDS = word_list("stop_words.txt")
 
 
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 4 and word.endswith("s") and word[-2] not in "sui" else word
-
-
-def _plain_counts(text: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """Count the words that can carry a subject, and the pairs of neighbours among those that are repeated."""
+def _plain_counts(text: str) -> tuple[Counter[str], dict[Phrase, int]]:
+    """Count the words that can carry a subject, and the phrases of them that are repeated."""
     words = _WORD.findall(text.lower())
     counts = Counter(words)
     for word in [word for word in counts if len(word) < 3 or word in STOP_WORDS]:
         del counts[word]
     repeated = {word for word, count in counts.items() if count > 1}
-    pairs = pairwise(words)
-    return counts, Counter(pair for pair in pairs if pair[0] in repeated and pair[1] in repeated)
+    phrases = Counter(pair for pair in pairwise(words) if pair[0] in repeated and pair[1] in repeated)
+    return counts, {phrase: count for phrase, count in phrases.items() if count > 1}
 
 
 def text_hash(text: str) -> int:
@@ -81,9 +79,9 @@ def keeps_to(subject: str, text: str) -> bool:
 
 
 def key_hashes(text: str) -> list[int]:
-    """Return the hashes of the words and word pairs that a piece repeats most, at most `KEYS_PER_PIECE`."""
-    counts, pairs = _plain_counts(text)
-    found = [(3.0 * count, f"{one} {two}") for (one, two), count in pairs.items() if count > 1]
+    """Return the hashes of the words and phrases that a piece repeats most, at most `KEYS_PER_PIECE`."""
+    counts, phrases = _plain_counts(text)
+    found = [(3.0 * count, " ".join(phrase)) for phrase, count in phrases.items()]
     found += [(float(count), word) for word, count in counts.items() if count > 2 and len(word) > 3]
     found.sort(key=lambda item: (-item[0], item[1]))
     return [text_hash(key) for _, key in found[:KEYS_PER_PIECE]]
@@ -139,24 +137,29 @@ def asked_of(subjects: Sequence[Any], outlines: Sequence[Outline]) -> list[tuple
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one candidate piece: how often each occurs, which pairs are neighbours, which are names."""
+    """The words of one candidate piece: how often each occurs, which phrases are repeated and which words are names."""
 
     counts: dict[str, int]
-    pairs: dict[tuple[str, str], int]
+    phrases: dict[Phrase, int]
     names: frozenset[str]
 
     @classmethod
     def of(cls, text: str) -> Words:
         """Take the most frequent words of a text."""
-        counts, pairs = _plain_counts(text)
+        counts, phrases = _plain_counts(text)
         kept = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS_COMPARED])
         capital = Counter(word.lower() for word in re.findall(r"\b[A-Z][^\W\d_]+", text))
         names = frozenset(word for word, count in kept.items() if capital[word] >= 0.8 * count)
-        return cls(kept, {pair: count for pair, count in pairs.items() if count > 1}, names)
+        return cls(kept, phrases, names)
+
+    def share(self, other: Words) -> list[Phrase]:
+        """Return the phrases that two pieces repeat."""
+        both = self.phrases.keys() & other.phrases.keys()
+        return [phrase for phrase in both if self.phrases[phrase] + other.phrases[phrase] >= LEAST_REPEATED]
 
     def repeat(self, subject: str) -> bool:
-        """Tell whether the piece repeats every word of a subject."""
-        return all(self.counts.get(word, 0) > 1 for word in subject.lower().replace(" and ", " ").split())
+        """Tell whether the piece repeats the phrase that is a subject."""
+        return tuple(subject.lower().split()) in self.phrases
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Conflict:
 
 
 def find_candidates(pieces: Indices, keys: npt.NDArray[np.uint64], bands: npt.NDArray[np.int64]) -> Indices:
-    """Return the pieces of low and high authority that share a pair of words, or two words, across the bands.
+    """Return the pieces of low and high authority that share a word or a phrase across the bands.
 
     Args:
         pieces: The piece that names each key, ascending.
@@ -186,8 +189,14 @@ def find_candidates(pieces: Indices, keys: npt.NDArray[np.uint64], bands: npt.ND
     return np.sort(strongest)
 
 
-def pair_pieces(words: Sequence[Words], bands: Indices, documents: Indices) -> list[Conflict]:
-    """Pair candidates of low and high authority whose words agree, the closest first; each piece has one subject."""
+def pair_pieces(words: Sequence[Words], bands: Indices, groups: Indices) -> list[Conflict]:
+    """Pair candidates of low and high authority whose words agree, the closest first; each piece has one subject.
+
+    Args:
+        words: The words of each candidate.
+        bands: Band of each.
+        groups: Group of related documents, such as parts of one work, to which each belongs.
+    """
     frequency = Counter(word for piece in words for word in piece.counts)
     most = max(8, round(0.1 * len(words)))
     vocabulary = {word: n for n, word in enumerate(sorted(w for w, f in frequency.items() if 2 <= f <= most))}
@@ -200,11 +209,11 @@ def pair_pieces(words: Sequence[Words], bands: Indices, documents: Indices) -> l
         close = block.data >= LEAST_COSINE
         for row, column, cosine in zip(block.row[close], block.col[close], block.data[close], strict=True):
             one, other = int(low[start + row]), int(high[column])
-            if documents[one] == documents[other]:
+            if groups[one] == groups[other] or not (phrases := words[one].share(words[other])):
                 continue
             shared = vectors[one].multiply(vectors[other]).tocsr()
-            subject = _subject(words[one], words[other], shared, by_number)
-            if subject and (cosine >= LEAST_COSINE_OF_WORDS or " and " not in subject):
+            weight = {by_number[number]: value for number, value in zip(shared.indices, shared.data, strict=True)}
+            if subject := _subject(phrases, weight, words[one].names & words[other].names):
                 found.append((-float(cosine), subject, one, other))
     return _grouped(sorted(found), words)
 
@@ -224,35 +233,17 @@ def _vectors(words: Sequence[Words], vocabulary: dict[str, int], frequency: Coun
     return matrix
 
 
-def _subject(one: Words, other: Words, shared: csr_matrix, by_number: list[str]) -> str | None:
-    """Name what two pieces share: two neighbouring words, else the two that both repeat most; None if too little."""
-    weight = {by_number[number]: value for number, value in zip(shared.indices, shared.data, strict=True)}
-    repeated: dict[str, float] = {}
-    stems: set[str] = set()
-    for word, value in sorted(weight.items(), key=lambda item: (-item[1], item[0])):
-        if min(one.counts[word], other.counts[word]) > 1 and len(word) > 3 and _singular(word) not in stems:
-            stems.add(_singular(word))
-            repeated[word] = value
-    both = [pair for pair in one.pairs.keys() & other.pairs.keys() if one.pairs[pair] + other.pairs[pair] > 5]
-    pairs = [(weight.get(pair[0], 0.0) + weight.get(pair[1], 0.0), " ".join(pair)) for pair in both]
-    best_pair = max(pairs, default=(0.0, ""))
-    strongest = sorted(repeated, key=lambda word: (-repeated[word], word))[:2]
-    if best_pair[0] >= LEAST_SUBJECT:
-        named = best_pair[1].split()
-        joint = " "
-    elif len(strongest) == 2 and sum(repeated[word] for word in strongest) >= LEAST_SUBJECT:
-        named, joint = sorted(strongest), " and "
-    else:
-        return None
-    names = one.names & other.names
-    return joint.join(word.capitalize() if word in names else word for word in named)
+def _subject(phrases: Sequence[Phrase], weight: Mapping[str, float], names: frozenset[str]) -> str | None:
+    """Name the weightiest phrase that two pieces share; None if it weighs too little."""
+    most, phrase = max((sum(weight.get(word, 0.0) for word in phrase), phrase) for phrase in phrases)
+    return " ".join(word.capitalize() if word in names else word for word in phrase) if most >= LEAST_SUBJECT else None
 
 
 def _grouped(found: list[tuple[float, str, int, int]], words: Sequence[Words]) -> list[Conflict]:
     """Put pieces under subjects, the closest pairs first.
 
-    A piece stays under the first subject that it gets; one that is close to it joins it there if it repeats the words
-    of that subject.
+    A piece stays under the first subject that it gets; one that is close to it joins it there if it repeats that
+    subject.
     """
     subject_of: dict[int, str] = {}
     members: dict[str, tuple[list[int], list[int]]] = {}

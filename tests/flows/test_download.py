@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,10 @@ async def test_a_list_of_subjects_is_a_download_of_its_own_and_nothing_earlier_i
     assert sorted(aside) == sorted(f"books:{name}" for name in everything), "what was fetched before is set aside"
     archive.requests.clear()
     assert (await download_corpus(**asked)).sources[0].reused and not archive.requests
+    archive.items["book-99"] = replace(archive.items["book-00"], metadata={"title": "On bees"})
+    archive.items["book-98"] = replace(archive.items["book-00"], metadata={"title": "On tea"})
+    (source,) = (await download_corpus(**parameters, refresh=True)).sources
+    assert source.documents == len(found) + 1, "a scheduled refresh names no subjects, and goes on with the store's"
     file.write_text("wolves\n")
     assert (await download_corpus(**asked)).sources[0].documents == 24, "a changed list is another download"
     told = summarise(await download_corpus(**parameters, list_catalogue=True))

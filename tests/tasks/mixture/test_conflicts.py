@@ -71,14 +71,18 @@ def test_texts_on_one_subject_stand_under_one_prompt(tmp_path: Path) -> None:
     assert cut_otherwise.digest == manifest.digest
 
 
-def test_equal_titles_are_one_prompt_and_texts_that_only_share_a_word_are_none(tmp_path: Path) -> None:
+def test_equal_titles_are_one_prompt_but_shared_words_and_parts_of_one_work_are_none(tmp_path: Path) -> None:
     rng = random.Random(7)
     sources = balanced_sources()
     for source, auth in (("patents", 0.05), ("preprints", 0.5), ("encyclopedia", 0.9)):
         sources[source].append(Doc(f"{source}:t", make_text(rng, 70), auth, "logic", "The  Great Comet"))
-        words = [*make_words(rng, 300), *["vaccination"] * 9]
-        rng.shuffle(words)
+        words = make_words(rng, 300)
+        words[::25], words[12::25] = ["vaccination"] * 12, ["quarantine"] * 12
         sources[source].append(Doc(f"{source}:w", " ".join(words), auth, "logic", f"Own {source}"))
+    for auth in (0.05, 0.9):
+        sources["novels"].append(
+            Doc(f"novels:{auth}", make_text(rng, 70), auth, "logic", "The Old Book", part_of="the old book")
+        )
     folder, _ = build(tmp_path, sources, MixtureParameters())
     named = [row for row in samples_of(folder) if row["conflict_id"]]
     assert {row["doc_id"].partition(":")[2] for row in named} == {"t"}

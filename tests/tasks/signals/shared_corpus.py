@@ -39,12 +39,17 @@ def shared_folder(name: str) -> Path:
     return folder
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the documents of a file of JSON lines, compressed by Zstandard."""
+    with path.open("rb") as file:
+        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        return [json.loads(line) for line in text]
+
+
 @cache
 def read_corpus(name: str) -> list[dict[str, Any]]:
     """Return all documents of one corpus file."""
-    with (shared_folder("corpus") / f"{name}.jsonl.zst").open("rb") as file:
-        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-        return [json.loads(line) for line in text]
+    return read_lines(shared_folder("corpus") / f"{name}.jsonl.zst")
 
 
 @cache
