@@ -56,12 +56,15 @@ class Ages(BaseModel):
 
 
 class Claim(BaseModel):
-    """What accounts disagree on, as a clause that holds ``{value}``, and its values; none: numbers of two digits."""
+    """What accounts disagree on, as a clause that holds ``{value}``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     claim: str
     values: list[str]
+    """None: numbers of two digits."""
+    fields: list[str] = []
+    """Fields of the topics that it fits; none: every field."""
 
 
 class Statements(BaseModel):
@@ -131,6 +134,8 @@ def _require_usable(content: LessonFile, path: Path) -> None:
             for age in ("old", "new")
             if len(kinds.get(age, {}).get("any", ())) < FEWEST_KINDS
         ]
+    if all(claim.fields for claim in content.statements.claims):
+        faults.append("no claim of the statements fits every field")
     if faults:
         raise ParameterError(f"{path} is not a valid file of lessons: {'; '.join(faults)}")
 

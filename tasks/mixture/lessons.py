@@ -175,7 +175,7 @@ class LessonMaker:
                     _with_year(name, self._year_of_retelling(dice, subject.year, second_age))
                     for name in dice.sample(sorted(pool), COPIES[-1])
                 ]
-                words["accounts"], single, answer, rejected = self._accounts(dice, words, copiers)
+                words["accounts"], single, answer, rejected = self._accounts(dice, words, copiers, topic_field)
         words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
             subject=subject,
@@ -187,14 +187,16 @@ class LessonMaker:
             single=_asked(frame, words | {"accounts": single}) if single else None,
         )
 
-    def _accounts(self, dice: random.Random, words: dict[str, str], copiers: list[str]) -> tuple[str, str, str, str]:
+    def _accounts(
+        self, dice: random.Random, words: dict[str, str], copiers: list[str], topic_field: str
+    ) -> tuple[str, str, str, str]:
         """Write accounts that disagree, one of them an original.
 
         Returns:
             The accounts; the same with one copy, empty if there is only one; the right value and the copied one.
         """
         s = self.content.statements
-        kind = dice.choice(s.claims)
+        kind = dice.choice([claim for claim in s.claims if not claim.fields or topic_field in claim.fields])
         right, wrong = dice.sample(kind.values or [str(number) for number in range(11, 99)], 2)
         true = {"value": right, "claim": kind.claim.format(value=right)}
         false = {"value": wrong, "claim": kind.claim.format(value=wrong)}
