@@ -210,21 +210,32 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
-def mark_dead_runs(workers: Mapping[str, str], stream: TextIO | None = None, **words: str) -> None:
+def mark_dead_runs(
+    workers: Mapping[str, str], stream: TextIO | None = None, *, required: bool = False, **words: str
+) -> None:
     """Mark the runs of this machine whose process has died, on the server that the environment names; print which.
 
     Args:
         workers: Workers of this machine that have ended, and their pools.
         stream: Where to print the runs; by default standard output.
+        required: Whether a failure is an error. It is before a worker takes the place of one that has ended: the runs
+            that this one had taken are told from those of the new one only until then.
         words: The ``message`` of the state of those runs.
+
+    Raises:
+        PrerequisiteError: They could not be marked, and this is `required`.
     """
     from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
 
+    patience_seconds = 3 * MARK_SECONDS if required else MARK_SECONDS
     try:
-        for run in asyncio.run(asyncio.wait_for(mark(workers=workers, **words), MARK_SECONDS)):
+        for run in asyncio.run(asyncio.wait_for(mark(workers=workers, **words), patience_seconds)):
             print(f"run        {run}: its process no longer exists", file=stream)
     except Exception as error:  # earlier runs must not keep a command from its work
-        print(f"Earlier runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
+        failure = f"Earlier runs were not marked ({type(error).__name__})"
+        if required:
+            raise PrerequisiteError(f"{failure}, so no worker was started; run it again") from error
+        print(f"{failure}; the next command does it.", file=sys.stderr)
 
 
 def keep() -> None:

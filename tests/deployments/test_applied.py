@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Failed, Late, Running
+from prefect.states import Failed, Late, Pending
 
 from deployments import processes, server
 from deployments.apply import apply, switch
@@ -289,7 +289,7 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
     look = partial(checks.check_environment.fn, Layout(tmp_path), 0.001)
     async with get_client() as client:
         zombie, waiting = await start(client, "train-adapter"), await start(client, "train-adapter")
-        await client.set_flow_run_state(zombie.id, Running(), force=True)
+        await client.set_flow_run_state(zombie.id, Pending(), force=True)  # its worker died before it began
         late: State[Any] = Late(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
         await client.set_flow_run_state(waiting.id, late, force=True)
         assert await checks.find_zombies(client, 15) == [], "a run that began just now is not a zombie"
@@ -300,7 +300,7 @@ async def test_the_doctor_finds_zombies_and_frees_their_pool(tmp_path: Path) -> 
         assert zombie.name in told["zombie runs"].detail and "--fix" in told["zombie runs"].detail
         assert f"mac-train: 1 late runs wait for {zombie.name}" in told["blocked pools"].detail
         assert re.search(r"flow_run \d+", told["database"].detail) and "MB in" in told["database"].detail
-        assert (await client.read_flow_run(zombie.id)).state_name == "Running", "without fix it only tells"
+        assert (await client.read_flow_run(zombie.id)).state_name == "Pending", "without fix it only tells"
 
         mended = {check.component: check for check in await look(fix=True)}
         assert mended["zombie runs"].ok and zombie.name in mended["zombie runs"].detail

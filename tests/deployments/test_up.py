@@ -147,9 +147,19 @@ def test_a_run_of_a_schedule_whose_worker_is_killed_is_marked_by_up_which_leaves
         for process in family:
             os.kill(process, signal.SIGKILL)
         assert site.state(run) == "RUNNING", "nobody was left to say so"
+        create = f"deployments/{site.deployment('prune-store')}/create_flow_run"
+        taken = site.ask("POST", create, {"parameters": {}})["id"]  # by the worker, which died before it began
+        site.ask("POST", f"flow_runs/{taken}/set_state", {"state": {"type": "PENDING"}, "force": True})
+        registry = processes.home() / "runs-at-work"
+        registry.rename(aside := processes.home() / "aside")
+        registry.touch()  # nothing can be marked
+        failed = subprocess.run([*COMMAND, "up"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+        assert failed.returncode == 1 and "no worker was started; run it again" in failed.stderr, failed
+        registry.unlink()
+        aside.rename(registry)
         answer = call("up")
     assert "is marked Crashed" in answer and answer.count("already running") == 1, answer
-    assert site.state(run) == "CRASHED"
+    assert (site.state(run), site.state(taken)) == ("CRASHED", "CRASHED")
     now = {path.name: path.read_text() for path in processes.home().glob("*.pid")}
     assert {name for name in now if now[name] != before[name]} == {"worker-data.pid"}
 
