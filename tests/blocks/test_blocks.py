@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from typing import Any
 
@@ -19,6 +20,7 @@ from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
+from tasks.archives import connect
 
 pytestmark = pytest.mark.prefect
 
@@ -166,3 +168,17 @@ async def test_the_saved_block_is_loaded_and_one_that_does_not_fit_is_an_error(p
             await load_default(LibraryOfCongress)
     finally:  # the server is shared: no other test may find this document
         await LibraryOfCongress.adelete("default")
+
+
+async def test_a_download_reaches_its_archives_as_the_saved_blocks_say(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTRUST_BLOCKS", "of-a-download")
+    blocks = [InternetArchive, LibraryOfCongress, HuggingFaceHub]
+    wanted = {name: value for block in blocks for name, value in ENVIRONMENT[block].items()}
+    for name in wanted:
+        monkeypatch.setenv(name, "")  # what the download sets is taken back
+    for block in blocks:
+        await block(**FILLED[block]).asave("of-a-download")
+    await connect()
+    assert {name: os.environ[name] for name in wanted} == wanted
