@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,12 +64,6 @@ def test_everything_is_applied_to_the_teams_database(team: str, database: Postgr
     assert not any(secret in listing for secret in secrets)
     for log in processes.home().glob("*.log"):
         assert not any(secret in log.read_text() for secret in secrets), log.name
-
-
-def test_nobody_else_reads_what_the_server_keeps(team: str) -> None:
-    assert stat.S_IMODE(processes.home().stat().st_mode) == 0o700
-    for path in processes.home().glob("*.log"):
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path.name
 
 
 def test_the_door_is_shut_to_strangers_and_to_pages_of_the_browser(team: str) -> None:

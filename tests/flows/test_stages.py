@@ -121,27 +121,7 @@ async def test_scores_lie_beside_the_documents_are_shown_and_follow_them(paramet
     assert manifest.stat().st_mtime_ns != before
 
 
-async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(
-    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = parameters["store"]
-    monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
-    monkeypatch.setattr("tasks.sources.shards.ENOUGH_DOCUMENTS", 1)
-    await download_corpus(**parameters)
-    first = await score_corpus(store=store)
-    folder = Path(store) / "scored" / "press"
-    shards = sorted(folder.glob("shard-*.parquet"))
-    written = {shard.name: shard.stat().st_mtime_ns for shard in shards}
-    assert len(shards) > 1
-    (folder / "manifest.json").unlink()  # what a kill before the seal leaves
-    shards[1].unlink()
-    again = await score_corpus(store=store)
-    assert again == first
-    rewritten = [shard.name for shard in shards if shard.stat().st_mtime_ns != written[shard.name]]
-    assert rewritten == [shards[1].name]
-
-
-async def test_a_damaged_shard_of_scores_is_made_again_alone(
+async def test_only_the_shards_that_a_kill_or_damage_left_out_are_scored_again(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = parameters["store"]
@@ -151,16 +131,23 @@ async def test_a_damaged_shard_of_scores_is_made_again_alone(
     first = await score_corpus(store=store)
     folder = Path(store) / "scored" / "press"
     sealed = require_manifest(folder, "")
-    written = {shard.file: (folder / shard.file).stat().st_mtime_ns for shard in sealed.shards}
     victim = folder / sealed.shards[1].file
+    assert len(sealed.shards) > 1
+
+    async def rewritten() -> list[str]:
+        written = {shard.file: (folder / shard.file).stat().st_mtime_ns for shard in sealed.shards}
+        assert await score_corpus(store=store) == first
+        assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
+        assert require_manifest(folder, "").digest == sealed.digest
+        return [file for file, time in written.items() if (folder / file).stat().st_mtime_ns != time]
+
     with pq.ParquetFile(victim) as file:
         pq.write_table(file.read().slice(1), victim)  # its tag still says what it was made from
     assert read_tags(victim)["made_from"]
-    assert await score_corpus(store=store) == first
-    assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
-    assert require_manifest(folder, "").digest == sealed.digest
-    rewritten = [file for file, time in written.items() if (folder / file).stat().st_mtime_ns != time]
-    assert rewritten == [victim.name]
+    assert await rewritten() == [victim.name]
+    (folder / "manifest.json").unlink()  # what a kill before the seal leaves
+    victim.write_bytes(b"")
+    assert await rewritten() == [victim.name]
 
 
 async def test_scores_of_documents_that_were_fetched_again_are_not_used(parameters: dict[str, Any]) -> None:
