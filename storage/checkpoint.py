@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ FILES = "files"
 """Key of the state under which the digest of each file is kept."""
 
 
-def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: dict[str, Any]) -> Path:
+def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: Mapping[str, object]) -> Path:
     """Write a checkpoint and return its folder.
 
     Args:
@@ -35,7 +35,7 @@ def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], 
     with full_disk_explained(run), atomic_folder(final) as folder:
         write_files(folder)
         digests = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-        write_json(folder / STATE, state | {FILES: digests})
+        write_json(folder / STATE, {**state, FILES: digests})
     return final
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class ShardWriter:
         self._writer = writer
         self._schema = schema
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Append rows."""
         if rows:
             self._writer.write_table(pa.Table.from_pylist(rows, self._schema), row_group_size=ROW_GROUP_ROWS)

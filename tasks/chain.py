@@ -22,17 +22,12 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
         stage: What is complete now.
         name: Name of the dataset, mixture, run or export.
         store: Store as the flow's parameters name it; the next flow gets the same.
-        details: Further parameters of the next flow.
+        details: Further parameters of the next flow, beside its store; they are the event's payload.
     """
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
-        emit_event(**sealed_event(stage, name, store, **details))
-
-
-def sealed_event(stage: Stage, name: str, store: str, **details: Any) -> dict[str, Any]:
-    """Return the event that starts the next stage; its payload fills the parameters of that flow."""
-    return {
-        "event": f"distrust.{stage}.ready",
-        "resource": {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},
-        "payload": {"name": name, "store": store, **details},
-    }
+        emit_event(
+            f"distrust.{stage}.ready",
+            {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},
+            payload={"name": name, "store": store, **details},
+        )

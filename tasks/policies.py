@@ -221,17 +221,9 @@ async def run_child(
         # Ctrl-C means that its checkpoint is not waited for.
         start_new_session=True,
     )
-    last: Event | None = None
-    lines: list[str] = []
     try:
-        assert process.stdout is not None
-        async for raw in process.stdout:
-            event = Event.read(line := raw.decode("utf-8", errors="replace"))
-            if isinstance(event, ResultEvent | ErrorEvent):
-                last = event
-            else:
-                lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
-                on_event(event if result else parse_event(line))
+        read: Callable[[str], Any] = Event.read if result else parse_event
+        last, lines = await _hear(process, lambda line: on_event(read(line)))
         status = await process.wait()
     finally:
         await _stop(process)
@@ -240,6 +232,23 @@ async def run_child(
     if status != 0 or last is None:
         raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(lines))
     return result.model_validate(last.model_extra) if result else dict(last.model_extra or {})
+
+
+async def _hear(
+    process: asyncio.subprocess.Process, on_line: Callable[[str], None]
+) -> tuple[ResultEvent | ErrorEvent | None, list[str]]:
+    """Hand on what a child prints until it closes its output; return its last word, and its last lines."""
+    last: ResultEvent | ErrorEvent | None = None
+    lines: list[str] = []
+    assert process.stdout is not None
+    async for raw in process.stdout:
+        event = Event.read(line := raw.decode("utf-8", errors="replace"))
+        if isinstance(event, ResultEvent | ErrorEvent):
+            last = event
+        else:
+            lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
+            on_line(line)
+    return last, lines
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -64,7 +63,7 @@ class Scoring:
     """By shard, the rows that stand in several outlets, and in how many; none: that was not counted."""
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """What the scores depend on besides the documents."""
         given = {"signal": self.signal.identity} if self.signal else {}
         return {
@@ -248,7 +247,7 @@ async def report_scores(manifests: Sequence[Manifest]) -> None:
     )
 
 
-def score_row(manifest: Manifest) -> dict[str, Any]:
+def score_row(manifest: Manifest) -> dict[str, object]:
     """Describe the scores of a source as a row of a table artifact."""
     counts, rows = manifest.counts, max(1, manifest.rows)
     return {

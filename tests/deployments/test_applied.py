@@ -33,7 +33,6 @@ from deployments.apply import apply, switch
 from storage.errors import ParameterError
 from storage.layout import Layout
 from tasks import checks
-from tasks.chain import Stage, sealed_event
 from tasks.mixture.synthetic import build_synthetic_mixture
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
 from tests.prefect_database import give_database
@@ -187,9 +186,13 @@ async def test_versions_come_from_git() -> None:
 
 async def test_links_of_the_chain_start_the_next_deployment_only_when_they_are_on() -> None:
     async def post(link: str) -> None:
-        stage: Stage = CHAIN[link][0]  # type: ignore[assignment]
-        event = sealed_event(stage, "mine", "/some/store", digest="d")
-        event |= {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}
+        event = {
+            "id": str(uuid4()),
+            "event": f"distrust.{CHAIN[link][0]}.ready",  # as tasks/chain.py emits it
+            "occurred": datetime.now(UTC).isoformat(),
+            "resource": {"prefect.resource.id": f"distrust.{CHAIN[link][0]}.mine"},
+            "payload": {"name": "mine", "store": "/some/store"},
+        }
         answer = await client.request("POST", "/events", json=[event])
         assert answer.status_code == 204
 

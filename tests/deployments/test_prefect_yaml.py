@@ -9,7 +9,6 @@ import yaml
 from prefect import Flow
 from pydantic import ValidationError
 
-from deployments.form import form_of
 from deployments.project import HERE, Project, read_limits, read_project
 from flows.__main__ import FLOWS
 from flows.groups import in_order
@@ -20,6 +19,10 @@ SCHEDULES = [schedule for entry in DEPLOYMENTS.values() for schedule in entry.sc
 
 def flow_of(name: str) -> Flow[..., Any]:
     return DEPLOYMENTS[name].load_flow()
+
+
+def form_of(name: str) -> Any:
+    return DEPLOYMENTS[name].form()["properties"]
 
 
 def test_only_known_keys_and_no_lease() -> None:
@@ -57,14 +60,14 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
 
 
 def test_a_form_begins_with_the_essentials_and_names_the_group_of_the_rest() -> None:
-    fields = form_of(flow_of("corpus-to-model"))["properties"]
+    fields = form_of("corpus-to-model")
     shown = [fields[name]["title"] for name in sorted(fields, key=lambda name: fields[name]["position"])]
     assert shown[:3] == ["Base model", "Optimiser steps", "Path"]
     assert [title for title in shown[:8] if " • " in title] == []
     assert all(" • " in title for title in shown[8:])
     assert "Training: adapter • LoRA rank" in shown and "unknown" in fields["source_type"]["enum"]
     for name in DEPLOYMENTS:
-        form = form_of(flow_of(name))["properties"]
+        form = form_of(name)
         assert not [field for field, shown in form.items() if shown["title"] == field], name
 
 

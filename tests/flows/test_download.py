@@ -18,11 +18,11 @@ from aiohttp.test_utils import TestServer
 from prefect.client.orchestration import get_client
 
 from flows.download_corpus import download_corpus
-from flows.summaries import summarise
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
 from tasks import archives
 from tasks.sources.connection import Pace
+from tests.flows import summarise
 from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, drop, status
 
 pytestmark = pytest.mark.prefect

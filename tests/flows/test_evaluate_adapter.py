@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.evaluate_adapter import evaluate_adapter
-from flows.summaries import summarise
 from storage.errors import VerdictError
+from tests.flows import summarise
 from tests.tasks.chain_events import events
 from tests.tasks.evals.conftest import write_finished_run
 

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.export_model import export_model
-from flows.summaries import summarise
+from tests.flows import summarise
 from tests.tasks.chain_events import events
 from tests.tasks.exports.conftest import QWEN2, an_export, write_adapter, write_base, write_mixture
 

@@ -9,9 +9,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.prune_store import prune_store
-from flows.summaries import summarise
 from storage.checkpoint import list_checkpoints, write_checkpoint
 from storage.layout import Layout
+from tests.flows import summarise
 
 pytestmark = pytest.mark.prefect
 

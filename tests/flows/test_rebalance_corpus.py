@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.rebalance_corpus import rebalance_corpus
-from flows.summaries import summarise
 from storage.manifest import find_damage, require_manifest
+from tests.flows import summarise
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 pytestmark = pytest.mark.prefect

@@ -14,11 +14,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.download_corpus import download_corpus
 from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
-from flows.summaries import summarise
 from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
 from storage.manifest import find_damage, require_manifest
 from storage.parquet import read_tags
 from tasks import acquisition
+from tests.flows import summarise
 from tests.tasks.chain_events import events
 
 pytestmark = pytest.mark.prefect

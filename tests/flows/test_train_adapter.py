@@ -16,12 +16,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from blocks.training_host import TrainingHost
 from flows.compare_recipes import compare_recipes
 from flows.corpus_to_model import corpus_to_model
-from flows.summaries import summarise
 from flows.train_adapter import train_adapter
 from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
+from tests.flows import summarise
 from tests.flows.test_stages import KINDS, write_documents
 from tests.station import processes_of
 from tests.tasks.chain_events import events
