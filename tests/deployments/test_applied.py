@@ -33,7 +33,6 @@ from deployments.apply import apply, switch
 from storage.errors import ParameterError
 from storage.layout import Layout
 from tasks import checks
-from tasks.mixture.synthetic import build_synthetic_mixture
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
 from tests.prefect_database import give_database
 from tests.tasks.exports.test_hub import TOKEN, Hub, hub  # noqa: F401
@@ -322,34 +321,6 @@ def test_versions_that_differ_from_the_lock_are_told(tmp_path: Path) -> None:
         RuntimeError, match=r"fastapi .* is installed, 0\.1 is locked; .*; the server runs Prefect 2\.0"
     ):
         checks.compare_versions("2.0", lock)
-
-
-@pytest.mark.drill
-async def test_a_flow_that_ends_starts_the_next_through_a_worker(tmp_path: Path) -> None:
-    build_synthetic_mixture(tmp_path)
-    scored = sorted((tmp_path / "scored").glob("*/manifest.json"))
-    for manifest in scored:
-        manifest.unlink()
-    start_worker("data")
-    async with get_client() as client:
-        await switch(["chain-rebalance"], on=True)
-        await asyncio.sleep(2)
-        first = await start(client, "score-corpus", store=str(tmp_path))
-        await in_state(client, first, "Completed")
-        assert all(manifest.is_file() for manifest in scored), "with no sources named, all that is missing is scored"
-
-        async def started() -> list[FlowRun]:
-            return await runs_of(client, "rebalance-corpus")
-
-        (second,) = await until(started)
-        assert second.parameters["store"] == str(tmp_path)
-
-        async def under_way() -> bool:
-            return (await client.read_flow_run(second.id)).run_count == 1
-
-        await until(under_way)
-        await switch(["chain-rebalance"], on=False)
-    processes.stop("worker-data")
 
 
 @pytest.mark.drill

@@ -6,3 +6,13 @@ from typing import Any
 def summarise(result: Any) -> str:
     """What a person reads of the result of a flow."""
     return "\n".join(result.summary())
+
+
+async def newest_artifact(key: str) -> Any:
+    """What the UI shows last under a key."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return max(found, key=lambda artifact: str(artifact.created))

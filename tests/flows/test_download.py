@@ -15,14 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from prefect.client.orchestration import get_client
 
 from flows.download_corpus import download_corpus
 from storage.errors import SourceUnavailable
 from storage.manifest import find_damage, read_manifest
 from tasks import archives
 from tasks.sources.connection import Pace
-from tests.flows import summarise
+from tests.flows import newest_artifact, summarise
 from tests.tasks.sources.hostile import HostileArchive, HostileItem, corrupt, drop, status
 
 pytestmark = pytest.mark.prefect
@@ -86,9 +85,7 @@ def stored(parameters: dict[str, Any]) -> dict[str, bytes]:
 
 async def progress() -> str:
     """Return what the newest progress bar of the source says."""
-    async with get_client() as client:
-        found = [one for one in await client.read_artifacts() if one.key == "download-books"]
-    return str(max(found, key=lambda one: str(one.created)).description)
+    return str((await newest_artifact("download-books")).description)
 
 
 async def test_a_dry_run_asks_how_much_there_is_and_writes_nothing(
@@ -393,8 +390,5 @@ async def test_the_ui_shows_how_far_each_source_is(parameters: dict[str, Any], a
     told = await progress()
     assert told.startswith("books: 69 of 70 documents; ")
     assert "MB/s" in told and "rejected: 1 access-restricted" in told
-    async with get_client() as client:
-        found = await client.read_artifacts()
-    tables = [one for one in found if one.key == "download-sources"]
-    table = json.loads(str(max(tables, key=lambda one: str(one.created)).data))
+    table = json.loads((await newest_artifact("download-sources")).data)
     assert table[0]["documents"] == 69

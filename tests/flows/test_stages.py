@@ -8,8 +8,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.download_corpus import download_corpus
 from flows.rebalance_corpus import rebalance_corpus
@@ -18,7 +16,7 @@ from storage.errors import MixtureError, ParameterError, SourceUnavailable, Stor
 from storage.manifest import find_damage, require_manifest
 from storage.parquet import read_tags
 from tasks import acquisition
-from tests.flows import summarise
+from tests.flows import newest_artifact, summarise
 from tests.tasks.chain_events import events
 
 pytestmark = pytest.mark.prefect
@@ -101,10 +99,7 @@ async def test_scores_lie_beside_the_documents_are_shown_and_follow_them(paramet
     text = summarise(result)
     assert "15 documents: 5 low, 5 medium, 5 high authority" in text
     assert "trivium: 0 grammar, 15 logic, 0 rhetoric" in text
-    async with get_client() as client:
-        key = ArtifactFilter(key=ArtifactFilterKey(any_=["scores"]))
-        found = await client.read_latest_artifacts(artifact_filter=key)
-    rows = {row["source"]: row for row in json.loads(str(found[0].data))}
+    rows = {row["source"]: row for row in json.loads((await newest_artifact("scores")).data)}
     assert rows["press"]["high authority"] == 5 and rows["press"]["years unverified"] == "0%"
     for source in KINDS:
         for raw in (Path(store) / "raw" / source).glob("shard-*.parquet"):

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from blocks.training_host import TrainingHost
 from flows.compare_recipes import compare_recipes
@@ -21,7 +19,7 @@ from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
-from tests.flows import summarise
+from tests.flows import newest_artifact, summarise
 from tests.flows.test_stages import KINDS, write_documents
 from tests.station import processes_of
 from tests.tasks.chain_events import events
@@ -40,12 +38,6 @@ def store(tmp_path: Path, prefect_server: None) -> Path:
 def fields(store: Path, **changes: Any) -> dict[str, Any]:
     recipe: Recipe = tiny_recipe(store.parent / "base", **changes)
     return recipe.model_dump() | {"store": str(store), "mixture": "tiny"}
-
-
-async def artifacts(key: str) -> list[Any]:
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-    return sorted(found, key=lambda artifact: artifact.created, reverse=True)
 
 
 async def kill_trainer(run: Path, flow: asyncio.Future[Any]) -> None:
@@ -76,10 +68,10 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     (told,) = await events("distrust.trained.ready", 1, str(store))
     assert told["payload"] == {"name": "one", "store": str(store), "mixture": "tiny"}, "a crash is not told as sealed"
 
-    progress = (await artifacts("training"))[0]
+    progress = await newest_artifact("training")
     assert float(progress.data) == 100.0
     assert "step 8/8: loss=" in progress.description and "left" in progress.description
-    assert (await artifacts("training-curve"))[0].data.startswith("data:image/svg+xml;base64,")
+    assert (await newest_artifact("training-curve")).data.startswith("data:image/svg+xml;base64,")
 
 
 async def test_a_plan_trains_nothing(store: Path) -> None:
@@ -131,10 +123,10 @@ async def test_recipes_are_compared_side_by_side_and_no_run_is_lost_to_another(s
     assert (finished["run"], finished["steps"]) == ("swept-alpha2.9-additive-base", 4) and "gap" in finished
     picture = (folder / "effect.svg").read_text("utf-8")
     assert picture.count("<polyline") == 1 and "alpha2.9-additive-base" in picture
-    table = (await artifacts("recipe-comparison"))[0].data
+    table = (await newest_artifact("recipe-comparison")).data
     assert "| swept-alpha2.9-additive-base | 4 |" in table
     assert all(line.startswith("| ") for line in table.splitlines()), "a problem of several lines is one cell"
-    assert (await artifacts("recipe-comparison-effect"))[0].data == as_data_url(picture)
+    assert (await newest_artifact("recipe-comparison-effect")).data == as_data_url(picture)
 
 
 async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None:
