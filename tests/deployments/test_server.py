@@ -87,18 +87,6 @@ def test_workers_have_come_in(team: str, database: Postgres) -> None:
     until(lambda: int(database.ask("select count(*) from worker where last_heartbeat_time is not null")) >= 2)
 
 
-def test_the_command_line_knows_the_password_by_itself(team: str) -> None:
-    environment = server.client_environment(int(url(team).rsplit(":", 1)[1].removesuffix("/api")))
-    answer = subprocess.run(
-        [sys.executable, "-m", "prefect", "work-pool", "ls"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "mac-train" in answer.stdout
-
-
 def test_up_again_with_another_password_is_refused_and_the_same_changes_nothing(team: str) -> None:
     command = [sys.executable, "-m", "deployments", "up"]
     other = {**os.environ, AUTH: "team:another"}

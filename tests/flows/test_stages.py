@@ -159,23 +159,6 @@ async def test_scores_of_documents_that_were_fetched_again_are_not_used(paramete
     assert (await score_corpus(store=store, explain="press:4")).explanation
 
 
-async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
-    parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = parameters["store"]
-    await download_corpus(**parameters)
-    monkeypatch.syspath_prepend(tmp_path)
-    signal = tmp_path / "signal_of_a_test.py"
-    signal.write_text("def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n")
-    result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s.low, s.medium, s.high, s.overridden) for s in result.sources} == {(0, 5, 0, 5)}
-    signal.write_text("def score(documents):\n    return {'auth_weight': [0.9] * documents.num_rows}\n")
-    result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s.low, s.medium, s.high) for s in result.sources} == {(0, 0, 5)}
-    result = await score_corpus(store=store)
-    assert {s.overridden for s in result.sources} == {0}
-
-
 async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
     store = parameters["store"]
     await download_corpus(**parameters | {"sources": ["press"]})
