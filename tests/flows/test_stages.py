@@ -159,6 +159,18 @@ async def test_scores_of_documents_that_were_fetched_again_are_not_used(paramete
     assert (await score_corpus(store=store, explain="press:4")).explanation
 
 
+async def test_a_signal_of_ones_own_is_used_and_its_change_scores_again(
+    parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await download_corpus(**parameters | {"sources": ["press"]})
+    monkeypatch.syspath_prepend(tmp_path)
+    for weight, bands in ((0.5, (0, 5, 0)), (0.9, (0, 0, 5))):
+        code = f"def score(documents):\n    return {{'auth_weight': [{weight}] * documents.num_rows}}\n"
+        (tmp_path / "signal_of_a_test.py").write_text(code)
+        (found,) = (await score_corpus(store=parameters["store"], signal="signal_of_a_test:score")).sources
+        assert ((found.low, found.medium, found.high), found.overridden) == (bands, 5)
+
+
 async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:
     store = parameters["store"]
     await download_corpus(**parameters | {"sources": ["press"]})
