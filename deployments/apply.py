@@ -40,15 +40,10 @@ BLOCKS: tuple[type[Block], ...] = (InternetArchive, LibraryOfCongress, HuggingFa
 
 
 async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
-    """Apply everything to the server that ``PREFECT_API_URL`` names.
+    """Apply everything to the server that ``PREFECT_API_URL`` names; a dry run only says what would change.
 
-    Args:
-        dry_run: Only say what would change; nothing is written to the server.
-        notify: Block that gets the notifications, as type slug and name, such as ``slack-webhook/alerts``; empty: the
-            one chosen earlier, or none.
-
-    Returns:
-        One line per thing, in the order in which it was applied.
+    `notify` is type slug and name of the block that gets the notifications, such as ``slack-webhook/alerts``; empty:
+    the one chosen earlier, or none.
 
     Raises:
         ParameterError: There is no such notification block.

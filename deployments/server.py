@@ -117,12 +117,7 @@ def record_start(access: Access) -> Access:
 
 
 def start_server(port: int, access: Access | None = None, *, while_used: bool = False) -> subprocess.Popen[bytes]:
-    """Start the server and wait until it answers.
-
-    Args:
-        port: Port to listen on.
-        access: How it is to be reached; by default loopback, with what the environment says.
-        while_used: Let it end by itself once no command uses it any more.
+    """Start the server and wait until it answers; `while_used`, it ends by itself once no command uses it any more.
 
     Raises:
         PrerequisiteError: It did not come up; the message names its log.
@@ -215,12 +210,8 @@ def mark_dead_runs(
 ) -> None:
     """Mark the runs of this machine whose process has died, on the server that the environment names; print which.
 
-    Args:
-        workers: Workers of this machine that have ended, and their pools.
-        stream: Where to print the runs; by default standard output.
-        required: Whether a failure is an error. It is before a worker takes the place of one that has ended: the runs
-            that this one had taken are told from those of the new one only until then.
-        words: The ``message`` of the state of those runs.
+    `workers` of this machine, with their pools, have ended. Before others take their place, marking is `required`: from
+    then on nothing tells the runs that the old ones had taken from those of the new ones.
 
     Raises:
         PrerequisiteError: They could not be marked, and this is `required`.

@@ -35,11 +35,7 @@ class Faulty(ParameterError):
 
 
 def read_recipe(named: str, form: type[BaseModel]) -> dict[str, object]:
-    """Read the values that a recipe gives to the fields of a flow, each checked by itself.
-
-    Args:
-        named: A file, or the name of one in the gallery.
-        form: The flow's parameters.
+    """Read the values that a recipe, a file or one of the gallery, gives to the fields of a flow; each is checked.
 
     Raises:
         Faulty: It cannot be read, or has keys that no flow takes, or values of a wrong type or out of bounds.

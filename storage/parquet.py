@@ -34,13 +34,7 @@ UNIQUE_COLUMNS = {
 
 
 def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[str, str] | None = None) -> None:
-    """Write a table as one shard.
-
-    Args:
-        path: The final path; the shard exists there only when whole.
-        table: Rows; cast to `schema`, so a wrong type or a null in a required column is an error here.
-        schema: The dataset's schema.
-        tags: Key-value metadata for the Parquet footer, read back by `read_tags`.
+    """Write a table as one shard, which exists under its path only when whole; `read_tags` reads its tags back.
 
     Raises:
         ValueError: The rows do not fit the schema, or a required column holds a null.

@@ -17,12 +17,7 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
     """Emit ``distrust.<stage>.ready`` for a flow that runs on its own.
 
     A flow that is part of another emits nothing: its parent starts the next stage, and must not be overtaken.
-
-    Args:
-        stage: What is complete now.
-        name: Name of the dataset, mixture, run or export.
-        store: Store as the flow's parameters name it; the next flow gets the same.
-        details: Further parameters of the next flow, beside its store; they are the event's payload.
+    The next flow gets the same store as this flow's parameters name, and the details as its further parameters.
     """
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:

@@ -60,13 +60,7 @@ class SetupReport(BaseModel):
 
 @task(task_run_name="check-environment", **LOCAL_WORK)
 async def check_environment(layout: Layout, silent_minutes: float, *, fix: bool) -> list[Check]:
-    """Look at everything that a run depends on, and mend what can be mended.
-
-    Args:
-        layout: The store.
-        silent_minutes: How long a run may give no sign of life.
-        fix: Mark zombies Crashed; otherwise only list them.
-    """
+    """Look at everything that a run depends on; `fix` marks the runs Crashed that were silent for so many minutes."""
     async with get_client() as client:
 
         async def versions() -> str:

@@ -21,12 +21,8 @@ CANCELLED_PATIENCE_SECONDS = 10.0
 async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) -> AsyncIterator[None]:
     """Fetch what a stage reads, and upload what it wrote, also when it fails; a store in a folder needs neither.
 
-    Runs of one machine share its mirror and move files one after another: each waits for its turn.
-
-    Args:
-        layout: The store.
-        reads: What the stage reads, for example ``raw`` or ``raw/patents``.
-        writes: What it writes; fetched first as well, since a stage goes on where another machine stopped.
+    Runs of one machine share its mirror and move files one after another: each waits for its turn. What a stage writes
+    is fetched first as well, since it goes on where another machine stopped.
 
     Raises:
         StoreError: The bucket cannot be reached.

@@ -199,8 +199,8 @@ async def run_child(
 
     Args:
         module: The room's module, for example ``tasks.lora``.
-        specification: What to do; written to `specification_path` first.
-        specification_path: Where the child reads it.
+        specification: What to do; the child reads it at `specification_path`.
+        specification_path: Where it is written.
         on_event: Receives every event but the last; must not block.
         result: The model of the result; without one, specification, events and result are plain dictionaries.
 
