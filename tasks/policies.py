@@ -28,7 +28,7 @@ from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
-from storage.atomic import write_json
+from storage.atomic import remove_temporaries, write_json
 from storage.events import ErrorEvent, Event, LogEvent, ResultEvent, parse_event
 from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
 
@@ -143,6 +143,15 @@ def exclusive(folder: Path, patience_seconds: float = math.inf) -> AbstractAsync
         DatasetBusy: Another process still holds the lock after `patience_seconds`.
     """
     return held_in_turn(partial(only_writer, folder, 0.0), run_logger().warning, patience_seconds)
+
+
+@asynccontextmanager
+async def sole_writer(folder: Path, *below: Path) -> AsyncIterator[None]:
+    """Hold the lock of a dataset, and in the end clear away what a killed process left half-written in its folders."""
+    async with exclusive(folder):
+        yield
+        for place in (folder, *below):
+            await asyncio.to_thread(remove_temporaries, place)
 
 
 @dataclass(frozen=True)

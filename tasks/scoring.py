@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -13,7 +12,7 @@ from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import task_run
 
-from storage.atomic import remove, remove_temporaries
+from storage.atomic import remove
 from storage.errors import MixtureError
 from storage.layout import Layout
 from storage.manifest import (
@@ -30,7 +29,7 @@ from storage.manifest import (
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
 from storage.shingles import Indices
-from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
+from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain as explain  # for the flow, which does not see a room
 from tasks.signals.overlay import Mode
@@ -139,14 +138,6 @@ def plan_scoring(
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
     """Import the user's own signal; none if none is named."""
     return load_signal(name, mode) if name else None
-
-
-@asynccontextmanager
-async def only_scorer(scoring: Scoring) -> AsyncIterator[None]:
-    """Keep others from scoring this source, and clear away what a killed process left half-written."""
-    async with exclusive(scoring.scored):
-        yield
-        await asyncio.to_thread(remove_temporaries, scoring.scored)
 
 
 def share_out(shards: Sequence[ShardRecord]) -> list[list[ShardRecord]]:

@@ -39,7 +39,6 @@ WRAPPER_FOLDER = {
     "policies": None,
     "shared_pace": None,
     "runners": None,
-    "mirroring": None,
     "chain": None,
     "approval": None,
     "checks": None,
