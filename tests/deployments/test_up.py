@@ -184,14 +184,18 @@ def test_down_ends_the_runs_and_says_so_before_the_server_goes(site: Site) -> No
     assert call("down") == "Nothing was running.\n"
 
 
-def test_commands_that_begin_together_share_a_new_server_which_ends_with_the_last(tmp_path: Path) -> None:
-    with a_home(tmp_path):  # without a database: two servers would migrate it at once
+def test_commands_that_begin_together_share_a_new_server_which_ends_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_LOGGING_LEVEL", "INFO")
+    with a_home(give_database(tmp_path)):
         both = [subprocess.Popen(FLOW, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
         said = [process.communicate(timeout=200)[0].decode() for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
             states = database.execute("SELECT state_type FROM flow_run WHERE name = 'prune-store'").fetchall()
         assert states == [("COMPLETED",)] * 2
+        assert (tmp_path / "server.log").read_text("utf-8").count("Started server process") == 1
         until(lambda: server.running_port() is None and not processes.is_running("server"), 30)
 
 

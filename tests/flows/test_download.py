@@ -175,17 +175,6 @@ async def test_the_catalogue_is_listed_with_what_is_on_disk(
     assert "on disk: nothing" in next(line for line in told.splitlines() if " wikipedia " in line)
 
 
-async def test_failed_items_come_round_again_before_the_source_is_sealed(
-    parameters: dict[str, Any], archive: HostileArchive, impatient: None
-) -> None:
-    archive.items["book-07"].about_metadata = [status(500)] * 5
-    result = await download_corpus(**parameters)
-    assert stored(parameters) == {name: text(name) for name in archive.items}
-    assert result.sources[0].rejects == 0
-    assert archive.requests["metadata/book-07"] == 6
-    assert all(count == 1 for path, count in archive.requests.items() if path != "metadata/book-07")
-
-
 async def test_failed_items_are_kept_and_can_be_fetched_alone(
     parameters: dict[str, Any], archive: HostileArchive, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
@@ -227,14 +216,6 @@ async def test_a_refresh_fetches_only_what_is_new(parameters: dict[str, Any], ar
     await download_corpus(**parameters, max_samples=60, refresh=True)
     assert set(archive.requests) == {"scrape"}
     assert stored(parameters) == after
-
-
-async def test_a_refresh_of_nothing_is_a_first_download(parameters: dict[str, Any], archive: HostileArchive) -> None:
-    result = await download_corpus(**parameters, refresh=True)
-    assert result.sources[0].documents == 70 and not result.sources[0].reused
-    assert stored(parameters) == {name: text(name) for name in archive.items}
-    assert set(archive.requests.values()) == {1}
-    assert (await download_corpus(**parameters)).sources[0].reused, "and later runs take it for the same request"
 
 
 async def test_a_refresh_finishes_a_first_download_before_it_asks_for_more(
