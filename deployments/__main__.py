@@ -37,15 +37,15 @@ def up(wanted: Access, notify: str = "") -> None:
     dataclasses.replace(server.access_to(port), token="").save(processes.home())
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    from deployments.apply import apply  # reads the server's address when imported
-
-    for change in asyncio.run(apply(notify=notify)):
-        print(change)
     # Stopping a worker ends its runs. One that is alive is replaced only if the server's address has changed.
     replaced = WORKERS if known != read_access(processes.home()) else ended_workers()
     for name in replaced:
         processes.stop(f"worker-{name}")
     server.mark_dead_runs(replaced, required=True)
+    from deployments.apply import apply  # reads the server's address when imported
+
+    for change in asyncio.run(apply(notify=notify)):
+        print(change)
     for name, pool in WORKERS.items():
         if name not in replaced:
             print(

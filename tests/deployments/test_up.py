@@ -27,7 +27,7 @@ from storage.lock import only_writer
 from tests.prefect_database import give_database
 from tests.station import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "deployments"]
 FLOW = [sys.executable, "-m", "flows", "prune-store"]
