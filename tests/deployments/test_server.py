@@ -14,20 +14,13 @@ import pytest
 
 from deployments import processes, server
 from deployments.access import AUTH, DATABASE
-from tests.deployments.postgres import PASSWORD, Postgres, missing, postgres
+from tests.deployments.postgres import PASSWORD, Postgres
+from tests.deployments.postgres import database as database
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-of-this-test"
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Postgres]:
-    if reason := missing():
-        pytest.skip(reason)
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
