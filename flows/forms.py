@@ -184,7 +184,7 @@ class TrainAdapterParameters(FlowParameters, Recipe):
         description="Set an earlier run of this name aside when its recipe or mixture differs, instead of stopping.",
     )
     accept_imbalance: bool = Field(
-        default=False,
+        False,
         title="Accept imbalance",
         description="Train on a mixture whose distribution is poor, instead of stopping.",
     )
