@@ -295,6 +295,4 @@ class CheckSetupParameters(FlowParameters):
 class PruneStoreParameters(FlowParameters, RetentionParameters):
     """What is kept, and whether anything is removed at all."""
 
-    dry_run: bool = Field(
-        True, title="Dry run", description="Only say what would be removed; switch it off to remove it."
-    )
+    dry_run: bool = Field(True, title="Dry run", description="Only say what would be removed; off: remove it.")
