@@ -25,6 +25,7 @@ def up(wanted: Access, notify: str = "") -> None:
 
     Raises:
         ParameterError: The server runs already, with another password, database or address than was asked for.
+        PrerequisiteError: The runs that a worker left could not be marked; no worker takes its place.
     """
     known = read_access(processes.home())
     with server.in_use():
@@ -36,19 +37,21 @@ def up(wanted: Access, notify: str = "") -> None:
     dataclasses.replace(server.access_to(port), token="").save(processes.home())
     print(f"server     {server.api_url(port)}")
     os.environ.update(server.client_environment(port))
-    server.mark_dead_runs(ended_workers())
+    # Stopping a worker ends its runs. One that is alive is replaced only if the server's address has changed.
+    replaced = WORKERS if known != read_access(processes.home()) else ended_workers()
+    for name in replaced:
+        processes.stop(f"worker-{name}")
+    server.mark_dead_runs(replaced, required=True)
     from deployments.apply import apply  # reads the server's address when imported
 
     for change in asyncio.run(apply(notify=notify)):
         print(change)
     for name, pool in WORKERS.items():
-        # Stopping a worker ends its runs. One that is alive is replaced only if the server's address has changed.
-        if known == read_access(processes.home()) and processes.is_running(f"worker-{name}"):
+        if name not in replaced:
             print(
                 f"worker     {name} on pool {pool}, already running; to change its environment, run `make down` first"
             )
             continue
-        processes.stop(f"worker-{name}")
         command, environment = server.worker_command(name, pool), server.worker_environment(port)
         processes.detach(processes.spawn(f"worker-{name}", command, environment))
         print(f"worker     {name} on pool {pool}")

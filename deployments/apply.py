@@ -33,23 +33,17 @@ from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
 from deployments.automations import Change, compare, put_automations, switch_automation
-from deployments.form import form_of
-from deployments.project import Entry, Pool, read_limits, read_project
+from deployments.project import Entry, Pool, Project, read_limits, read_project
 
 HERE = Path(__file__).resolve().parent
 BLOCKS: tuple[type[Block], ...] = (InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost)
 
 
 async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
-    """Apply everything to the server that ``PREFECT_API_URL`` names.
+    """Apply everything to the server that ``PREFECT_API_URL`` names; a dry run only says what would change.
 
-    Args:
-        dry_run: Only say what would change; nothing is written to the server.
-        notify: Block that gets the notifications, as type slug and name, such as ``slack-webhook/alerts``; empty: the
-            one chosen earlier, or none.
-
-    Returns:
-        One line per thing, in the order in which it was applied.
+    `notify` is type slug and name of the block that gets the notifications, such as ``slack-webhook/alerts``; empty:
+    the one chosen earlier, or none.
 
     Raises:
         ParameterError: There is no such notification block.
@@ -61,7 +55,7 @@ async def apply(*, dry_run: bool = False, notify: str = "") -> list[Change]:
             *(pool_thing(client, name, pool) for name, pool in limits.pools.items()),
             *(pace_thing(client, name, per_second) for name, per_second in limits.paces.items()),
             *(block_thing(client, block) for block in BLOCKS),
-            *(deployment_thing(client, entry, project.pull, version) for entry in project.deployments),
+            *(deployment_thing(client, entry, project, version) for entry in project.deployments),
         ]
         changes = [await thing.put(dry_run=dry_run) for thing in things]
         return changes + await put_automations(client, notify, dry_run=dry_run)
@@ -150,7 +144,7 @@ def version_of_checkout() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def deployment_thing(client: PrefectClient, entry: Entry, pull: list[dict[str, Any]], version: str) -> Thing:
+def deployment_thing(client: PrefectClient, entry: Entry, project: Project, version: str) -> Thing:
     """Describe an entry of ``prefect.yaml``.
 
     Prefect fills in ``DISTRUST_ROOT`` of the pull steps where a run starts, so that each worker uses its own folder.
@@ -159,8 +153,8 @@ def deployment_thing(client: PrefectClient, entry: Entry, pull: list[dict[str, A
         **entry.model_dump(include={"entrypoint", "description", "parameters"}),
         "tags": sorted(entry.tags),
         "work_pool_name": entry.work_pool["name"],
-        "parameter_openapi_schema": form_of(entry.load_flow()),
-        "pull_steps": pull,
+        "parameter_openapi_schema": entry.form(),
+        "pull_steps": project.pull,
     }
     if version:
         settings["version"] = version

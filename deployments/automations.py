@@ -15,6 +15,7 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
+from pydantic import BaseModel, ConfigDict
 
 from storage.errors import ParameterError
 
@@ -47,10 +48,21 @@ def compare(kind: str, name: str, found: Mapping[str, Any], wanted: Mapping[str,
     return Change("~" if differences else "=", kind, name, ", ".join(differences))
 
 
-def read_automations() -> list[dict[str, Any]]:
-    """Read ``automations.yaml``; actions name deployments and the notified block by name, not by the server's ids."""
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
-    return list(content["automations"])
+class Described(BaseModel):
+    """An automation of ``automations.yaml``; its actions name deployments and the notified block by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    enabled: bool = True
+    trigger: dict[str, Any]
+    actions: list[dict[str, Any]]
+
+
+def read_automations() -> list[Described]:
+    """Read ``automations.yaml``."""
+    return [Described.model_validate(entry) for entry in yaml.safe_load(FILE.read_text("utf-8"))["automations"]]
 
 
 async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) -> list[Change]:
@@ -62,14 +74,13 @@ async def put_automations(client: PrefectClient, notify: str, *, dry_run: bool) 
     target = await find_target(client, notify) if notify else None
     changes = []
     for entry in read_automations():
-        present = await client.read_automations_by_name(entry["name"])
+        present = await client.read_automations_by_name(entry.name)
         block = target or target_of(present)
-        if any("block" in action for action in entry["actions"]) and block is None:
-            changes.append(Change("-", "automation", entry["name"], "no target; set one with --notify BLOCK-TYPE/NAME"))
+        if any("block" in action for action in entry.actions) and block is None:
+            changes.append(Change("-", "automation", entry.name, "no target; set one with --notify BLOCK-TYPE/NAME"))
             continue
-        wanted = AutomationCore.model_validate(
-            entry | {"actions": [await resolve(client, action, block) for action in entry["actions"]]}
-        )
+        actions = [await resolve(client, action, block) for action in entry.actions]
+        wanted = AutomationCore.model_validate(entry.model_dump() | {"actions": actions})
         changes.append(await put_automation(client, wanted, present, dry_run=dry_run))
     return changes
 
@@ -96,17 +107,17 @@ async def put_automation(
     return change
 
 
-async def resolve(client: PrefectClient, action: dict[str, Any], block: UUID | None) -> dict[str, Any]:
+async def resolve(client: PrefectClient, action: Mapping[str, object], block: UUID | None) -> dict[str, object]:
     """Replace the names in an action by the server's ids."""
-    action = dict(action)
-    if action.pop("block", None):
-        action["block_document_id"] = block
-    if name := action.pop("deployment", None):
+    resolved = {key: value for key, value in action.items() if key not in ("block", "deployment")}
+    if "block" in action:
+        resolved["block_document_id"] = block
+    if name := action.get("deployment"):
         try:
-            action["deployment_id"] = (await client.read_deployment_by_name(f"{name}/{name}")).id
+            resolved["deployment_id"] = (await client.read_deployment_by_name(f"{name}/{name}")).id
         except ObjectNotFound:
-            action["deployment_id"] = UNKNOWN
-    return action
+            resolved["deployment_id"] = UNKNOWN
+    return resolved
 
 
 def target_of(present: list[Automation]) -> UUID | None:
@@ -142,7 +153,7 @@ async def switch_automation(client: PrefectClient, name: str, *, on: bool) -> Ch
     """
     present = await client.read_automations_by_name(name)
     if not present:
-        known = ", ".join(entry["name"] for entry in read_automations())
+        known = ", ".join(entry.name for entry in read_automations())
         raise ParameterError(f"the server has no schedule or automation {name!r}; automations are {known}. Apply first")
     for automation in present:
         await (client.resume_automation if on else client.pause_automation)(automation.id)

@@ -137,10 +137,10 @@ def _send(pid: int, sign: signal.Signals) -> None:
         os.kill(pid, sign)
 
 
-def end_family(family: Iterable[tuple[int, str]], patience_seconds: float = SAVE_TIMEOUT_SECONDS) -> None:
+def end_family(family: Iterable[tuple[int, str]]) -> None:
     """End processes, given by their ids and when they began: SIGTERM, and SIGKILL for those that do not end."""
     left = list(family)
-    for sign, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 5.0)):
+    for sign, patience in ((signal.SIGTERM, SAVE_TIMEOUT_SECONDS), (signal.SIGKILL, 5.0)):
         left = [(pid, start) for pid, start in left if is_alive(pid) and _start_of(pid) == start]
         for pid, _ in left:
             _send(pid, sign)

@@ -11,7 +11,11 @@ import yaml
 from prefect import Flow
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict
+
+from flows.groups import titles
+from storage.vocabulary import SOURCE_TYPES
 
 HERE = Path(__file__).resolve().parent
 
@@ -65,6 +69,16 @@ class Entry(BaseModel):
         module, attribute = self.entrypoint.rsplit(".", 1)
         flow: Flow[..., Any] = getattr(importlib.import_module(module), attribute)
         return flow
+
+    def form(self) -> dict[str, object]:
+        """Describe its form in the UI: titles that name the group of a field, where Prefect would show code names."""
+        flow = self.load_flow()
+        schema: dict[str, Any] = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
+        for name, title in titles(flow.name, vars(flow.fn)["parameters_model"]):
+            schema["properties"][name]["title"] = title
+        if choice := schema["properties"].get("source_type"):
+            choice["enum"] = list(SOURCE_TYPES)
+        return schema
 
 
 class Project(BaseModel):

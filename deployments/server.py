@@ -117,12 +117,7 @@ def record_start(access: Access) -> Access:
 
 
 def start_server(port: int, access: Access | None = None, *, while_used: bool = False) -> subprocess.Popen[bytes]:
-    """Start the server and wait until it answers.
-
-    Args:
-        port: Port to listen on.
-        access: How it is to be reached; by default loopback, with what the environment says.
-        while_used: Let it end by itself once no command uses it any more.
+    """Start the server and wait until it answers; `while_used`, it ends by itself once no command uses it any more.
 
     Raises:
         PrerequisiteError: It did not come up; the message names its log.
@@ -210,21 +205,28 @@ def worker_environment(port: int) -> dict[str, str]:
     return client_environment(port) | {"DISTRUST_ROOT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "5"}
 
 
-def mark_dead_runs(workers: Mapping[str, str], stream: TextIO | None = None, **words: str) -> None:
+def mark_dead_runs(
+    workers: Mapping[str, str], stream: TextIO | None = None, *, required: bool = False, **words: str
+) -> None:
     """Mark the runs of this machine whose process has died, on the server that the environment names; print which.
 
-    Args:
-        workers: Workers of this machine that have ended, and their pools.
-        stream: Where to print the runs; by default standard output.
-        words: The ``message`` of the state of those runs.
+    `workers` of this machine, with their pools, have ended. Before others take their place, marking is `required`: from
+    then on nothing tells the runs that the old ones had taken from those of the new ones.
+
+    Raises:
+        PrerequisiteError: They could not be marked, and this is `required`.
     """
     from flows.liveness import mark_dead_runs as mark  # reads the server's address when imported
 
+    patience_seconds = 3 * MARK_SECONDS if required else MARK_SECONDS
     try:
-        for run in asyncio.run(asyncio.wait_for(mark(workers=workers, **words), MARK_SECONDS)):
+        for run in asyncio.run(asyncio.wait_for(mark(workers=workers, **words), patience_seconds)):
             print(f"run        {run}: its process no longer exists", file=stream)
     except Exception as error:  # earlier runs must not keep a command from its work
-        print(f"Earlier runs were not marked ({type(error).__name__}); the next command does it.", file=sys.stderr)
+        failure = f"Earlier runs were not marked ({type(error).__name__})"
+        if required:
+            raise PrerequisiteError(f"{failure}, so no worker was started; run it again") from error
+        print(f"{failure}; the next command does it.", file=sys.stderr)
 
 
 def keep() -> None:

@@ -212,11 +212,15 @@ def known_access() -> Access:
 
 
 def run_worker(pool: str) -> None:
-    """Become the worker of a pool."""
+    """Become the worker of a pool.
+
+    Raises:
+        PrerequisiteError: The runs of the one before it could not be marked, as while the server is not up yet.
+    """
     name = f"{pool}-{os.uname().nodename.partition('.')[0]}"
     environment = server.worker_environment(known_access().port)
     os.environ.update(environment)
-    server.mark_dead_runs({name: pool})  # if the server is not up yet, the next command marks them
+    server.mark_dead_runs({name: pool}, required=True)  # the system starts the service again
     _become(server.worker_command(name, pool), environment)
 
 

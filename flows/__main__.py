@@ -91,11 +91,9 @@ def main(arguments: list[str]) -> int:
         if status == 1:  # who ended it knows
             notify(f"{name} stopped", str(error), time.monotonic() - began)
         return status
-    from flows.summaries import summarise
-
-    record = to_jsonable_python(result, fallback=str) if as_json else None
-    print(json.dumps(record, ensure_ascii=False) if as_json else summarise(result))
-    notify(f"{name} is done", summarise(result), time.monotonic() - began)
+    told = "\n".join(result.summary())
+    print(json.dumps(to_jsonable_python(result, fallback=str), ensure_ascii=False) if as_json else told)
+    notify(f"{name} is done", told, time.monotonic() - began)
     if name == PIPELINE and not result.evaluate.reused:
         show_page(Path(result.evaluate.report))
     return 0

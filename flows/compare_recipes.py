@@ -14,7 +14,7 @@ from flows.records import recorded
 from flows.train_adapter import train_adapter
 from storage.errors import DistrustError, UserError
 from tasks import comparing
-from tasks.lora.comparison import Comparison
+from tasks.lora.comparison import ComparedRun, Comparison, variants
 from tasks.lora.recipe import Recipe
 
 CHOICES = {"alpha": "alphas", "objective": "objectives", "model": "models"}
@@ -28,12 +28,13 @@ async def compare_recipes(parameters: CompareRecipesParameters) -> Comparison:
     common = parameters.pick(TrainAdapterParameters).model_dump()
     choices = {field: getattr(parameters, given) for field, given in CHOICES.items()}
     rows = []
-    for run, recipe in comparing.plan_comparison(parameters.run, parameters.pick(Recipe), choices).items():
+    for suffix, recipe in variants(parameters.pick(Recipe), choices).items():
+        run = f"{parameters.run}-{suffix}"
         try:
             result: Any = await train_adapter(**common | recipe.model_dump() | {"run": run})
+            rows.append(ComparedRun.of(run, result))
         except (DistrustError, CrashedRun) as error:  # a killed trainer is a crash of its run alone
-            result = error
-        rows.append(comparing.row_of(run, result))
+            rows.append(ComparedRun(run=run, problem=str(error)))
     async with recorded(parameters, layout, reads=[], writes=[f"comparisons/{parameters.run}"]):
         report = await comparing.report_comparison(layout, parameters.run, rows)
     if failed := [f"{row.run}: {row.problem}" for row in rows if row.problem is not None]:

@@ -12,7 +12,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from storage.checkpoint import STATE, list_checkpoints, read_state
 from storage.errors import DistrustError, ParameterError, StoreError
@@ -104,60 +103,22 @@ def unusable_subjects(subjects: str, bulk: bool) -> Iterator[Fault]:
         yield "bulk", "the library's bulk files cannot be asked by subject; leave out --bulk, or --subjects"
 
 
-class OwnDocuments(Protocol):
-    """The parameters that name documents of the user's own."""
-
-    @property
-    def path(self) -> str: ...  # noqa: D102
-    @property
-    def source_type(self) -> str: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def text_column(self) -> str: ...  # noqa: D102
-
-
-class Download(OwnDocuments, Protocol):
-    """The parameters of a download that may name things that do not exist."""
-
-    @property
-    def catalogue(self) -> str: ...  # noqa: D102
-    @property
-    def sources(self) -> list[str]: ...  # noqa: D102
-    @property
-    def subjects(self) -> str: ...  # noqa: D102
-    @property
-    def bulk(self) -> bool: ...  # noqa: D102
-
-
-def unusable_download(download: Download) -> Iterator[Fault]:
-    """Sources, subjects or documents that cannot be used."""
-    yield from unknown_sources(download.catalogue, download.sources)
-    yield from unusable_subjects(download.subjects, download.bulk)
-    yield from unusable_documents(download)
-
-
-def unusable_documents(own: OwnDocuments) -> Iterator[Fault]:
+def unusable_documents(path: str, source_type: str, name: str, text_column: str) -> Iterator[Fault]:
     """A folder of documents that does not exist, or a kind or name that cannot be used."""
-    path = Path(own.path).expanduser()
-    if own.path and not path.exists():
-        yield from missing_paths("path", [own.path])
-    elif own.path and not (path.is_dir() or path.is_file()):
-        yield "path", f"{path.absolute()} is neither a folder nor a file"
-    if own.source_type not in SOURCE_TYPES:
-        close = nearest(own.source_type.lower(), SOURCE_TYPES)
+    place = Path(path).expanduser()
+    if path and not place.exists():
+        yield from missing_paths("path", [path])
+    elif path and not (place.is_dir() or place.is_file()):
+        yield "path", f"{place.absolute()} is neither a folder nor a file"
+    if source_type not in SOURCE_TYPES:
+        close = nearest(source_type.lower(), SOURCE_TYPES)
         hint = f"did you mean {close!r}? " if close else ""
-        yield (
-            "source_type",
-            (
-                f"{own.source_type!r} is not a kind of documents; {hint}'unknown' is a good answer; there are: "
-                f"{', '.join(SOURCE_TYPES)}"
-            ),
-        )
-    if own.name and not re.fullmatch(NAME_PATTERN, own.name):
-        yield "name", f"{own.name!r} cannot name a folder; use letters, digits, dots, dashes and underscores"
-    if not own.path and (own.name or own.text_column):
-        yield ("name" if own.name else "text_column"), "it belongs to documents of your own; name them with --path DIR"
+        kinds = f"{hint}'unknown' is a good answer; there are: {', '.join(SOURCE_TYPES)}"
+        yield "source_type", f"{source_type!r} is not a kind of documents; {kinds}"
+    if name and not re.fullmatch(NAME_PATTERN, name):
+        yield "name", f"{name!r} cannot name a folder; use letters, digits, dots, dashes and underscores"
+    if not path and (name or text_column):
+        yield ("name" if name else "text_column"), "it belongs to documents of your own; name them with --path DIR"
 
 
 def missing_paths(field: str, names: Iterable[str]) -> Iterator[Fault]:

@@ -70,7 +70,9 @@ class DownloadCorpusParameters(FlowParameters):
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report sources that the catalogue does not name, subjects that cannot be read and documents that are not."""
-        yield from faults.unusable_download(self)
+        yield from faults.unknown_sources(self.catalogue, self.sources)
+        yield from faults.unusable_subjects(self.subjects, self.bulk)
+        yield from faults.unusable_documents(self.path, self.source_type, self.name, self.text_column)
         yield from faults.unusable_store(layout)
 
 
@@ -182,7 +184,7 @@ class TrainAdapterParameters(FlowParameters, Recipe):
         description="Set an earlier run of this name aside when its recipe or mixture differs, instead of stopping.",
     )
     accept_imbalance: bool = Field(
-        default=False,
+        False,
         title="Accept imbalance",
         description="Train on a mixture whose distribution is poor, instead of stopping.",
     )
@@ -250,10 +252,9 @@ class CorpusToModelParameters(
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:
         """Report what the six flows do not make themselves."""
-        yield from faults.unusable_download(self)
+        yield from DownloadCorpusParameters.faults(self, layout)
         yield from faults.unknown_model(self.model)
         yield from faults.missing_paths("questions", self.questions)
-        yield from faults.unusable_store(layout)
 
 
 class CompareRecipesParameters(TrainAdapterParameters):
@@ -294,6 +295,4 @@ class CheckSetupParameters(FlowParameters):
 class PruneStoreParameters(FlowParameters, RetentionParameters):
     """What is kept, and whether anything is removed at all."""
 
-    dry_run: bool = Field(
-        True, title="Dry run", description="Only say what would be removed; switch it off to remove it."
-    )
+    dry_run: bool = Field(True, title="Dry run", description="Only say what would be removed; off: remove it.")

@@ -99,10 +99,7 @@ _LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
 
 
 async def live(work: Coroutine[Any, Any, Any]) -> Any:
-    """Do the work of the current flow run until it is done, or until something ends or pauses the run.
-
-    Returns:
-        What the work returns, or the state in which the run ends.
+    """Return what the work of the current flow run returns, or the state in which something else ends the run.
 
     Raises:
         Pause: The run was paused or suspended; its work has stopped.

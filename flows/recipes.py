@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,7 @@ class Faulty(ParameterError):
 
 
 def read_recipe(named: str, form: type[BaseModel]) -> dict[str, object]:
-    """Read the values that a recipe gives to the fields of a flow, each checked by itself.
-
-    Args:
-        named: A file, or the name of one in the gallery.
-        form: The flow's parameters.
+    """Read the values that a recipe, a file or one of the gallery, gives to the fields of a flow; each is checked.
 
     Raises:
         Faulty: It cannot be read, or has keys that no flow takes, or values of a wrong type or out of bounds.
@@ -50,18 +46,16 @@ def read_recipe(named: str, form: type[BaseModel]) -> dict[str, object]:
     except (OSError, ValueError, RecursionError) as error:
         raise Faulty([f"--recipe: {path} cannot be read: {error}"]) from None
     keys, known = keys_of(form), keys_of_all()
-    faults = [f"{path.name}: {key}: unknown option; {hint_for(key, known)}" for key in content if key not in known]
+    faults = []
+    for key in (key for key in content if key not in known):
+        close = nearest(key.replace("_", "-"), (name for name in known if "_" not in name))
+        hint = f"did you mean {close}?" if close else "the keys are the options that --help lists"
+        faults.append(f"{path.name}: {key}: unknown option; {hint}")
     values = {keys[key]: value for key, value in content.items() if key in keys}
     faults += [f"{path.name}: {line}" for line in wrong_values(form, values)]
     if faults:
         raise Faulty(faults)
     return values
-
-
-def hint_for(key: str, known: Iterable[str]) -> str:
-    """End the sentence about a key that no flow takes."""
-    close = nearest(key.replace("_", "-"), (name for name in known if "_" not in name))
-    return f"did you mean {close}?" if close else "the keys are the options that --help lists"
 
 
 def find_recipe(named: str) -> Path:
@@ -128,7 +122,8 @@ def with_recipe(form: type[BaseModel], fields: Mapping[str, object]) -> dict[str
 def write_out(flow: str, parameters: BaseModel) -> str:
     """Write the recipe that repeats a run: what was chosen, then what was left at its default, group by group."""
     values = {name: value for name, value in parameters.model_dump(mode="json").items() if value is not None}
-    values |= {name: str(Path(values[name]).expanduser().absolute()) for name in PLACES if is_place(values.get(name))}
+    places = {name: str(values[name]) for name in PLACES if values.get(name) and "://" not in str(values[name])}
+    values |= {name: str(Path(place).expanduser().absolute()) for name, place in places.items()}
     left_out = {"recipe"} if values["store"] else {"recipe", "store"}  # an empty one is where the environment says
     values = {name: value for name, value in values.items() if name not in left_out}
     defaults = type(parameters).model_construct().model_dump(mode="json")
@@ -139,11 +134,6 @@ def write_out(flow: str, parameters: BaseModel) -> str:
     for group, names in grouped(flow, [name for name in values if name not in chosen]):
         lines += ["", f"# {group}", *(line_of(name, values[name]) for name in names)]
     return "\n".join(lines) + "\n"
-
-
-def is_place(named: str | None) -> bool:
-    """Tell whether a value names a place of this machine, and no bucket."""
-    return bool(named) and "://" not in str(named)
 
 
 def line_of(field: str, value: Any) -> str:

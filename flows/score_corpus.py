@@ -17,6 +17,7 @@ from storage.layout import Layout
 from storage.manifest import Manifest, ShardRecord
 from tasks import coordination, scoring
 from tasks.chain import announce_sealed
+from tasks.policies import sole_writer
 from tasks.runners import ShardRunner, all_done, open_runner
 from tasks.signals.results import ScoreResult
 
@@ -63,7 +64,7 @@ async def score_store(layout: Layout, parameters: ScoreCorpusOptions) -> ScoreRe
 async def count_copies(layout: Layout, runner: ShardRunner) -> coordination.Count:
     """Count in how many outlets the words of each document stand, over the whole store, unless that was done."""
     count = coordination.plan_count(layout)
-    async with coordination.only_counter(count):
+    async with sole_writer(count.folder, *(source.folder for source in count.sources)):
         if not await asyncio.to_thread(count.finished):
             await all_done(
                 runner.run(coordination.fingerprint_shards, raw=source.raw, folder=source.folder, shards=share)
@@ -78,7 +79,7 @@ async def score_source(
     plan: scoring.Scoring, shards: Sequence[ShardRecord], max_conflict_share: float, runner: ShardRunner
 ) -> Manifest:
     """Score one source; a lock keeps others from scoring it meanwhile."""
-    async with scoring.only_scorer(plan):
+    async with sole_writer(plan.scored):
         if done := await scoring.look_up_scores(plan):
             return done
         shares = scoring.share_out(shards)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from flows.summaries import Result
 from flows.terminal import DETAILS
 from tasks.policies import Progress, run_logger
 
@@ -100,7 +99,7 @@ class Story:
 
         Progress.watcher = redraw
 
-    def end(self, stage: str, result: Result) -> None:
+    def end(self, stage: str, result: Any) -> None:
         """Say what a stage did: in the run's log in full, on the screen in a line and what needs a person's eye."""
         Progress.watcher = None
         first, *rest = result.summary()

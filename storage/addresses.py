@@ -7,7 +7,6 @@ arrive. Put a TLS proxy on loopback in front of it. Redirects inside the Hub's l
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 from storage.errors import ParameterError
@@ -48,11 +47,11 @@ def checked_address(url: str, what: str = "address") -> str:
     return url
 
 
-def check_hub(environment: Mapping[str, str] | None = None) -> None:
+def check_hub() -> None:
     """Check the address of the Hugging Face Hub before its libraries send a token there.
 
     Raises:
         ParameterError: ``HF_ENDPOINT`` is neither an https URL nor on this machine.
     """
-    if endpoint := (os.environ if environment is None else environment).get("HF_ENDPOINT"):
+    if endpoint := os.environ.get("HF_ENDPOINT"):
         checked_address(endpoint, "HF_ENDPOINT")

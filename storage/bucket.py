@@ -52,11 +52,7 @@ class Bucket:
     prefix: str
 
     def pull(self, mirror: Path, below: Iterable[str]) -> list[str]:
-        """Fetch what changed in the bucket into the mirror; return the fetched paths, relative to the mirror.
-
-        Args:
-            mirror: The mirror's folder.
-            below: What to fetch, for example ``raw/patents``; a folder means everything below it.
+        """Fetch what changed in the bucket `below` some folders into the mirror; return the paths, relative to it.
 
         Raises:
             DatasetBusy: Another process moves files of this mirror; `storage.lock.in_turn` waits for it.
@@ -75,10 +71,6 @@ class Bucket:
 
     def push(self, mirror: Path, below: Iterable[str]) -> list[str]:
         """Upload what changed in the mirror, and delete in the bucket what is gone here; return the changed paths.
-
-        Args:
-            mirror: The mirror's folder.
-            below: What to upload, for example ``scored/patents``.
 
         Raises:
             DatasetBusy: Another process moves files of this mirror; `storage.lock.in_turn` waits for it.

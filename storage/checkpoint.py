@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,8 @@ FILES = "files"
 """Key of the state under which the digest of each file is kept."""
 
 
-def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: dict[str, Any]) -> Path:
-    """Write a checkpoint and return its folder.
-
-    Args:
-        run: The run's folder.
-        step: Optimiser steps done.
-        write_files: Writes the tensors into the folder it is given.
-        state: JSON-able state: step, data cursor, hashes, normaliser.
+def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: Mapping[str, object]) -> Path:
+    """Write a checkpoint and return its folder; `write_files` writes the tensors into the folder that it is given.
 
     Raises:
         StoreError: The disk is full; the checkpoints before this one are whole.
@@ -35,7 +29,7 @@ def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], 
     with full_disk_explained(run), atomic_folder(final) as folder:
         write_files(folder)
         digests = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-        write_json(folder / STATE, state | {FILES: digests})
+        write_json(folder / STATE, {**state, FILES: digests})
     return final
 
 
@@ -83,10 +77,7 @@ def set_later_aside(run: Path, step: int) -> Path | None:
     """Move the checkpoints beyond a step out of the way of those that the run will write from there on.
 
     Left in place they would count as newer than the coming ones, which would be pruned in their stead. A result that
-    names one of them goes along. Nothing is deleted.
-
-    Returns:
-        Their new folder; None if there were no such checkpoints.
+    names one of them goes along. Nothing is deleted. Returns their new folder; None if there were none.
     """
     later = [folder for number, folder in list_checkpoints(run) if number > step]
     if not later:

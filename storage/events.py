@@ -105,18 +105,18 @@ def parse_event(line: str) -> dict[str, Any]:
     return {"event": (event := Event.read(line)).event, **event.model_dump(exclude_unset=True)}
 
 
-def end_with_parent(poll_seconds: float = 1.0, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> None:
+def end_with_parent() -> None:
     """End this process soon after its parent dies, so that nothing goes on writing behind a killed run.
 
-    The process first gets a SIGTERM, on which a trainer writes a checkpoint; after `grace_seconds` it ends.
+    The process first gets a SIGTERM, on which a trainer writes a checkpoint; after `ORPHAN_GRACE_SECONDS` it ends.
     """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(poll_seconds)
+            time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(grace_seconds)
+        time.sleep(ORPHAN_GRACE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

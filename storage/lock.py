@@ -53,14 +53,9 @@ def only_holder(
     *,
     remove: bool = False,
 ) -> Iterator[None]:
-    """Hold a lock file.
+    """Hold a lock file, and `remove` it with the lock; a process that waits says so once, to `on_wait`.
 
-    Args:
-        path: The lock file.
-        used_by: How a message about the lock begins; the holder follows: "data/raw/books is in use by".
-        patience_seconds: How long to wait for the lock.
-        on_wait: Receives one sentence if there is something to wait for.
-        remove: Delete the file with the lock; by default it stays.
+    `used_by` begins a message about the lock, which the holder ends: "data/raw/books is in use by".
 
     Raises:
         DatasetBusy: Another process still holds the lock after `patience_seconds`; the message names that process.
@@ -149,10 +144,7 @@ async def in_turn(
 ) -> Result:
     """Do something that needs a lock, as soon as the lock is free; waiting takes no thread and can be cancelled.
 
-    Args:
-        work: What to do; raises `DatasetBusy` at once while another process holds the lock.
-        on_wait: Receives one sentence if there is something to wait for.
-        patience_seconds: How long to wait.
+    The work raises `DatasetBusy` at once while another process holds the lock.
 
     Raises:
         DatasetBusy: Another process still holds the lock after `patience_seconds`.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,7 @@ class Manifest(BaseModel):
                 "delete it and run the stage again"
             ) from error
 
-    def made_from(self, inputs: dict[str, str], parameters: dict[str, Any]) -> bool:
+    def made_from(self, inputs: Mapping[str, str], parameters: Mapping[str, object]) -> bool:
         """Tell whether this dataset was made from exactly these inputs and parameters."""
         return self.inputs == inputs and digest_of(self.parameters) == digest_of(parameters)
 

@@ -6,13 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> str:
-    """Write a table.
-
-    Args:
-        head: Headings of the columns.
-        rows: One value for each column.
-        right: Headings of the columns whose values stand at the right, as numbers do.
-    """
+    """Write a table; values of the columns in `right` stand at the right, as numbers do."""
     ends = set(right)
     rule = ["---:" if heading in ends else "---" for heading in head]
     lines = [[cell(heading) for heading in head], rule, *([cell(value) for value in row] for row in rows)]

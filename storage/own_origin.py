@@ -57,20 +57,16 @@ def parse_host(text: str) -> tuple[str, int | None] | None:
     return (_compressed(name), port) if name else None
 
 
-def _compressed(name: str) -> str:
+def _address(name: str) -> str:
+    """Return the normal form of an IP address, which no name server can make point elsewhere; empty for a name."""
     try:
         return str(ip_address(name))
     except ValueError:
-        return name.lower()
+        return ""
 
 
-def is_address(name: str) -> bool:
-    """Tell whether a host is written as an IP address, which no name server can make point elsewhere."""
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _compressed(name: str) -> str:
+    return _address(name) or name.lower()
 
 
 def content_type(value: str) -> str:
@@ -138,7 +134,7 @@ class OwnOrigin:
         name, port = found
         if self._is_named(name, port):
             return True
-        if self.host in EVERY_ADDRESS and (is_address(name) or name in LOOPBACK):
+        if self.host in EVERY_ADDRESS and (_address(name) or name in LOOPBACK):
             return True  # whatever port a container or a router maps to ours: rebinding needs a name
         return name in {*LOOPBACK, _compressed(self.host)} and (port or 80) == self.port
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,7 @@ UNIQUE_COLUMNS = {
 
 
 def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[str, str] | None = None) -> None:
-    """Write a table as one shard.
-
-    Args:
-        path: The final path; the shard exists there only when whole.
-        table: Rows; cast to `schema`, so a wrong type or a null in a required column is an error here.
-        schema: The dataset's schema.
-        tags: Key-value metadata for the Parquet footer, read back by `read_tags`.
+    """Write a table as one shard, which exists under its path only when whole; `read_tags` reads its tags back.
 
     Raises:
         ValueError: The rows do not fit the schema, or a required column holds a null.
@@ -72,7 +66,7 @@ class ShardWriter:
         self._writer = writer
         self._schema = schema
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Append rows."""
         if rows:
             self._writer.write_table(pa.Table.from_pylist(rows, self._schema), row_group_size=ROW_GROUP_ROWS)

@@ -238,14 +238,9 @@ def bucket_pairs(values: npt.NDArray[np.unsignedinteger], band: int) -> Indices:
     """Find rows that hold the same values in one band.
 
     Inside a bucket each row is compared with the `NEIGHBOURS` rows before it and the bucket's first ones, not with all
-    others: the document that stays is among the first, if the rows are in order of rank.
-
-    Args:
-        values: (rows, `BAND_ROWS`) The places of the signatures in this band.
-        band: Its number.
-
-    Returns:
-        The distinct pairs, each as its smaller row times the number of rows plus the larger.
+    others: the document that stays is among the first, if the rows are in order of rank. `values` are the (rows,
+    `BAND_ROWS`) places of the signatures in this band. Each distinct pair is its smaller row times the number of rows,
+    plus the larger.
     """
     rows = len(values)
     key = np.full(rows, band + 1, np.uint64)
@@ -267,13 +262,8 @@ def bucket_pairs(values: npt.NDArray[np.unsignedinteger], band: int) -> Indices:
 def merge_copies(exact: Indices, rank: Indices, copies: tuple[Indices, Indices]) -> Indices:
     """Join each cluster of equal texts to the best-ranked one that stays and that it copies, if there is one.
 
-    Args:
-        exact: Number of the cluster of equal texts that each row belongs to.
-        rank: The rows' order: a lower one stays.
-        copies: Pairs of rows that are copies of each other.
-
-    Returns:
-        Number of each row's cluster.
+    `exact` is the number of each row's cluster of equal texts, and `copies` are pairs of rows; of two rows the one of
+    lower `rank` stays. Returns the number of each row's new cluster.
     """
     copied_by: dict[int, set[int]] = {}
     for one, other in zip(exact[copies[0]].tolist(), exact[copies[1]].tolist(), strict=True):

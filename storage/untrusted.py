@@ -77,12 +77,7 @@ def read_bounded(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
 
 
 def read_object(path: Path, most_bytes: int = MOST_JSON_BYTES, *, finite: bool = False) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: The file.
-        most_bytes: Its bound.
-        finite: Refuse ``NaN`` and ``Infinity``, which Python writes although they are not JSON.
+    """Read a JSON object; `finite`: without ``NaN`` and ``Infinity``, which Python writes although they are not JSON.
 
     Raises:
         FileNotFoundError: The file does not exist.

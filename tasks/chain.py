@@ -17,22 +17,12 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
     """Emit ``distrust.<stage>.ready`` for a flow that runs on its own.
 
     A flow that is part of another emits nothing: its parent starts the next stage, and must not be overtaken.
-
-    Args:
-        stage: What is complete now.
-        name: Name of the dataset, mixture, run or export.
-        store: Store as the flow's parameters name it; the next flow gets the same.
-        details: Further parameters of the next flow.
+    The next flow gets the same store as this flow's parameters name, and the details as its further parameters.
     """
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
-        emit_event(**sealed_event(stage, name, store, **details))
-
-
-def sealed_event(stage: Stage, name: str, store: str, **details: Any) -> dict[str, Any]:
-    """Return the event that starts the next stage; its payload fills the parameters of that flow."""
-    return {
-        "event": f"distrust.{stage}.ready",
-        "resource": {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},
-        "payload": {"name": name, "store": store, **details},
-    }
+        emit_event(
+            f"distrust.{stage}.ready",
+            {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},
+            payload={"name": name, "store": store, **details},
+        )

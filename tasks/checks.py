@@ -35,8 +35,7 @@ LEAST_FREE_GB = 10
 """The guide's smallest tier; the others need 25 and 50."""
 LOCKED = ("prefect", "fastapi", "sqlalchemy")
 """Packages whose other versions break the server."""
-AT_WORK = (StateType.RUNNING, StateType.CANCELLING)
-HOLDS_A_SLOT = (StateType.PENDING, *AT_WORK)
+HOLDS_A_SLOT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 TABLES = ("flow_run", "task_run", "log", "events", "event_resources", "artifact")
 LARGE_DATABASE_BYTES = 2 << 30
 PAGE = 200
@@ -61,13 +60,7 @@ class SetupReport(BaseModel):
 
 @task(task_run_name="check-environment", **LOCAL_WORK)
 async def check_environment(layout: Layout, silent_minutes: float, *, fix: bool) -> list[Check]:
-    """Look at everything that a run depends on, and mend what can be mended.
-
-    Args:
-        layout: The store.
-        silent_minutes: How long a run may give no sign of life.
-        fix: Mark zombies Crashed; otherwise only list them.
-    """
+    """Look at everything that a run depends on; `fix` marks the runs Crashed that were silent for so many minutes."""
     async with get_client() as client:
 
         async def versions() -> str:
@@ -143,7 +136,7 @@ async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[tup
     The heartbeat (one a minute) is the only sign of life. Processes of this machine are known by `flows.liveness`.
     """
     own, found = own_run(), []
-    for run in await read_runs(client, AT_WORK):
+    for run in await read_runs(client, HOLDS_A_SLOT):
         if run.id == own or run.state is None:
             continue
         last_sign = max(run.state.timestamp, await last_heartbeat(client, run) or run.state.timestamp)

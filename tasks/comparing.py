@@ -1,9 +1,8 @@
-"""A comparison of training runs as Prefect sees it: a table, two pictures, and a row for each run."""
+"""A comparison of training runs as Prefect sees it: a table and two pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pyarrow as pa
 from prefect import task
@@ -11,26 +10,14 @@ from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 
 from storage.atomic import write_json, write_text
 from storage.layout import Layout
-from storage.training_result import TrainingResult
-from tasks.lora.comparison import ComparedRun, Comparison, variants
+from tasks.lora.comparison import ComparedRun, Comparison
 from tasks.lora.display import Points, as_data_url, draw_lines, gap_line, line_of, read_metrics
-from tasks.lora.recipe import Recipe
 from tasks.policies import LOCAL_WORK
 
 PICTURES: dict[str, tuple[str, Callable[[pa.Table], Points]]] = {
     "effect": ("How much worse coordinated sources are predicted than primary ones", gap_line),
     "loss": ("Validation", lambda metrics: line_of(metrics, "valid_ce")),
 }
-
-
-def plan_comparison(run: str, recipe: Recipe, choices: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
-    """Return the recipes to train by run name."""
-    return {f"{run}-{suffix}": variant for suffix, variant in variants(recipe, choices).items()}
-
-
-def row_of(run: str, result: TrainingResult | Exception) -> ComparedRun:
-    """Return the row of a run, finished or failed."""
-    return ComparedRun(run=run, problem=str(result)) if isinstance(result, Exception) else ComparedRun.of(run, result)
 
 
 @task(task_run_name="report-comparison-{name}", **LOCAL_WORK)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from prefect import task
 
-from storage.atomic import remove, remove_temporaries
+from storage.atomic import remove
 from storage.layout import Layout
 from storage.manifest import (
     Manifest,
@@ -27,7 +26,7 @@ from storage.manifest import (
 from storage.parquet import read_shard, read_tags, write_shard
 from storage.schemas import OUTLETS_SCHEMA
 from storage.shingles import Indices
-from tasks.policies import LOCAL_WORK, exclusive, run_logger
+from tasks.policies import LOCAL_WORK, run_logger
 from tasks.signals.coordination import count_outlets, fingerprint_shard
 
 LAYOUT = 1
@@ -94,15 +93,6 @@ def plan_count(layout: Layout) -> Count:
             folder = layout.coordination(source)
             sources.append(Fingerprinted(source, layout.raw(source), folder, documents.digest, tuple(documents.shards)))
     return Count(layout.coordination(), tuple(sources))
-
-
-@asynccontextmanager
-async def only_counter(count: Count) -> AsyncIterator[None]:
-    """Keep others from counting in this store, and clear away what a killed process left half-written."""
-    async with exclusive(count.folder):
-        yield
-        for source in count.sources:
-            await asyncio.to_thread(remove_temporaries, source.folder)
 
 
 @task(task_run_name="fingerprint-{folder.name}", **LOCAL_WORK)

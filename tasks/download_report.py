@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
 
 from tasks.policies import LOCAL_WORK
-from tasks.sources.results import DownloadResult, FileTable, ShardOutcome
+from tasks.sources.results import DownloadResult, ShardOutcome
 
 MOST_ROWS = 1000
 """Most rows of a table artifact, which is stored and sent as a whole."""
 
 
-def file_rows(source: str, files: FileTable) -> list[dict[str, str | int]]:
+def rows_of(names: str, values: Iterable[Sequence[str | int | float]]) -> list[dict[str, str | int | float]]:
+    """Make the rows of a table, whose columns are named by words."""
+    return [dict(zip(names.split(), row, strict=True)) for row in values]
+
+
+def rows_of_files(result: DownloadResult) -> list[dict[str, str | int | float]]:
     """Make a row of each kind of file that was read, and of each reason for which others were not."""
-    read: list[dict[str, str | int]] = [
-        {"source": source, "what": f"read: {kind}", "files": count, "documents": documents, "first": "", "detail": ""}
-        for kind, (count, documents) in files.documents.items()
-    ]
-    rejected: list[dict[str, str | int]] = [
-        {
-            "source": source,
-            "what": f"rejected: {row.reason}",
-            "files": row.count,
-            "documents": 0,
-            "first": ", ".join(row.first),
-            "detail": row.detail,
-        }
-        for row in files.rejected
-    ]
-    return read + rejected
+    found: list[Sequence[str | int]] = []
+    for source, files in ((outcome.source, outcome.files) for outcome in result.sources if outcome.files):
+        for kind, (count, documents) in files.documents.items():
+            found.append((source, f"read: {kind}", count, documents, "", ""))
+        for row in files.rejected:
+            found.append((source, f"rejected: {row.reason}", row.count, 0, ", ".join(row.first), row.detail))
+    return rows_of("source what files documents first detail", found)
 
 
 @task(task_run_name="report-shards", **LOCAL_WORK)
@@ -42,38 +38,25 @@ async def report_download(result: DownloadResult, shards: Mapping[str, Sequence[
         result: What became of every source.
         shards: The shards of every source that this run fetched or went on with.
     """
-    sources = [
-        {
-            "source": outcome.source,
-            "authority": outcome.band,
-            "documents": outcome.documents,
-            "rejected": outcome.rejects,
-            "state": outcome.problem or outcome.state,
-        }
-        for outcome in result.sources
-    ]
+    outcomes = [(o.source, o.band, o.documents, o.rejects, o.problem or o.state) for o in result.sources]
+    sources = rows_of("source authority documents rejected state", outcomes)
     await acreate_table_artifact(
         key="download-sources", table=sources, description="What every source gave in this download."
     )
-    files = [row for outcome in result.sources if outcome.files for row in file_rows(outcome.source, outcome.files)]
-    if files:
+    if files := rows_of_files(result):
         await acreate_table_artifact(
             key="download-files", table=files[:MOST_ROWS], description="What became of the files of your own folders."
         )
-    rows = [
-        {
-            "source": source,
-            "shard": outcome.file,
-            "documents": outcome.documents,
-            "rejected": outcome.describe_rejects(),
-            "kilobytes": round(outcome.bytes / 1000, 1),
-        }
-        for source, outcomes in shards.items()
-        for outcome in outcomes
+    fetched = [
+        (source, shard.file, shard.documents, shard.describe_rejects(), round(shard.bytes / 1000, 1))
+        for source, outcomes_of in shards.items()
+        for shard in outcomes_of
     ]
-    if rows:
-        shown = rows[-MOST_ROWS:]  # the last ones are what a run that went on with an old download did
-        which = f"The last {len(shown)} of {len(rows)} shards" if len(shown) < len(rows) else "Shards"
+    if fetched:
+        shown = fetched[-MOST_ROWS:]  # the last ones are what a run that went on with an old download did
+        which = f"The last {len(shown)} of {len(fetched)} shards" if len(shown) < len(fetched) else "Shards"
         await acreate_table_artifact(
-            key="download-shards", table=shown, description=f"{which} fetched or reused by this run."
+            key="download-shards",
+            table=rows_of("source shard documents rejected kilobytes", shown),
+            description=f"{which} fetched or reused by this run.",
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
 from storage.errors import ParameterError, StoreError
+from storage.events import Event, ProgressEvent
 from storage.layout import CHECKPOINT_PREFIX, Layout, checked_name
 from storage.manifest import digest_of
 from storage.training_result import TrainedRun, read_training_result
@@ -62,13 +62,12 @@ async def evaluate_run(layout: Layout, run: str, parameters: EvaluationParameter
     shown = shown_progress("evaluation", f"Evaluation of run {run}")
     async with exclusive(layout.reports(run)), shown as progress:
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "progress":
-                progress.update(event.get("done", 0), event.get("total", 1))
-            log.info("%s", event.get("message") or event.get("stage") or event)
+        def on_event(event: Event) -> None:
+            if isinstance(event, ProgressEvent):
+                progress.update(event.done, event.total)
+            log.info("%s", getattr(event, "message", "") or getattr(event, "stage", "") or event.line())
 
-        result = await run_child("tasks.evals", spec.model_dump(mode="json"), folder / "evaluate.json", on_event)
-    return EvaluationResult.model_validate(result)
+        return await run_child("tasks.evals", spec, folder / "evaluate.json", on_event, EvaluationResult)
 
 
 @task(task_run_name="report-evaluation-{run}", **LOCAL_WORK)

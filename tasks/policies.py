@@ -28,7 +28,7 @@ from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
-from storage.atomic import write_json
+from storage.atomic import remove_temporaries, write_json
 from storage.events import ErrorEvent, Event, LogEvent, ResultEvent, parse_event
 from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
 
@@ -145,6 +145,15 @@ def exclusive(folder: Path, patience_seconds: float = math.inf) -> AbstractAsync
     return held_in_turn(partial(only_writer, folder, 0.0), run_logger().warning, patience_seconds)
 
 
+@asynccontextmanager
+async def sole_writer(folder: Path, *below: Path) -> AsyncIterator[None]:
+    """Hold the lock of a dataset, and in the end clear away what a killed process left half-written in its folders."""
+    async with exclusive(folder):
+        yield
+        for place in (folder, *below):
+            await asyncio.to_thread(remove_temporaries, place)
+
+
 @dataclass(frozen=True)
 class Check:
     """What was found when a component was tried out."""
@@ -199,8 +208,8 @@ async def run_child(
 
     Args:
         module: The room's module, for example ``tasks.lora``.
-        specification: What to do; written to `specification_path` first.
-        specification_path: Where the child reads it.
+        specification: What to do; the child reads it at `specification_path`.
+        specification_path: Where it is written.
         on_event: Receives every event but the last; must not block.
         result: The model of the result; without one, specification, events and result are plain dictionaries.
 
@@ -221,17 +230,9 @@ async def run_child(
         # Ctrl-C means that its checkpoint is not waited for.
         start_new_session=True,
     )
-    last: Event | None = None
-    lines: list[str] = []
     try:
-        assert process.stdout is not None
-        async for raw in process.stdout:
-            event = Event.read(line := raw.decode("utf-8", errors="replace"))
-            if isinstance(event, ResultEvent | ErrorEvent):
-                last = event
-            else:
-                lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
-                on_event(event if result else parse_event(line))
+        read: Callable[[str], Any] = Event.read if result else parse_event
+        last, lines = await _hear(process, lambda line: on_event(read(line)))
         status = await process.wait()
     finally:
         await _stop(process)
@@ -240,6 +241,23 @@ async def run_child(
     if status != 0 or last is None:
         raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(lines))
     return result.model_validate(last.model_extra) if result else dict(last.model_extra or {})
+
+
+async def _hear(
+    process: asyncio.subprocess.Process, on_line: Callable[[str], None]
+) -> tuple[ResultEvent | ErrorEvent | None, list[str]]:
+    """Hand on what a child prints until it closes its output; return its last word, and its last lines."""
+    last: ResultEvent | ErrorEvent | None = None
+    lines: list[str] = []
+    assert process.stdout is not None
+    async for raw in process.stdout:
+        event = Event.read(line := raw.decode("utf-8", errors="replace"))
+        if isinstance(event, ResultEvent | ErrorEvent):
+            last = event
+        else:
+            lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
+            on_line(line)
+    return last, lines
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

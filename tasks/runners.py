@@ -81,7 +81,7 @@ class ShardRunner:
         if self._runner is not None:
             self._runner.__exit__(None, None, None)
 
-    def _submit(self, work: Task[..., Any], parameters: dict[str, Any]) -> Callable[[], Any]:
+    def _submit(self, work: Task[..., Any], parameters: dict[str, object]) -> Callable[[], Any]:
         """Hand over a task; the returned function waits for its result."""
         with self._lock:
             assert self._runner is not None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import task_run
 
-from storage.atomic import remove, remove_temporaries
+from storage.atomic import remove
 from storage.errors import MixtureError
 from storage.layout import Layout
 from storage.manifest import (
@@ -31,7 +29,7 @@ from storage.manifest import (
 from storage.parquet import read_tags
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
 from storage.shingles import Indices
-from tasks.policies import LOCAL_WORK, Check, exclusive, run_logger, try_component
+from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
 from tasks.signals.custom import CustomSignal, load_signal
 from tasks.signals.explain import explain as explain  # for the flow, which does not see a room
 from tasks.signals.overlay import Mode
@@ -64,7 +62,7 @@ class Scoring:
     """By shard, the rows that stand in several outlets, and in how many; none: that was not counted."""
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """What the scores depend on besides the documents."""
         given = {"signal": self.signal.identity} if self.signal else {}
         return {
@@ -140,14 +138,6 @@ def plan_scoring(
 def open_signal(name: str, mode: Mode) -> CustomSignal | None:
     """Import the user's own signal; none if none is named."""
     return load_signal(name, mode) if name else None
-
-
-@asynccontextmanager
-async def only_scorer(scoring: Scoring) -> AsyncIterator[None]:
-    """Keep others from scoring this source, and clear away what a killed process left half-written."""
-    async with exclusive(scoring.scored):
-        yield
-        await asyncio.to_thread(remove_temporaries, scoring.scored)
 
 
 def share_out(shards: Sequence[ShardRecord]) -> list[list[ShardRecord]]:
@@ -248,7 +238,7 @@ async def report_scores(manifests: Sequence[Manifest]) -> None:
     )
 
 
-def score_row(manifest: Manifest) -> dict[str, Any]:
+def score_row(manifest: Manifest) -> dict[str, object]:
     """Describe the scores of a source as a row of a table artifact."""
     counts, rows = manifest.counts, max(1, manifest.rows)
     return {

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
@@ -29,17 +26,12 @@ LOCKED = 423
 
 
 class SharedPace:
-    """Hands out an archive's requests, a batch at a time.
+    """Hands out an archive's requests, a batch at a time."""
 
-    Args:
-        logger: Where a wait of more than five seconds is named; the current run's by default.
-    """
-
-    def __init__(self, logger: Callable[[], logging.Logger | logging.LoggerAdapter[Any]] = run_logger) -> None:
+    def __init__(self) -> None:
         self._left: dict[str, int] = defaultdict(int)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._free_until: dict[str, float] = {}
-        self._logger = logger
 
     async def turn(self, host: str) -> None:
         """Wait until this machine may send a request to a host."""
@@ -56,7 +48,7 @@ class SharedPace:
         begun, announced = time.monotonic(), False
         while (seconds := await self._ask(host, limit)) > 0:
             if not announced and time.monotonic() - begun + seconds > NAMED_AFTER_SECONDS:
-                self._logger().warning(
+                run_logger().warning(
                     "waiting about %.0f s: other machines use the pace that the Prefect limit %s allows", seconds, limit
                 )
                 announced = True
@@ -73,9 +65,9 @@ class SharedPace:
             if error.response.status_code == LOCKED:
                 with contextlib.suppress(ValueError):
                     return min(30.0, max(0.1, float(error.response.headers.get("Retry-After", 1.0))))
-            self._logger().warning("the Prefect limit %s is not kept: %s", limit, error)
+            run_logger().warning("the Prefect limit %s is not kept: %s", limit, error)
             self._free_until[host] = math.inf
         except Exception as error:  # the server may be away, the download goes on
             self._free_until[host] = time.monotonic() + AWAY_SECONDS
-            self._logger().debug("limit %s not asked: %s", limit, error)
+            run_logger().debug("limit %s not asked: %s", limit, error)
         return 0.0

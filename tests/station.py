@@ -180,11 +180,6 @@ class Station:
         body = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
         return {found["name"]: found["state_type"] for found in self.post("task_runs/filter", body)}
 
-    def parts(self, flow_run: str) -> dict[str, str]:
-        """The state of every flow run that a run has started as a part of itself, by name."""
-        body = {"flow_runs": {"parent_flow_run_id": {"any_": [flow_run]}}}
-        return {found["name"]: found["state_type"] for found in self.post("flow_runs/filter", body)}
-
     def ended(self, flow_run: str, seconds: float = PATIENCE_SECONDS) -> str:
         """Wait for the end of a run; return the type of its last state."""
         return str(until(lambda: (state := self.state(flow_run)) in ENDED and state, seconds))

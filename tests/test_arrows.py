@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,6 @@ WRAPPER_FOLDER = {
     "policies": None,
     "shared_pace": None,
     "runners": None,
-    "mirroring": None,
     "chain": None,
     "approval": None,
     "checks": None,
@@ -60,14 +59,16 @@ def modules() -> list[Path]:
     return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
+    found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the arrows"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
 
 
 def is_below(name: str, *packages: str) -> bool:
@@ -109,12 +110,12 @@ def test_imports_follow_the_arrows() -> None:
 
 
 def test_the_accelerator_is_loaded_only_where_it_is_used() -> None:
-    loading = {path.relative_to(ROOT).as_posix() for path in modules() if any(map(is_accelerator, imports(path)))}
+    loading = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        if any(is_below(name, *ACCELERATOR) for name in imports(path))
+    }
     assert {path for path in loading if not path.startswith(MAY_LOAD_MLX)} == set()
-
-
-def is_accelerator(name: str) -> bool:
-    return is_below(name, *ACCELERATOR)
 
 
 def test_a_data_worker_never_loads_the_accelerator() -> None:

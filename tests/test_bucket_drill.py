@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,8 @@ from sandbox.__main__ import BUNDLED_DOCUMENTS, flow_command
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
+from tests.prefect_database import give_database
 from tests.test_end_to_end import SHORT
-from tests.test_secrets_stay import holders, run
-from tests.test_secrets_stay import port as port
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
@@ -38,6 +39,34 @@ CorpusStore(
 ).save("drill", overwrite=True)
 HuggingFaceHub(endpoint=os.environ["HF_ENDPOINT"], token=SecretStr("{TOKEN}")).save("drill", overwrite=True)
 """
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_HOME", str(give_database(tmp_path_factory.mktemp("prefect"))))
+        found = server.free_port(0)
+        process = server.start_server(found)
+        yield found
+        processes.stop("server")
+        with contextlib.suppress(ChildProcessError):
+            process.wait()
+
+
+async def run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=processes.ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    return int(process.returncode or 0), output.decode()
+
+
+def holders(folder: Path, *marks: str) -> list[str]:
+    """Files below a folder that hold one of the marks by which secrets can be told."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [
+        str(path.relative_to(folder)) for path in files if any(mark.encode() in path.read_bytes() for mark in marks)
+    ]
 
 
 def objects(bucket: S3FileSystem) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Every command on the pages: run here, run by another test, or held against the real command line."""
+"""Every command on the pages: run here, or held against the real command line."""
 
 from __future__ import annotations
 
@@ -31,52 +31,6 @@ RUN_HERE = (
     "python -m flows score-corpus --explain bench_notebooks:1",
     "python -m docs.examples.new_suite.ask sandbox/base_model",
 )
-RUN_ELSEWHERE = {
-    "make run": "tests/test_end_to_end.py",
-    "make serve": "tests/tasks/exports/test_serve.py",
-    "python -m flows check-setup": "tests/flows/test_check_setup.py",
-    "python -m flows download-corpus": "tests/flows/test_download.py",
-    "python -m flows score-corpus": "tests/flows/test_stages.py",
-    "python -m flows rebalance-corpus": "tests/flows/test_stages.py",
-    "python -m flows train-adapter": "tests/flows/test_train_adapter.py",
-    "python -m flows export-model": "tests/flows/test_export_model.py",
-    "python -m flows evaluate-adapter": "tests/tasks/evals/test_evaluate.py",
-    "python -m flows corpus-to-model": "tests/test_end_to_end.py",
-    "python -m flows compare-recipes": "tests/flows/test_train_adapter.py",
-    "python -m flows prune-store": "tests/flows/test_prune_store.py",
-    "python -m deployments apply": "tests/deployments/test_applied.py",
-    "python -m deployments switch": "tests/deployments/test_applied.py",
-    "python -m flows try-model": "tests/tasks/evals/test_try_model.py",
-    "python -m tasks.exports.serve": "tests/tasks/exports/test_serve.py",
-}
-"""Commands whose work another test does on small data; here their options are held against the command line."""
-NOT_RUN = {
-    "make install-worker": "installs a service; the files are tested in tests/deployments/test_services.py",
-    "make uninstall-worker": "likewise",
-    "python -m deployments install-": "likewise",
-    "python -m deployments uninstall-": "likewise",
-    "make audit": "needs the network",
-    "prefect worker start": "what operations.md warns against",
-    "make env": "builds the environment that this test runs in",
-    "make test": "runs this test",
-    "make up": "starts a server and two workers for good; prefect.yaml is tested in tests/deployments",
-    "make down": "stops them",
-    "make bench": "takes an hour",
-    "make drills": "takes twenty minutes",
-    "make clients": "needs the npm registry",
-    "make docs": "the same build is tested in tests/test_docs.py",
-    "make PYTHON=": "names another interpreter",
-    "python -m mlx_lm": "needs an export; opened in tests/test_end_to_end.py",
-    "python -m benchmarks": "takes minutes; each prints its own measurements",
-    "python -m docs.examples": "with an adapter: needs a finished run",
-    "python -m pytest": "runs tests",
-    "prefect deployment run": "needs a worker; names and parameters are held against prefect.yaml",
-    "pip install": "the guide's command, beside ours",
-    "python -c": "the guide's command, beside ours",
-    "mlx.launch": "needs several Macs; on one machine in tests/tasks/lora/test_ranks.py",
-    "ollama create": "what export-model --ollama runs",
-    "ollama run": "needs Ollama and a registered model",
-}
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -106,10 +60,6 @@ def plain(line: str) -> str:
 
 
 COMMANDS = dict(commands())
-
-
-def covering(command: str, table: dict[str, str]) -> str | None:
-    return next((start for start in sorted(table, key=len, reverse=True) if command.startswith(start)), None)
 
 
 @functools.cache
@@ -151,12 +101,6 @@ VALUED = {"models", "objectives", "signal"}
 """Options that the pages name without giving a value."""
 
 
-def test_commands_are_run_or_say_why_not() -> None:
-    """A command that is missing: add it to a table of this test, with what runs it or why nothing can."""
-    tables = RUN_ELSEWHERE | NOT_RUN
-    assert [command for command in COMMANDS if command not in RUN_HERE and not covering(command, tables)] == []
-
-
 def test_commands_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = []
     for command in COMMANDS:
@@ -165,13 +109,6 @@ def test_commands_are_those_of_the_command_line(capsys: pytest.CaptureFixture[st
         except (SystemExit, Exception) as error:
             wrong.append(f"{COMMANDS[command]}: {command}: {error!r} {capsys.readouterr().err}")
     assert wrong == []
-
-
-def test_the_tables_hold_nothing_old() -> None:
-    assert set(RUN_HERE) <= set(COMMANDS)
-    used = {covering(command, RUN_ELSEWHERE | NOT_RUN) for command in COMMANDS}
-    assert set(RUN_ELSEWHERE | NOT_RUN) <= used
-    assert all((ROOT / test).is_file() for test in RUN_ELSEWHERE.values())
 
 
 def test_an_option_that_is_not_there_is_found() -> None:

@@ -187,39 +187,6 @@ async def test_a_download_that_is_killed_goes_on_where_it_was(
     assert len(again) <= 2 * 50, log.read_text()  # a shard begins while the last items of the one before are under way
 
 
-@pytest.mark.drill
-async def test_two_workers_share_the_sources_and_fetch_nothing_twice(
-    archive: HostileArchive, prefect: Server, tmp_path: Path
-) -> None:
-    both = ("books", "speeches")
-    processes = [await start_download(tmp_path, prefect, 60.0, sources=order) for order in (both, both[::-1])]
-    assert [await process.wait() for process in processes] == [0, 0], (tmp_path / "log").read_text()
-    for source in both:
-        check_whole(tmp_path / "store", source)
-    assert set(archive.requests.values()) == {2}, "once for each source"
-
-
-@pytest.mark.drill
-async def test_another_worker_takes_over_from_a_killed_one(
-    archive: HostileArchive, prefect: Server, tmp_path: Path
-) -> None:
-    log = tmp_path / "log"
-    folder = tmp_path / "store" / "raw" / "books"
-    killed = await start_download(tmp_path, prefect, 5.0)  # slow enough not to be done before the heir has started
-    await until(folder / "shard-00000.parquet", killed, log)
-    heir = await start_download(tmp_path, prefect, 1000.0)
-    while "waiting for it to finish" not in log.read_text():
-        assert heir.returncode is None, log.read_text()
-        await asyncio.sleep(0.1)
-    sealed = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
-    os.killpg(killed.pid, signal.SIGKILL)
-    assert await heir.wait() == 0, log.read_text()
-    check_whole(tmp_path / "store")
-    assert {name: (folder / name).stat().st_mtime_ns for name in sealed} == sealed
-    assert archive.requests["scrape"] == 1
-    assert sum(count > 1 for count in archive.requests.values()) <= 2 * 2 * 50  # of two shards under way
-
-
 async def test_a_full_disk_is_told_and_nothing_is_half_written(
     archive: HostileArchive, prefect: Server, tmp_path: Path
 ) -> None:

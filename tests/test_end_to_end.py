@@ -6,10 +6,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -149,6 +151,13 @@ def test_the_report_and_its_records_are_there(finished: Path) -> None:
     assert "<html" in (reports / "report.html").read_text("utf-8")
     for name in ("validation_results.json", "evaluation_results.json"):
         assert json.loads((reports / name).read_text("utf-8"))
+
+
+def test_the_page_of_the_pipeline_shows_its_results(finished: Path) -> None:
+    shown = "SELECT a.key FROM artifact a JOIN flow_run r ON r.id = a.flow_run_id WHERE r.name LIKE 'corpus-to-model%'"
+    with closing(sqlite3.connect(finished / "prefect" / "prefect.db")) as database:
+        keys = {key for (key,) in database.execute(shown)}
+    assert {"mixture-distribution", "evaluation-report", "export-files", "exported-model"} <= keys
 
 
 def test_a_further_run_repeats_nothing(finished: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,8 +16,6 @@ from storage.checkpoint import damaged_files, list_checkpoints
 from storage.manifest import MANIFEST, find_damage, read_manifest
 from tests.stages import STAGES
 from tests.station import Station, running_station, until
-from tests.tasks.sources.hostile import HostileItem
-from tests.test_download_drills import ITEMS, check_whole, serve_books
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -134,27 +130,3 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
     assert station.ended(station.start_run(stage.flow, parameters | stage.quick)) == "COMPLETED"
     assert stage.made(store)
     assert not list(store.rglob(".tmp-*"))
-
-
-async def test_a_download_on_a_full_disk_keeps_what_it_has_and_fetches_the_rest_later(
-    station: Station, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with serve_books(tmp_path, monkeypatch) as archive:
-        archive.items |= {name: HostileItem(random.Random(name).randbytes(30_000).hex().encode()) for name in ITEMS}
-        await asyncio.to_thread(station.restart_worker)  # its runs need the address of this test's archive
-        store = disk.folder / "store"
-        parameters = {"sources": ["books"], "rate_limit": 1000.0, "catalogue": str(tmp_path / "catalogue.toml")}
-        disk.fill(2_500_000)  # one of four shards
-        failing = await asyncio.to_thread(station.start_run, "download-corpus", parameters | {"store": str(store)})
-        await asyncio.to_thread(check_told, station, failing)
-        folder = store / "raw" / "books"
-        kept = sorted(folder.glob("shard-*.parquet"))
-        assert kept and not (folder / MANIFEST).exists() and not list(folder.glob(".tmp-*"))
-        asked = archive.requests.copy()
-
-        disk.make_room()
-        again = await asyncio.to_thread(station.start_run, "download-corpus", parameters | {"store": str(store)})
-        assert await asyncio.to_thread(station.ended, again) == "COMPLETED"
-        check_whole(store, items=archive.items)
-        had = {row.removeprefix("books:") for shard in kept for row in pq.read_table(shard)["id"].to_pylist()}
-        assert not [name for name in had if archive.requests[f"metadata/{name}"] > asked[f"metadata/{name}"]]

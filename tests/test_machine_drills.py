@@ -1,24 +1,17 @@
-"""A download whose machine restarts, whose wall clock jumps, and one that a person cancels."""
+"""A download whose wall clock jumps."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from deployments import server
 from tests.prefect_database import give_database
-from tests.station import ROOT, Station, until
-from tests.tasks.sources.hostile import HostileArchive
-from tests.test_download_drills import check_whole, serve_books
+from tests.test_download_drills import check_whole, serve_books, start_download, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -55,89 +48,24 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
 """A wall clock that jumps once a file is there; the monotonic clock goes on."""
 
 
-@pytest.fixture
-async def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostileArchive]:
-    async with serve_books(tmp_path, monkeypatch) as served:
-        yield served
-
-
-@pytest.fixture
-async def station(archive: HostileArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Station]:
-    """A station whose worker knows the archive of this test."""
-    monkeypatch.setenv("PREFECT_HOME", str(give_database(tmp_path / "prefect")))
-    running = await asyncio.to_thread(Station, "data")
-    yield running
-    await asyncio.to_thread(running.stop)
-
-
-async def test_a_machine_that_restarts_goes_on_with_its_download(
-    station: Station, archive: HostileArchive, tmp_path: Path
-) -> None:
-    parameters = {"sources": ["books"], "rate_limit": 20.0, "catalogue": str(tmp_path / "catalogue.toml")}
-    first = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
-    folder = tmp_path / "store" / "raw" / "books"
-    await asyncio.to_thread(until, (folder / "shard-00000.parquet").exists)
-    finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
-    for process in (*station.flow_processes(), station.worker.pid, station.server.pid):
-        os.kill(process, signal.SIGTERM)  # what a shutdown sends to everything
-    await asyncio.to_thread(until, lambda: not station.flow_processes())
-    await asyncio.sleep(2)
-    await asyncio.to_thread(station.stop)
-
-    await asyncio.to_thread(station.start_server)
-    station.start_worker()
-    assert station.state(first) == "RUNNING", "no process was left to say that it ended"
-    await asyncio.sleep(7)
-    told = await asyncio.to_thread(station.ask_the_doctor)
-    assert station.state(first) == "CRASHED", told
-    second = await asyncio.to_thread(station.start_run, "download-corpus", parameters | {"rate_limit": 200.0})
-    assert await asyncio.to_thread(station.ended, second) == "COMPLETED"
-    check_whole(tmp_path / "store")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-
-
-async def test_a_download_that_is_cancelled_in_the_ui_goes_on_later(
-    station: Station, archive: HostileArchive, tmp_path: Path
-) -> None:
-    parameters = {"sources": ["books"], "rate_limit": 10.0, "catalogue": str(tmp_path / "catalogue.toml")}
-    first = await asyncio.to_thread(station.start_run, "download-corpus", parameters)
-    folder = tmp_path / "store" / "raw" / "books"
-    await asyncio.to_thread(until, lambda: (folder / "plan.parquet").exists())
-    station.cancel(first)
-    assert await asyncio.to_thread(station.ended, first) == "CANCELLED"
-    assert not (folder / "manifest.json").exists() and not list(folder.glob(".tmp-*"))
-    heard = archive.requests.total()
-    await asyncio.sleep(2)
-    assert archive.requests.total() == heard, "nothing is asked for any more"
-    second = await asyncio.to_thread(station.start_run, "download-corpus", parameters | {"rate_limit": 200.0})
-    assert await asyncio.to_thread(station.ended, second) == "COMPLETED"
-    check_whole(tmp_path / "store")
-
-
 @pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler on Linux")
 @pytest.mark.parametrize("seconds", [7200, -7200])
 async def test_a_clock_that_jumps_changes_neither_pace_nor_result(
-    station: Station, archive: HostileArchive, tmp_path: Path, seconds: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     source, shim, jump = tmp_path / "clock.c", tmp_path / "clock.so", tmp_path / "jump"
     source.write_text(CLOCK, "utf-8")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(shim), str(source)], check=True)
-    jumping = {"LD_PRELOAD": str(shim), "CLOCK_JUMP_FILE": str(jump), "CLOCK_JUMP_SECONDS": str(seconds)}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "flows", "download-corpus", "--sources", "books", "--rate-limit", "20"),
-        *("--catalogue", str(tmp_path / "catalogue.toml")),
-        cwd=ROOT,
-        env=server.client_environment(station.port) | jumping,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    shard = tmp_path / "store" / "raw" / "books" / "shard-00000.parquet"
-    await asyncio.to_thread(until, shard.exists)
-    jump.touch()
-    heard, jumped_at = archive.requests.total(), time.monotonic()
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    check_whole(tmp_path / "store")
-    assert set(archive.requests.values()) == {1}, "nothing is asked twice"
-    pace = (archive.requests.total() - heard) / (time.monotonic() - jumped_at)
-    assert pace <= 21
+    for name, value in {"LD_PRELOAD": shim, "CLOCK_JUMP_FILE": jump, "CLOCK_JUMP_SECONDS": seconds}.items():
+        monkeypatch.setenv(name, str(value))
+    give_database(tmp_path / "prefect")
+    async with serve_books(tmp_path, monkeypatch) as archive:
+        process = await start_download(tmp_path, None, 20.0)
+        await until(tmp_path / "store" / "raw" / "books" / "shard-00000.parquet", process, tmp_path / "log")
+        jump.touch()
+        heard, jumped_at = archive.requests.total(), time.monotonic()
+        assert await process.wait() == 0, (tmp_path / "log").read_text()
+        check_whole(tmp_path / "store")
+        assert set(archive.requests.values()) == {1}, "nothing is asked twice"
+        pace = (archive.requests.total() - heard) / (time.monotonic() - jumped_at)
+        assert pace <= 21

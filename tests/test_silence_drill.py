@@ -32,9 +32,9 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station
 
 async def apply_with_short_spans(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the automation of this project on the server as it is, but for the span."""
-    (entry,) = [entry for entry in automations.read_automations() if entry["name"] == AUTOMATION]
-    assert entry["trigger"]["within"] > 5 * int(server.CLIENT_SETTINGS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
-    entry["trigger"]["within"] = SILENCE_SECONDS
+    (entry,) = [entry for entry in automations.read_automations() if entry.name == AUTOMATION]
+    assert entry.trigger["within"] > 5 * int(server.CLIENT_SETTINGS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    entry.trigger["within"] = SILENCE_SECONDS
     monkeypatch.setattr(automations, "read_automations", lambda: [entry])
     with temporary_settings({PREFECT_API_URL: station.url}):
         async with get_client() as client:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.test_stages import KINDS, write_documents
 from tests.stages import SLOW_SIGNAL, STAGES, Stage
 from tests.station import Station, are_alive, families_of, processes_of, running_station, until
 
@@ -126,45 +125,3 @@ def test_a_failed_shard_is_retried_in_the_ui(station: Station, tmp_path: Path, m
     assert stage.made(store)
     again = {path.parent.name for path, moment in written().items() if before.get(path) != moment}
     assert again == {"novels"}, "what was scored is not scored again"
-
-
-def test_a_cancelled_pipeline_leaves_none_of_its_stages_at_work(
-    station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLOW_SIGNAL_SECONDS", "10")
-    station.restart_worker()
-    catalogue = write_documents(tmp_path / "documents")
-    wanted = {"store": str(tmp_path / "store"), "catalogue": str(catalogue), "sources": list(KINDS)}
-    cancelled = station.start_run("corpus-to-model", wanted | {"signal": SLOW_SIGNAL})
-    until(lambda: station.parts(cancelled).get("score-corpus") == "RUNNING")
-    station.cancel(cancelled)
-    assert station.ended(cancelled) == "CANCELLED"
-    until(lambda: not station.flow_processes(), 40)
-    parts = station.parts(cancelled)
-    assert set(parts) == {"download-corpus", "score-corpus"}
-    assert set(parts.values()) <= {"CANCELLED", "CRASHED", "COMPLETED"}, "nothing is shown at work"
-
-
-def test_a_cancelled_comparison_ends_its_trainer_and_goes_on_later(station: Station, tmp_path: Path) -> None:
-    stage = STAGES["train-adapter"]
-    store = stage.prepare(tmp_path)
-    wanted = stage.parameters(store) | {"store": str(store), "alphas": [2.5, 2.9]}
-    cancelled = station.start_run("compare-recipes", wanted)
-    until(lambda: list(store.glob("runs/*/training.log")))
-    station.cancel(cancelled)
-    assert station.ended(cancelled) == "CANCELLED"
-    until(lambda: not processes_of(str(store / "runs")), 40)
-    assert set(station.parts(cancelled).values()) <= {"CANCELLED", "CRASHED", "COMPLETED"}, "nothing is shown at work"
-    assert station.ended(station.start_run("compare-recipes", wanted | stage.quick)) == "COMPLETED"
-    assert len(list(store.glob("runs/*/result.json"))) == 2
-
-
-def test_a_cancelled_check_of_the_setup_ends_its_child_and_is_done_later(station: Station, tmp_path: Path) -> None:
-    wanted = {"store": str(tmp_path)}
-    child = str(tmp_path / "check-setup" / "check.json")
-    cancelled = station.start_run("check-setup", wanted)
-    until(lambda: processes_of(child))
-    station.cancel(cancelled)
-    assert station.ended(cancelled) == "CANCELLED"
-    until(lambda: not station.flow_processes() and not processes_of(child), 40)
-    assert station.ended(station.start_run("check-setup", wanted)) == "COMPLETED"

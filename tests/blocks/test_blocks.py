@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from typing import Any
 
@@ -19,58 +20,50 @@ from blocks.hugging_face import HuggingFaceHub
 from blocks.internet_archive import InternetArchive
 from blocks.library_of_congress import LibraryOfCongress
 from blocks.training_host import TrainingHost
+from tasks.archives import connect
 
 pytestmark = pytest.mark.prefect
 
-BLOCKS: list[type[Block]] = [InternetArchive, LibraryOfCongress, HuggingFaceHub, CorpusStore, TrainingHost]
-
-FILLED: dict[type[Block], dict[str, Any]] = {
+FIELDS: dict[type[Block], dict[str, tuple[Any, str]]] = {
     InternetArchive: {
-        "archive_org_url": "http://127.0.0.1:9001",
-        "contact": "someone@example.org",
-        "requests_per_second": 2.5,
-        "allowed_hosts": ["mirror.example", "files.example"],
+        "archive_org_url": ("http://127.0.0.1:9001", "DISTRUST_ARCHIVE_ORG_URL"),
+        "contact": ("someone@example.org", "DISTRUST_CONTACT"),
+        "requests_per_second": (2.5, "DISTRUST_ARCHIVE_ORG_PER_SECOND"),
+        "allowed_hosts": (["mirror.example", "files.example"], "DISTRUST_ALLOWED_HOSTS"),
     },
     LibraryOfCongress: {
-        "loc_url": "http://127.0.0.1:9002",
-        "loc_text_url": "http://127.0.0.1:9003",
-        "api_per_minute": 7.5,
-        "text_per_minute": 60.0,
+        "loc_url": ("http://127.0.0.1:9002", "DISTRUST_LOC_URL"),
+        "loc_text_url": ("http://127.0.0.1:9003", "DISTRUST_LOC_TEXT_URL"),
+        "api_per_minute": (7.5, "DISTRUST_LOC_API_PER_MINUTE"),
+        "text_per_minute": (60.0, "DISTRUST_LOC_TEXT_PER_MINUTE"),
     },
-    HuggingFaceHub: {"endpoint": "http://127.0.0.1:9004", "token": "hf_not_a_real_token"},
+    HuggingFaceHub: {
+        "endpoint": ("http://127.0.0.1:9004", "HF_ENDPOINT"),
+        "token": ("hf_not_a_real_token", "HF_TOKEN"),
+    },
     CorpusStore: {
-        "root": "s3://bucket/corpus",
-        "endpoint": "http://127.0.0.1:9005",
-        "region": "eu-central-1",
-        "access_key_id": "AKIANOTREAL",
-        "secret_access_key": "not_a_real_secret",
+        "root": ("s3://bucket/corpus", "DISTRUST_STORE"),
+        "endpoint": ("http://127.0.0.1:9005", "AWS_ENDPOINT_URL"),
+        "region": ("eu-central-1", "AWS_REGION"),
+        "access_key_id": ("AKIANOTREAL", "AWS_ACCESS_KEY_ID"),
+        "secret_access_key": ("not_a_real_secret", "AWS_SECRET_ACCESS_KEY"),
     },
-    TrainingHost: {"memory_gb": 64.0, "model_cache": "/srv/models", "preset": "llama-8b"},
+    TrainingHost: {
+        "memory_gb": (64.0, "DISTRUST_MEMORY_GB"),
+        "model_cache": ("/srv/models", "HF_HOME"),
+        "preset": ("llama-8b", "DISTRUST_PRESET"),
+    },
 }
+"""Every field of a block with a value, and the environment variable that it becomes."""
+BLOCKS = list(FIELDS)
 
-ENVIRONMENT: dict[type[Block], dict[str, str]] = {
-    InternetArchive: {
-        "DISTRUST_ARCHIVE_ORG_URL": "http://127.0.0.1:9001",
-        "DISTRUST_ARCHIVE_ORG_PER_SECOND": "2.5",
-        "DISTRUST_ALLOWED_HOSTS": "mirror.example,files.example",
-        "DISTRUST_CONTACT": "someone@example.org",
-    },
-    LibraryOfCongress: {
-        "DISTRUST_LOC_URL": "http://127.0.0.1:9002",
-        "DISTRUST_LOC_TEXT_URL": "http://127.0.0.1:9003",
-        "DISTRUST_LOC_API_PER_MINUTE": "7.5",
-        "DISTRUST_LOC_TEXT_PER_MINUTE": "60.0",
-    },
-    HuggingFaceHub: {"HF_ENDPOINT": "http://127.0.0.1:9004", "HF_TOKEN": "hf_not_a_real_token"},
-    CorpusStore: {
-        "DISTRUST_STORE": "s3://bucket/corpus",
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9005",
-        "AWS_REGION": "eu-central-1",
-        "AWS_ACCESS_KEY_ID": "AKIANOTREAL",
-        "AWS_SECRET_ACCESS_KEY": "not_a_real_secret",
-    },
-    TrainingHost: {"DISTRUST_MEMORY_GB": "64.0", "DISTRUST_PRESET": "llama-8b", "HF_HOME": "/srv/models"},
-}
+
+def filled(block: type[Block]) -> Block:
+    return block(**{field: value for field, (value, _) in FIELDS[block].items()})
+
+
+def environment_of(block: type[Block]) -> dict[str, str]:
+    return {name: ",".join(value) if isinstance(value, list) else str(value) for value, name in FIELDS[block].values()}
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -91,11 +84,11 @@ async def test_every_block_is_described_has_an_example_that_runs_and_survives_th
     exec(compile(ast.parse(example.replace('.load("BLOCK_NAME")', "()")), block.__name__, "exec"), names)
     assert all(names["variables"].values()), "an empty field sets no variable"
 
-    original = block(**FILLED[block])
-    assert original.environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
+    original = filled(block)
+    assert original.environment() == environment_of(block)  # type: ignore[attr-defined]
     await original.asave("round-trip", overwrite=True)
     loaded = await block.aload("round-trip")
-    assert type(loaded) is block and loaded.environment() == ENVIRONMENT[block]  # type: ignore[attr-defined]
+    assert type(loaded) is block and loaded.environment() == environment_of(block)  # type: ignore[attr-defined]
 
 
 class TestPrefectsStandard(BlockStandardTestSuite):
@@ -166,3 +159,17 @@ async def test_the_saved_block_is_loaded_and_one_that_does_not_fit_is_an_error(p
             await load_default(LibraryOfCongress)
     finally:  # the server is shared: no other test may find this document
         await LibraryOfCongress.adelete("default")
+
+
+async def test_a_download_reaches_its_archives_as_the_saved_blocks_say(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTRUST_BLOCKS", "of-a-download")
+    blocks = [InternetArchive, LibraryOfCongress, HuggingFaceHub]
+    wanted = {name: value for block in blocks for name, value in environment_of(block).items()}
+    for name in wanted:
+        monkeypatch.setenv(name, "")  # what the download sets is taken back
+    for block in blocks:
+        await filled(block).asave("of-a-download")
+    await connect()
+    assert {name: os.environ[name] for name in wanted} == wanted

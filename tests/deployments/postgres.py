@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from deployments import server
 
 PROGRAMS = Path("/usr/lib/postgresql")
@@ -91,3 +93,12 @@ def postgres() -> Iterator[Postgres]:
             with contextlib.suppress(AssertionError):
                 running.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    """One for all tests of a module."""
+    if reason := missing():
+        pytest.skip(reason)
+    with postgres() as running:
+        yield running

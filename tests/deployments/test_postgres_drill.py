@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 
 from deployments.access import DATABASE
-from tests.deployments.postgres import Postgres, missing, postgres
+from tests.deployments.postgres import Postgres
+from tests.deployments.postgres import database as database
 from tests.stages import STAGES
 from tests.station import Station, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Postgres]:
-    if reason := missing():
-        pytest.skip(reason)
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import yaml
 from prefect import Flow
 from pydantic import ValidationError
 
-from deployments.automations import read_automations
-from deployments.form import form_of
 from deployments.project import HERE, Project, read_limits, read_project
 from flows.__main__ import FLOWS
 from flows.groups import in_order
@@ -21,6 +19,10 @@ SCHEDULES = [schedule for entry in DEPLOYMENTS.values() for schedule in entry.sc
 
 def flow_of(name: str) -> Flow[..., Any]:
     return DEPLOYMENTS[name].load_flow()
+
+
+def form_of(name: str) -> Any:
+    return DEPLOYMENTS[name].form()["properties"]
 
 
 def test_only_known_keys_and_no_lease() -> None:
@@ -58,34 +60,25 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
 
 
 def test_a_form_begins_with_the_essentials_and_names_the_group_of_the_rest() -> None:
-    fields = form_of(flow_of("corpus-to-model"))["properties"]
+    fields = form_of("corpus-to-model")
     shown = [fields[name]["title"] for name in sorted(fields, key=lambda name: fields[name]["position"])]
     assert shown[:3] == ["Base model", "Optimiser steps", "Path"]
     assert [title for title in shown[:8] if " • " in title] == []
     assert all(" • " in title for title in shown[8:])
     assert "Training: adapter • LoRA rank" in shown and "unknown" in fields["source_type"]["enum"]
     for name in DEPLOYMENTS:
-        form = form_of(flow_of(name))["properties"]
+        form = form_of(name)
         assert not [field for field, shown in form.items() if shown["title"] == field], name
 
 
-def test_schedules_wait_for_the_user_and_ask_for_what_is_new() -> None:
-    """Without `refresh`, a source that is sealed is left alone."""
+def test_schedules_wait_for_the_user_and_ask_for_what_is_new_and_one_training_runs_at_a_time() -> None:
+    """Without `refresh`, a source that is sealed is left alone; two trainings at once would not fit the memory."""
     assert not any(schedule.active for schedule in SCHEDULES)
     given = {schedule.slug: schedule.parameters for schedule in DEPLOYMENTS["download-corpus"].schedules}
     assert given == {
         "weekly-newspapers": {"sources": ["historical_newspapers"], "refresh": True},
         "monthly-refresh": {"refresh": True},
     }
-
-
-def test_pools_exist_and_training_has_one_slot() -> None:
     pools = read_limits().pools
     assert {entry.work_pool["name"] for entry in DEPLOYMENTS.values()} == set(pools)
     assert pools["mac-train"].concurrency == 1
-
-
-def test_every_automation_has_its_own_name_and_says_what_it_does() -> None:
-    entries = read_automations()
-    assert len({entry["name"] for entry in entries}) == len(entries)
-    assert all(entry["description"] for entry in entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,20 +14,13 @@ import pytest
 
 from deployments import processes, server
 from deployments.access import AUTH, DATABASE
-from tests.deployments.postgres import PASSWORD, Postgres, missing, postgres
+from tests.deployments.postgres import PASSWORD, Postgres
+from tests.deployments.postgres import database as database
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-of-this-test"
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Postgres]:
-    if reason := missing():
-        pytest.skip(reason)
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +59,6 @@ def test_everything_is_applied_to_the_teams_database(team: str, database: Postgr
         assert not any(secret in log.read_text() for secret in secrets), log.name
 
 
-def test_nobody_else_reads_what_the_server_keeps(team: str) -> None:
-    assert stat.S_IMODE(processes.home().stat().st_mode) == 0o700
-    for path in processes.home().glob("*.log"):
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path.name
-
-
 def test_the_door_is_shut_to_strangers_and_to_pages_of_the_browser(team: str) -> None:
     search = f"{url(team)}/flows/filter"
     for stranger in (None, ("team", "wrong")):
@@ -92,18 +78,6 @@ def test_workers_have_come_in(team: str, database: Postgres) -> None:
     from tests.station import until
 
     until(lambda: int(database.ask("select count(*) from worker where last_heartbeat_time is not null")) >= 2)
-
-
-def test_the_command_line_knows_the_password_by_itself(team: str) -> None:
-    environment = server.client_environment(int(url(team).rsplit(":", 1)[1].removesuffix("/api")))
-    answer = subprocess.run(
-        [sys.executable, "-m", "prefect", "work-pool", "ls"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "mac-train" in answer.stdout
 
 
 def test_up_again_with_another_password_is_refused_and_the_same_changes_nothing(team: str) -> None:

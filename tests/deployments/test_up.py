@@ -27,7 +27,7 @@ from storage.lock import only_writer
 from tests.prefect_database import give_database
 from tests.station import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "deployments"]
 FLOW = [sys.executable, "-m", "flows", "prune-store"]
@@ -147,9 +147,19 @@ def test_a_run_of_a_schedule_whose_worker_is_killed_is_marked_by_up_which_leaves
         for process in family:
             os.kill(process, signal.SIGKILL)
         assert site.state(run) == "RUNNING", "nobody was left to say so"
+        create = f"deployments/{site.deployment('prune-store')}/create_flow_run"
+        taken = site.ask("POST", create, {"parameters": {}})["id"]  # by the worker, which died before it began
+        site.ask("POST", f"flow_runs/{taken}/set_state", {"state": {"type": "PENDING"}, "force": True})
+        registry = processes.home() / "runs-at-work"
+        registry.rename(aside := processes.home() / "aside")
+        registry.touch()  # nothing can be marked
+        failed = subprocess.run([*COMMAND, "up"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+        assert failed.returncode == 1 and "no worker was started; run it again" in failed.stderr, failed
+        registry.unlink()
+        aside.rename(registry)
         answer = call("up")
     assert "is marked Crashed" in answer and answer.count("already running") == 1, answer
-    assert site.state(run) == "CRASHED"
+    assert (site.state(run), site.state(taken)) == ("CRASHED", "CRASHED")
     now = {path.name: path.read_text() for path in processes.home().glob("*.pid")}
     assert {name for name in now if now[name] != before[name]} == {"worker-data.pid"}
 
@@ -174,14 +184,18 @@ def test_down_ends_the_runs_and_says_so_before_the_server_goes(site: Site) -> No
     assert call("down") == "Nothing was running.\n"
 
 
-def test_commands_that_begin_together_share_a_new_server_which_ends_with_the_last(tmp_path: Path) -> None:
-    with a_home(tmp_path):  # without a database: two servers would migrate it at once
+def test_commands_that_begin_together_share_a_new_server_which_ends_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_LOGGING_LEVEL", "INFO")
+    with a_home(give_database(tmp_path)):
         both = [subprocess.Popen(FLOW, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
         said = [process.communicate(timeout=200)[0].decode() for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
             states = database.execute("SELECT state_type FROM flow_run WHERE name = 'prune-store'").fetchall()
         assert states == [("COMPLETED",)] * 2
+        assert (tmp_path / "server.log").read_text("utf-8").count("Started server process") == 1
         until(lambda: server.running_port() is None and not processes.is_running("server"), 30)
 
 

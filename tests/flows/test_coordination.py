@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.score_corpus import score_corpus
 from storage.layout import Layout
 from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import read_component, write_shard
 from storage.schemas import RAW_SCHEMA
+from tests.flows import newest_artifact
 from tests.tasks.signals.raw_documents import raw_table
 from tests.tasks.signals.test_coordination import NAMES, Document, printed, story
 
@@ -90,11 +89,8 @@ async def test_a_wire_story_is_told_explained_and_follows_the_store(store: Path)
     bands = {source.source: (source.low, source.high, source.copied) for source in result.sources}
     assert bands == {"papers": (10, 30, 30), "more_papers": (0, 10, 10), "gazette": (40, 0, 0)}
     assert "  40 whose words stand in several outlets of about the same time" in result.summary()
-    async with get_client() as client:
-        (table,) = await client.read_latest_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["scores"]))
-        )
-    assert {row["source"]: row["in several outlets"] for row in json.loads(str(table.data))}["papers"] == 30
+    table = json.loads((await newest_artifact("scores")).data)
+    assert {row["source"]: row["in several outlets"] for row in table}["papers"] == 30
     told = "\n".join((await score_corpus(store=str(store), explain="papers:3")).explanation)
     assert "the same words in 40 outlets of about the same time, coordination 0.83" in told
     told = "\n".join((await score_corpus(store=str(store), explain="gazette:3")).explanation)

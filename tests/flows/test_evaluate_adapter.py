@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.evaluate_adapter import evaluate_adapter
-from flows.summaries import summarise
 from storage.errors import VerdictError
+from tests.flows import newest_artifact, summarise
 from tests.tasks.chain_events import events
 from tests.tasks.evals.conftest import write_finished_run
 
@@ -40,10 +38,7 @@ async def test_a_report_is_shown_and_told_and_a_second_evaluation_makes_none(
 
     (told,) = await events("distrust.evaluated.ready", 1, str(store))
     assert told["payload"] == {"name": "first", "store": str(store), "passed": result.passed}
-    async with get_client() as client:
-        wanted_key = ArtifactFilter(key=ArtifactFilterKey(any_=["evaluation-report"]))
-        shown = await client.read_latest_artifacts(artifact_filter=wanted_key)
-    assert str(shown[0].data).startswith("## first")
+    assert (await newest_artifact("evaluation-report")).data.startswith("## first")
 
     written = report.stat().st_mtime_ns
     with pytest.raises(VerdictError, match="the adapter did not meet"):

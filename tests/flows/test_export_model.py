@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.export_model import export_model
-from flows.summaries import summarise
+from tests.flows import newest_artifact, summarise
 from tests.tasks.chain_events import events
 from tests.tasks.exports.conftest import QWEN2, an_export, write_adapter, write_base, write_mixture
 
@@ -41,23 +39,17 @@ def write_run(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-async def artifacts(key: str) -> list[Any]:
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-    return sorted(found, key=lambda artifact: artifact.created, reverse=True)
-
-
 async def test_the_files_are_shown_and_a_second_export_makes_none(store: Path, prefect_server: None) -> None:
     wanted: dict[str, Any] = {"gguf": "q8_0", "peft": True, "hub_repository": "me/tiny"}
     result = await export_model(store=str(store), run="tiny", **wanted)
     folder = store / "exports" / "tiny"
     assert result.folder == str(folder)
-    shown = json.loads((await artifacts("export-files"))[0].data)
+    shown = json.loads((await newest_artifact("export-files")).data)
     assert {row["file"]: (row["bytes"], row["sha256"]) for row in shown} == {
         record.file: (record.bytes, record.sha256) for record in result.files
     }
     assert {"model.safetensors", "tiny-q8_0.gguf", "peft/adapter_model.safetensors"} <= {row["file"] for row in shown}
-    link = (await artifacts("exported-model"))[0]
+    link = await newest_artifact("exported-model")
     assert f"file://{folder}" in link.data
     assert "tasks.exports.serve tiny" in link.description
 

@@ -45,13 +45,3 @@ def test_fields_that_several_flows_share_agree() -> None:
                 continue  # a person's default picks itself, a recorded recipe names its model
             spelled = repr((field.annotation, field.default, field.metadata))
             assert seen.setdefault(name, spelled) == spelled, f"{name} differs in {base.__name__}"
-
-
-def test_the_guides_names_are_all_there() -> None:
-    guide = {
-        *("max_samples", "concurrency", "rate_limit", "train_size", "val_size", "min_low_authority", "filter_source"),
-        *("model", "batch_size", "max_steps", "alpha", "lambda_weight", "learning_rate", "lora_rank", "lora_alpha"),
-        *("grad_accum", "max_seq_length", "lora_layers", "grad_checkpoint", "thermal_throttle", "resume_from"),
-        *("quantize", "sources", "seed", "store", "run"),
-    }
-    assert guide <= set(CorpusToModelParameters.model_fields)

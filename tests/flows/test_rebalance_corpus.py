@@ -6,12 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.rebalance_corpus import rebalance_corpus
-from flows.summaries import summarise
 from storage.manifest import find_damage, require_manifest
+from tests.flows import newest_artifact, summarise
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 pytestmark = pytest.mark.prefect
@@ -31,11 +29,9 @@ async def test_a_mixture_that_lost_a_shard_is_made_again(tmp_path: Path, prefect
 async def test_the_distribution_is_shown_as_markdown(tmp_path: Path, prefect_server: None) -> None:
     make_corpus(tmp_path, balanced_sources(), 100)
     result = await rebalance_corpus(store=str(tmp_path), piece_chars=200, max_pieces=2)
-    async with get_client() as client:
-        (found,) = await client.read_latest_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["mixture-distribution"]))
-        )
-    assert found.data == f"## Mixture `default`\n\n```text\n{result.distribution}\n```"
+    assert (
+        await newest_artifact("mixture-distribution")
+    ).data == f"## Mixture `default`\n\n```text\n{result.distribution}\n```"
     for part in ("training and", "Cut: ", "Limited: ", "Low authority (<0.3):", "Mean: ", " bits ✓"):
         assert part in result.distribution
     assert result.distribution.splitlines() == summarise(result).splitlines()[1:]

@@ -8,17 +8,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.download_corpus import download_corpus
 from flows.rebalance_corpus import rebalance_corpus
 from flows.score_corpus import score_corpus
-from flows.summaries import summarise
 from storage.errors import MixtureError, ParameterError, SourceUnavailable, StoreError
 from storage.manifest import find_damage, require_manifest
 from storage.parquet import read_tags
 from tasks import acquisition
+from tests.flows import newest_artifact, summarise
 from tests.tasks.chain_events import events
 
 pytestmark = pytest.mark.prefect
@@ -101,10 +99,7 @@ async def test_scores_lie_beside_the_documents_are_shown_and_follow_them(paramet
     text = summarise(result)
     assert "15 documents: 5 low, 5 medium, 5 high authority" in text
     assert "trivium: 0 grammar, 15 logic, 0 rhetoric" in text
-    async with get_client() as client:
-        key = ArtifactFilter(key=ArtifactFilterKey(any_=["scores"]))
-        found = await client.read_latest_artifacts(artifact_filter=key)
-    rows = {row["source"]: row for row in json.loads(str(found[0].data))}
+    rows = {row["source"]: row for row in json.loads((await newest_artifact("scores")).data)}
     assert rows["press"]["high authority"] == 5 and rows["press"]["years unverified"] == "0%"
     for source in KINDS:
         for raw in (Path(store) / "raw" / source).glob("shard-*.parquet"):
@@ -121,27 +116,7 @@ async def test_scores_lie_beside_the_documents_are_shown_and_follow_them(paramet
     assert manifest.stat().st_mtime_ns != before
 
 
-async def test_a_killed_scoring_goes_on_with_the_shards_that_are_left(
-    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = parameters["store"]
-    monkeypatch.setattr(acquisition, "items_per_shard", lambda spec: 1)
-    monkeypatch.setattr("tasks.sources.shards.ENOUGH_DOCUMENTS", 1)
-    await download_corpus(**parameters)
-    first = await score_corpus(store=store)
-    folder = Path(store) / "scored" / "press"
-    shards = sorted(folder.glob("shard-*.parquet"))
-    written = {shard.name: shard.stat().st_mtime_ns for shard in shards}
-    assert len(shards) > 1
-    (folder / "manifest.json").unlink()  # what a kill before the seal leaves
-    shards[1].unlink()
-    again = await score_corpus(store=store)
-    assert again == first
-    rewritten = [shard.name for shard in shards if shard.stat().st_mtime_ns != written[shard.name]]
-    assert rewritten == [shards[1].name]
-
-
-async def test_a_damaged_shard_of_scores_is_made_again_alone(
+async def test_only_the_shards_that_a_kill_or_damage_left_out_are_scored_again(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = parameters["store"]
@@ -151,16 +126,23 @@ async def test_a_damaged_shard_of_scores_is_made_again_alone(
     first = await score_corpus(store=store)
     folder = Path(store) / "scored" / "press"
     sealed = require_manifest(folder, "")
-    written = {shard.file: (folder / shard.file).stat().st_mtime_ns for shard in sealed.shards}
     victim = folder / sealed.shards[1].file
+    assert len(sealed.shards) > 1
+
+    async def rewritten() -> list[str]:
+        written = {shard.file: (folder / shard.file).stat().st_mtime_ns for shard in sealed.shards}
+        assert await score_corpus(store=store) == first
+        assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
+        assert require_manifest(folder, "").digest == sealed.digest
+        return [file for file, time in written.items() if (folder / file).stat().st_mtime_ns != time]
+
     with pq.ParquetFile(victim) as file:
         pq.write_table(file.read().slice(1), victim)  # its tag still says what it was made from
     assert read_tags(victim)["made_from"]
-    assert await score_corpus(store=store) == first
-    assert find_damage(folder, require_manifest(folder, ""), hashes=True) == []
-    assert require_manifest(folder, "").digest == sealed.digest
-    rewritten = [file for file, time in written.items() if (folder / file).stat().st_mtime_ns != time]
-    assert rewritten == [victim.name]
+    assert await rewritten() == [victim.name]
+    (folder / "manifest.json").unlink()  # what a kill before the seal leaves
+    victim.write_bytes(b"")
+    assert await rewritten() == [victim.name]
 
 
 async def test_scores_of_documents_that_were_fetched_again_are_not_used(parameters: dict[str, Any]) -> None:
@@ -177,21 +159,16 @@ async def test_scores_of_documents_that_were_fetched_again_are_not_used(paramete
     assert (await score_corpus(store=store, explain="press:4")).explanation
 
 
-async def test_a_signal_of_ones_own_scores_and_its_change_scores_again(
+async def test_a_signal_of_ones_own_is_used_and_its_change_scores_again(
     parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = parameters["store"]
-    await download_corpus(**parameters)
+    await download_corpus(**parameters | {"sources": ["press"]})
     monkeypatch.syspath_prepend(tmp_path)
-    signal = tmp_path / "signal_of_a_test.py"
-    signal.write_text("def score(documents):\n    return {'auth_weight': [0.5] * documents.num_rows}\n")
-    result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s.low, s.medium, s.high, s.overridden) for s in result.sources} == {(0, 5, 0, 5)}
-    signal.write_text("def score(documents):\n    return {'auth_weight': [0.9] * documents.num_rows}\n")
-    result = await score_corpus(store=store, signal="signal_of_a_test:score")
-    assert {(s.low, s.medium, s.high) for s in result.sources} == {(0, 0, 5)}
-    result = await score_corpus(store=store)
-    assert {s.overridden for s in result.sources} == {0}
+    for weight, bands in ((0.5, (0, 5, 0)), (0.9, (0, 0, 5))):
+        code = f"def score(documents):\n    return {{'auth_weight': [{weight}] * documents.num_rows}}\n"
+        (tmp_path / "signal_of_a_test.py").write_text(code)
+        (found,) = (await score_corpus(store=parameters["store"], signal="signal_of_a_test:score")).sources
+        assert ((found.low, found.medium, found.high), found.overridden) == (bands, 5)
 
 
 async def test_a_score_is_explained(parameters: dict[str, Any]) -> None:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from blocks.training_host import TrainingHost
 from flows.compare_recipes import compare_recipes
 from flows.corpus_to_model import corpus_to_model
-from flows.summaries import summarise
 from flows.train_adapter import train_adapter
 from storage.checkpoint import list_checkpoints
 from storage.errors import MixtureError, ParameterError, UserError
 from tasks.lora.display import as_data_url
 from tasks.lora.recipe import Recipe
+from tests.flows import newest_artifact, summarise
 from tests.flows.test_stages import KINDS, write_documents
 from tests.station import processes_of
 from tests.tasks.chain_events import events
@@ -40,12 +38,6 @@ def store(tmp_path: Path, prefect_server: None) -> Path:
 def fields(store: Path, **changes: Any) -> dict[str, Any]:
     recipe: Recipe = tiny_recipe(store.parent / "base", **changes)
     return recipe.model_dump() | {"store": str(store), "mixture": "tiny"}
-
-
-async def artifacts(key: str) -> list[Any]:
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-    return sorted(found, key=lambda artifact: artifact.created, reverse=True)
 
 
 async def kill_trainer(run: Path, flow: asyncio.Future[Any]) -> None:
@@ -76,23 +68,10 @@ async def test_a_killed_trainer_is_a_crash_and_the_next_run_goes_on(store: Path)
     (told,) = await events("distrust.trained.ready", 1, str(store))
     assert told["payload"] == {"name": "one", "store": str(store), "mixture": "tiny"}, "a crash is not told as sealed"
 
-    progress = (await artifacts("training"))[0]
+    progress = await newest_artifact("training")
     assert float(progress.data) == 100.0
     assert "step 8/8: loss=" in progress.description and "left" in progress.description
-    assert (await artifacts("training-curve"))[0].data.startswith("data:image/svg+xml;base64,")
-
-
-@pytest.mark.drill  # tests/tasks/test_training.py shows the same without a server
-async def test_a_run_of_another_recipe_is_replaced_only_on_request(store: Path) -> None:
-    first = await train_adapter(**fields(store, max_steps=2), run="one")
-    other = fields(store, max_steps=2, alpha=2.9)
-    with pytest.raises(ParameterError, match=r"alpha was 2\.7, is 2\.9"):
-        await train_adapter(**other, run="one")
-    second = await train_adapter(**other, run="one", replace_run=True)
-    (aside,) = (store / "set-aside" / "runs").iterdir()
-    assert json.loads((aside / "result.json").read_text("utf-8"))["recipe_digest"] == first.recipe_digest
-    again = await train_adapter(**other, run="one", replace_run=True)
-    assert again == second and len(list(aside.parent.iterdir())) == 1, "the same run is kept"
+    assert (await newest_artifact("training-curve")).data.startswith("data:image/svg+xml;base64,")
 
 
 async def test_a_plan_trains_nothing(store: Path) -> None:
@@ -130,35 +109,24 @@ async def test_the_saved_training_host_decides_what_auto_means(
         await train_adapter(model="auto", plan=True)
 
 
-async def test_recipes_are_compared_side_by_side_and_a_failed_one_loses_no_other(store: Path) -> None:
-    wanted = fields(store, max_steps=4) | {"run": "swept", "alphas": [2.9]}
+async def test_recipes_are_compared_side_by_side_and_no_run_is_lost_to_another(store: Path) -> None:
+    wanted = fields(store, max_steps=4) | {"run": "swept", "alphas": [2.9], "objectives": ["weighted", "additive"]}
     gone = str(store / "nowhere")
-    wanted |= {"objectives": ["weighted", "additive"], "models": [wanted["model"], gone]}
-    with pytest.raises(UserError, match=r"2 of 4 runs failed.*swept-alpha2\.9-weighted-nowhere: .*does not exist"):
-        await compare_recipes(**wanted)
-    folder = store / "comparisons" / "swept"
-    weighted, lost, additive, _ = json.loads((folder / "comparison.json").read_text("utf-8"))
-    assert (weighted["run"], additive["run"]) == ("swept-alpha2.9-weighted-base", "swept-alpha2.9-additive-base")
-    assert weighted["gap"] > additive["gap"] + 0.02
-    assert gone in lost["problem"]
-    picture = (folder / "effect.svg").read_text("utf-8")
-    assert picture.count("<polyline") == 2 and "alpha2.9-weighted-base" in picture
-    assert "| swept-alpha2.9-weighted-base | 4 |" in (await artifacts("recipe-comparison"))[0].data
-    assert (await artifacts("recipe-comparison-effect"))[0].data == as_data_url(picture)
-
-
-async def test_a_killed_trainer_loses_no_other_run_of_a_comparison(store: Path) -> None:
-    wanted = fields(store, max_steps=2) | {"run": "swept", "alphas": [2.7, 2.9]}
+    wanted["models"] = [wanted["model"], gone]
     compared = asyncio.ensure_future(compare_recipes(**wanted))
-    await kill_trainer(store / "runs" / "swept-alpha2.7", compared)
-    with pytest.raises(UserError, match=r"(?s)1 of 2 runs failed.*swept-alpha2\.7: .*Start the run again"):
+    await kill_trainer(store / "runs" / "swept-alpha2.9-weighted-base", compared)
+    with pytest.raises(UserError, match=r"(?s)3 of 4 .*weighted-base: .*Start the run again.*nowhere: .*exist"):
         await compared
     folder = store / "comparisons" / "swept"
-    killed, finished = json.loads((folder / "comparison.json").read_text("utf-8"))
-    assert "continues from its newest checkpoint" in killed["problem"]
-    assert (finished["run"], finished["steps"]) == ("swept-alpha2.9", 2)
-    table = (folder / "comparison.md").read_text("utf-8")
+    killed, lost, finished, _ = json.loads((folder / "comparison.json").read_text("utf-8"))
+    assert "continues from its newest checkpoint" in killed["problem"] and gone in lost["problem"]
+    assert (finished["run"], finished["steps"]) == ("swept-alpha2.9-additive-base", 4) and "gap" in finished
+    picture = (folder / "effect.svg").read_text("utf-8")
+    assert picture.count("<polyline") == 1 and "alpha2.9-additive-base" in picture
+    table = (await newest_artifact("recipe-comparison")).data
+    assert "| swept-alpha2.9-additive-base | 4 |" in table
     assert all(line.startswith("| ") for line in table.splitlines()), "a problem of several lines is one cell"
+    assert (await newest_artifact("recipe-comparison-effect")).data == as_data_url(picture)
 
 
 async def test_a_comparison_that_cannot_hold_starts_nothing(store: Path) -> None:

@@ -43,8 +43,10 @@ def test_everything_else_is_refused_with_the_next_step(url: str, said: str) -> N
         checked_address(url, "mirror")
 
 
-def test_the_hub_is_not_asked_in_clear() -> None:
-    check_hub({})
-    check_hub({"HF_ENDPOINT": "http://127.0.0.1:1"})
+def test_the_hub_is_not_asked_in_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    for endpoint in ("", "http://127.0.0.1:1"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        check_hub()
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     with pytest.raises(ParameterError, match=r"HF_ENDPOINT 'http://hub\.example' is not encrypted"):
-        check_hub({"HF_ENDPOINT": "http://hub.example"})
+        check_hub()

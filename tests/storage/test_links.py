@@ -111,6 +111,10 @@ def test_pruning_a_store_passes_links_over(outside: Path, tmp_path: Path) -> Non
     (layout.run("a") / "checkpoint-1").symlink_to(elsewhere / "checkpoint-1")
     (layout.run("a") / "checkpoint-2" / "link").symlink_to(outside)
     (layout.root / "exports").symlink_to(outside)
+    (layout.root / "raw").mkdir()
+    (layout.root / "set-aside" / "raw").mkdir(parents=True)
+    (layout.root / "set-aside" / "raw" / "link").symlink_to(outside)
+    (layout.root / "raw" / ".tmp-01234567-link").symlink_to(outside)
     keep = RetentionParameters(keep_days=0, leftover_hours=0)
     (removal,) = plan_removals(layout, keep)
     assert removal.path == layout.run("a") / "checkpoint-2"

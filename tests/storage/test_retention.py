@@ -149,14 +149,9 @@ def test_another_course_of_a_run_goes_by_age_and_under_the_runs_lock(layout: Lay
     assert steps(run) == [1] and not (run / "aside").exists()
 
 
-def test_datasets_and_links_are_never_listed(layout: Layout, tmp_path: Path) -> None:
+def test_datasets_are_never_listed(layout: Layout) -> None:
     for stage in ("raw", "scored", "balanced"):
         write_manifest(layout.root / stage / "a", Manifest(kind=stage, name="a", shards=[]))
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (layout.root / "set-aside" / "raw").mkdir(parents=True)
-    (layout.root / "set-aside" / "raw" / "link").symlink_to(outside)
-    (layout.root / "raw" / ".tmp-01234567-link").symlink_to(outside)
     assert planned(layout, RetentionParameters(keep_days=0, leftover_hours=0)) == set()
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import records
+from flows.records import shared
 from storage.bucket import INDEX
 from storage.layout import Layout
 from storage.lock import only_writer
-from tasks import mirroring
-from tasks.mirroring import shared
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
 
@@ -63,7 +63,7 @@ async def test_a_stage_that_ends_while_another_moves_files_waits_for_its_turn(
 async def test_a_run_that_is_cancelled_while_it_waits_ends(
     layout: Layout, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mirroring, "CANCELLED_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(records, "CANCELLED_PATIENCE_SECONDS", 0.5)
     begun, go_on = asyncio.Event(), asyncio.Event()
     training = asyncio.create_task(train(layout, begun, go_on))
     if at == "the end":
