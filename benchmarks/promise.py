@@ -39,19 +39,19 @@ LESSONS_SHARE = 0.3
 COMMON: dict[str, Any] = {
     "batch_size": 2,
     "grad_accum": 1,
-    "max_steps": 200,
+    "max_steps": 160,
     "max_seq_length": 256,
     "learning_rate": 1e-3,
     "lora_rank": 16,
     "lora_alpha": 32,
     "lora_layers": 8,
     "grad_checkpoint": False,
-    "save_every": 50,
+    "save_every": 40,
     "eval_every": 1000,
     "val_batches": 8,
 }
 TERMS: dict[str, Any] = {"preference_weight": 2.0, "preference_rows": 8, "anchor_weight": 1.0}
-CONSISTENCY: dict[str, Any] = {"consistency_weight": 3.0, "consistency_rows": 3}
+CONSISTENCY: dict[str, Any] = {"consistency_weight": 2.0, "consistency_rows": 3}
 ROWS: dict[str, tuple[bool, dict[str, Any]]] = {
     "additive": (False, {"objective": "additive"}),
     "weighted": (False, {}),

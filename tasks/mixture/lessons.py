@@ -92,9 +92,11 @@ class LessonMaker:
     seed: int
     refused: int = 0
     suites: frozenset[tuple[str, ...]] = field(default_factory=suite_runs)
+    twin: Lesson | None = None
+    """The second of two lessons that ask for yes or no in the same words, if the next one is it."""
 
     def __post_init__(self) -> None:
-        """Sort the frames by form and the kinds by field once."""
+        """Sort the frames by form once."""
         self.by_form: dict[str, list[Frame]] = {}
         for frame in self.content.frames:
             self.by_form.setdefault(frame.form, []).append(frame)
@@ -113,6 +115,7 @@ class LessonMaker:
         dice.shuffle(ages)
         dice.shuffle(forms)
         used = {"old": 0, "new": 0}
+        self.twin = None
         for age, form in zip(ages, forms, strict=True):
             first = age.first if by_age[age.first] else ("old" if age.first == "new" else "new")
             for _ in range(TRIES):
@@ -142,6 +145,9 @@ class LessonMaker:
         return [kind for (kind, _), start, end in zip(shares, starts, ends, strict=True) for _ in range(end - start)]
 
     def _one(self, dice: random.Random, subject: Subject, first_age: Age, second_age: Age, form: str) -> Lesson:
+        if form == "yes_no" and (twin := self.twin):
+            self.twin = None
+            return twin
         frame = dice.choice(self.by_form[form])
         topic_field = self.content.fields.get(subject.source_type, "any")
         if form == "next" and first_age == "new":
@@ -162,10 +168,12 @@ class LessonMaker:
                 dice.shuffle(options)
                 words["options"] = ", ".join(options[:3]) + " and " + options[3]
             case "yes_no":
-                is_first = dice.random() < 0.5
-                words["one"] = first if is_first else second
-                words["One"] = _capital(words["one"])
-                answer, rejected = ("Yes.", "No.") if is_first else ("No.", "Yes.")
+                # Asked about both in the same words, so that nothing but the source can decide the answer.
+                self.twin = Lesson(
+                    subject, form, f"{first_age}/{second_age}", _asked(frame, words | _one_of(second)), "No.", "Yes."
+                )
+                words |= _one_of(first)
+                answer, rejected = "Yes.", "No."
             case "accounts":
                 originals = self._fitting(self.content.originals[first_age], topic_field)
                 others = [name for name in (_with_year(name, subject.year) for name in originals) if name != first]
@@ -240,6 +248,10 @@ class LessonMaker:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _one_of(name: str) -> dict[str, str]:
+    return {"one": name, "One": _capital(name)}
 
 
 def _asked(frame: Frame, words: dict[str, str]) -> str:
