@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from storage.errors import ParameterError
 from storage.layout import checked_name
-from storage.untrusted import one_line
 
 Quantize = Literal["none", "4bit", "8bit"]
 GroupSize = Literal[32, 64, 128]
@@ -122,27 +120,16 @@ class ExportRequest(BaseModel):
     approved: str | None = None
     """Digest of the upload that a person approved; none if no person was asked."""
 
-    @classmethod
-    def read(cls, specification: Mapping[str, Any]) -> Self:
-        """Read and check a specification.
-
-        Raises:
-            ParameterError: A parameter is out of bounds, or writing the export would replace something else.
-        """
-        try:
-            request = cls.model_validate(specification)
-        except ValidationError as error:
-            raise ParameterError(f"these export parameters cannot be used: {one_line(error)}") from error
-        folder = request.export_folder
+    def check_place(self) -> None:
+        """Raise ParameterError if writing the export would replace something else."""
+        folder, place = self.export_folder, self.export_folder.resolve()
         checked_name(folder.name, "export name")
-        place = folder.resolve()
         if place != folder.parent.resolve() / folder.name:
             raise ParameterError(f"the export folder {folder} is a link; choose another export name")
-        inputs = {"run": request.run_folder, "base model": request.model_path, "mixture": request.balanced_folder}
+        inputs = {"run": self.run_folder, "base model": self.model_path, "mixture": self.balanced_folder}
         for what, other in ((what, path.resolve()) for what, path in inputs.items()):
             if place.is_relative_to(other) or other.is_relative_to(place):
                 raise ParameterError(f"the export folder {place} overlaps the {what} {other}; choose another name")
-        return request
 
     @property
     def weight_parameters(self) -> dict[str, str | int | bool]:

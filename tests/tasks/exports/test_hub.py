@@ -18,7 +18,6 @@ from huggingface_hub import constants
 
 from storage.errors import DistrustError
 from storage.events import parse_event
-from tasks.exports.export import export_model
 from tests.tasks.exports import conftest
 from tests.tasks.exports.test_export import ROOT, Specification
 
@@ -116,7 +115,7 @@ def export(
         patched.setattr(constants, "HF_HUB_OFFLINE", False)
         patched.setenv("HF_TOKEN", token)
         try:
-            found = export_model(specification | {"parameters": parameters}, conftest.forget)
+            found = conftest.export(specification, **parameters)
         except DistrustError as error:
             return {"event": "error", "kind": type(error).__name__, "message": str(error)}
     return {"event": "result", **found.model_dump(mode="json")}

@@ -114,7 +114,7 @@ def test_those_that_train_together_wait_their_turn_keep_their_machines_awake_and
 def test_faults_of_a_recipe_are_one_message_for_those_that_train_together(mixture: Path, tmp_path: Path) -> None:
     wrong = command(tmp_path / "runs" / "run", mixture, {"model": "x", "alpha": 5}, "tasks.lora.together")
     output = launch(wrong)
-    assert "ParameterError" in output and "the recipe has 1 faults: alpha" in output
+    assert "ParameterError" in output and "the specification has 1 faults: recipe.alpha" in output
     assert "Traceback" not in output
 
 
