@@ -200,9 +200,7 @@ async def train_recipe(
                         run_logger().info("%s", report.line)
 
             try:
-                result = await run_child(
-                    "tasks.lora", specification, folder / "train.json", on_event, TrainingResult
-                )
+                result = await run_child("tasks.lora", specification, folder / "train.json", on_event, TrainingResult)
             except (DistrustError, ChildDied):
                 await wait_for_server(REPORT_PATIENCE_SECONDS)
                 raise

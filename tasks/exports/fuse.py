@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import write_json
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.events import Emit
 from storage.model_folder import ADAPTER_CONFIG, ADAPTERS, CONFIG, WEIGHTS, loading
+from storage.model_weights import SHARD_BYTES, write_shards
 from storage.untrusted import file_sha256
 
-SHARD_BYTES = 512 * 2**20
 BLOCK_VALUES = 2**22
 """Weights that are dequantised, added to and quantised again at once."""
 PARTS = ("weight", "scales", "biases")
@@ -252,37 +251,18 @@ def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> 
 
 
 def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int = SHARD_BYTES) -> None:
-    """Compute and write the weights shard by shard, and an index that names the shard of each tensor.
-
-    `model.weights` is empty afterwards: an array that stayed there would keep its memory.
-    """
+    """Compute and write the weights shard by shard; `model.weights` is empty afterwards."""
     import mlx.core as mx
 
-    gc.collect()  # module trees are cyclic; until they are gone they hold every base weight that was read
-    total_bytes = model.bytes
-    shards = plan_shards({name: int(array.nbytes) for name, array in model.weights.items()}, shard_bytes)
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        shard = {}
-        for name in names:
-            shard[name] = model.weights.pop(name)
-            mx.eval(shard[name])
-        mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
-        places |= dict.fromkeys(names, file)
-        shard.clear()
+    total = model.bytes
+
+    def save(file: Path, tensors: dict[str, Any]) -> None:
+        for tensor in tensors.values():
+            mx.eval(tensor)
+        mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
+        tensors.clear()
         mx.clear_cache()
-        emit("progress", stage="fuse", done=number, total=len(shards), message=f"fused shard {number} of {len(shards)}")
-    metadata = {"total_size": total_bytes, "total_parameters": model.parameter_count}
-    index = {"metadata": metadata, "weight_map": dict(sorted(places.items()))}
-    write_json(folder / "model.safetensors.index.json", index)
+        emit("progress", stage="fuse", done=total - model.bytes, total=total, message=f"fused {file.name}")
 
-
-def plan_shards(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:
-    """Group tensor names, in order, into shards of at most `shard_bytes`; a larger tensor gets its own."""
-    shards: list[list[str]] = []
-    for name, size in sizes.items():
-        if not shards or sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
-            shards.append([])
-        shards[-1].append(name)
-    return shards
+    gc.collect()  # module trees are cyclic; until they are gone they hold every base weight that was read
+    write_shards(folder, model.weights, model.parameter_count, save, shard_bytes)

@@ -69,7 +69,7 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
         check_model_folder(folder)
         found = architecture_of(read_config(folder), folder)
     else:
-        found = architecture_of(preset.config if preset else fetch_config(repository_of(model)))
+        found = architecture_of(preset.config if preset else read_config(fetch_config(model)))
     wanted = folder is None if quantise is None else quantise
     return found.in_four_bits() if found and wanted else found
 

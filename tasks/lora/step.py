@@ -92,8 +92,7 @@ def anchor_arrays(batch: Batch, padded: bool = False) -> tuple[mx.array, mx.arra
 def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> StepSums:
     """Run a model on a batch and sum the recipe's objective; `arrays` are those of `batch_arrays`."""
     inputs, *positions = arrays
-    states = head.hidden(inputs)
-    return position_sums(states.reshape(-1, states.shape[-1]), head, recipe, positions)
+    return position_sums(head.states(inputs), head, recipe, positions)
 
 
 def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
@@ -103,8 +102,7 @@ def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> t
         The sums of `batch_sums`, the first with the anchor, and the anchor's divergence alone.
     """
     inputs, *positions, places, weights, base = arrays
-    states = head.hidden(inputs)
-    states = states.reshape(-1, states.shape[-1])
+    states = head.states(inputs)
     objective, *others = position_sums(states, head, recipe, positions)
     divergence = (weights * base_divergences(states[places], base, head)).sum()
     return objective + recipe.anchor_weight * divergence, *others, mx.stop_gradient(divergence)

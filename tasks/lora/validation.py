@@ -100,8 +100,7 @@ class _Measured:
                 continue
             positions = np.flatnonzero(batch.mask)
             inputs = mx.array(batch.tokens[:, :-1])
-            states = head.hidden(inputs)
-            states = states.reshape(-1, states.shape[-1])
+            states = head.states(inputs)
             targets = mx.array(batch.tokens[:, 1:].ravel()[positions])
             losses = np.array(token_losses(states[mx.array(positions)], targets, head), np.float64)
             rows = positions // batch.mask.shape[1]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from storage.errors import PrerequisiteError, StoreError
+from storage.model_weights import plan_shards
 from tasks.exports import fuse
-from tasks.exports.fuse import fuse_lazily, plan_shards, write_weights
+from tasks.exports.fuse import fuse_lazily, write_weights
 from tests.tasks.exports.conftest import CONFIG, KEYS, forget, load_weights, write_adapter, write_base, write_quantised
 
 
