@@ -79,12 +79,7 @@ def fuse_lazily(
 ) -> LazyModel:
     """Describe the fused model without computing it.
 
-    Args:
-        base: Folder of the base model, float or quantised.
-        adapter: Folder with ``adapters.safetensors`` and ``adapter_config.json``.
-        dequantize: Turn the weights of a quantised base into floats.
-        bits: Quantise the fused model to this many bits; a quantised base is dequantised first.
-        group_size: Weights that share one scale when `bits` is given.
+    A quantised base is turned into floats by `dequantize`, and before the whole is quantised to `bits`.
 
     Raises:
         PrerequisiteError: The base cannot be opened.
@@ -95,7 +90,7 @@ def fuse_lazily(
     from mlx_lm.utils import dequantize_model, get_total_parameters, quantize_model
 
     model, config = open_with_adapter(base, adapter, lazy=True)
-    arguments, before = model.args, config.get("quantization")
+    before = config.get("quantization")
     as_floats = before is not None and (dequantize or bits is not None)
     fused = [(name, _fuse(module, as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
@@ -111,9 +106,11 @@ def fuse_lazily(
         model, config = quantize_model(model, config, group_size, bits)
     weights = dict(tree_flatten(model.parameters()))
     floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
-    precision = _describe_precision(before, floats, config.get("quantization"), len(fused), as_floats)
-    parameters = get_total_parameters(model)
-    return LazyModel(weights, config, parameters, before is not None, arguments, precision, packed)
+    old, new = (
+        f"{q['bits']} bits in groups of {q['group_size']}" if q else "" for q in (before, config.get("quantization"))
+    )
+    precision = _describe_precision(old, floats, new, len(fused), as_floats)
+    return LazyModel(weights, config, get_total_parameters(model), before is not None, model.args, precision, packed)
 
 
 def _is_large(name: str, module: Any) -> bool:
@@ -161,18 +158,19 @@ def _fuse(module: Any, as_floats: bool) -> Any:
     return linear
 
 
-def _describe_precision(
-    before: dict[str, Any] | None, floats: str, after: dict[str, Any] | None, changed: int, as_floats: bool
-) -> str:
+def _describe_format(quantization: Any) -> str:
+    return f"{quantization['bits']} bits in groups of {quantization['group_size']}" if quantization else ""
+
+
+def _describe_precision(before: str, floats: str, after: str, changed: int, as_floats: bool) -> str:
     """Say what is dequantised and quantised again when `changed` layers take up the adapter."""
-    old, new = (f"{q.get('bits')} bits in groups of {q.get('group_size')}" if q else "" for q in (before, after))
-    if before is not None and not as_floats:
+    if before and not as_floats:
         return (
-            f"The base is quantised to {old}. The {changed} layers that the adapter changes are "
+            f"The base is quantised to {before}. The {changed} layers that the adapter changes are "
             f"dequantised to {floats}, added to and quantised again alike; all others are copied bit for bit."
         )
-    source = f"The base, quantised to {old}, is dequantised to {floats}. " if before else ""
-    end = f"Then all layers are quantised to {new}." if after else f"The sum stays {floats}."
+    source = f"The base, quantised to {before}, is dequantised to {floats}. " if before else ""
+    end = f"Then all layers are quantised to {after}." if after else f"The sum stays {floats}."
     return f"{source}The adapter is added to {changed} layers in {floats}. {end}"
 
 

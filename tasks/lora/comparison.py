@@ -23,10 +23,6 @@ LOSSES = {"valid_ce": "validation ce", "valid_ce_low": "primary ce", "valid_ce_h
 def variants(recipe: Recipe, choices: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
     """Return a recipe for every combination of choices, by a suffix that names what differs.
 
-    Args:
-        recipe: What all have in common.
-        choices: Values by field; fields without values keep the recipe's.
-
     Raises:
         ParameterError: A combination does not hold, there are none, or there are too many; all faults at once.
     """

@@ -50,11 +50,7 @@ SHORTENED_FROM = 512
 
 
 def machine_memory_gb() -> float:
-    """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's.
-
-    Raises:
-        ParameterError: The variable is not a number above 0.
-    """
+    """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's."""
     if named := os.environ.get("DISTRUST_MEMORY_GB"):
         with contextlib.suppress(ValueError):
             if 0 < float(named) < math.inf:
@@ -222,11 +218,7 @@ def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> li
 
 
 def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> None:
-    """Refuse a recipe that does not fit.
-
-    Raises:
-        ParameterError: The message names the peak, the limit and the changes that would make it fit.
-    """
+    """Raise ParameterError for a recipe that does not fit; it names the changes that would make it fit."""
     plan = plan_memory(model, recipe)
     if plan.fits(limit_bytes):
         return

@@ -62,13 +62,6 @@ def resolve_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
 
     The preset brings its batch size and sequence length, unless the recipe names others than the defaults. Should its
     peak not fit, the batches become single sequences, as many of them to a step as before; a token budget stays.
-
-    Args:
-        recipe: The recipe.
-        memory_gb: The machine's memory; this machine's if left out.
-
-    Raises:
-        ParameterError: Even the smallest preset needs more memory.
     """
     if recipe.model != AUTO:
         return recipe

@@ -50,15 +50,10 @@ def make_optimizer(recipe: Recipe) -> optim.Optimizer:
 
 
 def batch_arrays(batch: Batch, multiple: int = 1) -> tuple[mx.array, ...]:
-    """Return what the loss needs of a batch: inputs, and one value for each supervised position.
+    """Return what the loss needs of a batch: inputs (rows, width), and values for each supervised position, shape (n,).
 
-    Args:
-        batch: The batch.
-        multiple: Fill up the positions to a multiple of this with positions that do not count.
-
-    Returns:
-        Inputs (rows, width); then position in the flattened inputs, target, 1 if it counts, weight, and penalty, each
-        of shape (n,).
+    These are the place in the flattened inputs, target, 1 if it counts, weight, and penalty; they are filled up to a
+    multiple with positions that do not count.
     """
     supervised = np.flatnonzero(batch.mask)
     count = max(1, -(-len(supervised) // multiple)) * multiple
@@ -77,16 +72,10 @@ def batch_arrays(batch: Batch, multiple: int = 1) -> tuple[mx.array, ...]:
 
 
 def anchor_arrays(batch: Batch, padded: bool = False) -> tuple[mx.array, mx.array]:
-    """Return the places of a batch's anchors and their weights, each of shape (n,).
-
-    Args:
-        batch: The batch.
-        padded: Fill up to the most that so many rows can have, with anchors of no weight.
-    """
+    """Return the places and weights of a batch's anchors; padded, as many as its rows can have, some of no weight."""
     missing = ANCHOR_POSITIONS * len(batch.tokens) - len(batch.anchors) if padded else 0
-    return mx.array(np.pad(batch.anchors, (0, missing)).astype(np.int32)), mx.array(
-        np.pad(batch.anchor_weights, (0, missing))
-    )
+    places, weights = (np.pad(each, (0, missing)) for each in (batch.anchors, batch.anchor_weights))
+    return mx.array(places.astype(np.int32)), mx.array(weights)
 
 
 def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> StepSums:
@@ -96,10 +85,9 @@ def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> Step
 
 
 def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
-    """Do the same with the anchor; `arrays` are followed by those of `anchor_arrays` and the base's states there.
+    """Do the same with the anchor in the first sum, and append its divergence alone.
 
-    Returns:
-        The sums of `batch_sums`, the first with the anchor, and the anchor's divergence alone.
+    `arrays` are followed by those of `anchor_arrays` and the base's states there.
     """
     inputs, *positions, places, weights, base = arrays
     states = head.states(inputs)
@@ -135,12 +123,7 @@ class WindowMeans:
 class TrainingStep:
     """Accumulates gradients and updates the adapter; keeps its measurements on the device until they are read.
 
-    Args:
-        model: The model with its adapter.
-        optimizer: The optimiser, its state restored.
-        recipe: The recipe.
-        ranks: The processes that train together; this one alone if left out.
-        compiled: Fuse the step's operations; on a GPU if left out. On a CPU it only costs time.
+    Operations are fused (`compiled`) on a GPU only, if not said otherwise; on a CPU that only costs time.
     """
 
     def __init__(
@@ -235,8 +218,7 @@ class TrainingStep:
     def update(self, learning_rate: float) -> bool:
         """Clip the accumulated gradient, update the adapter and start afresh.
 
-        Returns:
-            False if the loss or the gradient was not finite; then the adapter and the optimiser stay as they were.
+        False if the loss or the gradient was not finite; then the adapter and the optimiser stay as they were.
         """
         gradient, norm = optim.clip_grad_norm(self.mean_gradient(), self._recipe.clip_norm)
         if not bool(mx.isfinite(norm) & mx.isfinite(self._sums).all() & mx.isfinite(self._term_sums).all()):

@@ -49,13 +49,7 @@ def validate(
 ) -> Validation | None:
     """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty.
 
-    Args:
-        model: The model; it is left in the mode, training or not, in which it comes.
-        data: The validation set.
-        recipe: The recipe.
-        ranks: The processes that train together, which take turns with the batches; this one alone if left out.
-        leave_if_asked: Called by all of them before each round of batches; what it raises ends the validation.
-        lessons: The validation lessons; the cap bounds them as it bounds sequences.
+    Processes that train together take turns with the batches; all of them call `leave_if_asked` before each round.
     """
     ranks = ranks or Ranks()
     was_training = model.training

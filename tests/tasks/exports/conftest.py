@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.events import Emit
+from storage.events import Emit, read_specification
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.exports.export import export_model
@@ -58,7 +58,7 @@ def forget(event: str, **fields: object) -> None:
 
 
 def export(specification: dict[str, Any], emit: Emit = forget, **parameters: Any) -> ExportResult:
-    return export_model(ExportRequest.model_validate(specification | {"parameters": parameters}), emit)
+    return export_model(read_specification(json.dumps(specification | {"parameters": parameters}), ExportRequest), emit)
 
 
 def an_export(**fields: Any) -> ExportResult:

@@ -202,6 +202,43 @@ class TestBlockFormats:
         assert kinds["blk.0.attn_norm.weight"] == "F32"
 
 
+@pytest.mark.parametrize(("config", "neighbours"), [(CONFIG, True), (QWEN2, False)], ids=["llama", "qwen2"])
+def test_queries_meet_keys_as_in_mlx_under_the_rotation_of_llama_cpp(
+    config: dict[str, Any], neighbours: bool, tmp_path: Path
+) -> None:
+    """llama.cpp rotates neighbours of a llama's head against each other, MLX the first half against the second."""
+    import gguf
+
+    file = write_file(tmp_path, config | {"num_hidden_layers": 1}, "f16")
+    stored = {
+        one.name: np.array(gguf.quants.dequantize(one.data, one.tensor_type)) for one in gguf.GGUFReader(file).tensors
+    }
+    weights = fuse_lazily(tmp_path / "base", tmp_path / "a").weights
+    states, places = np.random.default_rng(3).normal(size=(2, 64)).astype(np.float32), np.array([3, 11])
+
+    def rotated(rows: Any, bias: Any, neighbours: bool) -> Any:
+        heads = (states @ np.array(rows).T + np.array(bias)).reshape(2, -1, 16)
+        pairs = (
+            heads.reshape(*heads.shape[:2], 8, 2)
+            if neighbours
+            else heads.reshape(*heads.shape[:2], 2, 8).swapaxes(2, 3)
+        )
+        turns = np.exp(1j * places[:, None] * config["rope_theta"] ** (-np.arange(8) / 8))
+        return (pairs[..., 0] + 1j * pairs[..., 1]) * turns[:, None]
+
+    def scores(weights: Any, query: str, key: str, neighbours: bool) -> Any:
+        """How much each head's query at the first place meets the key at the second; a key serves two heads."""
+        q, k = (
+            rotated(weights[f"{name}.weight"], weights.get(f"{name}.bias", 0.0), neighbours) for name in (query, key)
+        )
+        return (q[0] * np.repeat(k[1], 2, axis=0).conj()).sum(axis=-1).real
+
+    attention = "model.layers.0.self_attn"
+    expected = scores(weights, f"{attention}.q_proj", f"{attention}.k_proj", False)
+    found = scores(stored, "blk.0.attn_q", "blk.0.attn_k", neighbours)
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
+
+
 def test_memory_is_bounded_by_a_tensor_and_not_by_the_model(tmp_path: Path) -> None:
     import mlx.core as mx
 

@@ -99,7 +99,10 @@ def test_what_cannot_be_fetched_is_explained(hub: OneModel, tmp_path: Path) -> N
     wrong = ("gated/model", "no/such-model", "not a name", "broken/model", "tiny/model")
     with serve(hub) as address:
         gated, missing, unnamed, broken, large = fetch(address, tmp_path, "asis", *wrong)
-    assert "gated/model is gated: sign in, accept its terms on https://huggingface.co/gated/model, and set HF_TOKEN" in gated
+    assert (
+        "gated/model is gated: sign in, accept its terms on https://huggingface.co/gated/model, and set HF_TOKEN"
+        in gated
+    )
     assert "no/such-model does not exist or is private" in missing
     assert "not a name does not exist" in unnamed
     assert "broken/model could not be read" in broken

@@ -13,7 +13,7 @@ from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.lora.data import load_training_data
-from tasks.lora.lessons import Lessons, LessonStream, TermBatch, answers_in, read_lessons
+from tasks.lora.lessons import Lessons, LessonStream, TermBatch, read_lessons
 from tasks.lora.recipe import Recipe
 from tests.tasks.lora.test_samples import Letters
 from tests.tasks.lora.tiny_model import tiny_lessons
@@ -29,7 +29,7 @@ def recipe_of(**changes: Any) -> Recipe:
 
 
 def read(mixture: Path, **changes: Any) -> Lessons:
-    return read_lessons(mixture, "train", answers_in(LAYOUT), recipe_of(**BOTH | changes), required=True)
+    return read_lessons(mixture, "train", LAYOUT, recipe_of(**BOTH | changes), required=True)
 
 
 def spelt(tokens: Any) -> str:
