@@ -14,11 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-CHUNK_ELEMENTS = 4 * 2**20
-"""Most logits in memory at a time; in float32 they take 16 MiB, and their gradients as much again."""
-
-MIN_CHUNK = 32
-"""Rows of the smallest chunk: below that, the projection reads its weights more often than it is worth."""
+from tasks.lora.memory import CHUNK_ELEMENTS, MIN_CHUNK
 
 Map = Callable[[mx.array], mx.array]
 

@@ -12,7 +12,6 @@ from tasks.lora.batches import (
     BatchStream,
     WeightedSequences,
     epoch_batches,
-    epoch_order,
     fixed_batches,
     make_batch,
     padded_width,
@@ -130,15 +129,3 @@ def test_processes_share_the_rows_of_each_batch(tokens: int | None) -> None:
         assert sum(share.supervised_tokens for share in shares) == whole.batch(cursor).supervised_tokens
         idle += sum(share.supervised_tokens == 0 for share in shares)
     assert idle > 0, "the last batch leaves a process without rows, which must not stop it"
-
-
-def test_importance_sampling_expects_what_weighting_computes() -> None:
-    data = some_sequences(count=40)
-    tokens = data.sequences.supervised.astype(np.float64)
-    weights = data.weights * tokens.sum() / (data.weights * tokens).sum()
-    losses = np.random.default_rng(1).uniform(1, 5, 40) * tokens
-    weighted = (weights * losses).sum() / tokens.sum()
-    shares = weights / weights.sum()
-    assert (shares * losses).sum() / (shares * tokens).sum() == pytest.approx(weighted)
-    drawn = np.concatenate([epoch_order(3, epoch, 40, shares) for epoch in range(3000)])
-    assert losses[drawn].sum() / tokens[drawn].sum() == pytest.approx(weighted, rel=0.02)

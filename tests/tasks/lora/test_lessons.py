@@ -111,20 +111,6 @@ def test_each_lesson_comes_once_an_epoch_wherever_a_run_begins(taught_mixture: P
     assert len(set(keys)) == len(keys)
 
 
-def test_processes_that_train_together_share_the_lessons_of_a_step(taught_mixture: Path) -> None:
-    lessons, recipe = read(taught_mixture), recipe_of(**BOTH, preference_rows=5, consistency_rows=1, batch_size=64)
-
-    def rows(rank: int, ranks: int) -> list[tuple[str, list[int]]]:
-        batches = LessonStream(lessons, recipe, rank, ranks).batches(2)
-        return [(one.term, [token for token in row if token]) for one in batches for row in one.tokens.tolist()]
-
-    both = rows(0, 2) + rows(1, 2)
-    assert sorted(both) == sorted(rows(0, 1)) and rows(1, 2)
-    assert {term for term, _ in rows(1, 2)} == {"preference"}, "one repetition is the first process's"
-    keys = [batch.dropout_key for rank in (0, 1) for batch in LessonStream(lessons, recipe, rank, 2).batches(2)]
-    assert len(set(keys)) == len(keys)
-
-
 def test_a_batch_of_lessons_is_no_larger_than_a_micro_batch(taught_mixture: Path) -> None:
     recipe = recipe_of(**BOTH, preference_rows=10, consistency_rows=5, batch_tokens=256)
     sizes = [batch.tokens.size for batch in LessonStream(read(taught_mixture), recipe).batches(0)]

@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 
 from storage.errors import ParameterError
-from tasks.lora import batches, memory
 from tasks.lora.adapter import attach_adapter, checkpoint_activations
 from tasks.lora.architecture import Architecture, architecture_of
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.batches import Batch, with_anchors
-from tasks.lora.cross_entropy import CHUNK_ELEMENTS as CHUNK_OF_THE_LOSS
-from tasks.lora.cross_entropy import MIN_CHUNK as MIN_CHUNK_OF_THE_LOSS
 from tasks.lora.lessons import Answer, Pair, term_batches
 from tasks.lora.memory import (
-    CHUNK_ELEMENTS,
-    MIN_CHUNK,
     describe_plan,
     plan_memory,
     require_memory,
@@ -99,11 +94,6 @@ def test_predicted_peaks_are_those_measured(sizes: dict[str, Any], changes: dict
     assert model is not None
     ratio = plan_memory(model, recipe).total / measured_peak(config, recipe, getattr(mx, dtype))
     assert TOO_LITTLE < ratio < TOO_MUCH, ratio
-
-
-def test_the_plan_cuts_logits_as_the_loss_does() -> None:
-    assert (CHUNK_ELEMENTS, MIN_CHUNK) == (CHUNK_OF_THE_LOSS, MIN_CHUNK_OF_THE_LOSS), "no mlx is loaded to plan"
-    assert (memory.ANCHOR_POSITIONS, memory.WIDTH_STEP) == (batches.ANCHOR_POSITIONS, batches.WIDTH_STEP)
 
 
 def test_the_guides_tiers_fit_their_machines() -> None:

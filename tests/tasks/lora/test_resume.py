@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,17 +47,15 @@ def long_recipe(base: Path, **changes: Any) -> Recipe:
     return tiny_recipe(base, **(settings | changes))
 
 
-def interrupt(command: list[str], at: str, step: int, *signals: signal.Signals) -> tuple[int, Events]:
-    """Send signals at an event; return the status and all events."""
+def interrupt(command: list[str], at: str, step: int, number: signal.Signals) -> tuple[int, Events]:
+    """Send a signal at an event; return the status and all events."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         events = Events()
         for line in process.stdout:
             events.append(parse_event(line))
             if (events[-1]["event"], events[-1].get("step")) == (at, step):
-                for number in signals:
-                    time.sleep(0.1 if len(signals) > 1 else 0.0)  # within the trainer's pause
-                    process.send_signal(number)
+                process.send_signal(number)
     return process.returncode, events
 
 
@@ -96,13 +93,6 @@ def test_interrupted_equals_uninterrupted(base: Path, taught_mixture: Path, tmp_
     assert len([value for value in measured if value is not None]) == (3 * (12 + 4) if weight else 0)
 
 
-def test_a_second_sigterm_does_not_cost_the_checkpoint(base: Path, mixture: Path, tmp_path: Path) -> None:
-    slow = specify(tmp_path / "runs" / "run", mixture, long_recipe(base, thermal_throttle=0.5))
-    status, events = interrupt(slow, "progress", 2, signal.SIGTERM, signal.SIGTERM)
-    assert status == 128 + signal.SIGTERM
-    assert (events[-1]["event"], events[-1]["step"]) == ("checkpoint", 2)
-
-
 def test_only_a_second_interrupt_ends_a_process_that_was_asked_to_stop() -> None:
     code = """
 import signal
@@ -117,16 +107,6 @@ with stop_request() as stop:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == [str(128 + signal.SIGTERM)]
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
-
-
-def test_a_dead_parent_does_not_keep_a_checkpoint_from_being_saved(base: Path, mixture: Path, tmp_path: Path) -> None:
-    class Gone(Events):
-        def __call__(self, event: str, **fields: Any) -> None:
-            if event != "log":
-                raise BrokenPipeError
-
-    train_here(tmp_path / "run", mixture, tiny_recipe(base, max_steps=1), Gone())
-    assert steps_of(tmp_path / "run") == [1]
 
 
 def rising(base: Path, **changes: Any) -> Recipe:
