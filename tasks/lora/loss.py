@@ -130,15 +130,10 @@ class StepSums(NamedTuple):
 def weighted_sums(
     states: mx.array, targets: mx.array, counted: mx.array, weights: mx.array, penalties: mx.array, head: Head
 ) -> StepSums:
-    """Sum the weighted objective over supervised positions.
+    """Sum the weighted objective over supervised positions: states of shape (n, features), all else (n,).
 
-    Args:
-        states: Hidden states of the positions, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        counted: 1 for each position, 0 for one that only fills up the shape.
-        weights: ``u / Z`` of each position's sequence, shape (n,).
-        penalties: ``floored_distrust`` of each position's sequence, for the report, shape (n,).
-        head: The model's last projection.
+    Targets are next tokens; `counted` is 0 where a position only fills up the shape; weights are ``u / Z`` of the
+    position's sequence, penalties its ``floored_distrust``, for the report.
     """
     objective, losses = weighted_cross_entropy(states, targets, weights, head)
     return StepSums(objective, (counted * losses).sum(), (penalties * losses).sum())

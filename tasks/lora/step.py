@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from mlx.utils import tree_map
 from tasks.lora.batches import ANCHOR_POSITIONS, Batch
 from tasks.lora.cross_entropy import Head, split_head
 from tasks.lora.lessons import TermBatch
-from tasks.lora.loss import StepSums, additive_sums, weighted_sums
+from tasks.lora.loss import additive_sums, weighted_sums
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import TERMS, Recipe
 from tasks.lora.terms import base_divergences, base_states, term_arrays, term_sum
@@ -78,31 +77,22 @@ def anchor_arrays(batch: Batch, padded: bool = False) -> tuple[mx.array, mx.arra
     return mx.array(places.astype(np.int32)), mx.array(weights)
 
 
-def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> StepSums:
-    """Run a model on a batch and sum the recipe's objective; `arrays` are those of `batch_arrays`."""
-    inputs, *positions = arrays
-    return position_sums(head.states(inputs), head, recipe, positions)
+def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
+    """Run a model on a batch; return its `StepSums`, with anchors in the first, and then the anchors' divergence alone.
 
-
-def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
-    """Do the same with the anchor in the first sum, and append its divergence alone.
-
-    `arrays` are followed by those of `anchor_arrays` and the base's states there.
+    `arrays` are those of `batch_arrays`, followed by those of `anchor_arrays` and the base's states there, if any.
     """
-    inputs, *positions, places, weights, base = arrays
+    inputs, places, targets, counted, weights, penalties, *anchors = arrays
     states = head.states(inputs)
-    objective, *others = position_sums(states, head, recipe, positions)
-    divergence = (weights * base_divergences(states[places], base, head)).sum()
-    return objective + recipe.anchor_weight * divergence, *others, mx.stop_gradient(divergence)
-
-
-def position_sums(states: mx.array, head: Head, recipe: Recipe, positions: Sequence[mx.array]) -> StepSums:
-    """Sum the recipe's objective over the supervised positions among all states of a batch."""
-    places, targets, counted, weights, penalties = positions
-    states = states[places]
     if recipe.objective == "additive":
-        return additive_sums(states, targets, counted, penalties, recipe.lambda_weight, head)
-    return weighted_sums(states, targets, counted, weights, penalties, head)
+        sums = additive_sums(states[places], targets, counted, penalties, recipe.lambda_weight, head)
+    else:
+        sums = weighted_sums(states[places], targets, counted, weights, penalties, head)
+    if not anchors:
+        return sums
+    places, weights, base = anchors
+    divergence = (weights * base_divergences(states[places], base, head)).sum()
+    return sums.objective + recipe.anchor_weight * divergence, *sums[1:], mx.stop_gradient(divergence)
 
 
 @dataclass(frozen=True)
@@ -140,18 +130,14 @@ class TrainingStep:
         self._ranks = ranks or Ranks()
         self._compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
         self._head = head = split_head(model)
-        self._gradient_of = self._differentiate(lambda *arrays: tuple(batch_sums(head, recipe, arrays)))
-        self._anchored_gradient_of = self._differentiate(lambda *arrays: anchored_sums(head, recipe, arrays))
+        gradient_of = nn.value_and_grad(model, lambda *arrays: batch_sums(head, recipe, arrays))
+        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
+        state = [model.state]
+        self._gradient_of = mx.compile(gradient_of, state, state) if self._compiled else gradient_of
         # Lessons come in so many shapes that compiling would cost more than it saves.
         self._term_gradient_of = nn.value_and_grad(model, lambda term, *arrays: term_sum(head, term, *arrays))
         self.discard()
         self._clear_window()
-
-    def _differentiate(self, sums_of: Callable[..., tuple[mx.array, ...]]) -> Callable[..., Any]:
-        gradient_of = nn.value_and_grad(self._model, sums_of)
-        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
-        state = [self._model.state]
-        return mx.compile(gradient_of, state, state) if self._compiled else gradient_of
 
     def discard(self) -> None:
         """Forget the gradients accumulated since the last update."""
@@ -185,11 +171,10 @@ class TrainingStep:
         arrays = batch_arrays(batch, multiple)
         if len(batch.anchors):
             places, weights = anchor_arrays(batch, self._compiled)
-            base = base_states(self._model, self._head, arrays[0], places)
-            sums, gradients = self._anchored_gradient_of(*arrays, places, weights, base)
+            arrays = (*arrays, places, weights, base_states(self._model, self._head, arrays[0], places))
+        sums, gradients = self._gradient_of(*arrays)
+        if len(batch.anchors):
             self._add_term("anchor", sums[3], float(batch.anchor_weights.sum()))
-        else:
-            sums, gradients = self._gradient_of(*arrays)
         self._gradients = _added(self._gradients, gradients)
         self._tokens += batch.supervised_tokens
         self._sums = self._sums + mx.stack(sums[1:3])

@@ -99,22 +99,6 @@ def test_a_token_budget_is_filled_and_never_exceeded() -> None:
 
 
 @pytest.mark.parametrize("tokens", [None, 700])
-def test_order_is_a_function_of_seed_and_cursor_alone(tokens: int | None) -> None:
-    data, plan = some_sequences(count=300), BatchPlan(4, 256, seed=7, tokens=tokens)
-    stream = BatchStream(data, plan)
-    walked = [(stream.position(cursor), stream.batch(cursor).tokens) for cursor in range(230)]
-    lengths = [sum(1 for (epoch, _), _ in walked if epoch == number) for number in range(3)]
-    assert lengths == [len(epoch_batches(data.sequences.lengths, plan, epoch)) for epoch in range(3)]
-    assert len(set(lengths)) > 1 or tokens is None, "under a token budget, epochs differ in length"
-    fresh = BatchStream(data, plan)
-    for cursor in (229, 0, 77, 120):
-        assert np.array_equal(fresh.batch(cursor).tokens, walked[cursor][1])
-        assert fresh.position(cursor) == walked[cursor][0]
-    other = BatchStream(data, replace(plan, seed=8))
-    assert not all(np.array_equal(other.batch(cursor).tokens, walked[cursor][1]) for cursor in range(5))
-
-
-@pytest.mark.parametrize("tokens", [None, 700])
 def test_processes_share_the_rows_of_each_batch(tokens: int | None) -> None:
     def rows(batch: Batch) -> list[tuple[int, ...]]:
         return sorted(tuple(row[:3]) for row, mask in zip(batch.tokens.tolist(), batch.mask, strict=True) if mask.any())

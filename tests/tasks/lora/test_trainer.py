@@ -123,16 +123,10 @@ def test_other_base_weights_of_the_same_name_are_refused(mixture: Path, tmp_path
     base, run = write_base(tmp_path / "base"), tmp_path / "run"
     recipe = tiny_recipe(base, max_steps=1, val_batches=0)
     assert train_here(run, mixture, recipe).best is None
-    longer = recipe.model_copy(update={"max_steps": 2})
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
     with pytest.raises(StoreError, match="other base weights of the same name"):
-        train_here(run, mixture, longer)
-    (base / "model.safetensors").write_bytes(weights)
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    (base / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}), "utf-8")
-    with pytest.raises(StoreError, match="other base weights of the same name"):
-        train_here(run, mixture, longer)
+        train_here(run, mixture, recipe.model_copy(update={"max_steps": 2}))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(base: Path, mixture: Path, tmp_path: Path) -> None:
