@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from mlx_lm import convert
 from mlx_lm.utils import load_model
 
 from storage.errors import PrerequisiteError
-from storage.lock import only_writer
 from storage.model_folder import check_model_folder
 from tasks.lora import quantise
 from tasks.lora.base_model import public_name, resolve_base
@@ -77,32 +75,6 @@ def test_what_a_killed_quantisation_left_is_swept(wide: Path) -> None:
     other.mkdir()
     assert in_four_bits(str(wide)) == copy
     assert not left.exists() and other.exists(), "another copy may be in the making"
-
-
-def test_a_copy_that_another_process_makes_is_waited_for(wide: Path, tmp_path: Path) -> None:
-    copy = in_four_bits(str(wide))
-    made = copy.rename(tmp_path / "made")
-    release, held = threading.Event(), threading.Event()
-
-    def make() -> None:
-        with only_writer(copy):
-            held.set()
-            release.wait(60)
-            made.rename(copy)
-
-    maker = threading.Thread(target=make)
-    maker.start()
-    held.wait(60)
-    lines: list[str] = []
-
-    def log(line: str) -> None:
-        lines.append(line)
-        if "waiting for it to finish" in line:
-            release.set()
-
-    assert in_four_bits(str(wide), log=log) == copy
-    maker.join()
-    assert release.is_set() and not any(line.startswith("Quantising") for line in lines)
 
 
 def test_a_copy_that_was_cut_off_is_named(wide: Path) -> None:
