@@ -77,14 +77,9 @@ class LazyModel:
 def fuse_lazily(
     base: Path, adapter: Path, *, dequantize: bool = False, bits: int | None = None, group_size: int = 64
 ) -> LazyModel:
-    """Describe the fused model without computing it.
+    """Describe the fused model without computing it; UserError if base, adapter and group size do not fit together.
 
     A quantised base is turned into floats by `dequantize`, and before the whole is quantised to `bits`.
-
-    Raises:
-        PrerequisiteError: The base cannot be opened.
-        StoreError: The adapter cannot be opened, or does not fit the base.
-        ParameterError: The group size does not divide the width of a layer.
     """
     from mlx.utils import tree_flatten, tree_unflatten
     from mlx_lm.utils import dequantize_model, get_total_parameters, quantize_model

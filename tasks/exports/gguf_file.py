@@ -65,10 +65,7 @@ def gguf_bytes(model: LazyModel, kind: str) -> int:
 def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
     """Write a float model, whose weights are used up, as a GGUF file of a kind that `check_gguf` accepts.
 
-    The folder holds tokenizer and chat template.
-
-    Raises:
-        UserError: A weight has no place in GGUF or exceeds half precision, or llama.cpp's quantiser failed.
+    The folder holds tokenizer and chat template. UserError if a weight has no place or is too large in that kind.
     """
     if kind not in K_QUANTS:
         _write_plain(path, folder, model, kind, emit)

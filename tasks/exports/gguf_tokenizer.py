@@ -41,10 +41,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
     """Add everything that llama.cpp needs to tokenise as the tokenizer of a model folder does.
 
-    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones.
-
-    Raises:
-        StoreError: The tokenizer has more ids than `rows`, or it names no end of text.
+    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones; StoreError for fewer.
     """
     from gguf import SpecialVocab
     from mlx_lm.utils import load_tokenizer
@@ -80,12 +77,7 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """Read ``tokenizer.json``, if it is of a kind that can be written.
-
-    Raises:
-        StoreError: It is missing or damaged.
-        ParameterError: Its kind or the rule by which it splits text is not supported.
-    """
+    """Read ``tokenizer.json``; StoreError if it is damaged, ParameterError if its kind cannot be written."""
     path = folder / "tokenizer.json"
     try:
         document = read_object(path, MOST_VOCABULARY_BYTES)

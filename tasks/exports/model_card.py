@@ -79,12 +79,7 @@ def licence_of_base(base: Path) -> str | None:
 
 
 def _data(balanced: Path, digest: str | None) -> str | None:
-    """Tabulate authority, trivium, sources and licences of the training samples, none without that mixture.
-
-    Args:
-        balanced: The folder of the mixture.
-        digest: Of the mixture that was trained on; none: not recorded.
-    """
+    """Tabulate authority, trivium, sources and licences of the training samples, none if that mixture is gone."""
     import polars as pl
 
     manifest = read_manifest(balanced)

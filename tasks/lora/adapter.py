@@ -68,11 +68,7 @@ class Adapter:
 
 
 def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
-    """Freeze a model and put a fresh adapter on its last layers; the same seed gives the same adapter.
-
-    Raises:
-        ParameterError: A target module does not exist, or nothing would be trained.
-    """
+    """Freeze a model and put an adapter, drawn by the seed, on its last layers; ParameterError if it has no place."""
     total = len(model.layers)
     layers = total if recipe.lora_layers < 0 else min(recipe.lora_layers, total)
     if layers == 0:

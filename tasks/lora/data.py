@@ -112,13 +112,7 @@ def _facts(
 
 
 def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> TrainingData:
-    """Read, tokenise and weigh a mixture.
-
-    Raises:
-        StoreError: The mixture is missing.
-        MixtureError: It holds nothing to train on, or nothing for a term that is switched on.
-        ParameterError: A score is outside its range.
-    """
+    """Read, tokenise and weigh a mixture; MixtureError if it holds nothing to train on, or nothing for a term."""
 
     def sequences(split: Split) -> TokenSequences:
         samples = read_samples(balanced, split)

@@ -96,12 +96,7 @@ class TermBatch:
 
 
 def read_lessons(balanced: Path, split: Split, layout: ChatLayout, recipe: Recipe, *, required: bool) -> Lessons:
-    """Read the lessons that a recipe's terms need.
-
-    Raises:
-        MixtureError: Lessons are `required`, and a term has nothing to learn from.
-        StoreError: The split is missing or cannot be read.
-    """
+    """Read the lessons that a recipe's terms need; MixtureError if they are `required` and there are none."""
     wanted = recipe.term_weights.keys() & {"preference", "consistency"}
     if not wanted:
         return Lessons()

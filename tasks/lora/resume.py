@@ -165,12 +165,7 @@ def find_checkpoint(run: Path, recipe: Recipe, log: Callable[[str], None]) -> Pa
 
 
 def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_steps: int) -> None:
-    """Refuse to continue a checkpoint with other settings or data.
-
-    Raises:
-        ParameterError: The recipe differs, naming each field, or the checkpoint is beyond `max_steps`.
-        StoreError: The data or the base model differ.
-    """
+    """Raise ParameterError or StoreError, naming what differs, for a checkpoint of other settings or data."""
     before, now = state.recipe, wanted.recipe
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if differing:

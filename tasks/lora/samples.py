@@ -57,11 +57,7 @@ def read_samples(balanced: Path, split: Split) -> Samples:
 
 
 def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
-    """Read columns of a split; those that mixtures of earlier versions and samples of one's own lack are null.
-
-    Raises:
-        StoreError: The split is missing or cannot be read.
-    """
+    """Read columns of a split, null where an earlier version or a person did not write them; StoreError without one."""
     shards = sorted((balanced / split).glob("*.parquet"))
     tables = [read_shard(shard, SAMPLE_SCHEMA, columns) for shard in shards]
     if not tables:
@@ -185,11 +181,7 @@ def _before_answer(text: str) -> str:
 
 
 def build_sequences(samples: Samples, layout: ChatLayout, max_seq_length: int, mask_prompt: bool) -> TokenSequences:
-    """Turn samples into sequences that inherit their scores; the token that ends an answer is supervised as well.
-
-    Raises:
-        MixtureError: No sample holds a supervised token.
-    """
+    """Turn samples into sequences that inherit their scores; MixtureError if none has a supervised token."""
     chunks: list[Tokens] = []
     first_targets: list[int] = []
     owners: list[int] = []

@@ -7,11 +7,11 @@ import pytest
 from mlx_lm.models.llama import Model
 
 from storage.errors import ParameterError
-from tasks.lora.adapter import attach_adapter, checkpoint_activations
+from tasks.lora.adapter import attach_adapter, checkpoint_activations, trainable_tensors
 from tasks.lora.batches import make_batch
 from tasks.lora.recipe import Recipe
 from tests.tasks.lora.test_batches import some_sequences
-from tests.tasks.lora.test_step import gradient, norm, relative_difference
+from tests.tasks.lora.test_step import gradient, norm, relative_difference, same_bits
 from tests.tasks.lora.tiny_model import random_model
 
 
@@ -24,6 +24,13 @@ def test_counts_layers_and_the_guides_line() -> None:
     assert adapter.summary == f"Trainable parameters: {per_layer:,} / 26,848 ({per_layer / 26848:.2%})"
     assert attach_adapter(random_model(), Recipe(lora_layers=-1)).layers == 2
     assert attach_adapter(random_model(), Recipe(lora_layers=16)).layers == 2
+
+
+def test_the_seed_chooses_the_adapter() -> None:
+    models = random_model(), random_model()
+    for seed, model in enumerate(models):
+        attach_adapter(model, Recipe(seed=seed, lora_rank=4))
+    assert not same_bits(*map(trainable_tensors, models))
 
 
 def test_targets_that_do_not_exist_are_refused() -> None:
