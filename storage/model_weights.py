@@ -11,11 +11,13 @@ from storage.model_folder import INDEX
 
 SHARD_BYTES = 512 << 20
 
-Save = Callable[[Path, dict[str, Any]], None]
+Arrays = dict[str, Any]
+"""MLX arrays by name, in the order in which they are written."""
+Save = Callable[[Path, Arrays], None]
 """Computes arrays and writes them into a file; nothing else holds them, so that they can be forgotten afterwards."""
 
 
-def write_shards(folder: Path, weights: dict[str, Any], parameters: int, save: Save, shard_bytes: int) -> None:
+def write_shards(folder: Path, weights: Arrays, parameters: int, save: Save, shard_bytes: int) -> None:
     """Write arrays in their order, and the index that names the file of each; `weights` is empty afterwards."""
     sizes = {name: int(array.nbytes) for name, array in weights.items()}
     shards = plan_shards(sizes, shard_bytes)

@@ -16,7 +16,7 @@ from typing import Any
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.events import Emit
 from storage.model_folder import ADAPTER_CONFIG, ADAPTERS, CONFIG, WEIGHTS, loading
-from storage.model_weights import SHARD_BYTES, write_shards
+from storage.model_weights import SHARD_BYTES, Arrays, write_shards
 from storage.untrusted import file_sha256
 
 BLOCK_VALUES = 2**22
@@ -51,8 +51,7 @@ class Packed:
 class LazyModel:
     """A model whose arrays have shapes and types but are not computed yet."""
 
-    weights: dict[str, Any]
-    """Arrays by name, in the order in which they are written."""
+    weights: Arrays
     config: dict[str, Any]
     parameter_count: int
     base_quantized: bool
@@ -249,7 +248,7 @@ def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int =
 
     total = model.bytes
 
-    def save(file: Path, tensors: dict[str, Any]) -> None:
+    def save(file: Path, tensors: Arrays) -> None:
         for tensor in tensors.values():
             mx.eval(tensor)
         mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})

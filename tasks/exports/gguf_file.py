@@ -156,7 +156,7 @@ def _head_width(arguments: Any) -> int:
     return int(getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads)
 
 
-def _rope_kind(scaling: dict[str, Any] | None) -> str:
+def _rope_kind(scaling: Any) -> str:
     """Name how rotary positions are stretched."""
     return str((scaling or {}).get("type") or (scaling or {}).get("rope_type") or "default")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def _repetition(found: Any) -> str | None:
     )
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(found: Mapping[str, float | None]) -> str:
     """Write an estimate with its 95 % interval."""
     value, low, high = (found.get(name) for name in ("value", "low", "high"))
     if value is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.atomic import write_json
 from storage.model_folder import CONFIG, loading
-from storage.model_weights import SHARD_BYTES, write_shards
+from storage.model_weights import SHARD_BYTES, Arrays, write_shards
 from tasks.lora.fetch import PAPERS
 
 BITS = 4
@@ -28,7 +28,7 @@ def write_quantised(source: Path, target: Path) -> None:
     from mlx.utils import tree_flatten, tree_map
     from mlx_lm.utils import get_total_parameters, load_model, quantize_model
 
-    def save(file: Path, tensors: dict[str, Any]) -> None:
+    def save(file: Path, tensors: Arrays) -> None:
         for tensor in tensors.values():
             mx.eval(tensor)  # one by one: evaluated together, all their sources would be in memory at once
         mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
@@ -40,7 +40,7 @@ def write_quantised(source: Path, target: Path) -> None:
     _cast(model, str(config.get("torch_dtype") or config.get("text_config", {}).get("dtype")))
     model, config = quantize_model(model, config, GROUP, BITS)
     parameters = int(get_total_parameters(model))
-    weights: dict[str, Any] = dict(tree_flatten(model.parameters()))
+    weights: Arrays = dict(tree_flatten(model.parameters()))
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))  # the dictionary alone holds them now
     write_shards(target, weights, parameters, save, SHARD_BYTES)
     for copied in (path for pattern in COPIED for path in source.glob(pattern) if path.is_file()):

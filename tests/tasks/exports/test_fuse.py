@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from storage.errors import PrerequisiteError, StoreError
-from storage.model_weights import plan_shards
 from tasks.exports import fuse
 from tasks.exports.fuse import fuse_lazily, write_weights
 from tests.tasks.exports.conftest import CONFIG, KEYS, forget, load_weights, write_adapter, write_base, write_quantised
@@ -128,8 +127,3 @@ def test_a_base_that_wants_its_own_code_is_refused(float_base: Path, adapter: Pa
     (base / "config.json").write_text(json.dumps(CONFIG | {"model_file": "modeling_evil.py"}))
     with pytest.raises(PrerequisiteError, match="cannot be loaded"):
         fuse_lazily(base, adapter)
-
-
-def test_plan_keeps_order_and_bound() -> None:
-    assert plan_shards({"a": 4, "b": 4, "c": 20, "d": 1, "e": 9}, 10) == [["a", "b"], ["c"], ["d", "e"]]
-    assert plan_shards({}, 10) == []
