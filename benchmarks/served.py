@@ -27,6 +27,7 @@ from tasks.evals.trust import NO, YES  # noqa: E402
 from tasks.exports import serve  # noqa: E402
 from tasks.exports.chat import layout_of  # noqa: E402
 from tasks.exports.export import export_model  # noqa: E402
+from tasks.exports.parameters import ExportRequest  # noqa: E402
 from tests.clients.llama_cpp import running as llama_cpp  # noqa: E402
 
 MOST_TOKENS_NAMED = 10
@@ -85,7 +86,7 @@ def main() -> None:
             "balanced_folder": str(trained.balanced),
             "parameters": {"gguf": "f16"},
         }
-        folder = Path(export_model(specification, lambda event, **fields: None).folder)
+        folder = Path(export_model(ExportRequest.model_validate(specification), lambda event, **fields: None).folder)
         served = ask_server(folder, questions)
         with llama_cpp() as llama:
             gguf = llama.weigh(folder / "served-f16.gguf", prompts, candidates)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage import blas, errors
-from storage.errors import DistrustError
+from storage.errors import DistrustError, ParameterError
 
 Emit = Callable[..., None]
 """Takes an `Event`, or the name of one and its fields."""
@@ -122,6 +122,17 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
+def read_specification(text: str, model: type[Specification]) -> Specification:
+    """Read what a child is to do; ParameterError names every faulty field with its value and bound."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})" for fault in error.errors()
+        )
+        raise ParameterError(f"the specification has {error.error_count()} faults: {faults}") from error
+
+
 @overload
 def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> int: ...
 @overload
@@ -143,9 +154,9 @@ def serve_specification(work: Callable[[Any, Emit], Any], model: type[BaseModel]
     blas.load()
     text = Path(sys.argv[1]).read_text("utf-8")
     try:
-        result = work(model.model_validate_json(text) if model else json.loads(text), emit)
+        result = work(read_specification(text, model) if model else json.loads(text), emit)
     except DistrustError as error:
         emit(ErrorEvent(kind=type(error).__name__, message=str(error)))
         return 1
-    emit("result", **(result.model_dump(mode="json") if isinstance(result, BaseModel) else result))
+    emit("result", **(result.model_dump(mode="json", exclude_unset=True) if isinstance(result, BaseModel) else result))
     return 0

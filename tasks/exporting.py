@@ -9,6 +9,7 @@ from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, 
 
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
+from storage.events import LogEvent, ProgressEvent
 from storage.layout import Layout
 from storage.markdown import table
 from storage.training_result import read_training_result
@@ -43,11 +44,13 @@ async def export_run(
     specification = folder / "export.json"
     # The child reads its request from a file of the run, which every export of the run writes.
     async with exclusive(layout.export(name)), exclusive(specification):
-        result = await run_child(
-            *("tasks.exports", request.model_dump(mode="json"), specification),
-            lambda event: log.info("%s", event.get("message", event)),
+        return await run_child(
+            "tasks.exports",
+            request,
+            specification,
+            lambda event: log.info("%s", event.message if isinstance(event, LogEvent | ProgressEvent) else event),
+            ExportResult,
         )
-    return ExportResult.model_validate(result)
 
 
 @task(task_run_name="report-upload-{name}", **LOCAL_WORK)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_image_artifact
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.training_host import TrainingHost
 from storage.errors import DistrustError, MixtureError
+from storage.events import Event, LogEvent, ProgressEvent
 from storage.layout import Layout
 from storage.manifest import MixtureNotes, digest_of, require_manifest
 from storage.superseded import move_aside
@@ -22,9 +22,10 @@ from storage.training_result import RUN, TrainingResult
 from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets
 from tasks.lora.base_model import architecture_of_base
+from tasks.lora.check import CheckedSetup, SetupCheck
 from tasks.lora.display import StepReport, as_data_url, draw_lines, loss_lines, move_bar, read_metrics, training_bar
 from tasks.lora.memory import describe_plan, plan_memory, require_memory, usable_bytes
-from tasks.lora.recipe import AUTO, DEFAULT_MODEL, Recipe
+from tasks.lora.recipe import AUTO, DEFAULT_MODEL, Recipe, Specification
 from tasks.policies import (
     LOCAL_WORK,
     Check,
@@ -181,20 +182,17 @@ async def train_recipe(
         manifest = require_manifest(balanced, f"build it first: {REBALANCE} --mixture {mixture}")
         if replace_run:
             await supersede_other_run(layout, run, manifest.digest, recipe)
-        specification = {
-            "run_folder": str(folder),
-            "balanced_folder": str(balanced),
-            "mixture_digest": manifest.digest,
-            "recipe": recipe.model_dump(mode="json"),
-        }
+        specification = Specification(
+            run_folder=folder, balanced_folder=balanced, mixture_digest=manifest.digest, recipe=recipe
+        )
         with training_bar(hidden=Progress.watcher is not None) as bar:
 
-            def on_event(event: dict[str, Any]) -> None:
-                if event["event"] == "log":
+            def on_event(event: Event) -> None:
+                if isinstance(event, LogEvent):
                     bar.clear()  # the next report draws it below the line
-                    run_logger().info("%s", event["message"])
-                elif event["event"] == "progress":
-                    report = StepReport.model_validate(event)
+                    run_logger().info("%s", event.message)
+                elif isinstance(event, ProgressEvent):
+                    report = StepReport.model_validate(event.model_dump())
                     progress.update(report.step, report.max_steps, f"Run {run}, {report.line}")
                     if not bar.disable:
                         move_bar(bar, report)
@@ -202,12 +200,12 @@ async def train_recipe(
                         run_logger().info("%s", report.line)
 
             try:
-                fields = await run_child("tasks.lora", specification, folder / "train.json", on_event)
+                result = await run_child("tasks.lora", specification, folder / "train.json", on_event, TrainingResult)
             except (DistrustError, ChildDied):
                 await wait_for_server(REPORT_PATIENCE_SECONDS)
                 raise
             await wait_for_server(REPORT_PATIENCE_SECONDS)
-            return TrainingResult.model_validate(fields)
+            return result
 
 
 @task(task_run_name="report-training-{run}", **LOCAL_WORK)
@@ -227,11 +225,10 @@ async def check_training(layout: Layout, load_model: str) -> list[Check]:
 
     async def work() -> str:
         await heed_saved(HuggingFaceHub, TrainingHost)
-        specification = {"load_model": load_model}
-        file = layout.root / "check-setup" / "check.json"
-        result = await run_child("tasks.lora.check", specification, file, lambda event: None)
-        found.extend(TypeAdapter(list[Check]).validate_python(result["checks"]))
-        return str(result["device"])
+        wanted, file = SetupCheck(load_model=load_model), layout.root / "check-setup" / "check.json"
+        result = await run_child("tasks.lora.check", wanted, file, lambda event: None, CheckedSetup)
+        found.extend(Check(*row) for row in result.checks)
+        return result.device
 
     device = await try_component("accelerator", work)
     return [device, *found]

@@ -7,6 +7,7 @@ from types import FrameType
 
 from storage.events import serve_specification
 from tasks.exports.export import export_model
+from tasks.exports.parameters import ExportRequest
 
 
 def leave(number: int, frame: FrameType | None) -> None:
@@ -16,4 +17,4 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, leave)
-    raise SystemExit(serve_specification(lambda *given: export_model(*given).model_dump(mode="json")))
+    raise SystemExit(serve_specification(export_model, ExportRequest))

@@ -91,7 +91,7 @@ class ApiHandler(BaseHTTPRequestHandler):
     def _set_cors_headers(self) -> None:
         """Send none: no other site may read an answer."""
 
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
+    def _answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

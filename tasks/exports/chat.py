@@ -33,11 +33,7 @@ def read_passages() -> list[str]:
 
 
 def layout_of(base: Path, adapter: Path) -> ChatLayout:
-    """Return the chat layout in which an adapter of a base model was trained.
-
-    Raises:
-        ParameterError: The base model no longer has it.
-    """
+    """Return the chat layout in which an adapter was trained; ParameterError if its base no longer has it."""
     from mlx_lm.utils import load_tokenizer
 
     return ChatLayout(load_tokenizer(base)._tokenizer, trained_layout(adapter))
@@ -63,11 +59,7 @@ def write_layout(folder: Path, layout: ChatLayout) -> None:
 
 
 def require_served_as_trained(folder: Path, layout: ChatLayout) -> None:
-    """Compare the token ids that an export serves for the passages with those that a training gives them.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Raise UserError unless an export serves the passages as the token ids that a training gives them."""
     from mlx_lm.utils import load_tokenizer
 
     tokenizer = load_tokenizer(folder)

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ MEMORY_FRACTION = 0.8
 MAX_TOKENS = 96
 
 
-def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
-    """Export a model as a specification asks; files that an export of the same inputs already holds are kept.
+def export_model(request: ExportRequest, emit: Emit) -> ExportResult:
+    """Export a model as requested; files that an export of the same inputs already holds are kept.
 
     Raises:
         UserError: A person can mend it. Before the export is whole, nothing new appears under its name; if LM Studio's
@@ -50,7 +50,7 @@ def export_model(specification: Mapping[str, Any], emit: Emit) -> ExportResult:
         TransientError: The Hub cannot be reached; the export is kept, and exporting again only uploads it.
     """
     started = time.monotonic()
-    request = ExportRequest.read(specification)
+    request.check_place()
     parameters, folder = request.parameters, request.export_folder
     check_model_folder(request.model_path)
     read_adapter(request.adapter)

@@ -29,17 +29,11 @@ def write_peft(export: Path, adapter: Path, base: str) -> None:
 
     MLX multiplies the input from the left, ``x A B * scale`` with A of shape (in, rank) and B of shape (rank, out);
     PEFT holds both transposed and scales by ``lora_alpha / r``.
-
-    Raises:
-        ParameterError: The adapter is not a plain LoRA adapter.
     """
     import mlx.core as mx
 
-    parameters = read_lora(adapter)["lora_parameters"]
+    rank, scale = read_lora(adapter)
     weights: Any = mx.load(str(adapter / ADAPTERS))
-    kinds = {name.rsplit(".", 1)[-1] for name in weights}
-    if kinds != set(PEFT_PARTS):
-        raise ParameterError(f"only a LoRA adapter has a PEFT form, this one holds {sorted(kinds)}; use peft=false")
     transposed = {}
     for name, value in weights.items():
         module, part = name.rsplit(".", 1)
@@ -51,8 +45,8 @@ def write_peft(export: Path, adapter: Path, base: str) -> None:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": parameters["rank"],
-        "lora_alpha": parameters["scale"] * parameters["rank"],
+        "r": rank,
+        "lora_alpha": scale * rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -62,12 +56,12 @@ def write_peft(export: Path, adapter: Path, base: str) -> None:
     write_json(config, content)
 
 
-def read_lora(adapter: Path) -> dict[str, Any]:
-    """Read the configuration of an adapter; ParameterError for one that is not a LoRA adapter."""
+def read_lora(adapter: Path) -> tuple[int, float]:
+    """Read rank and scale of an adapter; ParameterError for one that is not a LoRA adapter."""
     config = read_adapter(adapter)
     if (kind := config.get("fine_tune_type", "lora")) != "lora":
         raise ParameterError(f"only a LoRA adapter has a PEFT form, this one is {kind!r}; use peft=false")
-    return config
+    return config["lora_parameters"]["rank"], config["lora_parameters"]["scale"]
 
 
 def target_modules(modules: Iterable[str]) -> str:
@@ -85,11 +79,7 @@ def target_modules(modules: Iterable[str]) -> str:
 
 
 def lm_studio_folder(parameters: ExportParameters, model: str) -> Path | None:
-    """Return the folder of a model in LM Studio, ``<models folder>/<publisher>/<model>``; none if not asked for.
-
-    Raises:
-        UserError: There is no models folder, the place leads out of it, or something else is there.
-    """
+    """Return the folder of a model in LM Studio, ``<models folder>/<publisher>/<model>``; none if not asked for."""
     if not parameters.lm_studio_folder:
         return None
     models = Path(parameters.lm_studio_folder).expanduser()
@@ -129,9 +119,6 @@ def register_with_ollama(folder: Path, emit: Emit) -> str | None:
     """Register an export under its name; return the name, or none where Ollama is not installed.
 
     It is done every time: Ollama cannot say whether it holds these weights or those of an earlier export of the name.
-
-    Raises:
-        PrerequisiteError: The program refused, usually because its server is not running.
     """
     name = folder.name.lower()
     command = ["ollama", "create", name, "-f", MODELFILE]
@@ -185,10 +172,10 @@ def upload(request: ExportRequest, manifest: ExportManifest, emit: Emit) -> Uplo
     # Checked here and not before: approval may take days, and the export's lock is free meanwhile.
     changed = request.approved not in (None, digest)
     sends = not (request.parameters.hub_dry_run or changed)
-    message = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
+    what = f"{len(files)} files ({size / 1e6:.1f} MB) to the private repository {repository}"
     reason = "; nothing is sent, because the export has changed since it was approved" if changed else ""
-    message = f"{'uploading' if sends else 'would upload'} {message}{reason}"
-    emit("progress", stage="hub", done=0, total=1, message=message)
+    said = f"{'uploading' if sends else 'would upload'} {what}{reason}"
+    emit("progress", stage="hub", done=0, total=1, message=said)
     address = _send(request.export_folder, repository, files) if sends else None
     return Upload(repository=repository, files=files, bytes=size, digest=digest, uploaded=sends, address=address)
 
@@ -214,13 +201,13 @@ def _send(folder: Path, repository: str, files: list[str]) -> str:
             delete_patterns=["model*.safetensors", "*.gguf", "peft/*"],  # of an earlier upload in other files
             commit_message=f"Export {folder.name}",
         )
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if 400 <= status < 500 and status not in MAY_PASS:
-            unknown = "check the name and that the token may write to it"
-            advice = unknown if status in (401, 403, 404) else str(error)[:300]
-            raise PrerequisiteError(f"the Hub refused {repository} (status {status}): {advice}") from error
-        raise TransientError(f"the Hub failed with status {status} while {repository} was uploaded") from error
     except (HTTPError, OSError) as error:
-        raise TransientError(f"the Hub cannot be reached ({type(error).__name__}); export again") from error
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        if 400 <= status < 500 and status not in MAY_PASS:
+            advice = "check the name, and that the token may write to it"
+            raise PrerequisiteError(
+                f"the Hub refused {repository} (status {status}): {advice} ({str(error)[:300]})"
+            ) from error
+        reason = f"failed with status {status}" if status else f"cannot be reached ({type(error).__name__})"
+        raise TransientError(f"the Hub {reason}; export again, and only the upload is repeated") from error
     return str(commit.commit_url)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import write_json
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.events import Emit
 from storage.model_folder import ADAPTER_CONFIG, ADAPTERS, CONFIG, WEIGHTS, loading
+from storage.model_weights import SHARD_BYTES, Arrays, write_shards
 from storage.untrusted import file_sha256
 
-SHARD_BYTES = 512 * 2**20
 BLOCK_VALUES = 2**22
 """Weights that are dequantised, added to and quantised again at once."""
 PARTS = ("weight", "scales", "biases")
@@ -52,8 +51,7 @@ class Packed:
 class LazyModel:
     """A model whose arrays have shapes and types but are not computed yet."""
 
-    weights: dict[str, Any]
-    """Arrays by name, in the order in which they are written."""
+    weights: Arrays
     config: dict[str, Any]
     parameter_count: int
     base_quantized: bool
@@ -78,25 +76,15 @@ class LazyModel:
 def fuse_lazily(
     base: Path, adapter: Path, *, dequantize: bool = False, bits: int | None = None, group_size: int = 64
 ) -> LazyModel:
-    """Describe the fused model without computing it.
+    """Describe the fused model without computing it; UserError if base, adapter and group size do not fit together.
 
-    Args:
-        base: Folder of the base model, float or quantised.
-        adapter: Folder with ``adapters.safetensors`` and ``adapter_config.json``.
-        dequantize: Turn the weights of a quantised base into floats.
-        bits: Quantise the fused model to this many bits; a quantised base is dequantised first.
-        group_size: Weights that share one scale when `bits` is given.
-
-    Raises:
-        PrerequisiteError: The base cannot be opened.
-        StoreError: The adapter cannot be opened, or does not fit the base.
-        ParameterError: The group size does not divide the width of a layer.
+    A quantised base is turned into floats by `dequantize`, and before the whole is quantised to `bits`.
     """
     from mlx.utils import tree_flatten, tree_unflatten
     from mlx_lm.utils import dequantize_model, get_total_parameters, quantize_model
 
     model, config = open_with_adapter(base, adapter, lazy=True)
-    arguments, before = model.args, config.get("quantization")
+    before = config.get("quantization")
     as_floats = before is not None and (dequantize or bits is not None)
     fused = [(name, _fuse(module, as_floats)) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
@@ -112,9 +100,11 @@ def fuse_lazily(
         model, config = quantize_model(model, config, group_size, bits)
     weights = dict(tree_flatten(model.parameters()))
     floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
-    precision = _describe_precision(before, floats, config.get("quantization"), len(fused), as_floats)
-    parameters = get_total_parameters(model)
-    return LazyModel(weights, config, parameters, before is not None, arguments, precision, packed)
+    old, new = (
+        f"{q['bits']} bits in groups of {q['group_size']}" if q else "" for q in (before, config.get("quantization"))
+    )
+    precision = _describe_precision(old, floats, new, len(fused), as_floats)
+    return LazyModel(weights, config, get_total_parameters(model), before is not None, model.args, precision, packed)
 
 
 def _is_large(name: str, module: Any) -> bool:
@@ -162,18 +152,19 @@ def _fuse(module: Any, as_floats: bool) -> Any:
     return linear
 
 
-def _describe_precision(
-    before: dict[str, Any] | None, floats: str, after: dict[str, Any] | None, changed: int, as_floats: bool
-) -> str:
+def _describe_format(quantization: Any) -> str:
+    return f"{quantization['bits']} bits in groups of {quantization['group_size']}" if quantization else ""
+
+
+def _describe_precision(before: str, floats: str, after: str, changed: int, as_floats: bool) -> str:
     """Say what is dequantised and quantised again when `changed` layers take up the adapter."""
-    old, new = (f"{q.get('bits')} bits in groups of {q.get('group_size')}" if q else "" for q in (before, after))
-    if before is not None and not as_floats:
+    if before and not as_floats:
         return (
-            f"The base is quantised to {old}. The {changed} layers that the adapter changes are "
+            f"The base is quantised to {before}. The {changed} layers that the adapter changes are "
             f"dequantised to {floats}, added to and quantised again alike; all others are copied bit for bit."
         )
-    source = f"The base, quantised to {old}, is dequantised to {floats}. " if before else ""
-    end = f"Then all layers are quantised to {new}." if after else f"The sum stays {floats}."
+    source = f"The base, quantised to {before}, is dequantised to {floats}. " if before else ""
+    end = f"Then all layers are quantised to {after}." if after else f"The sum stays {floats}."
     return f"{source}The adapter is added to {changed} layers in {floats}. {end}"
 
 
@@ -252,37 +243,18 @@ def write_mlx_folder(folder: Path, base: Path, model: LazyModel, emit: Emit) -> 
 
 
 def write_weights(folder: Path, model: LazyModel, emit: Emit, shard_bytes: int = SHARD_BYTES) -> None:
-    """Compute and write the weights shard by shard, and an index that names the shard of each tensor.
-
-    `model.weights` is empty afterwards: an array that stayed there would keep its memory.
-    """
+    """Compute and write the weights shard by shard; `model.weights` is empty afterwards."""
     import mlx.core as mx
 
-    gc.collect()  # module trees are cyclic; until they are gone they hold every base weight that was read
-    total_bytes = model.bytes
-    shards = plan_shards({name: int(array.nbytes) for name, array in model.weights.items()}, shard_bytes)
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        shard = {}
-        for name in names:
-            shard[name] = model.weights.pop(name)
-            mx.eval(shard[name])
-        mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
-        places |= dict.fromkeys(names, file)
-        shard.clear()
+    total = model.bytes
+
+    def save(file: Path, tensors: Arrays) -> None:
+        for tensor in tensors.values():
+            mx.eval(tensor)
+        mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
+        tensors.clear()
         mx.clear_cache()
-        emit("progress", stage="fuse", done=number, total=len(shards), message=f"fused shard {number} of {len(shards)}")
-    metadata = {"total_size": total_bytes, "total_parameters": model.parameter_count}
-    index = {"metadata": metadata, "weight_map": dict(sorted(places.items()))}
-    write_json(folder / "model.safetensors.index.json", index)
+        emit("progress", stage="fuse", done=total - model.bytes, total=total, message=f"fused {file.name}")
 
-
-def plan_shards(sizes: dict[str, int], shard_bytes: int) -> list[list[str]]:
-    """Group tensor names, in order, into shards of at most `shard_bytes`; a larger tensor gets its own."""
-    shards: list[list[str]] = []
-    for name, size in sizes.items():
-        if not shards or sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
-            shards.append([])
-        shards[-1].append(name)
-    return shards
+    gc.collect()  # module trees are cyclic; until they are gone they hold every base weight that was read
+    write_shards(folder, model.weights, model.parameter_count, save, shard_bytes)

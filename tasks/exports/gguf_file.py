@@ -65,10 +65,7 @@ def gguf_bytes(model: LazyModel, kind: str) -> int:
 def write_gguf(path: Path, folder: Path, model: LazyModel, kind: str, emit: Emit) -> None:
     """Write a float model, whose weights are used up, as a GGUF file of a kind that `check_gguf` accepts.
 
-    The folder holds tokenizer and chat template.
-
-    Raises:
-        UserError: A weight has no place in GGUF or exceeds half precision, or llama.cpp's quantiser failed.
+    The folder holds tokenizer and chat template. UserError if a weight has no place or is too large in that kind.
     """
     if kind not in K_QUANTS:
         _write_plain(path, folder, model, kind, emit)
@@ -159,7 +156,7 @@ def _head_width(arguments: Any) -> int:
     return int(getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads)
 
 
-def _rope_kind(scaling: dict[str, Any] | None) -> str:
+def _rope_kind(scaling: Any) -> str:
     """Name how rotary positions are stretched."""
     return str((scaling or {}).get("type") or (scaling or {}).get("rope_type") or "default")
 

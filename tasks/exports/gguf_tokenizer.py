@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
     """Add everything that llama.cpp needs to tokenise as the tokenizer of a model folder does.
 
-    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones.
-
-    Raises:
-        StoreError: The tokenizer has more ids than `rows`, or it names no end of text.
+    An embedding with more `rows` than the tokenizer has tokens is filled up with unused ones; StoreError for fewer.
     """
     from gguf import SpecialVocab
     from mlx_lm.utils import load_tokenizer
@@ -54,14 +50,13 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
     tokens, types = _vocabulary(document, rows)
     sentence_pieces = bool(document["model"].get("byte_fallback"))
     writer.add_tokenizer_model("llama" if sentence_pieces else "gpt2")
-    writer.add_tokenizer_pre("default" if sentence_pieces else split_rule(document))
+    writer.add_tokenizer_pre("default" if sentence_pieces else split_rule(document.get("pre_tokenizer")))
+    writer.add_token_list(tokens)
     if sentence_pieces:
         normalizer = json.dumps(document.get("normalizer") or {})
         scheme = (document.get("pre_tokenizer") or {}).get("prepend_scheme")
         writer.add_add_space_prefix('"Prepend"' in normalizer or scheme in ("always", "first"))
-    writer.add_token_list(tokens)
-    if sentence_pieces:
-        writer.add_token_scores(_scores(document, tokens))
+        writer.add_token_scores(_scores(document["model"]["merges"], tokens))
     writer.add_token_types(types)
     tokenizer = load_tokenizer(folder)
     special = SpecialVocab(folder, load_merges=not sentence_pieces, n_vocab=rows)
@@ -82,12 +77,7 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """Read ``tokenizer.json``, if it is of a kind that can be written.
-
-    Raises:
-        StoreError: It is missing or damaged.
-        ParameterError: Its kind or the rule by which it splits text is not supported.
-    """
+    """Read ``tokenizer.json``; StoreError if it is damaged, ParameterError if its kind cannot be written."""
     path = folder / "tokenizer.json"
     try:
         document = read_object(path, MOST_VOCABULARY_BYTES)
@@ -99,15 +89,18 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     if kind != "BPE":
         raise ParameterError(f"a {kind} tokenizer cannot be written to GGUF, only BPE; use gguf='none'")
     if not document["model"].get("byte_fallback"):
-        split_rule(document)
+        split_rule(document.get("pre_tokenizer"))
     return document
 
 
-def split_rule(document: dict[str, Any]) -> str:
+def split_rule(pre_tokenizer: Any) -> str:
     """Return llama.cpp's name of the rule by which a byte-level tokenizer splits text; ParameterError for others."""
-    outer = document.get("pre_tokenizer") or {}
+    outer = pre_tokenizer or {}
     steps = outer.get("pretokenizers", [outer])
-    if [_settings(step) for step in steps] == [_settings(step) for step in SMOLLM_STEPS]:
+    deciding = [{name: value for name, value in step.items() if name != "trim_offsets"} for step in steps]
+    if deciding and deciding[-1].get("type") == "ByteLevel":
+        deciding[-1].setdefault("use_regex", True)
+    if deciding == SMOLLM_STEPS:
         return SMOLLM
     bytes_step = steps[-1] if steps else {}
     splits = [step.get("pattern", {}).get("Regex") for step in steps[:-1]]
@@ -123,16 +116,10 @@ def split_rule(document: dict[str, Any]) -> str:
     )
 
 
-def _settings(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides how a step splits text; offsets do not."""
-    defaults = {"use_regex": True} if step.get("type") == "ByteLevel" else {}
-    return defaults | {name: value for name, value in step.items() if name != "trim_offsets"}
-
-
-def _scores(document: dict[str, Any], tokens: list[str]) -> list[float]:
+def _scores(merges: list[Any], tokens: list[str]) -> list[float]:
     """Score pieces by the rank of the merge that makes them: llama.cpp merges the best score first."""
     ranks: dict[str, int] = {}
-    for rank, merge in enumerate(document["model"]["merges"]):
+    for rank, merge in enumerate(merges):
         ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), rank)
     return [-float(ranks.get(token, len(ranks))) for token in tokens]
 

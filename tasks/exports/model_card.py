@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,7 @@ def licence_of_base(base: Path) -> str | None:
 
 
 def _data(balanced: Path, digest: str | None) -> str | None:
-    """Tabulate authority, trivium, sources and licences of the training samples, none without that mixture.
-
-    Args:
-        balanced: The folder of the mixture.
-        digest: Of the mixture that was trained on; none: not recorded.
-    """
+    """Tabulate authority, trivium, sources and licences of the training samples, none if that mixture is gone."""
     import polars as pl
 
     manifest = read_manifest(balanced)
@@ -184,7 +179,7 @@ def _repetition(found: Any) -> str | None:
     )
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(found: Mapping[str, float | None]) -> str:
     """Write an estimate with its 95 % interval."""
     value, low, high = (found.get(name) for name in ("value", "low", "high"))
     if value is None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from storage.errors import ParameterError
 from storage.layout import checked_name
-from storage.untrusted import one_line
 
 Quantize = Literal["none", "4bit", "8bit"]
 GroupSize = Literal[32, 64, 128]
@@ -27,76 +25,36 @@ PEFT_FILES = ("peft/adapter_model.safetensors", "peft/adapter_config.json")
 class ExportParameters(BaseModel):
     """Parameters of one export."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    quantize: Quantize = Field(
-        default="none",
-        title="Quantise",
-        description="Bits per weight of the exported model; 'none' keeps the precision of the base model.",
-    )
-    group_size: GroupSize = Field(
-        default=64,
-        title="Group size",
-        description="Weights that share one scale when quantising; smaller is more faithful and larger on disk.",
-    )
-    dequantize: bool = Field(
-        default=False,
-        title="Dequantise",
-        description="Write a quantised base model as 16-bit weights, which keeps more of a small adapter.",
-    )
+    quantize: Quantize = Field("none", title="Quantise")
+    """Bits per weight of the exported model; 'none' keeps the precision of the base model."""
+    group_size: GroupSize = Field(64, title="Group size")
+    """Weights that share one scale when quantising; smaller is more faithful and larger on disk."""
+    dequantize: bool = Field(False, title="Dequantise")
+    """Write a quantised base model as 16-bit weights, which keeps more of a small adapter."""
     gguf: Gguf = Field(
         default="none",
         title="GGUF",
         description="Also write a GGUF file of this kind for llama.cpp and Ollama; q4_k_m, q5_k_m and q6_k need "
         "llama-quantize of llama.cpp.",
     )
-    ollama: bool = Field(
-        default=False,
-        title="Ollama",
-        description="Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it "
-        "if Ollama is installed.",
-    )
-    peft: bool = Field(
-        default=False,
-        title="PEFT adapter",
-        description="Also write the adapter in the form that the PEFT library opens, in the folder peft.",
-    )
-    lm_studio_folder: str | None = Field(
-        default=None,
-        title="LM Studio models folder",
-        description="Models folder of LM Studio (often ~/.lmstudio/models) in which the export also appears.",
-    )
-    lm_studio_publisher: str = Field(
-        default="local",
-        title="LM Studio publisher",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="Name of the publisher under which LM Studio lists the model.",
-    )
-    hub_repository: str | None = Field(
-        default=None,
-        title="Hub repository",
-        pattern=r"^[\w.-]+/[\w.-]+$",
-        description="Repository (owner/name) of the Hugging Face Hub to upload the export to; created as private.",
-    )
-    hub_dry_run: bool = Field(
-        default=True,
-        title="Hub dry run",
-        description="Only say what an upload would send; switch it off to send it.",
-    )
-    minimum_top1_agreement: float = Field(
-        default=0.98,
-        title="Minimum agreement",
-        ge=0,
-        le=1,
-        description="Share of tokens on which an unquantised export must rank the same token first as the adapter.",
-    )
-    minimum_top1_agreement_quantised: float = Field(
-        default=0.7,
-        title="Minimum agreement, quantised",
-        ge=0,
-        le=1,
-        description="The same bound where base or export is quantised, which moves near-ties.",
-    )
+    ollama: bool = Field(False, title="Ollama")
+    """Also write a Modelfile for the GGUF file (q8_0 unless chosen); register it if Ollama is installed."""
+    peft: bool = Field(False, title="PEFT adapter")
+    """Also write the adapter in the form that the PEFT library opens, in the folder peft."""
+    lm_studio_folder: str | None = Field(None, title="LM Studio models folder")
+    """Models folder of LM Studio (often ~/.lmstudio/models) in which the export also appears."""
+    lm_studio_publisher: str = Field("local", title="LM Studio publisher", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the publisher under which LM Studio lists the model."""
+    hub_repository: str | None = Field(None, title="Hub repository", pattern=r"^[\w.-]+/[\w.-]+$")
+    """Repository (owner/name) of the Hugging Face Hub to upload the export to; created as private."""
+    hub_dry_run: bool = Field(True, title="Hub dry run")
+    """Only say what an upload would send; switch it off to send it."""
+    minimum_top1_agreement: float = Field(0.98, title="Minimum agreement", ge=0, le=1)
+    """Share of tokens on which an unquantised export must rank the same token first as the adapter."""
+    minimum_top1_agreement_quantised: float = Field(0.7, title="Minimum agreement, quantised", ge=0, le=1)
+    """The same bound where base or export is quantised, which moves near-ties."""
 
     @property
     def gguf_kind(self) -> Gguf:
@@ -122,27 +80,16 @@ class ExportRequest(BaseModel):
     approved: str | None = None
     """Digest of the upload that a person approved; none if no person was asked."""
 
-    @classmethod
-    def read(cls, specification: Mapping[str, Any]) -> Self:
-        """Read and check a specification.
-
-        Raises:
-            ParameterError: A parameter is out of bounds, or writing the export would replace something else.
-        """
-        try:
-            request = cls.model_validate(specification)
-        except ValidationError as error:
-            raise ParameterError(f"these export parameters cannot be used: {one_line(error)}") from error
-        folder = request.export_folder
+    def check_place(self) -> None:
+        """Raise ParameterError if writing the export would replace something else."""
+        folder, place = self.export_folder, self.export_folder.resolve()
         checked_name(folder.name, "export name")
-        place = folder.resolve()
         if place != folder.parent.resolve() / folder.name:
             raise ParameterError(f"the export folder {folder} is a link; choose another export name")
-        inputs = {"run": request.run_folder, "base model": request.model_path, "mixture": request.balanced_folder}
+        inputs = {"run": self.run_folder, "base model": self.model_path, "mixture": self.balanced_folder}
         for what, other in ((what, path.resolve()) for what, path in inputs.items()):
             if place.is_relative_to(other) or other.is_relative_to(place):
                 raise ParameterError(f"the export folder {place} overlaps the {what} {other}; choose another name")
-        return request
 
     @property
     def weight_parameters(self) -> dict[str, str | int | bool]:

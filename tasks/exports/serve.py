@@ -17,7 +17,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from storage import blas
 from storage.addresses import LOOPBACK
@@ -81,7 +83,7 @@ def serve(folder: Path, host: str, port: int) -> None:
     server.main()
 
 
-def ask(port: int, path: str, body: dict[str, Any] | None = None, timeout: float = ANSWER_SECONDS) -> Any:
+def ask(port: int, path: str, body: object = None, timeout: float = ANSWER_SECONDS) -> Any:
     """Send one request to the server on loopback; return the JSON of its answer, OSError for any other status."""
     key = key_for("127.0.0.1")
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -126,12 +128,19 @@ def _is_healthy(port: int) -> bool:
         return False
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """Ask an export through the API; return models, the answer with its counts, and seconds of the chat request.
+class Checked(BaseModel):
+    """What a served export answered, and the seconds of the chat request."""
 
-    Raises:
-        UserError: The server does not start, or an answer does not have the API's shape.
-    """
+    models: list[str]
+    answer: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+def check(folder: Path) -> Checked:
+    """Ask an export through the API; UserError if the server does not start, or does not answer as the API promises."""
     question = {"model": MODEL, "max_tokens": CHECK_TOKENS}
     with running(folder) as port:
         try:
@@ -141,28 +150,25 @@ def check(folder: Path) -> dict[str, Any]:
             chat = ask(port, "/v1/chat/completions", {**question, "messages": messages})
             seconds = time.monotonic() - started
             text = ask(port, "/v1/completions", {**question, "prompt": QUESTION})
-            return {"models": models, **read_answers(chat, text), "seconds": round(seconds, 3)}
+            return read_answers(models, chat, text, round(seconds, 3))
         except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"the served model does not answer as the API promises ({error!r})") from error
 
 
-def read_answers(chat: Any, text: Any) -> dict[str, Any]:
-    """Return the content of a chat answer; ValueError unless it and a plain answer have the shape of OpenAI's API."""
+def read_answers(models: list[str], chat: Any, text: Any, seconds: float) -> Checked:
+    """Read a chat answer; ValueError unless it and a plain answer have the shape of OpenAI's API."""
     choice, usage = chat["choices"][0], chat["usage"]
-    if not (
-        chat["object"] == "chat.completion"
-        and choice["message"]["role"] == "assistant"
-        and isinstance(choice["message"]["content"], str)
-        and choice["finish_reason"] in ("stop", "length")
-        and isinstance(text["choices"][0]["text"], str)
-    ):
+    kinds = chat["object"], choice["message"]["role"], type(text["choices"][0]["text"])
+    if kinds != ("chat.completion", "assistant", str):
         raise ValueError(f"unexpected answers: {json.dumps([chat, text])[:500]}")
-    return {
-        "answer": choice["message"]["content"],
-        "finish_reason": choice["finish_reason"],
-        "prompt_tokens": int(usage["prompt_tokens"]),
-        "completion_tokens": int(usage["completion_tokens"]),
-    }
+    return Checked(
+        models=models,
+        answer=choice["message"]["content"],
+        finish_reason=choice["finish_reason"],
+        prompt_tokens=usage["prompt_tokens"],
+        completion_tokens=usage["completion_tokens"],
+        seconds=seconds,
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -180,7 +186,7 @@ def main(arguments: list[str]) -> int:
         key = key_for(options.host)
         folder = find_export(options.export, options.store)
         if options.check:
-            print(json.dumps(check(folder), ensure_ascii=False))
+            print(check(folder).model_dump_json())
         else:
             print(f"http://{options.host}:{options.port}/v1 (model {MODEL!r}{', with key' if key else ''})", flush=True)
             serve(folder, options.host, options.port)

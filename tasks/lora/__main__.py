@@ -11,17 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
-
-from storage.errors import DatasetBusy, ParameterError
+from storage.errors import DatasetBusy
 from storage.events import Emit, serve_specification
 from storage.lock import only_writer
+from storage.training_result import TrainingResult
 from tasks.lora.base_model import architecture_of_base
 from tasks.lora.memory import describe_plan, require_memory
 from tasks.lora.process import awake, training_limit_bytes
-from tasks.lora.recipe import Recipe
+from tasks.lora.recipe import Recipe, Specification
 
 if TYPE_CHECKING:
     from tasks.lora.ranks import Ranks
@@ -30,18 +29,8 @@ PATIENCE_SECONDS = 5.0
 """How long another training is waited for before a line says so."""
 
 
-class Specification(BaseModel):
-    """What to train, on what, and where to."""
-
-    run_folder: Path
-    balanced_folder: Path
-    mixture_digest: str
-    recipe: Recipe
-
-
-def work(fields: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Train as a `Specification` says; return the run's result with the whole path of its adapter."""
-    wanted = read_specification(fields)
+def work(wanted: Specification, emit: Emit) -> TrainingResult:
+    """Train as specified; return the run's result with the whole path of its adapter."""
     from tasks.lora.ranks import Ranks  # loads mlx, which a bad recipe need not wait for
 
     ranks = Ranks.join()
@@ -50,23 +39,7 @@ def work(fields: dict[str, Any], emit: Emit) -> dict[str, Any]:
         from tasks.lora.trainer import train
 
         result = train(wanted.run_folder, wanted.balanced_folder, wanted.mixture_digest, wanted.recipe, emit, ranks)
-    return result.model_dump(mode="json", exclude_unset=True) | {"adapter": str(wanted.run_folder / result.adapter)}
-
-
-def read_specification(fields: dict[str, Any]) -> Specification:
-    """Read what to do.
-
-    Raises:
-        ParameterError: The recipe is wrong; the message names every faulty field with its value and bound.
-    """
-    try:
-        return Specification.model_validate(fields)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'][1:])) or 'recipe'}: {fault['msg']} (got {fault['input']!r})"
-            for fault in error.errors()
-        )
-        raise ParameterError(f"the recipe has {error.error_count()} faults: {faults}") from error
+    return result.model_copy(update={"adapter": str(wanted.run_folder / result.adapter)})
 
 
 @contextmanager
@@ -76,9 +49,6 @@ def only_training(runs: Path, ranks: Ranks, emit: Emit) -> Iterator[None]:
     The child holds it, not its parent: a trainer whose parent was killed still writes its last checkpoint. Of
     processes that train together the leading one holds it; the others ask it from time to time, since waiting in a sum,
     which may be for days, would keep a core busy.
-
-    Raises:
-        StoreError: A link is in the place of the lock.
     """
     with ExitStack() as stack:
         waited = False
@@ -99,11 +69,7 @@ def only_training(runs: Path, ranks: Ranks, emit: Emit) -> Iterator[None]:
 
 
 def check_memory(recipe: Recipe, emit: Emit) -> None:
-    """Say what the recipe needs at its peak, before anything is fetched or loaded.
-
-    Raises:
-        ParameterError: It needs more than this machine has, and the recipe asks for more than a warning.
-    """
+    """Say what the recipe needs at its peak before anything is fetched or loaded; refuse as `plan_memory` asks."""
     if recipe.plan_memory == "off":
         return
     model = architecture_of_base(recipe.model, quantise=recipe.quantize_base)
@@ -118,4 +84,4 @@ def check_memory(recipe: Recipe, emit: Emit) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(serve_specification(work))
+    raise SystemExit(serve_specification(work, Specification))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]  # mlx has no types
 
     def __call__(self, x: mx.array) -> mx.array:
         """Drop a fraction of the inputs in training; scale up the rest."""
-        if not self.training or self.rate == 0.0:
+        if not self.training:
             return x
         keep = 1.0 - self.rate
         return x * (mx.random.bernoulli(keep, x.shape, key=self._key) / keep).astype(x.dtype)
@@ -67,50 +67,34 @@ class Adapter:
                 dropout._key = key
 
 
-def _check_targets(model: nn.Module, recipe: Recipe) -> None:
-    modules = [entry for layer in model.layers for entry in layer.named_modules()]
+def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
+    """Freeze a model and put an adapter, drawn by the seed, on its last layers; ParameterError if it has no place."""
+    total = len(model.layers)
+    layers = total if recipe.lora_layers < 0 else min(recipe.lora_layers, total)
+    if layers == 0:
+        raise ParameterError("lora_layers 0 trains nothing; choose at least 1, or -1 for all layers")
+    modules = [entry for layer in model.layers[-layers:] for entry in layer.named_modules()]
     known = sorted({path for path, module in modules if isinstance(module, nn.Linear | nn.QuantizedLinear)})
-    unknown = [target for target in recipe.target_modules if target not in known]
-    if unknown:
+    if unknown := [target for target in recipe.target_modules if target not in known]:
         # The library ignores paths that it does not know, and would train nothing without a word.
         raise ParameterError(
             f"target_modules {', '.join(unknown)} do not exist in the layers of {recipe.model}; "
             f"choose from {', '.join(known)}"
         )
-
-
-def attach_adapter(model: nn.Module, recipe: Recipe) -> Adapter:
-    """Freeze a model and put a fresh adapter on its last layers; the same seed gives the same adapter.
-
-    Raises:
-        ParameterError: A target module does not exist, or nothing would be trained.
-    """
-    _check_targets(model, recipe)
-    total_layers = len(model.layers)
-    layers = total_layers if recipe.lora_layers < 0 else min(recipe.lora_layers, total_layers)
-    if layers == 0:
-        raise ParameterError("lora_layers 0 trains nothing; choose at least 1, or -1 for all layers")
     model.freeze()
     mx.random.seed(recipe.seed)
     linear_to_lora_layers(model, layers, lora_parameters(recipe), use_dora=recipe.lora_type == "dora")
-    dropouts = _key_dropouts(model, recipe.lora_dropout)
+    dropouts = []
+    for _, module in model.named_modules():
+        if recipe.lora_dropout and isinstance(module, LoRALinear | DoRALinear):
+            module.dropout = KeyedDropout(recipe.lora_dropout)
+            dropouts.append(module.dropout)
     mx.eval(model.parameters())
     trainable = sum(tensor.size for tensor in trainable_tensors(model).values())
-    if trainable == 0:
-        raise ParameterError(
-            f"target_modules {', '.join(recipe.target_modules)} matched no layer; nothing would be trained"
-        )
-    return Adapter(layers, trainable, int(get_total_parameters(model)), dropouts)
+    return Adapter(layers, trainable, int(get_total_parameters(model)), tuple(dropouts))
 
 
-def _key_dropouts(model: nn.Module, rate: float) -> tuple[KeyedDropout, ...]:
-    adapted = [module for _, module in model.named_modules() if isinstance(module, LoRALinear | DoRALinear)]
-    for module in adapted if rate else ():
-        module.dropout = KeyedDropout(rate)
-    return tuple(module.dropout for module in adapted) if rate else ()
-
-
-def lora_parameters(recipe: Recipe) -> dict[str, Any]:
+def lora_parameters(recipe: Recipe) -> dict[str, float | list[str]]:
     """Return the adapter's shape in the words of mlx-lm."""
     return {
         "rank": recipe.lora_rank,
@@ -144,19 +128,16 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     classes = [type(module) for module in adapted]
     try:
         for module in adapted:
-            module.__class__ = _without_adapter(type(module))
+            # A scale of 0 would not do: DoRA's length is learned as well.
+            module.__class__ = _calling(type(module), "Bare", lambda module, *inputs: module.linear(*inputs))
         yield
     finally:
         for module, own in zip(adapted, classes, strict=True):
             module.__class__ = own
 
 
-def _without_adapter(adapted: type[Any]) -> type[Any]:
-    # A scale of 0 would not do: DoRA's length is learned as well.
-    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        return module.linear(*args, **kwargs)
-
-    return type(f"Bare{adapted.__name__}", (adapted,), {"__call__": call})
+def _calling(base: type[Any], prefix: str, call: Callable[..., Any]) -> type[Any]:
+    return type(f"{prefix}{base.__name__}", (base,), {"__call__": call})
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -176,4 +157,4 @@ def _recomputing(base: type[Any]) -> type[Any]:
 
         return mx.checkpoint(forward)(layer.trainable_parameters(), *args, **kwargs)
 
-    return type(f"Recomputing{base.__name__}", (base,), {"__call__": call})
+    return _calling(base, "Recomputing", call)

@@ -65,11 +65,7 @@ def _widest(size: Any) -> int:
 
 
 def architecture_of(config: Mapping[str, Any], folder: Path | None = None) -> Architecture | None:
-    """Read a configuration in the Hugging Face layout, and the headers of the weights in its folder if there are any.
-
-    Returns:
-        The sizes; none if the configuration does not describe a transformer.
-    """
+    """Read a configuration, and the headers of the weights in its folder; none if it is not of a transformer."""
     text = text_config(config)
     try:
         layers, hidden = _widest(text["num_hidden_layers"]), _widest(text["hidden_size"])

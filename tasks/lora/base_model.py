@@ -30,11 +30,7 @@ DIGEST_SAMPLE_BYTES = 64 * 1024
 
 
 def local_folder(model: str) -> Path | None:
-    """Return the folder that a model names; none if it names a preset or a model of the Hub.
-
-    Raises:
-        PrerequisiteError: It is spelt as a path and there is no such folder.
-    """
+    """Return the folder that a model names; none if it names a preset or a model of the Hub."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -46,30 +42,19 @@ def local_folder(model: str) -> Path | None:
 
 
 def public_name(model: str) -> str:
-    """Name a base model for others: its repository on the Hub, or the last part of a folder's path.
-
-    Raises:
-        PrerequisiteError: It is spelt as a path and there is no such folder.
-    """
+    """Name a base model for others: its repository on the Hub, or the last part of a folder's path."""
     folder = local_folder(model)
     return repository_of(model) if folder is None else folder.name
 
 
 def architecture_of_base(model: str, *, quantise: bool | None = None) -> Architecture | None:
-    """Return the sizes of the model that would be trained; of a model of the Hub, at most its configuration is fetched.
-
-    Returns:
-        The sizes; none if the configuration does not describe a transformer.
-
-    Raises:
-        PrerequisiteError: There is no configuration, or it cannot be fetched.
-    """
+    """Return the sizes of the model that would be trained, none if it is not a transformer; loads no weights."""
     folder, preset = local_folder(model), preset_of(model)
     if folder is not None:
         check_model_folder(folder)
         found = architecture_of(read_config(folder), folder)
     else:
-        found = architecture_of(preset.config if preset else fetch_config(repository_of(model)))
+        found = architecture_of(preset.config if preset else read_config(fetch_config(model)))
     wanted = folder is None if quantise is None else quantise
     return found.in_four_bits() if found and wanted else found
 
@@ -77,11 +62,7 @@ def architecture_of_base(model: str, *, quantise: bool | None = None) -> Archite
 def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) -> Path:
     """Return a local folder with the base model, downloading and quantising it if need be.
 
-    Args:
-        model: A folder, a preset's name or a Hugging Face id.
-        quantise: Return a 4-bit copy; made once and kept. None: yes for a model of the Hub, no for a folder. A base
-            that is quantised already stays as it is.
-        log: Receives a line for each long step.
+    A 4-bit copy is made once and kept; `quantise` none asks for it of a model of the Hub, and not of a folder.
 
     Raises:
         PrerequisiteError: The model is missing, cannot be fetched, or is damaged.
@@ -106,19 +87,16 @@ def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log
     """Return the 4-bit copy, kept beside the Hugging Face cache by name and content; make it if it does not exist."""
     key = digest_of([str(folder), (folder / CONFIG).read_text("utf-8"), dict(weights)])
     copy = hub_home() / "distrust-quantised" / f"{Path(model).name or 'base'}-4bit-{key[:12]}"
-    if (copy / CONFIG).is_file():
-        check_model_folder(copy)
-        return copy
-    with only_writer(copy, math.inf, log):
-        if (copy / CONFIG).is_file():  # made while this process waited
-            check_model_folder(copy)
-            return copy
-        remove_temporaries_of(copy)  # up to 40 GB, if an earlier process was killed over it
-        from tasks.lora.quantise import write_quantised
+    if not (copy / CONFIG).is_file():
+        with only_writer(copy, math.inf, log):
+            if not (copy / CONFIG).is_file():  # it may have been made while this process waited
+                remove_temporaries_of(copy)  # up to 40 GB, if an earlier process was killed over it
+                from tasks.lora.quantise import write_quantised
 
-        log(f"Quantising the base model to 4 bits, once, into {copy}")
-        with full_disk_explained(copy), atomic_folder(copy) as temporary:
-            write_quantised(folder, temporary)
+                log(f"Quantising the base model to 4 bits, once, into {copy}")
+                with full_disk_explained(copy), atomic_folder(copy) as temporary:
+                    write_quantised(folder, temporary)
+    check_model_folder(copy)
     return copy
 
 
@@ -153,11 +131,7 @@ class LoadedBase:
 
 
 def load_base(folder: Path) -> LoadedBase:
-    """Load a base model from a local folder; code in the folder is never run.
-
-    Raises:
-        PrerequisiteError: It cannot be loaded.
-    """
+    """Load a base model from a local folder; code in the folder is never run."""
     from mlx_lm.utils import load_model
     from transformers import AutoTokenizer
 

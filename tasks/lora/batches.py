@@ -188,11 +188,7 @@ def with_anchors(batch: Batch, data: WeightedSequences, indices: Indices, seed: 
 class BatchStream:
     """The endless stream of training batches, readable from any cursor.
 
-    Args:
-        data: The training sequences.
-        plan: How sequences are put into batches.
-        rank: This process's number among those that train together; it gets its part of each batch's rows.
-        ranks: How many processes train together.
+    Of `ranks` processes that train together, the one of number `rank` gets its part of each batch's rows.
     """
 
     def __init__(self, data: WeightedSequences, plan: BatchPlan, rank: int = 0, ranks: int = 1) -> None:
@@ -234,13 +230,7 @@ class BatchStream:
 
 
 def fixed_batches(data: WeightedSequences, plan: BatchPlan, cap: int) -> Iterator[tuple[Indices, Batch]]:
-    """Yield the validation set in batches, always the same ones.
-
-    Args:
-        data: The validation sequences.
-        plan: How sequences are put into batches; its seed chooses the sequences where the cap leaves some out.
-        cap: Most batches of ``plan.rows`` sequences; negative for all.
-    """
+    """Yield the validation set in batches, always the same ones: at most `cap` of ``plan.rows``, all if negative."""
     chosen = epoch_order(plan.seed, 0, len(data))
     if cap >= 0:
         chosen = chosen[: cap * plan.rows]

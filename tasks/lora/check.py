@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import BaseModel
 
 from storage.errors import DistrustError
 from storage.events import Emit, serve_specification
@@ -12,12 +12,26 @@ STEPS = 3
 VOCABULARY = 64
 
 
-def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Try each component; ``load_model`` names a base model to load as well, empty for none."""
+class SetupCheck(BaseModel):
+    """What to try out."""
+
+    load_model: str
+    """A base model to load as well; empty for none."""
+
+
+class CheckedSetup(BaseModel):
+    """The device, and what was found: component, whether it works, and a sentence."""
+
+    device: str
+    checks: list[tuple[str, bool, str]]
+
+
+def work(wanted: SetupCheck, emit: Emit) -> CheckedSetup:
+    """Try each component."""
     from tasks.lora.process import describe_device
 
     tries = {"distrust loss": check_loss, "presets": check_presets, "training steps": check_steps}
-    if model := specification["load_model"]:
+    if model := wanted.load_model:
         tries["model loading"] = lambda: check_model(model)
     checks = []
     for component, attempt in tries.items():
@@ -25,9 +39,10 @@ def work(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
             ok, detail = True, attempt()
         except (DistrustError, ArithmeticError, RuntimeError, OSError, ValueError) as error:
             ok, detail = False, f"{type(error).__name__}: {error}"
-        checks.append({"component": component, "ok": ok, "detail": detail})
+        checks.append((component, ok, detail))
     device = describe_device()
-    return {"device": f"{device['device']} {device['accelerator']}, BLAS {device['blas']}", "checks": checks}
+    shown = f"{device['device']} {device['accelerator']}, BLAS {device['blas']}"
+    return CheckedSetup(device=shown, checks=checks)
 
 
 def check_loss() -> str:
@@ -96,4 +111,4 @@ def check_model(model: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(serve_specification(work))
+    raise SystemExit(serve_specification(work, SetupCheck))

@@ -21,15 +21,7 @@ LOSSES = {"valid_ce": "validation ce", "valid_ce_low": "primary ce", "valid_ce_h
 
 
 def variants(recipe: Recipe, choices: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
-    """Return a recipe for every combination of choices, by a suffix that names what differs.
-
-    Args:
-        recipe: What all have in common.
-        choices: Values by field; fields without values keep the recipe's.
-
-    Raises:
-        ParameterError: A combination does not hold, there are none, or there are too many; all faults at once.
-    """
+    """Return a recipe for every combination of choices, by a suffix that names what differs; all faults at once."""
     varied = {field: list(dict.fromkeys(values)) for field, values in choices.items() if values}
     if not varied:
         raise ParameterError(f"nothing is compared: give values for at least one of {', '.join(choices)}")

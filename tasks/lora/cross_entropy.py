@@ -14,11 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-CHUNK_ELEMENTS = 4 * 2**20
-"""Most logits in memory at a time; in float32 they take 16 MiB, and their gradients as much again."""
-
-MIN_CHUNK = 32
-"""Rows of the smallest chunk: below that, the projection reads its weights more often than it is worth."""
+from tasks.lora.memory import CHUNK_ELEMENTS, MIN_CHUNK
 
 Map = Callable[[mx.array], mx.array]
 
@@ -40,6 +36,11 @@ class Head:
         """Positions that are projected at a time."""
         return max(MIN_CHUNK, CHUNK_ELEMENTS // self.vocabulary)
 
+    def states(self, tokens: mx.array) -> mx.array:
+        """Return the hidden states of tokens one after the other, shape (n, features)."""
+        states = self.hidden(tokens)
+        return states.reshape(-1, states.shape[-1])
+
 
 def split_head(model: nn.Module) -> Head:
     """Cut a model before its projection, where its logits are nothing but a projection; else after its logits.
@@ -52,8 +53,7 @@ def split_head(model: nn.Module) -> Head:
     logits = model(probe)
     head = _bare_head(model)
     if head is not None:
-        states = head.hidden(probe)
-        same = head.project(states.reshape(-1, states.shape[-1])).reshape(logits.shape)
+        same = head.project(head.states(probe)).reshape(logits.shape)
         if not bool(mx.allclose(same, logits, rtol=1e-3, atol=1e-3 * float(mx.abs(logits).max()))):
             head = None
     model.train(was_training)
@@ -95,19 +95,8 @@ def _transposed(layer: Any) -> Map:
     return pull_back
 
 
-def chunks(states: mx.array, chunk: int) -> list[slice]:
-    """Cut positions into chunks."""
-    return [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
-
-
 def token_losses(states: mx.array, targets: mx.array, head: Head) -> mx.array:
-    """Return the cross-entropy of each position in nats, without a gradient.
-
-    Args:
-        states: Hidden states, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        head: The model's head.
-    """
+    """Return the cross-entropy of each position in nats, shape (n,), without a gradient."""
     losses: list[mx.array] = []
     for rows in chunks(states, head.chunk):
         # One after the other: chunks that wait side by side would need the memory that chunks are to save.
@@ -116,42 +105,56 @@ def token_losses(states: mx.array, targets: mx.array, head: Head) -> mx.array:
     return mx.concatenate(losses)
 
 
+def chunks(states: mx.array, chunk: int) -> list[slice]:
+    """Cut positions into chunks."""
+    return [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
+
+
+def by_chunk(
+    states: mx.array, chunk: int, of: Callable[[mx.array, slice], tuple[mx.array, mx.array]]
+) -> tuple[mx.array, mx.array]:
+    """Return a value for each position, and its gradient with respect to the state; `of` gives both for some rows."""
+    values: list[mx.array] = []
+    gradients: list[mx.array] = []
+    for rows in chunks(states, chunk):
+        # On both: a value that waits for the end would keep its chunk's logits until then.
+        part = mx.depends(states[rows], [gradients[-1], values[-1]]) if gradients else states[rows]
+        value, gradient = of(part, rows)
+        values.append(value)
+        gradients.append(gradient)
+    return mx.concatenate(values), mx.concatenate(gradients)
+
+
+def losses_with_slopes(states: mx.array, targets: mx.array, head: Head) -> tuple[mx.array, mx.array]:
+    """Return the cross-entropy of each position, and its gradient with respect to the logits."""
+    logits = head.project(states).astype(mx.float32)
+    at = targets[:, None]
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    # The exponential costs most of a step on a CPU; loss and gradient share one.
+    powers = mx.exp(shifted)
+    total = powers.sum(axis=-1, keepdims=True)
+    losses = (mx.log(total) - mx.take_along_axis(shifted, at, axis=-1))[:, 0]
+    softmax = powers / total
+    return losses, mx.put_along_axis(softmax, at, mx.take_along_axis(softmax, at, axis=-1) - 1.0, axis=-1)
+
+
 def weighted_cross_entropy(
     states: mx.array, targets: mx.array, weights: mx.array, head: Head
 ) -> tuple[mx.array, mx.array]:
-    """Return the weighted sum of the positions' cross-entropies, and each of them for the report.
+    """Return the weighted sum of the positions' cross-entropies, and each of them in nats for the report.
 
-    The sum has a gradient with respect to `states`; the single losses have none.
-
-    Args:
-        states: Hidden states, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        weights: Weight of each position, shape (n,).
-        head: The model's head, frozen.
-
-    Returns:
-        A scalar, and losses in nats of shape (n,).
+    The sum has a gradient with respect to `states`; the single losses have none. States have the shape (n, features),
+    all else (n,); a target is the next token.
     """
 
     @mx.custom_function
     def summed(states: mx.array) -> Any:
-        losses: list[mx.array] = []
-        gradients: list[mx.array] = []
-        for rows in chunks(states, head.chunk):
-            # On both: a loss that waits for the end would keep its chunk's logits until then.
-            part = mx.depends(states[rows], [gradients[-1], losses[-1]]) if gradients else states[rows]
-            logits = head.project(part).astype(mx.float32)
-            at = targets[rows, None]
-            shifted = logits - logits.max(axis=-1, keepdims=True)
-            # The exponential costs most of a step on a CPU; loss and gradient share one.
-            powers = mx.exp(shifted)
-            total = powers.sum(axis=-1, keepdims=True)
-            losses.append((mx.log(total) - mx.take_along_axis(shifted, at, axis=-1))[:, 0])
-            softmax = powers / total
-            softmax = mx.put_along_axis(softmax, at, mx.take_along_axis(softmax, at, axis=-1) - 1.0, axis=-1)
-            gradients.append(head.pull_back((softmax * weights[rows, None]).astype(states.dtype)))
-        each = mx.concatenate(losses)
-        return (weights * each).sum(), each, mx.concatenate(gradients)
+        def chunk(part: mx.array, rows: slice) -> tuple[mx.array, mx.array]:
+            losses, slopes = losses_with_slopes(part, targets[rows], head)
+            return losses, head.pull_back((slopes * weights[rows, None]).astype(states.dtype))
+
+        each, gradients = by_chunk(states, head.chunk, chunk)
+        return (weights * each).sum(), each, gradients
 
     @summed.vjp
     def _(states: mx.array, cotangents: list[mx.array], outputs: list[mx.array]) -> mx.array:

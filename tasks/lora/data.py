@@ -12,7 +12,7 @@ from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError, StoreError
 from storage.training_result import DataFacts
 from tasks.lora.batches import WeightedSequences
-from tasks.lora.lessons import Lessons, answers_in, read_lessons
+from tasks.lora.lessons import Lessons, read_lessons
 from tasks.lora.loss import (
     effective_sample_share,
     empirical_distrust_loss,
@@ -94,12 +94,6 @@ def _weighted(sequences: TokenSequences, recipe: Recipe, z: float) -> WeightedSe
     return WeightedSequences(sequences, (raw / z).astype(np.float32), penalties.astype(np.float32))
 
 
-def _drawn(data: WeightedSequences) -> WeightedSequences:
-    """Put the weights into the draw instead of the loss; both at once would square them."""
-    shares = data.weights.astype(np.float64)
-    return replace(data, weights=np.ones_like(data.weights), draw_probabilities=shares / shares.sum())
-
-
 def _facts(
     data: WeightedSequences, raw: np.ndarray[Any, np.dtype[np.float64]], z: float, valid_samples: int, recipe: Recipe
 ) -> DataFacts:
@@ -118,13 +112,7 @@ def _facts(
 
 
 def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> TrainingData:
-    """Read, tokenise and weigh a mixture.
-
-    Raises:
-        StoreError: The mixture is missing.
-        MixtureError: It holds nothing to train on, or nothing for a term that is switched on.
-        ParameterError: A score is outside its range.
-    """
+    """Read, tokenise and weigh a mixture; MixtureError if it holds nothing to train on, or nothing for a term."""
 
     def sequences(split: Split) -> TokenSequences:
         samples = read_samples(balanced, split)
@@ -138,18 +126,20 @@ def load_training_data(balanced: Path, layout: ChatLayout, recipe: Recipe) -> Tr
     raw = raw_weights(train, recipe)
     z = normaliser(raw, train.supervised)
     weighted = _weighted(train, recipe, z)
-    if recipe.sampling == "importance":
-        weighted = _drawn(weighted)
+    if recipe.sampling == "importance":  # into the draw instead of the loss; both at once would square them
+        shares = weighted.weights.astype(np.float64)
+        ones = np.ones_like(weighted.weights)
+        weighted = replace(weighted, weights=ones, draw_probabilities=shares / shares.sum())
     facts = _facts(weighted, raw, z, 0 if valid is None else valid.samples, recipe)
-    encode_answer = answers_in(layout)
+    valid_lessons = Lessons()
+    if valid is not None:
+        valid_lessons = read_lessons(balanced, "valid", layout, recipe, required=False)
     data = TrainingData(
         train=weighted,
         valid=None if valid is None else _weighted(valid, recipe, z),
         facts=facts,
-        train_lessons=read_lessons(balanced, "train", encode_answer, recipe, required=True),
-        valid_lessons=Lessons()
-        if valid is None
-        else read_lessons(balanced, "valid", encode_answer, recipe, required=False),
+        train_lessons=read_lessons(balanced, "train", layout, recipe, required=True),
+        valid_lessons=valid_lessons,
     )
     if recipe.anchor_weight and not data.ordinary_sequences:
         raise MixtureError(

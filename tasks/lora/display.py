@@ -125,16 +125,7 @@ def gap_line(metrics: pa.Table) -> Points:
 
 
 def draw_lines(title: str, series: Mapping[str, Points], y_name: str) -> str | None:
-    """Draw lines over training steps.
-
-    Args:
-        title: What is shown.
-        series: (step, value) pairs by name; a line needs two of them, and values that are not finite are left out.
-        y_name: The quantity, with its unit.
-
-    Returns:
-        An SVG document; none if there is no line.
-    """
+    """Draw named lines of (step, value) as an SVG document; none if no line has two values that are finite."""
     finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     lines = {name: points for name, points in finite.items() if len(points) >= 2}
     if not lines:

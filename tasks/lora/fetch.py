@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from storage.addresses import check_hub
 from storage.atomic import write_json
-from storage.errors import PrerequisiteError
-from storage.untrusted import file_sha256, read_object
+from storage.errors import DistrustError, PrerequisiteError
+from storage.hub_errors import HubRepository, hub_error
+from storage.model_folder import CONFIG
+from storage.untrusted import file_sha256
 
 Log = Callable[[str], None]
 
@@ -40,18 +41,20 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
     repository is changed meanwhile, it is fetched once more.
 
     Raises:
-        PrerequisiteError: The model is gated, missing, too large for the disk, damaged or out of reach.
+        PrerequisiteError: The model is gated, missing, too large for the disk or damaged.
+        ArchiveBusy: The Hub does not answer, and the model is not in the local cache.
     """
     from httpx2 import HTTPError  # the client of huggingface_hub
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     check_hub()
     with _explained(repository):
         try:
             info = HfApi().model_info(repository, files_metadata=True)
         except (HTTPError, OfflineModeIsEnabled) as error:
-            if (cached := _cached(repository)) is None or _refused(error):
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+            if refused or (cached := _cached(repository)) is None:
                 raise
             log(f"The Hub does not answer; taking {repository} from the local cache")
             return cached
@@ -73,17 +76,13 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
     return folder
 
 
-def fetch_config(repository: str) -> dict[str, Any]:
-    """Return the ``config.json`` of a model, fetching no more than that.
-
-    Raises:
-        PrerequisiteError: It cannot be fetched.
-    """
+def fetch_config(repository: str) -> Path:
+    """Return a folder with the ``config.json`` of a model, fetching no more than that; raises as `fetch_model` does."""
     from huggingface_hub import hf_hub_download
 
     check_hub()
     with _explained(repository):
-        return read_object(Path(hf_hub_download(repository, "config.json")))
+        return Path(hf_hub_download(repository, CONFIG)).parent
 
 
 def is_wanted(name: str, size: int = 0) -> bool:
@@ -125,11 +124,7 @@ def _check_room(repository: str, revision: str | None, sizes: Mapping[str, int])
 
 
 def verify(folder: Path, digests: Mapping[str, str], receipt: Path, log: Log) -> None:
-    """Compare files with the SHA-256 that the Hub keeps of them; once, a receipt says that it was done.
-
-    Raises:
-        PrerequisiteError: A file differs; it was deleted so that the next run fetches it again.
-    """
+    """Compare files with the SHA-256 that the Hub keeps of them, once; a file that differs is deleted and named."""
     if not digests or receipt.is_file():
         return
     log(f"Verifying {len(digests)} files, once")
@@ -155,44 +150,15 @@ def _cached(repository: str) -> Path | None:
         return None
 
 
-def _refused(error: Exception) -> bool:
-    """Return whether the Hub refused, rather than did not answer."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-
-
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Turn what the Hub's client raises into what a person can do about it."""
-    from httpx2 import HTTPError
-
-    defects = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+    page = f"https://huggingface.co/{repository}"
+    check, instead = "check the name, or name a local folder", "name another model"
+    asked = HubRepository(f"base model {repository}", page, check, instead)
     try:
         yield
-    except (HTTPError, OSError, *defects) as error:
-        raise PrerequisiteError(f"base model {repository} {_reason(repository, error)}") from error
-
-
-def _reason(repository: str, error: Exception) -> str:
-    from httpx2 import ConnectError, ConnectTimeout, HTTPError
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return f"is gated: accept its licence at https://huggingface.co/{repository} and set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-        return "does not exist or is private: check the name, or set HF_TOKEN, or name a local folder"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectError | ConnectTimeout):
-        return (
-            "is not in the local cache and the Hub cannot be reached: connect once, or name a local folder with "
-            "model=PATH"
-        )
-    if isinstance(error, HTTPError | OSError):
-        return (
-            f"could not be fetched ({error}): check the connection and the free disk space, then run again; what was "
-            "fetched is kept"
-        )
-    return (
-        f"has invalid metadata on the Hub ({type(error).__name__}: {error}): check HF_ENDPOINT, or "
-        "fetch the model yourself and name its folder"
-    )
+    except DistrustError:
+        raise
+    except Exception as error:
+        raise hub_error(error, asked, first_contact=True) from error

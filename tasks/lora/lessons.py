@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.chat_layout import ChatLayout
+from storage.chat_layout import ChatLayout, Encoded
 from storage.errors import MixtureError
 from tasks.lora.batches import BatchPlan, Floats, Indices, padded_width
 from tasks.lora.recipe import Recipe
@@ -18,19 +18,6 @@ from tasks.lora.samples import Split, Tokens, read_columns
 COLUMNS = ["prompt", "response", "rejected", "single"]
 FIRST_DROPOUT_KEY = 1 << 31
 """Dropout keys of the terms begin here; those of the micro-batches count from 0."""
-
-EncodeAnswer = Callable[[str, str], tuple[list[int], int]]
-"""Turns a prompt and an answer into all tokens, the one that ends the answer included, and the answer's first one."""
-
-
-def answers_in(layout: ChatLayout) -> EncodeAnswer:
-    """Return the encoding of a model's chat layout, as samples are encoded."""
-
-    def encode_answer(prompt: str, answer: str) -> tuple[list[int], int]:
-        (encoded,) = layout.encode_answers([[(prompt, f" {answer}")]])
-        return encoded.ids, encoded.start
-
-    return encode_answer
 
 
 @dataclass(frozen=True)
@@ -108,22 +95,8 @@ class TermBatch:
     dropout_key: int = FIRST_DROPOUT_KEY
 
 
-def read_lessons(
-    balanced: Path, split: Split, encode_answer: EncodeAnswer, recipe: Recipe, *, required: bool
-) -> Lessons:
-    """Read the lessons that a recipe's terms need.
-
-    Args:
-        balanced: The mixture's folder.
-        split: The side of the mixture.
-        encode_answer: Encodes a prompt and an answer.
-        recipe: The recipe.
-        required: Whether a term without a lesson is an error.
-
-    Raises:
-        MixtureError: A term has nothing to learn from.
-        StoreError: The split is missing or cannot be read.
-    """
+def read_lessons(balanced: Path, split: Split, layout: ChatLayout, recipe: Recipe, *, required: bool) -> Lessons:
+    """Read the lessons that a recipe's terms need; MixtureError if they are `required` and there are none."""
     wanted = recipe.term_weights.keys() & {"preference", "consistency"}
     if not wanted:
         return Lessons()
@@ -134,15 +107,15 @@ def read_lessons(
     left_out = 0
     for row in rows:
         answers = row["response"], row["rejected"]
-        encoded = [encode_answer(row["prompt"], answer) for answer in answers]
-        if max(len(tokens) for tokens, _ in encoded) > recipe.max_seq_length + 1:
+        encoded = _encode(layout, row["prompt"], answers)
+        if max(len(one.ids) for one in encoded) > recipe.max_seq_length + 1:
             left_out += 1
             continue
         if "preference" in wanted and (pair := _pair(encoded, answers)):
             pairs.append(pair)
         if "consistency" in wanted and row["single"]:
             repeated = _choice(encoded)
-            single = _choice([encode_answer(row["single"], answer) for answer in answers])
+            single = _choice(_encode(layout, row["single"], answers))
             if repeated and single and len(single.tokens) <= recipe.max_seq_length:
                 repetitions.append(Repetition(repeated, single))
     found = {"preference": len(pairs), "consistency": len(repetitions)}
@@ -165,17 +138,21 @@ def _nothing_for(term: str, balanced: Path, split: Split, left_out: int, recipe:
     )
 
 
-def _pair(encoded: Sequence[tuple[list[int], int]], answers: Sequence[str]) -> Pair | None:
+def _encode(layout: ChatLayout, prompt: str, answers: Sequence[str]) -> list[Encoded]:
+    return layout.encode_answers([[(prompt, f" {answer}")] for answer in answers])
+
+
+def _pair(encoded: Sequence[Encoded], answers: Sequence[str]) -> Pair | None:
     made = [
-        Answer(np.asarray(tokens, np.int32), max(1, start), len(answer.encode()))
-        for (tokens, start), answer in zip(encoded, answers, strict=True)
+        Answer(np.asarray(one.ids, np.int32), max(1, one.start), len(answer.encode()))
+        for one, answer in zip(encoded, answers, strict=True)
     ]
     return Pair(*made) if all(answer.start < len(answer.tokens) for answer in made) else None
 
 
-def _choice(encoded: Sequence[tuple[list[int], int]]) -> Choice | None:
+def _choice(encoded: Sequence[Encoded]) -> Choice | None:
     """Find where two answers differ first; none if one is the beginning of the other."""
-    (first, _), (second, _) = encoded
+    first, second = (one.ids for one in encoded)
     at = next((at for at, (left, right) in enumerate(zip(first, second, strict=False)) if left != right), 0)
     return Choice(np.asarray(first[:at], np.int32), (first[at], second[at])) if at else None
 
@@ -194,14 +171,7 @@ def drawn(seed: int, stream: int, count: int, first: int, number: int) -> list[i
 
 @dataclass(frozen=True)
 class LessonStream:
-    """The lessons of each step: a pure function of seed and step, so that a resumed run needs no state for them.
-
-    Args:
-        lessons: The training lessons.
-        recipe: The recipe.
-        rank: This process's number among those that train together; it gets its part of each step's lessons.
-        ranks: How many processes train together.
-    """
+    """The lessons of each step: a pure function of seed and step, so that a resumed run needs no state for them."""
 
     lessons: Lessons
     recipe: Recipe

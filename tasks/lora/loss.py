@@ -54,15 +54,9 @@ def _base(a: mx.array, h: mx.array) -> mx.array:
 
 
 def empirical_distrust_loss(authority_weight: Any, provenance_entropy: Any, alpha: float = 2.7) -> mx.array:
-    """Return the published distrust term, element by element.
+    """Return the published distrust term of numbers or arrays of one shape, element by element.
 
-    Args:
-        authority_weight: Authority in [0, 0.99]; number or array.
-        provenance_entropy: Entropy in bits, at least 0; number or array of the same shape.
-        alpha: Strength in [2.3, 3.0].
-
-    Raises:
-        ValueError: A value is outside its range.
+    Authority lies in [0, 0.99], entropy in bits is at least 0, alpha in [2.3, 3.0]; ValueError for other values.
     """
     a, h = _checked_inputs(authority_weight, provenance_entropy, alpha)
     return alpha * mx.square(_base(a, h))
@@ -74,16 +68,9 @@ def batch_empirical_distrust_loss(
     alpha: float = 2.7,
     reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> mx.array:
-    """Return the published distrust term of a batch.
+    """Return the published distrust term of a batch: its mean, its sum, or with ``none`` one value a sample.
 
-    Args:
-        auth_weights: Authorities in [0, 0.99], shape (n,).
-        prov_entropies: Entropies in bits, shape (n,).
-        alpha: Strength in [2.3, 3.0].
-        reduction: ``mean`` or ``sum`` over the batch, or ``none`` for one value a sample.
-
-    Raises:
-        ValueError: A value is outside its range, or the reduction is unknown.
+    Authorities and entropies have the shape (n,) and the ranges of `empirical_distrust_loss`.
     """
     losses = empirical_distrust_loss(auth_weights, prov_entropies, alpha)
     if reduction == "mean":
@@ -100,9 +87,6 @@ def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7,
 
     The bare square rises again where ``d`` is negative, so that (0.99, 0 bits) would weigh 57; the floor keeps both
     published points as they are and never lets the value rise with authority or fall with entropy.
-
-    Raises:
-        ValueError: A value is outside its range.
     """
     a, h = _checked_inputs(auth_weights, prov_entropies, alpha)
     floored = mx.maximum(_base(a, h), FLOOR)
@@ -112,11 +96,7 @@ def floored_distrust(auth_weights: Any, prov_entropies: Any, alpha: float = 2.7,
 def trust_weights(
     auth_weights: Any, prov_entropies: Any, alpha: float = 2.7, lambda_weight: float = 1.0, tau: float = 1.0
 ) -> mx.array:
-    """Return the unnormalised weight ``u = 1 + lambda * floored_distrust`` of each sample.
-
-    Raises:
-        ValueError: A value is outside its range.
-    """
+    """Return the unnormalised weight ``u = 1 + lambda * floored_distrust`` of each sample."""
     if not (0.0 <= lambda_weight < float("inf")):
         raise ParameterError(
             f"lambda_weight {lambda_weight:g} is outside its range: choose a finite value of at least 0"
@@ -150,15 +130,10 @@ class StepSums(NamedTuple):
 def weighted_sums(
     states: mx.array, targets: mx.array, counted: mx.array, weights: mx.array, penalties: mx.array, head: Head
 ) -> StepSums:
-    """Sum the weighted objective over supervised positions.
+    """Sum the weighted objective over supervised positions: states of shape (n, features), all else (n,).
 
-    Args:
-        states: Hidden states of the positions, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        counted: 1 for each position, 0 for one that only fills up the shape.
-        weights: ``u / Z`` of each position's sequence, shape (n,).
-        penalties: ``floored_distrust`` of each position's sequence, for the report, shape (n,).
-        head: The model's last projection.
+    Targets are next tokens; `counted` is 0 where a position only fills up the shape; weights are ``u / Z`` of the
+    position's sequence, penalties its ``floored_distrust``, for the report.
     """
     objective, losses = weighted_cross_entropy(states, targets, weights, head)
     return StepSums(objective, (counted * losses).sum(), (penalties * losses).sum())
@@ -167,17 +142,9 @@ def weighted_sums(
 def additive_sums(
     states: mx.array, targets: mx.array, counted: mx.array, penalties: mx.array, lambda_weight: float, head: Head
 ) -> StepSums:
-    """Sum the published objective, ``CE + lambda * L``, over supervised positions.
+    """Sum the published objective, ``CE + lambda * L``, over supervised positions; arguments as `weighted_sums`.
 
     No term of ``L`` depends on the model, so the gradient is that of cross-entropy alone.
-
-    Args:
-        states: Hidden states of the positions, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        counted: 1 for each position, 0 for one that only fills up the shape.
-        penalties: The published term of each position's sequence, shape (n,).
-        lambda_weight: Weight of the term.
-        head: The model's last projection.
     """
     cross_entropy, losses = weighted_cross_entropy(states, targets, counted, head)
     distrust = (penalties * counted).sum()

@@ -15,6 +15,7 @@ from typing import Any
 
 from storage.errors import ParameterError
 from tasks.lora.architecture import Architecture
+from tasks.lora.batches import ANCHOR_POSITIONS, WIDTH_STEP
 from tasks.lora.recipe import Recipe
 
 USABLE_SHARE = 0.75
@@ -37,11 +38,10 @@ LOGIT_BYTES = 25
 """Logits, their exponentials and their gradient, for each token of a chunk and word of the vocabulary."""
 CHUNKS_UNDER_WAY = 2.6
 """The next chunks are begun while one is computed."""
-CHUNK_ELEMENTS, MIN_CHUNK = 4 << 20, 32
-"""Logits that the loss projects at a time, and the fewest tokens."""
-
-ANCHOR_POSITIONS, WIDTH_STEP = 16, 32
-"""Positions of a row that the anchor compares, and the least width of a row."""
+CHUNK_ELEMENTS = 4 << 20
+"""Most logits that the loss holds at a time; in float32 they take 16 MiB, and their gradients as much again."""
+MIN_CHUNK = 32
+"""Rows of the smallest chunk: below that, the projection reads its weights more often than it is worth."""
 
 MOST_ACCUMULATED = 1024
 """Bound of the recipe's grad_accum."""
@@ -50,11 +50,7 @@ SHORTENED_FROM = 512
 
 
 def machine_memory_gb() -> float:
-    """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's.
-
-    Raises:
-        ParameterError: The variable is not a number above 0.
-    """
+    """Return the memory in GB (10^9 bytes) that ``DISTRUST_MEMORY_GB`` names, else this machine's."""
     if named := os.environ.get("DISTRUST_MEMORY_GB"):
         with contextlib.suppress(ValueError):
             if 0 < float(named) < math.inf:
@@ -222,11 +218,7 @@ def describe_plan(model: Architecture, recipe: Recipe, limit_bytes: float) -> li
 
 
 def require_memory(model: Architecture, recipe: Recipe, limit_bytes: float) -> None:
-    """Refuse a recipe that does not fit.
-
-    Raises:
-        ParameterError: The message names the peak, the limit and the changes that would make it fit.
-    """
+    """Raise ParameterError for a recipe that does not fit; it names the changes that would make it fit."""
     plan = plan_memory(model, recipe)
     if plan.fits(limit_bytes):
         return

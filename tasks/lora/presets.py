@@ -62,13 +62,6 @@ def resolve_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
 
     The preset brings its batch size and sequence length, unless the recipe names others than the defaults. Should its
     peak not fit, the batches become single sequences, as many of them to a step as before; a token budget stays.
-
-    Args:
-        recipe: The recipe.
-        memory_gb: The machine's memory; this machine's if left out.
-
-    Raises:
-        ParameterError: Even the smallest preset needs more memory.
     """
     if recipe.model != AUTO:
         return recipe
@@ -84,11 +77,7 @@ def resolve_model(recipe: Recipe, memory_gb: float | None = None) -> Recipe:
 
 
 def suggest_preset(memory_gb: float | None = None) -> Preset:
-    """Pick the largest preset that fits a machine; for this one, ``DISTRUST_PRESET`` may name another.
-
-    Raises:
-        ParameterError: Even the smallest preset needs more, or there is no preset of the name.
-    """
+    """Pick the largest preset that fits a machine, or the one of ``DISTRUST_PRESET``; ParameterError if none does."""
     presets = load_presets()
     if memory_gb is None and (named := os.environ.get("DISTRUST_PRESET")):
         if named not in presets:

@@ -51,11 +51,7 @@ class Ranks:
         return tree_map(lambda mean: mean * self.size, means)
 
     def require_same(self, numbers: dict[str, int]) -> None:
-        """Refuse to train together unless all started from the same state.
-
-        Raises:
-            PrerequisiteError: A number differs between the processes.
-        """
+        """Raise PrerequisiteError unless all started from the same state."""
         if self.size == 1:
             return
         # Where they differ, the process with the largest number sees a total that is too small.

@@ -255,3 +255,12 @@ class Recipe(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the identity."""
         return digest_of(self.identity())
+
+
+class Specification(BaseModel):
+    """What a training process is to do; a run keeps it as ``train.json``."""
+
+    run_folder: Path
+    balanced_folder: Path
+    mixture_digest: str
+    recipe: Recipe

@@ -35,11 +35,7 @@ Track = Callable[[str, int, dict[str, float]], None]
 
 
 def open_tracker(recipe: Recipe, run: Path) -> Track:
-    """Return what passes the numbers on to the program that the recipe asks for.
-
-    Raises:
-        PrerequisiteError: Its library is not installed.
-    """
+    """Return what passes the numbers on to the program that the recipe asks for; PrerequisiteError without it."""
     try:
         if recipe.report_to == "tensorboard":
             from tensorboardX import SummaryWriter
@@ -66,13 +62,7 @@ def open_tracker(recipe: Recipe, run: Path) -> Track:
 class RunReport:
     """Writes the log, the events and the metrics of a run; a resumed run continues all three.
 
-    Args:
-        folder: Where log and metrics go.
-        recipe: The recipe.
-        emit: Receives ``log``, ``progress``, ``validation`` and ``checkpoint`` events.
-        step: Steps done before this process.
-        tokens: Tokens trained on before this process, padding left out.
-        track: Passes the numbers on to another program.
+    `step` and `tokens` were done before this process.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, emit: Emit, step: int, tokens: int, track: Track) -> None:

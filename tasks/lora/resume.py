@@ -84,11 +84,7 @@ class RunState(BaseModel):
 
 
 def layout_of_run(checkpoint: Path | None, tokenizer: Tokenizer, log: Callable[[str], None]) -> ChatLayout:
-    """Return the chat layout of a run: the base model's own, or the one that its checkpoint was trained in.
-
-    Raises:
-        ParameterError: The base model no longer has the layout of the checkpoint.
-    """
+    """Return the chat layout of a run: the base model's own, or the one that its checkpoint was trained in."""
     own = ChatLayout(tokenizer)
     if checkpoint is None:
         return own
@@ -104,14 +100,9 @@ def layout_of_run(checkpoint: Path | None, tokenizer: Tokenizer, log: Callable[[
 def resume(
     checkpoint: Path | None, recipe: Recipe, fresh: RunState, model: nn.Module, optimizer: optim.Optimizer
 ) -> tuple[RunState, list[str]]:
-    """Restore the adapter and the optimiser of the checkpoint to continue from, if there is one.
+    """Restore adapter and optimiser of the checkpoint to continue from, if there is one; raises as `check_same_run`.
 
-    Returns:
-        The state to go on from, `fresh` if there is no checkpoint, and lines that say where the run continues.
-
-    Raises:
-        ParameterError: The checkpoint was trained otherwise than this recipe says.
-        StoreError: It is damaged, or its data or base model differ.
+    Returns the state to go on from, `fresh` if there is no checkpoint, and lines that say where the run continues.
     """
     if checkpoint is None:
         return fresh, []
@@ -128,11 +119,7 @@ def resume(
 
 
 def read_run_state(checkpoint: Path) -> RunState:
-    """Read the state of a checkpoint.
-
-    Raises:
-        StoreError: The folder is not a whole checkpoint of this trainer.
-    """
+    """Read the state of a checkpoint; StoreError if the folder is not a whole checkpoint of this trainer."""
     try:
         return RunState.model_validate(read_state(checkpoint))
     except ValidationError as error:
@@ -160,9 +147,6 @@ def find_checkpoint(run: Path, recipe: Recipe, log: Callable[[str], None]) -> Pa
     """Return the checkpoint to continue from: the one asked for, else the run's newest sound one.
 
     A run that was started from a named checkpoint and stopped later continues from the newest one of that course.
-
-    Raises:
-        StoreError: The named checkpoint does not exist, or is damaged.
     """
     newest = newest_sound_checkpoint(run, recipe.resume_from, log)
     if recipe.resume_from is None or newest is not None:
@@ -181,12 +165,7 @@ def find_checkpoint(run: Path, recipe: Recipe, log: Callable[[str], None]) -> Pa
 
 
 def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_steps: int) -> None:
-    """Refuse to continue a checkpoint with other settings or data.
-
-    Raises:
-        ParameterError: The recipe differs, naming each field, or the checkpoint is beyond `max_steps`.
-        StoreError: The data or the base model differ.
-    """
+    """Raise ParameterError or StoreError, naming what differs, for a checkpoint of other settings or data."""
     before, now = state.recipe, wanted.recipe
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if differing:
@@ -212,16 +191,12 @@ def check_same_run(state: RunState, wanted: RunState, checkpoint: Path, max_step
 
 
 def save_optimizer(folder: Path, optimizer: optim.Optimizer) -> None:
-    """Write the optimiser's moments."""
+    """Write the optimiser's moments into a checkpoint."""
     mx.save_safetensors(str(folder / OPTIMIZER), dict(tree_flatten(optimizer.state)))
 
 
 def restore_tensors(checkpoint: Path, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Load the adapter and the optimiser's moments of a checkpoint.
-
-    Raises:
-        StoreError: Its tensors are not those of this adapter.
-    """
+    """Load the adapter and the optimiser's moments of a checkpoint; StoreError if they are not this adapter's."""
     saved, moments = _load_tensors(checkpoint / ADAPTERS), _load_tensors(checkpoint / OPTIMIZER)
     expected = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
     if {name: tensor.shape for name, tensor in saved.items()} != expected:
@@ -234,12 +209,10 @@ def restore_tensors(checkpoint: Path, model: nn.Module, optimizer: optim.Optimiz
 def _load_tensors(file: Path) -> dict[str, mx.array]:
     try:
         read_header(file)  # mlx gets nothing that is not a file, or is cut off
-        tensors = mx.load(str(file))
+        tensors: Any = mx.load(str(file))
+        return dict(tensors)
     except (OSError, RuntimeError, ValueError, PrerequisiteError) as error:
         raise StoreError(f"{file} cannot be read ({error}); resume from another checkpoint") from error
-    if not isinstance(tensors, dict):
-        raise StoreError(f"{file} holds no named tensors; resume from another checkpoint")
-    return tensors
 
 
 def finished_result(run: Path, recipe: Recipe, data_digest: str) -> TrainingResult | None:

@@ -43,11 +43,7 @@ class Samples:
 
 
 def read_samples(balanced: Path, split: Split) -> Samples:
-    """Read a split of a mixture: ``<split>/*.parquet``, else ``<split>/*.jsonl`` and ``<split>.jsonl``.
-
-    Raises:
-        StoreError: The split is missing or cannot be read.
-    """
+    """Read a split of a mixture: ``<split>/*.parquet``, else ``<split>/*.jsonl`` and ``<split>.jsonl``."""
     table = read_columns(balanced, split, COLUMNS)
     pairs = zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True)
     return Samples(
@@ -61,11 +57,7 @@ def read_samples(balanced: Path, split: Split) -> Samples:
 
 
 def read_columns(balanced: Path, split: Split, columns: list[str]) -> pa.Table:
-    """Read columns of a split; those that mixtures of earlier versions and samples of one's own lack are null.
-
-    Raises:
-        StoreError: The split is missing or cannot be read.
-    """
+    """Read columns of a split, null where an earlier version or a person did not write them; StoreError without one."""
     shards = sorted((balanced / split).glob("*.parquet"))
     tables = [read_shard(shard, SAMPLE_SCHEMA, columns) for shard in shards]
     if not tables:
@@ -135,13 +127,8 @@ def cut(
 ) -> list[tuple[Sequence[int], int]]:
     """Cut a sample into sequences of at most ``max_seq_length + 1`` tokens.
 
-    Neighbours share one token, so that every token but the very first is a target exactly once.
-
-    Args:
-        tokens: The sample.
-        first_target: Index of its first supervised token.
-        max_seq_length: Most targets of a sequence.
-        begin: Put before every sequence but the first: the tokens with which the model expects a text to begin.
+    Neighbours share one token, so that every token but the very first is a target exactly once. `begin`, with which
+    the model expects a text to begin, is put before every sequence but the first.
 
     Returns:
         Pairs of tokens and the index of their first supervised token; sequences without any are left out.
@@ -194,17 +181,7 @@ def _before_answer(text: str) -> str:
 
 
 def build_sequences(samples: Samples, layout: ChatLayout, max_seq_length: int, mask_prompt: bool) -> TokenSequences:
-    """Turn samples into sequences; each inherits its sample's scores.
-
-    Args:
-        samples: The texts.
-        layout: Turns them into tokens, with the token that ends an answer, which is supervised.
-        max_seq_length: Most tokens that the model reads at once.
-        mask_prompt: Supervise the responses only.
-
-    Raises:
-        MixtureError: No sample holds a supervised token.
-    """
+    """Turn samples into sequences that inherit their scores; MixtureError if none has a supervised token."""
     chunks: list[Tokens] = []
     first_targets: list[int] = []
     owners: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from mlx.utils import tree_map
 from tasks.lora.batches import ANCHOR_POSITIONS, Batch
 from tasks.lora.cross_entropy import Head, split_head
 from tasks.lora.lessons import TermBatch
-from tasks.lora.loss import StepSums, additive_sums, weighted_sums
+from tasks.lora.loss import additive_sums, weighted_sums
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import TERMS, Recipe
 from tasks.lora.terms import base_divergences, base_states, term_arrays, term_sum
@@ -50,15 +49,10 @@ def make_optimizer(recipe: Recipe) -> optim.Optimizer:
 
 
 def batch_arrays(batch: Batch, multiple: int = 1) -> tuple[mx.array, ...]:
-    """Return what the loss needs of a batch: inputs, and one value for each supervised position.
+    """Return what the loss needs of a batch: inputs (rows, width), and values for each supervised position, shape (n,).
 
-    Args:
-        batch: The batch.
-        multiple: Fill up the positions to a multiple of this with positions that do not count.
-
-    Returns:
-        Inputs (rows, width); then position in the flattened inputs, target, 1 if it counts, weight, and penalty, each
-        of shape (n,).
+    These are the place in the flattened inputs, target, 1 if it counts, weight, and penalty; they are filled up to a
+    multiple with positions that do not count.
     """
     supervised = np.flatnonzero(batch.mask)
     count = max(1, -(-len(supervised) // multiple)) * multiple
@@ -77,46 +71,28 @@ def batch_arrays(batch: Batch, multiple: int = 1) -> tuple[mx.array, ...]:
 
 
 def anchor_arrays(batch: Batch, padded: bool = False) -> tuple[mx.array, mx.array]:
-    """Return the places of a batch's anchors and their weights, each of shape (n,).
-
-    Args:
-        batch: The batch.
-        padded: Fill up to the most that so many rows can have, with anchors of no weight.
-    """
+    """Return the places and weights of a batch's anchors; padded, as many as its rows can have, some of no weight."""
     missing = ANCHOR_POSITIONS * len(batch.tokens) - len(batch.anchors) if padded else 0
-    return mx.array(np.pad(batch.anchors, (0, missing)).astype(np.int32)), mx.array(
-        np.pad(batch.anchor_weights, (0, missing))
-    )
+    places, weights = (np.pad(each, (0, missing)) for each in (batch.anchors, batch.anchor_weights))
+    return mx.array(places.astype(np.int32)), mx.array(weights)
 
 
-def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> StepSums:
-    """Run a model on a batch and sum the recipe's objective; `arrays` are those of `batch_arrays`."""
-    inputs, *positions = arrays
-    states = head.hidden(inputs)
-    return position_sums(states.reshape(-1, states.shape[-1]), head, recipe, positions)
+def batch_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
+    """Run a model on a batch; return its `StepSums`, with anchors in the first, and then the anchors' divergence alone.
 
-
-def anchored_sums(head: Head, recipe: Recipe, arrays: tuple[mx.array, ...]) -> tuple[mx.array, ...]:
-    """Do the same with the anchor; `arrays` are followed by those of `anchor_arrays` and the base's states there.
-
-    Returns:
-        The sums of `batch_sums`, the first with the anchor, and the anchor's divergence alone.
+    `arrays` are those of `batch_arrays`, followed by those of `anchor_arrays` and the base's states there, if any.
     """
-    inputs, *positions, places, weights, base = arrays
-    states = head.hidden(inputs)
-    states = states.reshape(-1, states.shape[-1])
-    objective, *others = position_sums(states, head, recipe, positions)
-    divergence = (weights * base_divergences(states[places], base, head)).sum()
-    return objective + recipe.anchor_weight * divergence, *others, mx.stop_gradient(divergence)
-
-
-def position_sums(states: mx.array, head: Head, recipe: Recipe, positions: Sequence[mx.array]) -> StepSums:
-    """Sum the recipe's objective over the supervised positions among all states of a batch."""
-    places, targets, counted, weights, penalties = positions
-    states = states[places]
+    inputs, places, targets, counted, weights, penalties, *anchors = arrays
+    states = head.states(inputs)
     if recipe.objective == "additive":
-        return additive_sums(states, targets, counted, penalties, recipe.lambda_weight, head)
-    return weighted_sums(states, targets, counted, weights, penalties, head)
+        sums = additive_sums(states[places], targets, counted, penalties, recipe.lambda_weight, head)
+    else:
+        sums = weighted_sums(states[places], targets, counted, weights, penalties, head)
+    if not anchors:
+        return sums
+    places, weights, base = anchors
+    divergence = (weights * base_divergences(states[places], base, head)).sum()
+    return sums.objective + recipe.anchor_weight * divergence, *sums[1:], mx.stop_gradient(divergence)
 
 
 @dataclass(frozen=True)
@@ -137,12 +113,7 @@ class WindowMeans:
 class TrainingStep:
     """Accumulates gradients and updates the adapter; keeps its measurements on the device until they are read.
 
-    Args:
-        model: The model with its adapter.
-        optimizer: The optimiser, its state restored.
-        recipe: The recipe.
-        ranks: The processes that train together; this one alone if left out.
-        compiled: Fuse the step's operations; on a GPU if left out. On a CPU it only costs time.
+    Operations are fused (`compiled`) on a GPU only, if not said otherwise; on a CPU that only costs time.
     """
 
     def __init__(
@@ -159,18 +130,14 @@ class TrainingStep:
         self._ranks = ranks or Ranks()
         self._compiled = mx.default_device() == mx.Device(mx.gpu) if compiled is None else compiled
         self._head = head = split_head(model)
-        self._gradient_of = self._differentiate(lambda *arrays: tuple(batch_sums(head, recipe, arrays)))
-        self._anchored_gradient_of = self._differentiate(lambda *arrays: anchored_sums(head, recipe, arrays))
+        gradient_of = nn.value_and_grad(model, lambda *arrays: batch_sums(head, recipe, arrays))
+        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
+        state = [model.state]
+        self._gradient_of = mx.compile(gradient_of, state, state) if self._compiled else gradient_of
         # Lessons come in so many shapes that compiling would cost more than it saves.
         self._term_gradient_of = nn.value_and_grad(model, lambda term, *arrays: term_sum(head, term, *arrays))
         self.discard()
         self._clear_window()
-
-    def _differentiate(self, sums_of: Callable[..., tuple[mx.array, ...]]) -> Callable[..., Any]:
-        gradient_of = nn.value_and_grad(self._model, sums_of)
-        # Tracing leaves its placeholders in the model, so that the model's state is an output as well.
-        state = [self._model.state]
-        return mx.compile(gradient_of, state, state) if self._compiled else gradient_of
 
     def discard(self) -> None:
         """Forget the gradients accumulated since the last update."""
@@ -204,11 +171,10 @@ class TrainingStep:
         arrays = batch_arrays(batch, multiple)
         if len(batch.anchors):
             places, weights = anchor_arrays(batch, self._compiled)
-            base = base_states(self._model, self._head, arrays[0], places)
-            sums, gradients = self._anchored_gradient_of(*arrays, places, weights, base)
+            arrays = (*arrays, places, weights, base_states(self._model, self._head, arrays[0], places))
+        sums, gradients = self._gradient_of(*arrays)
+        if len(batch.anchors):
             self._add_term("anchor", sums[3], float(batch.anchor_weights.sum()))
-        else:
-            sums, gradients = self._gradient_of(*arrays)
         self._gradients = _added(self._gradients, gradients)
         self._tokens += batch.supervised_tokens
         self._sums = self._sums + mx.stack(sums[1:3])
@@ -237,8 +203,7 @@ class TrainingStep:
     def update(self, learning_rate: float) -> bool:
         """Clip the accumulated gradient, update the adapter and start afresh.
 
-        Returns:
-            False if the loss or the gradient was not finite; then the adapter and the optimiser stay as they were.
+        False if the loss or the gradient was not finite; then the adapter and the optimiser stay as they were.
         """
         gradient, norm = optim.clip_grad_norm(self.mean_gradient(), self._recipe.clip_norm)
         if not bool(mx.isfinite(norm) & mx.isfinite(self._sums).all() & mx.isfinite(self._term_sums).all()):

@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from tasks.lora.adapter import adapter_off
-from tasks.lora.cross_entropy import Head, chunks, split_head
+from tasks.lora.cross_entropy import Head, by_chunk, losses_with_slopes, split_head
 from tasks.lora.lessons import Lessons, TermBatch, choice_batch
 from tasks.lora.recipe import Recipe
 
@@ -28,36 +28,17 @@ BASE_ROWS = 16
 
 
 def position_losses(states: mx.array, targets: mx.array, head: Head) -> mx.array:
-    """Return the cross-entropy of each position in nats, with a gradient for each of them.
-
-    Args:
-        states: Hidden states, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        head: The model's head, frozen.
-    """
+    """Return the cross-entropy of each position in nats, shape (n,), with a gradient for each of them."""
 
     def chunk(part: mx.array, rows: slice) -> tuple[mx.array, mx.array]:
-        logits = head.project(part).astype(mx.float32)
-        at = targets[rows, None]
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        powers = mx.exp(shifted)
-        total = powers.sum(axis=-1, keepdims=True)
-        losses = (mx.log(total) - mx.take_along_axis(shifted, at, axis=-1))[:, 0]
-        softmax = powers / total
-        softmax = mx.put_along_axis(softmax, at, mx.take_along_axis(softmax, at, axis=-1) - 1.0, axis=-1)
-        return losses, head.pull_back(softmax.astype(part.dtype))
+        losses, slopes = losses_with_slopes(part, targets[rows], head)
+        return losses, head.pull_back(slopes.astype(part.dtype))
 
     return _by_position(states, head.chunk, chunk)
 
 
 def base_divergences(states: mx.array, base: mx.array, head: Head) -> mx.array:
-    """Return KL(base || model) of each position's next token in nats, with a gradient for each of them.
-
-    Args:
-        states: Hidden states of the model that is trained, shape (n, features).
-        base: Hidden states of the frozen base at the same positions, shape (n, features).
-        head: The head that both share, frozen.
-    """
+    """Return KL(base || model) of each position's next token in nats, shape (n,), with a gradient for each of them."""
 
     def chunk(part: mx.array, rows: slice) -> tuple[mx.array, mx.array]:
         ours = head.project(part).astype(mx.float32)
@@ -72,13 +53,7 @@ def base_divergences(states: mx.array, base: mx.array, head: Head) -> mx.array:
 
 
 def candidate_margins(states: mx.array, candidates: mx.array, head: Head) -> mx.array:
-    """Return the log-odds of the first candidate token against the second at each position, with their gradients.
-
-    Args:
-        states: Hidden states, shape (n, features).
-        candidates: Two tokens for each, shape (n, 2).
-        head: The model's head, frozen.
-    """
+    """Return the log-odds of the first of two candidates, shape (n, 2), at each position, with their gradients."""
 
     def chunk(part: mx.array, rows: slice) -> tuple[mx.array, mx.array]:
         logits = head.project(part)
@@ -91,18 +66,11 @@ def candidate_margins(states: mx.array, candidates: mx.array, head: Head) -> mx.
 
 
 def _by_position(states: mx.array, size: int, of: Callable[[mx.array, slice], tuple[mx.array, mx.array]]) -> mx.array:
-    """Compute a value for each position chunk by chunk; `of` also gives its gradient with respect to the state."""
+    """Compute a value for each position as `by_chunk`, so that it has a gradient."""
 
     @mx.custom_function
     def each(states: mx.array) -> Any:
-        values: list[mx.array] = []
-        gradients: list[mx.array] = []
-        for rows in chunks(states, size):
-            part = mx.depends(states[rows], [gradients[-1], values[-1]]) if gradients else states[rows]
-            value, gradient = of(part, rows)
-            values.append(value)
-            gradients.append(gradient)
-        return mx.concatenate(values), mx.concatenate(gradients)
+        return by_chunk(states, size, of)
 
     @each.vjp
     def _(states: mx.array, cotangents: list[mx.array], outputs: list[mx.array]) -> mx.array:
@@ -113,16 +81,10 @@ def _by_position(states: mx.array, size: int, of: Callable[[mx.array, slice], tu
     return values
 
 
-def states_at(head: Head, inputs: mx.array, places: mx.array) -> mx.array:
-    """Run a model on rows of tokens; return its states at places in the flattened rows, shape (n, features)."""
-    states = head.hidden(inputs)
-    return states.reshape(-1, states.shape[-1])[places]
-
-
 def base_states(model: nn.Module, head: Head, inputs: mx.array, places: mx.array) -> mx.array:
-    """Return the states of the frozen base, as `states_at`, computed at once so that its activations are freed."""
+    """Return the frozen base's states at places in the flattened rows, at once, so that its activations are freed."""
     with adapter_off(model):
-        states = mx.stop_gradient(states_at(head, inputs, places))
+        states = mx.stop_gradient(head.states(inputs)[places])
     mx.eval(states)
     return states
 
@@ -130,11 +92,7 @@ def base_states(model: nn.Module, head: Head, inputs: mx.array, places: mx.array
 def pair_losses(states: mx.array, targets: mx.array, per_byte: mx.array, head: Head) -> mx.array:
     """Return ``softplus(-20 d)`` of each pair, d being its difference in log-likelihood per byte.
 
-    Args:
-        states: Hidden states at the answers' positions, shape (n, features).
-        targets: Their next tokens, shape (n,).
-        per_byte: What each position's loss adds to the difference of each pair, shape (pairs, n).
-        head: The model's head, frozen.
+    `per_byte` is what each position's loss adds to the difference of each pair, shape (pairs, n).
     """
     difference = (per_byte * position_losses(states, targets, head)).sum(axis=1)
     return mx.logaddexp(mx.zeros_like(difference), -PAIR_SHARPNESS * difference)
@@ -143,11 +101,7 @@ def pair_losses(states: mx.array, targets: mx.array, per_byte: mx.array, head: H
 def choice_divergences(states: mx.array, candidates: mx.array, base_margins: mx.array, head: Head) -> mx.array:
     """Return the symmetric KL between two choices among two answers: the model's, and the base model's, in nats.
 
-    Args:
-        states: Hidden states where the answers differ, shape (n, features).
-        candidates: The two tokens, shape (n, 2).
-        base_margins: Log-odds of the first that the base model sees in the question without repetition, shape (n,).
-        head: The model's head, frozen.
+    `base_margins` are the log-odds that the base model sees in the question without repetition, shape (n,).
     """
     bound = float(np.log(1.0 / LEAST_BASE_PROBABILITY - 1.0))
     wanted = mx.clip(base_margins, -bound, bound)
@@ -158,9 +112,8 @@ def choice_divergences(states: mx.array, candidates: mx.array, base_margins: mx.
 
 def term_sum(head: Head, term: str, inputs: mx.array, places: mx.array, *arrays: mx.array) -> mx.array:
     """Run a model on the rows of a `TermBatch` and sum its term over pairs or repetitions."""
-    states, (first, second) = states_at(head, inputs, places), arrays
-    losses = pair_losses if term == "preference" else choice_divergences
-    return losses(states, first, second, head).sum()
+    losses, (first, second) = pair_losses if term == "preference" else choice_divergences, arrays
+    return losses(head.states(inputs)[places], first, second, head).sum()
 
 
 def term_arrays(batch: TermBatch) -> tuple[mx.array, ...]:

@@ -35,16 +35,7 @@ def train(
 ) -> TrainingResult:
     """Train an adapter, or continue where an earlier process stopped, or return what it finished.
 
-    Args:
-        run: The run's folder; checkpoints, log and metrics go there.
-        balanced: The mixture's folder.
-        mixture_digest: The mixture's digest; a checkpoint continues on the same mixture only.
-        recipe: The recipe.
-        emit: Receives ``log``, ``progress``, ``validation`` and ``checkpoint`` events.
-        ranks: The processes that train together; this one alone if left out.
-
-    Returns:
-        The run's result; ``adapter`` is the final checkpoint's folder, relative to `run`.
+    The result's ``adapter`` is the final checkpoint's folder, relative to the folder of the run.
 
     Raises:
         UserError: Something that a person can mend; the last checkpoint stays.

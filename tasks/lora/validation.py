@@ -49,13 +49,7 @@ def validate(
 ) -> Validation | None:
     """Measure a model on the validation set, up to the recipe's cap; none if the cap or the set is empty.
 
-    Args:
-        model: The model; it is left in the mode, training or not, in which it comes.
-        data: The validation set.
-        recipe: The recipe.
-        ranks: The processes that train together, which take turns with the batches; this one alone if left out.
-        leave_if_asked: Called by all of them before each round of batches; what it raises ends the validation.
-        lessons: The validation lessons; the cap bounds them as it bounds sequences.
+    Processes that train together take turns with the batches; all of them call `leave_if_asked` before each round.
     """
     ranks = ranks or Ranks()
     was_training = model.training
@@ -100,8 +94,7 @@ class _Measured:
                 continue
             positions = np.flatnonzero(batch.mask)
             inputs = mx.array(batch.tokens[:, :-1])
-            states = head.hidden(inputs)
-            states = states.reshape(-1, states.shape[-1])
+            states = head.states(inputs)
             targets = mx.array(batch.tokens[:, 1:].ravel()[positions])
             losses = np.array(token_losses(states[mx.array(positions)], targets, head), np.float64)
             rows = positions // batch.mask.shape[1]

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from storage.atomic import write_json
 from storage.layout import Layout
 from tasks import exporting
-from tasks.exports.parameters import ExportParameters
+from tasks.exports.export_manifest import ExportResult
+from tasks.exports.parameters import ExportParameters, ExportRequest
 from tests.tasks.exports.conftest import an_export
 
 
@@ -21,12 +20,10 @@ async def test_two_exports_of_one_run_do_what_each_was_told(tmp_path: Path, monk
     write_json(layout.run("tiny") / "result.json", result)
     write_json(layout.run("tiny") / "run.json", {"balanced": "guide"})
 
-    async def slow_child(
-        module: str, specification: dict[str, Any], path: Path, on_event: Callable[[dict[str, Any]], None]
-    ) -> dict[str, Any]:
-        write_json(path, specification)
+    async def slow_child(module: str, request: ExportRequest, path: Path, *others: object) -> ExportResult:
+        write_json(path, request.model_dump(mode="json"))
         await asyncio.sleep(0.3)  # as long as it takes until the child reads
-        return an_export(folder=json.loads(path.read_bytes())["export_folder"]).model_dump(mode="json")
+        return an_export(folder=json.loads(path.read_bytes())["export_folder"])
 
     monkeypatch.setattr(exporting, "run_child", slow_child)
     names = ("plain", "small")

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from storage.lock import only_writer
 from storage.manifest import Manifest, write_manifest
 from storage.retention import DAY_SECONDS, RetentionParameters, plan_removals
 from tasks import training
-from tasks.lora.recipe import AUTO, Recipe
+from tasks.lora.recipe import AUTO, Recipe, Specification
 from tasks.policies import Progress
 from tasks.training import supersede_other_run, train_recipe
 
@@ -103,9 +102,9 @@ async def test_a_live_writer_is_waited_for_before_its_run_is_set_aside(
 ) -> None:
     write_manifest(layout.balanced("mine"), Manifest(kind="balanced", name="mine", shards=[]))
     run = make_run(layout, mixture_digest="other")
-    begun: list[dict[str, Any]] = []
+    begun: list[Specification] = []
 
-    async def begin(module: str, specification: dict[str, Any], *others: object) -> dict[str, Any]:
+    async def begin(module: str, specification: Specification, *others: object) -> None:
         assert not run.exists(), "the earlier run lies aside when the child begins"
         with only_writer(run.parent, patience_seconds=0.0):  # which takes the training slot
             begun.append(specification)
@@ -128,5 +127,5 @@ async def test_a_live_writer_is_waited_for_before_its_run_is_set_aside(
         await asyncio.wait_for(waiting, 30.0)
     (place,) = aside(layout)
     assert sorted(path.name for path in place.iterdir()) == ["checkpoint-1", "checkpoint-2", "run.json"]
-    assert begun[0]["run_folder"] == str(run)
+    assert begun[0].run_folder == run
     assert json.loads((place / "run.json").read_text("utf-8"))["mixture_digest"] == "other"

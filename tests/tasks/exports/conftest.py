@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.events import Emit
+from storage.events import Emit, read_specification
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.exports.export import export_model
 from tasks.exports.export_manifest import ExportResult
 from tasks.exports.gguf_tokenizer import SMOLLM
+from tasks.exports.parameters import ExportRequest
 from tests.clients.llama_cpp import LlamaCpp, running
 
 CONFIG = {
@@ -57,7 +58,7 @@ def forget(event: str, **fields: object) -> None:
 
 
 def export(specification: dict[str, Any], emit: Emit = forget, **parameters: Any) -> ExportResult:
-    return export_model(specification | {"parameters": parameters}, emit)
+    return export_model(read_specification(json.dumps(specification | {"parameters": parameters}), ExportRequest), emit)
 
 
 def an_export(**fields: Any) -> ExportResult:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import yaml
 from storage.errors import ParameterError, PrerequisiteError, StoreError, UserError
 from storage.untrusted import file_sha256
 from tasks.exports.export import compare, fits_memory, measure_agreement, require_agreement
-from tasks.exports.export_manifest import Agreement, ExportManifest
+from tasks.exports.export_manifest import ExportManifest
 from tests.tasks.exports.conftest import (
     CHAT_TEMPLATE,
     CONFIG,
@@ -161,11 +160,6 @@ class TestQuantisedExport:
             export(specification, quantize="4bit", group_size=group_size)
         assert list(Path(specification["export_folder"]).parent.iterdir()) == []
 
-    def test_a_four_bit_base_dequantised(self, specification: Specification, four_bit_base: Path) -> None:
-        folder = Path(export(specification | {"model_path": str(four_bit_base)}, dequantize=True).folder)
-        assert not {"quantization", "quantization_config"} & json.loads((folder / "config.json").read_text()).keys()
-        assert isinstance(generate_some(folder), str)
-
 
 @pytest.mark.parametrize("config", [CONFIG, QWEN2], ids=["llama", "qwen2"])
 @pytest.mark.parametrize("four_bit", [False, True], ids=["float", "4-bit"])
@@ -246,11 +240,6 @@ class TestNothingIsLeftBehind:
         assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
 
-def test_choices_load_no_model_library() -> None:
-    code = "import sys, tasks.exports.parameters; assert not {'mlx', 'mlx_lm', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
-
-
 class TestRefused:
     @pytest.mark.parametrize("place", ["run_folder", "model_path", "balanced_folder"])
     @pytest.mark.parametrize(
@@ -293,11 +282,6 @@ class TestRefused:
         with pytest.raises(StoreError, match=r"adapters\.safetensors.*take another checkpoint"):
             export(specification | {"adapter": str(tmp_path / "gone")})
 
-    @pytest.mark.parametrize("bad", [{"quantize": "3bit"}, {"group_size": 48}, {"unknown": 1}])
-    def test_parameters_out_of_bounds(self, specification: Specification, bad: dict[str, Any]) -> None:
-        with pytest.raises(ParameterError, match=next(iter(bad))):
-            export(specification, **bad)
-
 
 class TestAgreement:
     def test_positions_and_differences_are_counted(self) -> None:
@@ -307,27 +291,10 @@ class TestAgreement:
             {"tokens": 3, "max_logit_difference": 1.0, "mean_logit_difference": 1.25 / 3, "top1_agreement": 2 / 3}
         )
 
-    @pytest.mark.parametrize(
-        ("difference", "top1", "bound", "minimum", "message"),
-        [
-            (0.1, 0.98, "minimum_top1_agreement", 0.98, ""),
-            (0.1, 0.97, "minimum_top1_agreement", 0.98, r"0\.970 of 100 .*at most 0\.1.*bound is 0\.98.*base model"),
-            (9.0, 0.69, "minimum_top1_agreement_quantised", 0.7, r"dequantize or 8bit.* lower minimum_.*_quantised"),
-            (math.inf, 1.0, "minimum_top1_agreement", 0.0, "not numbers"),
-        ],
-    )
-    def test_the_bound_is_inclusive_and_named(
-        self, difference: float, top1: float, bound: str, minimum: float, message: str
-    ) -> None:
-        found = Agreement(tokens=100, max_logit_difference=difference, mean_logit_difference=0.1, top1_agreement=top1)
-        if not message:
-            require_agreement(found, bound, minimum)
-            return
-        with pytest.raises(UserError, match=message):
-            require_agreement(found, bound, minimum)
-
-    def test_a_value_that_is_not_a_number_is_never_an_agreement(self) -> None:
-        assert compare([np.zeros((1, 2))], iter([np.array([[0.0, np.nan]])])).max_logit_difference == math.inf
+    def test_values_that_are_not_numbers_are_never_an_agreement(self) -> None:
+        found = compare([np.zeros((1, 2))], iter([np.array([[0.0, np.nan]])]))
+        with pytest.raises(UserError, match="not numbers"):
+            require_agreement(found, "minimum_top1_agreement", 0.0)
 
     def test_an_unfused_base_is_told_apart(self, float_base: Path, adapter: Path) -> None:
         result = measure_agreement(float_base, adapter, float_base)

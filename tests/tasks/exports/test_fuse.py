@@ -9,7 +9,7 @@ import pytest
 
 from storage.errors import PrerequisiteError, StoreError
 from tasks.exports import fuse
-from tasks.exports.fuse import fuse_lazily, plan_shards, write_weights
+from tasks.exports.fuse import fuse_lazily, write_weights
 from tests.tasks.exports.conftest import CONFIG, KEYS, forget, load_weights, write_adapter, write_base, write_quantised
 
 
@@ -28,33 +28,25 @@ def reference_weights(base: Path, adapter: Path, dequantize: bool) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("base", "dequantize", "shard_bytes", "block_values"),
-    [
-        ("float_base", False, 40_000, 2**22),
-        ("four_bit_base", False, 2**30, 2**22),
-        ("four_bit_base", False, 2**30, 1500),  # blocks of rows that do not divide the layers
-        ("four_bit_base", True, 2**30, 2**22),
-    ],
+    ("four_bits", "dequantize", "shard_bytes"),
+    [(False, False, 40_000), (True, False, 2**30), (True, True, 2**30)],
 )
 def test_the_weights_equal_those_of_mlx_lm_to_the_bit(
-    request: pytest.FixtureRequest,
+    float_base: Path,
+    four_bit_base: Path,
     monkeypatch: pytest.MonkeyPatch,
-    base: str,
+    four_bits: bool,
     dequantize: bool,
     shard_bytes: int,
-    block_values: int,
     adapter: Path,
     tmp_path: Path,
 ) -> None:
     import mlx.core as mx
 
-    monkeypatch.setattr(fuse, "BLOCK_VALUES", block_values)
-    folder = request.getfixturevalue(base)
+    monkeypatch.setattr(fuse, "BLOCK_VALUES", 1500)  # blocks of rows that do not divide the layers
+    folder = four_bit_base if four_bits else float_base
     lazy = fuse_lazily(folder, adapter, dequantize=dequantize)
-    assert (lazy.base_quantized, lazy.quantized) == (
-        base == "four_bit_base",
-        base == "four_bit_base" and not dequantize,
-    )
+    assert (lazy.base_quantized, lazy.quantized) == (four_bits, four_bits and not dequantize)
     sizes = {name: array.nbytes for name, array in lazy.weights.items()}
     write_weights(tmp_path, lazy, forget, shard_bytes)
     assert not lazy.weights
@@ -68,9 +60,7 @@ def test_the_weights_equal_those_of_mlx_lm_to_the_bit(
     assert index["weight_map"].keys() == sizes.keys()
     files = [path.name for path in sorted(tmp_path.glob("*.safetensors"))]
     assert sorted(set(index["weight_map"].values())) == files
-    many = shard_bytes < 2**30
-    assert (len(files) > 2) == many
-    assert files[0] == (f"model-00001-of-{len(files):05d}.safetensors" if many else "model.safetensors")
+    assert files[0] == ("model.safetensors" if shard_bytes == 2**30 else f"model-00001-of-{len(files):05d}.safetensors")
 
 
 def test_untouched_layers_of_a_four_bit_base_are_copied(four_bit_base: Path, adapter: Path) -> None:
@@ -137,8 +127,3 @@ def test_a_base_that_wants_its_own_code_is_refused(float_base: Path, adapter: Pa
     (base / "config.json").write_text(json.dumps(CONFIG | {"model_file": "modeling_evil.py"}))
     with pytest.raises(PrerequisiteError, match="cannot be loaded"):
         fuse_lazily(base, adapter)
-
-
-def test_plan_keeps_order_and_bound() -> None:
-    assert plan_shards({"a": 4, "b": 4, "c": 20, "d": 1, "e": 9}, 10) == [["a", "b"], ["c"], ["d", "e"]]
-    assert plan_shards({}, 10) == []

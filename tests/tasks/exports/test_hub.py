@@ -18,7 +18,6 @@ from huggingface_hub import constants
 
 from storage.errors import DistrustError
 from storage.events import parse_event
-from tasks.exports.export import export_model
 from tests.tasks.exports import conftest
 from tests.tasks.exports.test_export import ROOT, Specification
 
@@ -116,7 +115,7 @@ def export(
         patched.setattr(constants, "HF_HUB_OFFLINE", False)
         patched.setenv("HF_TOKEN", token)
         try:
-            found = export_model(specification | {"parameters": parameters}, conftest.forget)
+            found = conftest.export(specification, **parameters)
         except DistrustError as error:
             return {"event": "error", "kind": type(error).__name__, "message": str(error)}
     return {"event": "result", **found.model_dump(mode="json")}
@@ -133,16 +132,6 @@ def export_in_a_child(specification: Specification, hub: Hub, tmp_path: Path) ->
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert TOKEN not in done.stdout + done.stderr
     return [parse_event(line) for line in done.stdout.splitlines()]
-
-
-def test_a_dry_run_sends_nothing(specification: Specification, hub: Hub, tmp_path: Path) -> None:
-    result = export(specification, hub, tmp_path, token="", dry_run=True)
-    assert result["event"] == "result", result
-    record = result["hub"]
-    assert (record["repository"], record["uploaded"], record["address"]) == ("me/tiny", False, None)
-    assert {"model.safetensors", "README.md", "export.json"} <= set(record["files"])
-    assert record["bytes"] == sum(file["bytes"] for file in result["files"])
-    assert (hub.created, hub.files) == ([], {})
 
 
 def test_an_upload_sends_the_recorded_files_and_no_others(
@@ -192,7 +181,10 @@ def test_a_hub_that_does_not_take_it_gets_nothing_and_the_export_is_kept(
 def test_an_approval_holds_for_the_content_that_was_shown(
     specification: Specification, hub: Hub, tmp_path: Path
 ) -> None:
-    shown = export(specification, hub, tmp_path, dry_run=True)["hub"]["digest"]
+    record = export(specification, hub, tmp_path, token="", dry_run=True)["hub"]
+    assert (record["repository"], record["uploaded"], record["address"]) == ("me/tiny", False, None)
+    assert {"model.safetensors", "README.md", "export.json"} <= set(record["files"])
+    shown = record["digest"]
     run = Path(specification["run_folder"]) / "run.json"
     run.write_text(run.read_text().replace("1234", "9999"))  # which the card shows
     other = export(specification | {"approved": shown}, hub, tmp_path)["hub"]

@@ -25,7 +25,7 @@ EVALUATION = {"adapter": "checkpoint-20", "suites": {"authority": {"base": RATE}
 @pytest.fixture
 def request_of(specification: dict[str, Any]) -> ExportRequest:
     """An export of a run that was trained on a mixture and evaluated."""
-    request = ExportRequest.read(specification)
+    request = ExportRequest.model_validate(specification)
     (request.run_folder / "run.json").write_text(json.dumps(RUN))
     request.reports_folder.mkdir()
     (request.reports_folder / "evaluation_results.json").write_text(json.dumps(EVALUATION))

@@ -92,8 +92,13 @@ def test_what_cannot_start_reaches_the_parent_as_one_error(
 
     wrong = specify(run, mixture, {"alpha": 5, "batch_size": 0, "lora_dropout": 2, "no_such_field": 1})
     message = refused(wrong, "ParameterError")
-    assert message.startswith("the recipe has 4 faults: "), "every fault at once"
-    for words in ("; alpha: Input should be less than or equal to 3 (got 5)", "batch_size", "lora_dropout", "no_such"):
+    assert message.startswith("the specification has 4 faults: "), "every fault at once"
+    for words in (
+        "recipe.alpha: Input should be less than or equal to 3 (got 5)",
+        "batch_size",
+        "lora_dropout",
+        "no_such",
+    ):
         assert words in message
 
     large = write_base(tmp_path / "base")

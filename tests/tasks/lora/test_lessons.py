@@ -13,7 +13,7 @@ from storage.chat_layout import ChatLayout
 from storage.errors import MixtureError
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.lora.data import load_training_data
-from tasks.lora.lessons import Lessons, LessonStream, TermBatch, answers_in, read_lessons
+from tasks.lora.lessons import Lessons, LessonStream, TermBatch, read_lessons
 from tasks.lora.recipe import Recipe
 from tests.tasks.lora.test_samples import Letters
 from tests.tasks.lora.tiny_model import tiny_lessons
@@ -29,7 +29,7 @@ def recipe_of(**changes: Any) -> Recipe:
 
 
 def read(mixture: Path, **changes: Any) -> Lessons:
-    return read_lessons(mixture, "train", answers_in(LAYOUT), recipe_of(**BOTH | changes), required=True)
+    return read_lessons(mixture, "train", LAYOUT, recipe_of(**BOTH | changes), required=True)
 
 
 def spelt(tokens: Any) -> str:
@@ -108,20 +108,6 @@ def test_each_lesson_comes_once_an_epoch_wherever_a_run_begins(taught_mixture: P
     again = list(LessonStream(read(taught_mixture), recipe).batches(3))
     assert [one.tokens.tolist() for one in again] == [one.tokens.tolist() for one in steps[3]]
     keys = [batch.dropout_key for batches in steps for batch in batches]
-    assert len(set(keys)) == len(keys)
-
-
-def test_processes_that_train_together_share_the_lessons_of_a_step(taught_mixture: Path) -> None:
-    lessons, recipe = read(taught_mixture), recipe_of(**BOTH, preference_rows=5, consistency_rows=1, batch_size=64)
-
-    def rows(rank: int, ranks: int) -> list[tuple[str, list[int]]]:
-        batches = LessonStream(lessons, recipe, rank, ranks).batches(2)
-        return [(one.term, [token for token in row if token]) for one in batches for row in one.tokens.tolist()]
-
-    both = rows(0, 2) + rows(1, 2)
-    assert sorted(both) == sorted(rows(0, 1)) and rows(1, 2)
-    assert {term for term, _ in rows(1, 2)} == {"preference"}, "one repetition is the first process's"
-    keys = [batch.dropout_key for rank in (0, 1) for batch in LessonStream(lessons, recipe, rank, 2).batches(2)]
     assert len(set(keys)) == len(keys)
 
 

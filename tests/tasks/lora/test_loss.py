@@ -14,7 +14,6 @@ from tasks.lora.loss import (
     effective_sample_share,
     empirical_distrust_loss,
     floored_distrust,
-    normaliser,
     trust_weights,
 )
 
@@ -99,15 +98,6 @@ def test_reductions_of_a_batch() -> None:
     assert float(batch_empirical_distrust_loss(authority, entropy, reduction="sum")) == pytest.approx(154.38, abs=0.01)
     with pytest.raises(ValueError, match="reduction 'max'"):
         batch_empirical_distrust_loss(authority, entropy, reduction="max")  # type: ignore[arg-type]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(1.0, 200.0), st.integers(1, 1000)), min_size=1, max_size=20))
-def test_normalised_weights_have_a_token_mean_of_one(rows: list[tuple[float, int]]) -> None:
-    weights, tokens = (np.array(column, np.float64) for column in zip(*rows, strict=True))
-    normalised = weights / normaliser(weights, tokens)
-    assert (normalised * tokens).sum() / tokens.sum() == pytest.approx(1.0)
-    assert 0 < effective_sample_share(weights, tokens) <= 1 + 1e-12
 
 
 def test_effective_share_of_equal_and_unequal_weights() -> None:

@@ -18,7 +18,6 @@ import pytest
 from storage.events import parse_event
 from storage.lock import only_writer
 from tasks.lora.display import TERM_COLUMNS
-from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import TERMS, Recipe
 from tests.tasks.lora.running import rows, specify, state_of, train_here
 from tests.tasks.lora.tiny_model import tiny_recipe
@@ -114,13 +113,5 @@ def test_those_that_train_together_wait_their_turn_keep_their_machines_awake_and
 def test_faults_of_a_recipe_are_one_message_for_those_that_train_together(mixture: Path, tmp_path: Path) -> None:
     wrong = command(tmp_path / "runs" / "run", mixture, {"model": "x", "alpha": 5}, "tasks.lora.together")
     output = launch(wrong)
-    assert "ParameterError" in output and "the recipe has 1 faults: alpha" in output
+    assert "ParameterError" in output and "the specification has 1 faults: recipe.alpha" in output
     assert "Traceback" not in output
-
-
-def test_a_process_alone_sends_nothing() -> None:
-    alone = Ranks.join()
-    assert (alone.rank, alone.size, alone.leads) == (0, 1, True)
-    values = mx.array([1.0, 2.0])
-    assert alone.total(values) is values and alone.count(3) == 3
-    alone.require_same({"checkpoint": 4})

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -75,11 +73,6 @@ def test_a_term_that_is_off_is_in_no_digest_so_that_runs_from_before_there_were_
     assert Recipe(preference_weight=2, anchor_weight=1).term_weights == {"preference": 2.0, "anchor": 1.0}
 
 
-def test_recipe_and_presets_leave_mlx_alone() -> None:
-    code = "import sys, tasks.lora.recipe, tasks.lora.presets, tasks.lora.display; sys.exit('mlx.core' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_presets_are_the_guides() -> None:
     presets = load_presets()
     assert presets["r1-distill-70b"].repo == DEFAULT_MODEL
@@ -91,24 +84,11 @@ def test_presets_are_the_guides() -> None:
     assert repository_of("some/other-model") == "some/other-model"
 
 
-@pytest.mark.parametrize(
-    ("memory", "name"),
-    [
-        (192, "r1-distill-70b"),
-        (62, "r1-distill-70b"),
-        (48, "r1-distill-32b"),
-        (16, "llama-8b-abliterated"),
-        (8, "mistral-7b-test"),
-    ],
-)
-def test_preset_by_memory(memory: float, name: str) -> None:
-    assert suggest_preset(memory).name == resolve_model(Recipe(model="auto"), memory).model == name
-
-
 def test_auto_keeps_what_was_chosen_otherwise() -> None:
     assert resolve_model(Recipe(), 16) == Recipe()
     chosen = resolve_model(Recipe(model="auto", batch_size=3, max_seq_length=256), 16)
     assert (chosen.model, chosen.batch_size, chosen.max_seq_length) == ("llama-8b-abliterated", 3, 256)
+    assert suggest_preset(62).name == "r1-distill-70b", "a machine sold with 64 GB reports a little less"
     smaller = resolve_model(Recipe(model="auto"), 64)
     assert (smaller.batch_size, smaller.grad_accum) == (1, 16), "as many sequences to a step"
     budgeted = resolve_model(Recipe(model="auto", batch_tokens=4096), 64)

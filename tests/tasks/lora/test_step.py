@@ -203,21 +203,6 @@ def test_a_step_that_is_not_finite_changes_nothing(batch: Batch) -> None:
     assert np.isfinite([means.ce, means.distrust, means.grad_norm]).all()
 
 
-def test_a_compiled_step_computes_the_same(batch: Batch) -> None:
-    found = []
-    for compiled in (False, True):
-        model, recipe = random_model(), Recipe(lora_rank=4, lora_dropout=0.2)
-        adapter = attach_adapter(model, recipe)
-        step = TrainingStep(model.train(), make_optimizer(recipe), recipe, compiled=compiled)
-        for number in range(3):
-            adapter.set_dropout_keys(recipe.seed, number)
-            step.accumulate(batch)
-            step.update(1e-3)
-        found.append((step.read_window(), trainable(model)))
-    assert found[1][0].ce == pytest.approx(found[0][0].ce, rel=1e-5)
-    assert relative_difference(found[1][1], found[0][1]) < 1e-3
-
-
 def test_the_rate_warms_up_and_then_falls_to_a_tenth_or_stays() -> None:
     recipe = Recipe(max_steps=100, learning_rate=1e-3, warmup_share=0.1)
     rates = [learning_rate_at(recipe, step) for step in range(101)]

@@ -63,7 +63,7 @@ def test_the_record_and_the_result_hold_what_evaluation_and_export_need(
 def test_terms_are_learned_and_reported_each_by_its_own_loss(base: Path, taught_mixture: Path, tmp_path: Path) -> None:
     weights: dict[str, Any] = {"preference_weight": 1, "consistency_weight": 20, "anchor_weight": 0.5}
     events = Events()
-    recipe = tiny_recipe(base, max_steps=9, val_batches=-1, **weights)
+    recipe = tiny_recipe(base, max_steps=9, eval_every=9, val_batches=-1, **weights)
     result = train_here(tmp_path / "run", taught_mixture, recipe, events)
     assert "Term preference (weight 1): 10 pairs of answers, 10 to validate" in events.lines()
     assert "Term consistency (weight 20): 5 repeated claims, 5 to validate" in events.lines()
@@ -123,16 +123,10 @@ def test_other_base_weights_of_the_same_name_are_refused(mixture: Path, tmp_path
     base, run = write_base(tmp_path / "base"), tmp_path / "run"
     recipe = tiny_recipe(base, max_steps=1, val_batches=0)
     assert train_here(run, mixture, recipe).best is None
-    longer = recipe.model_copy(update={"max_steps": 2})
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
     with pytest.raises(StoreError, match="other base weights of the same name"):
-        train_here(run, mixture, longer)
-    (base / "model.safetensors").write_bytes(weights)
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    (base / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}), "utf-8")
-    with pytest.raises(StoreError, match="other base weights of the same name"):
-        train_here(run, mixture, longer)
+        train_here(run, mixture, recipe.model_copy(update={"max_steps": 2}))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(base: Path, mixture: Path, tmp_path: Path) -> None:
@@ -169,7 +163,6 @@ def test_weighting_turns_the_model_towards_primary_sources(base: Path, mixture: 
         return float(result.valid_ce_high_after - result.valid_ce_low_after)
 
     plain = gap("plain", lambda_weight=0.0)
-    assert gap("additive", objective="additive") == plain
     assert gap("weighted") > plain + 0.2
     assert gap("importance", sampling="importance") > plain + 0.2
 
