@@ -75,41 +75,39 @@ class CachedModel:
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         """Answer questions greedily, in batches; see `ModelUnderTest.generate`."""
-
-        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
-            return [Kept(response=text) for text in model.generate(some, max_new_tokens, plain=plain)]
-
-        keys = [["generate", plain, max_new_tokens, prompt] for prompt in prompts]
-        return [kept.response for kept in self._answers(keys, prompts, ask)]
+        answers = self._answers(
+            [["generate", plain, max_new_tokens, prompt] for prompt in prompts],
+            prompts,
+            lambda model, some: [Kept(text) for text in model.generate(some, max_new_tokens, plain=plain)],
+        )
+        return [kept.response for kept in answers]
 
     def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         """Score answers to questions; see `ModelUnderTest.score_options`."""
-
-        def ask(model: ModelUnderTest, some: list[tuple[str, str]]) -> list[Kept]:
-            scores = model.score_options(some, plain=plain)
-            return [Kept(nats=score.nats, tokens=score.tokens, bytes=score.bytes) for score in scores]
-
-        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask, OPTIONS_AT_ONCE)
+        answers = self._answers(
+            [["score", plain, *pair] for pair in pairs],
+            pairs,
+            lambda model, some: [Kept("", *score) for score in model.score_options(some, plain=plain)],
+            OPTIONS_AT_ONCE,
+        )
         return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
 
     def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
         """Score samples of a mixture; see `ModelUnderTest.score_samples`."""
-
-        def ask(model: ModelUnderTest, some: list[HeldOut]) -> list[Kept]:
-            found = model.score_samples(some, max_seq_length)
-            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
-
-        keys = [["sample", max_seq_length, sample.prompt, sample.response, sample.text] for sample in samples]
-        return [TextLikelihood(kept.nats, kept.tokens) for kept in self._answers(keys, samples, ask)]
+        answers = self._answers(
+            [["sample", max_seq_length, sample.prompt, sample.response, sample.text] for sample in samples],
+            samples,
+            lambda model, some: [Kept("", *text) for text in model.score_samples(some, max_seq_length)],
+        )
+        return [TextLikelihood(kept.nats, kept.tokens) for kept in answers]
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         """Score whole texts, each cut to `max_seq_length` tokens."""
-
-        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
-            found = model.negative_log_likelihoods(some, max_seq_length)
-            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
-
-        answers = self._answers([["text", max_seq_length, text] for text in texts], texts, ask)
+        answers = self._answers(
+            [["text", max_seq_length, text] for text in texts],
+            texts,
+            lambda model, some: [Kept("", *text) for text in model.negative_log_likelihoods(some, max_seq_length)],
+        )
         return [TextLikelihood(kept.nats, kept.tokens) for kept in answers]
 
     def _answers(

@@ -148,14 +148,7 @@ class Evaluation:
             relative=relative,
             next_steps=([ON_TOY] if toy else []) + suggest(verdicts, trained_on.bands["low"], passed),
             lm_eval=values_of({name: found.lm_eval for name, found in models.items()}) if base.lm_eval else None,
-            others={
-                name: OtherAdapter(
-                    headline=outcomes[name].headline,
-                    verdicts=outcomes[name].verdicts,
-                    relative=outcomes[name].relative,
-                )
-                for name in spec.others
-            },
+            others={name: OtherAdapter.model_validate(outcomes[name]._asdict()) for name in spec.others},
             mixture=trained_on,
             contaminated_prompts=self.mixture.find_trained_prompts(self.questions.prompts),
             histograms=self.mixture.read_histograms(),

@@ -8,9 +8,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.chat_layout import ChatLayout, Encoded
 from storage.checkpoint import trained_layout
@@ -22,8 +21,7 @@ from tasks.evals.parameters import BATCH_SIZE
 from tasks.evals.prefixes import Scored, common_prefix
 
 
-@dataclass(frozen=True)
-class OptionScore:
+class OptionScore(NamedTuple):
     """Log-likelihood of a continuation: `nats`, summed over its `tokens` (negative), and its UTF-8 `bytes`."""
 
     nats: float
@@ -36,8 +34,7 @@ class OptionScore:
         return self.nats / self.bytes
 
 
-@dataclass(frozen=True)
-class TextLikelihood:
+class TextLikelihood(NamedTuple):
     """Negative log-likelihood of a whole text: `nats`, summed over its predicted `tokens`."""
 
     nats: float

@@ -116,7 +116,7 @@ def test_a_curve_stays_within_its_frame_and_falls_downwards(results: EvaluationR
     rows = [{"step": step, "kind": "train", "ce": 5.0 - step / 10, "valid_ce": None} for step in range(0, 30, 5)]
     last = {"step": 30, "kind": "valid", "ce": math.nan, "valid_ce": 4.0}  # one point makes no line
     html = render_report(changed(results, training_curve=[*rows, last]))
-    ((kind, drawn),) = re.findall(r'<polyline class="(\w+)" points="([^"]+)">', html)
+    ((kind, drawn),) = re.findall(r'<polyline class="(train|valid)" points="([^"]+)">', html)
     points = [tuple(map(float, pair.split(","))) for pair in drawn.split()]
     assert kind == "train" and len(points) == 6
     assert all(48 <= x <= 904 and 12 <= y <= 252 for x, y in points)
