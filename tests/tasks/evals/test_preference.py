@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evals.mixture import HeldOut
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore
 from tasks.evals.preference import weigh_scenarios
 from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 from tasks.evals.scorers import parse_choice
@@ -72,12 +71,6 @@ class Judge:
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         return ["Answer: " + next(line[0] for line in prompt.splitlines() if self._word in line) for prompt in prompts]
-
-    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
-        raise NotImplementedError
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        raise AssertionError("no text was to be scored")
 
 
 def questions() -> QuestionSet:
