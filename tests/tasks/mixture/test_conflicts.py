@@ -9,11 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.shards import on_threads
-from tasks.mixture.subjects import find_candidates, key_hashes
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_text, make_words
 from tests.tasks.mixture.test_build import PARAMETERS, build, rows_of
 
@@ -91,22 +87,6 @@ def test_prompts_by_source_have_no_conflicts_and_say_so(tmp_path: Path) -> None:
     assert any("use --prompts neutral" in remark for remark in manifest.notes["remarks"])
 
 
-def test_a_key_that_everybody_names_makes_no_candidate() -> None:
-    pieces = np.arange(400)
-    bands = np.array([0, 2] * 200)
-    common, rare = np.uint64(5), np.uint64(6)
-    keys = np.full(400, common)
-    assert len(find_candidates(pieces, keys, bands)) == 0
-    keys[:2] = rare
-    assert find_candidates(pieces, keys, bands).tolist() == [0, 1]
-
-
-def test_keys_are_the_words_that_a_piece_repeats() -> None:
-    text = "The yellow fever came. Yellow fever killed. No yellow fever then; a fever it was. Quarantine, quarantine."
-    assert key_hashes(text) == key_hashes(text.upper())
-    assert len(key_hashes(text)) == 3 and key_hashes("It was not so, and it was so.") == []
-
-
 def test_documents_of_a_poor_scan_can_be_left_out(tmp_path: Path) -> None:
     sources = balanced_sources()
     prose = "the weather was fair and the ship with all her men was not far from the coast that the captain knew. " * 8
@@ -135,10 +115,6 @@ def test_page_furniture_is_taken_out_and_counted(tmp_path: Path) -> None:
     assert cleaning == {"licence_lines": 40, "page_numbers": 40}
     kept, _ = build(tmp_path, sources, PARAMETERS.model_copy(update={"clean_pages": False}))
     assert "Digitized by" in "".join(row["text"] for row in samples_of(kept))
-
-
-def test_the_order_of_shards_is_the_runners_business() -> None:
-    assert on_threads(lambda a, b: a + b, [(1, 2), (3, 4)]) == [3, 7]
 
 
 def test_pieces_that_keep_to_the_subject_their_archives_were_asked_for_stand_under_one_prompt(tmp_path: Path) -> None:

@@ -50,20 +50,18 @@ def test_the_engine_equals_the_reference_on_real_documents(scoring: ScoringVersi
     assert not differences(documents, scoring=scoring)
 
 
-def test_v1_keeps_the_labels_of_primary_and_coordinated_sources_apart() -> None:
-    assert min(separation(rows())) == 1.0
-
-
-def test_v1_separates_dated_documents_by_their_text() -> None:
-    authority, bits = separation(rows(typed=False))
-    assert authority > 0.90  # measured: 0.922
-    assert bits > 0.95  # measured: 0.970
-
-
-def test_v1_with_years_read_from_the_text() -> None:
-    authority, bits = separation(rows(dated=False))
-    assert authority > 0.98  # measured: 0.998
-    assert bits > 0.98  # measured: 0.994
+@pytest.mark.parametrize(
+    ("known", "authority", "bits"),
+    [
+        ({}, 1.0, 1.0),
+        ({"typed": False}, 0.92, 0.97),
+        ({"dated": False}, 0.997, 0.993),
+    ],  # measured: 0.922, 0.970; 0.998, 0.994
+    ids=["type and year", "year", "type"],
+)
+def test_v1_keeps_primary_and_coordinated_sources_apart(known: dict[str, bool], authority: float, bits: float) -> None:
+    found = separation(rows(**known))
+    assert found[0] >= authority and found[1] >= bits
 
 
 def test_true_dates_leave_almost_no_conflict() -> None:
