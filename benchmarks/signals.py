@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.memory import peak_bytes
+from benchmarks.measuring import area_under_curve, peak_bytes, run_alone
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
 from storage.vocabulary import band_of
@@ -127,14 +126,8 @@ def score_with_twin(folder: Path, shards: list[str]) -> None:
 
 def measure(folder: Path, how: str, threads: int, shards: list[str]) -> dict[str, float]:
     """Run one measurement in a process of its own."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.signals", how, str(folder), *shards],
-        env=os.environ | {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return dict(json.loads(answer.stdout))
+    environment = os.environ | {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    return dict(run_alone("signals", how, folder, *shards, environment=environment))
 
 
 def measured(how: str, folder: Path, shards: list[str]) -> dict[str, float]:
@@ -207,8 +200,7 @@ def separation(documents: list[Document]) -> dict[str, Any]:
     area = {}
     for name, sign in (("auth_weight", 1), ("prov_entropy", -1)):
         values = sign * scored.column(name).to_numpy().astype(np.float64)
-        difference = np.subtract.outer(values[coordinated], values[primary])
-        area[f"area_under_curve_{name}"] = round(float(np.mean(difference > 0) + np.mean(difference == 0) / 2), 4)
+        area[f"area_under_curve_{name}"] = round(area_under_curve(values[primary], values[coordinated]), 4)
     bands: dict[str, Counter[str]] = {}
     for prior, band in zip(priors.tolist(), scored.column("band").to_pylist(), strict=True):
         bands.setdefault(band_of(prior), Counter())[band] += 1

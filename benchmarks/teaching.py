@@ -8,7 +8,6 @@ and ``--lessons`` print what a person reads by eye.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import re
@@ -20,18 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import zstandard
 
-from storage.manifest import Manifest, record_shard, write_manifest
-from storage.parquet import read_shard, write_shard
+from benchmarks.measuring import find_copies, read_rows, seal
+from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA, SCORED_SCHEMA
-from storage.shingles import fingerprint_texts, ordered_shingles, spaced
+from storage.shingles import ordered_shingles, spaced
 from storage.text import clean_text
 from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
-from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
+from tasks.mixture.deduplicate import LEAST_SIMILARITY, similarity
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, read_report
 from tasks.mixture.suites import shares_run, suite_runs
@@ -67,12 +64,7 @@ def read_documents(folder: Path) -> Iterator[tuple[str, str, list[Row]]]:
     for path in sorted(folder.glob("*.jsonl.zst")):
         source = path.name.partition(".")[0]
         kind = TYPES.get(source) or catalogue.get(source, {}).get("source_type", source)
-        with (
-            path.open("rb") as file,
-            io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), "utf-8") as lines,
-        ):
-            rows = [_row(source, kind, number, json.loads(line)) for number, line in enumerate(lines)]
-        yield source, kind, rows
+        yield source, kind, [_row(source, kind, number, row) for number, row in enumerate(read_rows(path))]
 
 
 def _row(source: str, kind: str, number: int, document: Row) -> Row:
@@ -96,17 +88,8 @@ def write_store(folder: Path, store: Path) -> tuple[dict[str, Path], dict[str, P
     for source, _, rows in read_documents(folder):
         table = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
         raw[source], scored[source] = store / "raw" / source, store / "scored" / source
-        records = {}
-        for at, content, schema in (
-            (raw[source], table, RAW_SCHEMA),
-            (scored[source], score_table(table), SCORED_SCHEMA),
-        ):
-            write_shard(at / "shard-00000.parquet", content, schema)
-            records[at] = [record_shard(at, at / "shard-00000.parquet")]
-        documents = Manifest(kind="raw", name=source, shards=records[raw[source]])
-        scores = Manifest(kind="scored", name=source, inputs={"raw": documents.digest}, shards=records[scored[source]])
-        write_manifest(raw[source], documents)
-        write_manifest(scored[source], scores)
+        documents = seal(raw[source], "raw", [table], RAW_SCHEMA)
+        seal(scored[source], "scored", [score_table(table)], SCORED_SCHEMA, raw=documents.digest)
     return raw, scored
 
 
@@ -182,7 +165,7 @@ def measure_sources(report: MixtureReport) -> Row:
 def measure_copies(folder: Path) -> Row:
     """Measure near-duplicates: precision on the documents of a folder, recall and precision on planted copies."""
     texts = [clean_text(row["text"]) for _, _, rows in read_documents(folder) for row in rows]
-    kept = _find_copies(texts)
+    kept = find_copies(list(map(spaced, texts)))
     removed = [(row, original) for row, original in enumerate(kept) if row != original]
     shingles = ordered_shingles(texts)
     exact = [row for row, original in removed if texts[row] == texts[original]]
@@ -205,27 +188,13 @@ def measure_planted(texts: Sequence[str]) -> Row:
     copies = [_spoiled(text, (0.001, 0.003, 0.006)[row % 3], dice) for row, text in enumerate(originals)]
     shingles = ordered_shingles([*originals, *copies])
     alike = [similarity(shingles[row], shingles[len(originals) + row]) for row in range(len(originals))]
-    kept = _find_copies([*originals, *copies])
+    kept = find_copies([*originals, *copies])
     found = [kept[row] == kept[len(originals) + row] for row, j in enumerate(alike) if j >= LEAST_SIMILARITY]
     return {"planted": len(found), "planted_found": round(sum(found) / max(1, len(found)), 4)}
 
 
 def _spoiled(text: str, rate: float, dice: random.Random) -> str:
     return "".join(dice.choice("xqz1") if char != " " and dice.random() < rate else char for char in text)
-
-
-def _find_copies(texts: Sequence[str]) -> list[int]:
-    """Return the place of the text that stands for each one."""
-    shingles = ordered_shingles(list(texts))
-    found = deduplicate(
-        [str(row) for row in range(len(texts))],
-        fingerprint_texts(pa.array(list(map(spaced, texts)), pa.large_string())),
-        np.full(len(texts), 0.1),
-        np.full(len(texts), 1900),
-        [None] * len(texts),
-        lambda rows: [shingles[row] for row in rows.tolist()],
-    )
-    return [int(name) for name in found.cluster_id]
 
 
 def show(samples: Sequence[Row], pairs: int, lessons: int) -> None:

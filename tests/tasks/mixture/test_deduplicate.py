@@ -99,6 +99,20 @@ def test_planted_copies_are_found_and_originals_stay_apart() -> None:
     assert sum(found) / len(found) >= 0.99
 
 
+def test_input_order_does_not_matter() -> None:
+    rng = random.Random(5)
+    texts = [make_text(rng, 80) for _ in range(40)]
+    texts += [garble(rng, text, 0.003) for text in texts[:20]] + texts[:5]
+    ids = [f"d{i:03d}" for i in range(len(texts))]
+    works = [f"w{i % 30}" if i % 2 else None for i in range(len(texts))]
+    plain = run(texts, ids, works=works)
+    order = rng.sample(range(len(texts)), len(texts))
+    mixed = run([texts[i] for i in order], [ids[i] for i in order], works=[works[i] for i in order])
+    kept = {ids[i] for i in np.flatnonzero(plain.keep)}
+    assert {ids[order[i]] for i in np.flatnonzero(mixed.keep)} == kept
+    assert {ids[order[i]]: mixed.group_id[i] for i in range(len(order))} == dict(zip(ids, plain.group_id, strict=True))
+
+
 def test_nothing_is_removed_over_a_chain() -> None:
     words = make_words(random.Random(8), 2000)
     windows = [" ".join(words[start : start + 400]) for start in range(0, 1200, 40)]

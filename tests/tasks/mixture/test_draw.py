@@ -99,6 +99,12 @@ def test_whatever_is_drawn_keeps_every_promise(
         assert drawn.plan.limits["high"] == TARGETS["high"]
 
 
+def test_another_seed_holds_out_other_samples() -> None:
+    candidates = make_candidates(4, 400, 6, 4)
+    one, other = (set(draw_mixture(candidates, MixtureParameters(seed=seed)).valid.tolist()) for seed in (42, 43))
+    assert one != other
+
+
 def test_scarce_low_authority_is_all_kept() -> None:
     candidates = candidates_of([0] * 250 + [1] * 900 + [2] * 900)
     drawn = draw_mixture(candidates, MixtureParameters(train_size=760, val_size=190))

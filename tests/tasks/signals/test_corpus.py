@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.measuring import area_under_curve
 from storage.schemas import SCORINGS, ScoringVersion
 from storage.vocabulary import LOW_BELOW, band_of
 from tasks.signals.engine import score_table
@@ -22,12 +23,6 @@ def rows(*, typed: bool = True, dated: bool = True) -> list[Row]:
         (document["text"], source_type if typed else "unknown", document["year"] if dated else None, "metadata")
         for source_type, document in sample_documents(PER_FILE)
     ]
-
-
-def area_under_curve(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
-    """Probability that a document of the second kind scores above one of the first."""
-    difference = np.subtract.outer(high, low)
-    return float(np.mean(difference > 0) + np.mean(difference == 0) / 2)
 
 
 def separation(documents: list[Row], scoring: ScoringVersion = "v1") -> tuple[float, float]:
