@@ -100,11 +100,11 @@ def _number(value: float | str | None) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Return round values that cover [low, high], about `wanted` of them."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Return round values that cover [low, high], about five of them."""
     if high <= low:
         high = low + max(abs(low) * 0.1, 1e-6)
-    raw = (high - low) / max(1, wanted - 1)
+    raw = (high - low) / 4
     magnitude = 10 ** math.floor(math.log10(raw))
     step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
     start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

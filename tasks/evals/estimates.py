@@ -156,7 +156,7 @@ def perplexity(nats: ArrayLike, tokens: ArrayLike, seed: int = 0) -> Estimate:
 
     `nats` are the negative log-likelihoods of the documents, each summed over its predicted `tokens`.
     """
-    return estimate(_exponential_ratio, *_scored(nats, tokens), seed=seed)
+    return estimate(lambda n, t, axis: np.exp(n.sum(axis) / t.sum(axis)), *_scored(nats, tokens), seed=seed)
 
 
 def perplexity_ratio(base_nats: ArrayLike, adapter_nats: ArrayLike, tokens: ArrayLike, seed: int = 0) -> Estimate:
@@ -225,8 +225,3 @@ def _scored(nats: ArrayLike, tokens: ArrayLike) -> tuple[Floats, Floats]:
     """Leave out the documents of a single token, which have nothing to predict."""
     sums, counts = np.asarray(nats, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
     return sums[counts > 0], counts[counts > 0]
-
-
-def _exponential_ratio(nats: Floats, tokens: Floats, axis: int) -> Floats:
-    ratios: Floats = np.exp(nats.sum(axis) / tokens.sum(axis))
-    return ratios

@@ -218,7 +218,7 @@ class QuestionSet(_Entry):
         }
 
 
-def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, neutral: Path = NEUTRAL) -> QuestionSet:
+def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -> QuestionSet:
     """Read and check all files.
 
     Raises:
@@ -227,8 +227,8 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, n
     return QuestionSet(
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),
-        neutral=_read(neutral, Neutral),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral, PARTS)},
+        neutral=_read(NEUTRAL, Neutral),
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, NEUTRAL, PARTS)},
     )
 
 
