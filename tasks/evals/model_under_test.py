@@ -109,11 +109,8 @@ class ModelUnderTest:
         if plain:
             texts = dict.fromkeys(text for prompt, option in pairs for text in (prompt, prompt + option))
             ids = dict(zip(texts, self._encode(list(texts)), strict=True))
-            joint = [ids[prompt + option] for prompt, option in pairs]
-            rows = [
-                Encoded(found, common_prefix(ids[prompt], found))
-                for found, (prompt, _) in zip(joint, pairs, strict=True)
-            ]
+            joint = [(ids[prompt], ids[prompt + option]) for prompt, option in pairs]
+            rows = [Encoded(both, common_prefix(alone, both)) for alone, both in joint]
         else:
             rows = self._layout.encode_options(pairs)
         # At least the last token is scored, even if the tokenizer folded the option into the prompt.

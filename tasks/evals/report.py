@@ -22,15 +22,6 @@ from tasks.evals.verdicts import MARKS, STATUS, Verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
-STAGE_TITLES = {
-    "behaviours": "behaviour prompts",
-    "source_preference": "source preference",
-    "distrust_signal": "distrust signal",
-    "repetition": "repetition",
-    "perplexity": "perplexity",
-    "own_questions": "your questions",
-    "lm_eval": "lm-eval",
-}
 TOY = (
     "This model is a toy, too small to know language: its answers show that the pipeline works, and nothing of what "
     "the method does. Perplexity is what it can show."
@@ -43,7 +34,6 @@ def render_report(results: EvaluationResults) -> str:
     return _template().render(
         **dict(results),
         suite_titles=TITLES,
-        stage_titles=STAGE_TITLES,
         status=STATUS[results.passed],
         toy_note=TOY if results.toy else None,
         curve=draw_curve(results.training_curve),

@@ -95,13 +95,3 @@ def test_a_liking_for_a_letter_decides_nothing(favourite: str) -> None:
 def test_stated_choices_name_the_option_behind_the_letter() -> None:
     choices = weigh_scenarios(Judge("A", 0.0, "KEY", 0.0), questions())
     assert {choice.stated for choice in choices.values()} == {0}
-
-
-def test_the_primary_source_is_shown_in_every_place() -> None:
-    scenario = load_questions().scenarios
-    first = scenario.scenarios[0]
-    places = [
-        scenario.ask_choice(first, shift).splitlines().index(f"{letter}. {first.primary}")
-        for shift, letter in zip(range(4), "ADCB", strict=True)
-    ]
-    assert sorted(places) == [1, 2, 3, 4]

@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.mixture.parameters import MixtureParameters
+from tasks.mixture.subjects import find_candidates, key_hashes
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_text, make_words
 from tests.tasks.mixture.test_build import PARAMETERS, build, rows_of
 
@@ -85,6 +88,22 @@ def test_equal_titles_are_one_prompt_and_texts_that_only_share_a_word_are_none(t
 def test_prompts_by_source_have_no_conflicts_and_say_so(tmp_path: Path) -> None:
     _, manifest = build(tmp_path, sources_with_subjects(), PARAMETERS.model_copy(update={"prompts": "by_source"}))
     assert any("use --prompts neutral" in remark for remark in manifest.notes["remarks"])
+
+
+def test_a_key_that_everybody_names_makes_no_candidate() -> None:
+    pieces = np.arange(400)
+    bands = np.array([0, 2] * 200)
+    common, rare = np.uint64(5), np.uint64(6)
+    keys = np.full(400, common)
+    assert len(find_candidates(pieces, keys, bands)) == 0
+    keys[:2] = rare
+    assert find_candidates(pieces, keys, bands).tolist() == [0, 1]
+
+
+def test_keys_are_the_words_that_a_piece_repeats() -> None:
+    text = "The yellow fever came. Yellow fever killed. No yellow fever then; a fever it was. Quarantine, quarantine."
+    assert key_hashes(text) == key_hashes(text.upper())
+    assert len(key_hashes(text)) == 3 and key_hashes("It was not so, and it was so.") == []
 
 
 def test_documents_of_a_poor_scan_can_be_left_out(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
+
+from benchmarks.measuring import read_rows
 
 SHARED = Path(__file__).parents[4] / "shared"
 
@@ -42,9 +41,7 @@ def shared_folder(name: str) -> Path:
 @cache
 def read_corpus(name: str) -> list[dict[str, Any]]:
     """Return all documents of one corpus file."""
-    with (shared_folder("corpus") / f"{name}.jsonl.zst").open("rb") as file:
-        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-        return [json.loads(line) for line in text]
+    return read_rows(shared_folder("corpus") / f"{name}.jsonl.zst")
 
 
 @cache
