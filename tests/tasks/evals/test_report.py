@@ -49,7 +49,7 @@ def results(run_folder: Path, base_model: Path, tmp_path_factory: pytest.TempPat
         "not_drawn": {"auth_weight": bins(), "prov_entropy": bins()},
     }
     (mixture / "metadata.json").write_text(json.dumps({"histograms": histograms}))
-    evaluate(make_spec(run_folder, base_model, mixture, folder / "reports", eval_limit=10))
+    evaluate(make_spec(run_folder, base_model, mixture, folder / "reports"))
     return read_results(folder / "reports")
 
 
