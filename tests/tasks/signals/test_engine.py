@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from storage.errors import ParameterError
 from storage.parquet import read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
-from storage.vocabulary import SOURCE_TYPES
+from storage.vocabulary import SOURCE_TYPES, band_of
 from tasks.signals import engine
 from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
@@ -147,3 +147,11 @@ def test_a_shard_keeps_its_name(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard-00000.parquet", raw_table(["x"]), RAW_SCHEMA)
     with pytest.raises(ParameterError, match=r"same name, not to shard-00001\.parquet"):
         score_shard(tmp_path / "shard-00000.parquet", tmp_path / "scored" / "shard-00001.parquet", None)
+
+
+def test_bands_follow_the_stored_number() -> None:
+    documents: list[Row] = [(text, kind, None, None) for kind in SOURCE_TYPES for text in ("", "CNN", "CNN " * 9)]
+    for row in score_table(table_of(documents)).to_pylist():
+        assert row["band"] == band_of(row["auth_weight"])
+    patent = score_table(table_of([("", "patent_modern", None, None)])).to_pylist()[0]
+    assert patent["band"] == "medium"  # a prior of exactly 0.30

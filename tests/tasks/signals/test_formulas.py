@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from tasks.signals import formulas as f
 from tasks.signals.scan import Counts
 
 counts = st.integers(0, 10_000)
+kinds = st.fixed_dictionaries({kind: st.integers(0, 500) | st.just(0) for kind in EVIDENCE_TYPES})
 years = st.sampled_from([None, 1923, 1969, 1970, 2024, 9999])
 
 
@@ -62,3 +65,17 @@ def test_coordinated_signs_only_raise_authority_and_primary_ones_only_lower_it(
         after = terms(counted(**base | {name: count + more}), year)
         assert sign * (after["text_auth"] - before["text_auth"]) >= -1e-12
         assert sign * (after["text_bits"] - before["text_bits"]) <= 1e-12
+
+
+@given(kinds, years)
+def test_the_chain_rule_of_the_mix_and_its_bounds(found: dict[str, int], year: int | None) -> None:
+    got = terms(counted(**found), year)
+    share, primary_bits = got["primary_share"], got["primary_bits"]
+    group = f.UNEDITABLE_IN_PRINT if year is not None and year < f.OLD_YEAR else f.UNEDITABLE
+    rest = terms(counted(**{kind: count for kind, count in found.items() if kind not in group}), year)["types_bits"]
+    either = -sum(part * math.log2(part) for part in (share, 1 - share) if part > 0)
+    expected = either + share * primary_bits + (1 - share) * rest if any(found.values()) else 0.0
+    assert math.isclose(got["types_bits"], expected, abs_tol=1e-9)
+    assert 0.0 <= primary_bits <= math.log2(len(group)) + 1e-9
+    doubled = terms(counted(**{kind: 2 * count for kind, count in found.items()}), year)
+    assert doubled["primary_bits"] == pytest.approx(primary_bits, abs=1e-9)
