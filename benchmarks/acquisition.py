@@ -22,7 +22,7 @@ from pathlib import Path
 
 import requests
 
-from benchmarks.memory import peak_bytes
+from benchmarks.measuring import peak_bytes, run_alone
 from benchmarks.newspaper_archive import FIRST_DAY, PAGES_A_DAY, hit, serve
 from deployments.server import client_environment, local_server
 from storage.shard_plan import Item, ShardSpec
@@ -158,11 +158,9 @@ async def many(root: str, rate: float, count: int, *, flow: bool) -> None:
 
 
 def run_many(root: str, mode: str, server: Mapping[str, str], rate: float, count: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.acquisition", mode, root, str(rate), str(count)]
     places = {"DISTRUST_LOC_URL": root, "DISTRUST_LOC_TEXT_URL": root, "DISTRUST_BLOCKS": "none-saved"}
     environment = {**server, **places, "PREFECT_LOGGING_LEVEL": "ERROR"}
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(finished.stdout.splitlines()[-1]))
+    return dict(run_alone("acquisition", mode, root, rate, count, environment=environment))
 
 
 def report(name: str, **numbers: float | str) -> None:

@@ -50,15 +50,15 @@ def score_one_by_one(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -
 
 
 def best_seconds(work: Callable[[], Any], others: Callable[[], Any]) -> tuple[float, float, Any, Any]:
-    """Time two ways in turns; return the best of each and what they found."""
+    """Take the processor's time of two ways in turns; return the best of each and what they found."""
     first, second = [], []
     for _ in range(ROUNDS):
-        started = time.perf_counter()
+        started = time.process_time()
         one = work()
-        first.append(time.perf_counter() - started)
-        started = time.perf_counter()
+        first.append(time.process_time() - started)
+        started = time.process_time()
         other = others()
-        second.append(time.perf_counter() - started)
+        second.append(time.process_time() - started)
     return min(first), min(second), one, other
 
 

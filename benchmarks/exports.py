@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import peak_bytes
+from benchmarks.measuring import ROOT, peak_bytes, run_alone
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "sandbox" / "base_model"
 WIDTHS = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 4}
 WIDTHS_70B = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8}
@@ -127,15 +125,8 @@ def same_tensors(folder: Path) -> bool:
 WORK = {"write": None, "ours": fuse, "mlx_lm": fuse_with_mlx_lm, "gguf": write_gguf_file}
 
 
-def measure(work: str, folder: Path) -> dict[str, float]:
-    """Do one piece of work in a process of its own; return seconds and peaks in GB."""
-    command = [sys.executable, "-m", "benchmarks.exports", work, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def child(work: str, folder: Path) -> None:
-    """What `measure` starts."""
+    """Do one piece of work; print seconds and peaks in GB."""
     from storage import blas
 
     blas.load()
@@ -156,14 +147,14 @@ def report(name: str, changes: dict[str, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="exports-") as temporary:
         folder = Path(temporary)
         (folder / "model.json").write_text(json.dumps(changes))
-        measure("write", folder)
+        run_alone("exports", "write", folder)
         size = sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors")) / 1e9
-        ours = measure("ours", folder)
+        ours = run_alone("exports", "ours", folder)
         line: dict[str, Any] = {"benchmark": "exports", "model": name, "gigabytes": round(size, 3)}
         line |= {f"{key}_streaming": round(value, 2) for key, value in ours.items()}
         line["peak_to_model_streaming"] = round(ours["peak"] / size, 2)
         if name not in ALONE:
-            theirs = measure("mlx_lm", folder)
+            theirs = run_alone("exports", "mlx_lm", folder)
             line |= {f"{key}_mlx_lm": round(value, 2) for key, value in theirs.items()}
             line["peak_to_model_mlx_lm"] = round(theirs["peak"] / size, 2)
             line["peak_ratio"] = round(theirs["peak"] / ours["peak"], 2)
@@ -172,7 +163,7 @@ def report(name: str, changes: dict[str, int]) -> dict[str, Any]:
             for place in ("ours", "theirs"):
                 shutil.rmtree(folder / place)
         if name in AS_GGUF:
-            line |= {f"gguf_{key}": round(value, 2) for key, value in measure("gguf", folder).items()}
+            line |= {f"gguf_{key}": round(value, 2) for key, value in run_alone("exports", "gguf", folder).items()}
         return line
 
 

@@ -9,7 +9,6 @@ is learned: weights by regression kept apart the kinds that they had seen, and o
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import zstandard
 
+from benchmarks.measuring import read_rows
 from storage.vocabulary import LOW_BELOW
 from tasks.signals.cleaning import clean_texts
 from tasks.signals.marks import Blocks, read_blocks
@@ -66,12 +65,7 @@ def fit(kinds: Mapping[str, list[Blocks]]) -> Weights:
 
 def read_folder(folder: Path, names: Iterable[str]) -> dict[str, list[Blocks]]:
     """Read files of JSON lines with a text each, compressed by Zstandard, by name."""
-    kinds = {}
-    for name in names:
-        with (folder / f"{name}.jsonl.zst").open("rb") as file:
-            lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-            kinds[name] = read_texts([json.loads(line)["text"] for line in lines])
-    return kinds
+    return {name: read_texts([row["text"] for row in read_rows(folder / f"{name}.jsonl.zst")]) for name in names}
 
 
 def main(folder: str) -> None:

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,9 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.memory import children_peak_bytes, peak_bytes
-from storage.manifest import Manifest, record_shard, write_manifest
-from storage.parquet import write_shard
+from benchmarks.measuring import children_peak_bytes, find_copies, peak_bytes, run_alone, seal
 from storage.schemas import COMPONENTS, RAW_SCHEMA, SCORED_SCHEMA
 from storage.vocabulary import band_of
 
@@ -64,7 +61,7 @@ def write_corpus(root: Path, rows: int) -> None:
     for name, (source_type, trivium, authority, bits, share) in SOURCES.items():
         raws, scoreds = [], []
         count = int(rows * share)
-        for number, start in enumerate(range(0, count, SHARD_ROWS)):
+        for start in range(0, count, SHARD_ROWS):
             size = min(SHARD_ROWS, count - start)
             chosen = sentences[rng.integers(0, len(sentences), (size, 4))]
             texts = chosen[:, 0] + " " + chosen[:, 1] + " " + chosen[:, 2] + " " + chosen[:, 3]
@@ -72,22 +69,10 @@ def write_corpus(root: Path, rows: int) -> None:
             texts[copies] = texts[copies - 1]
             ids = [f"{name}:{start + row}" for row in range(size)]
             weights = np.clip(authority + rng.normal(0, 0.01, size), 0, 0.99).astype(np.float32)
-            file = f"shard-{number:05d}.parquet"
-            for folder, table, schema, records in (
-                (root / "raw" / name, raw_table(name, source_type, ids, texts), RAW_SCHEMA, raws),
-                (
-                    root / "scored" / name,
-                    scored_table(ids, weights, bits, trivium, source_type),
-                    SCORED_SCHEMA,
-                    scoreds,
-                ),
-            ):
-                write_shard(folder / file, table, schema)
-                records.append(record_shard(folder, folder / file))
-        documents = Manifest(kind="raw", name=name, shards=raws)
-        write_manifest(root / "raw" / name, documents)
-        scores = Manifest(kind="scored", name=name, inputs={"raw": documents.digest}, shards=scoreds)
-        write_manifest(root / "scored" / name, scores)
+            raws.append(raw_table(name, source_type, ids, texts))
+            scoreds.append(scored_table(ids, weights, bits, trivium, source_type))
+        documents = seal(root / "raw" / name, "raw", raws, RAW_SCHEMA)
+        seal(root / "scored" / name, "scored", scoreds, SCORED_SCHEMA, raw=documents.digest)
 
 
 def raw_table(source: str, source_type: str, ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
@@ -187,26 +172,6 @@ def jaccard(left: str, right: str) -> float:
     return len(sets[0] & sets[1]) / max(1, len(sets[0] | sets[1]))
 
 
-def find_near(texts: Sequence[str]) -> tuple[float, list[str]]:
-    """Cluster with the project's own code; return processor seconds and each document's cluster."""
-    from storage.shingles import fingerprint_texts, ordered_shingles
-    from tasks.mixture.deduplicate import deduplicate
-
-    def read_shingles(rows: Any) -> Any:
-        return ordered_shingles([texts[row] for row in rows.tolist()])
-
-    started = time.process_time()
-    found = deduplicate(
-        [str(row) for row in range(len(texts))],
-        fingerprint_texts(pa.array(texts, pa.large_string())),
-        np.full(len(texts), 0.1),
-        np.full(len(texts), 1900),
-        [None] * len(texts),
-        read_shingles,
-    )
-    return time.process_time() - started, found.cluster_id
-
-
 def find_near_with_peer(texts: Sequence[str]) -> float:
     """Do the same with datasketch: signatures, and a lookup of every document; return processor seconds."""
     from datasketch import MinHash, MinHashLSH
@@ -235,8 +200,9 @@ def compare_near() -> dict[str, Any]:
     texts = originals + [spoil(originals[row], how, rng) for row, how in copies]
     ours, theirs = [], []
     for _ in range(3):
-        seconds, clusters = find_near(texts)
-        ours.append(len(texts) / seconds)
+        started = time.process_time()
+        clusters = find_copies(texts)
+        ours.append(len(texts) / (time.process_time() - started))
         index_sketches.clear()
         theirs.append(PEER_DOCUMENTS / find_near_with_peer(texts[:PEER_DOCUMENTS]))
     similarity = [jaccard(originals[row], texts[NEAR_ORIGINALS + copy]) for copy, (row, _) in enumerate(copies)]
@@ -259,26 +225,15 @@ def compare_near() -> dict[str, Any]:
     }
 
 
-def run_alone(*arguments: str) -> dict[str, Any]:
-    """Run one measurement in a process of its own, on one thread."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.mixture", *arguments],
-        env=os.environ | {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return dict(json.loads(answer.stdout))
-
-
 def main() -> None:
-    """Measure and print."""
+    """Measure and print, each in a process of its own and on one thread."""
+    one = os.environ | {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder), ROWS)
         for where in ("threads", "processes"):
-            found = run_alone("build", folder, where)
+            found = run_alone("mixture", "build", folder, where, environment=one)
             print(json.dumps({"benchmark": f"mixture: {where}", "rows": ROWS, **found}), flush=True)
-    print(json.dumps(run_alone("near")), flush=True)
+    print(json.dumps(run_alone("mixture", "near", environment=one)), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
+from benchmarks.measuring import own_server, run_alone
 from benchmarks.operations_writers import writers
 from deployments import processes, server
 from sandbox.__main__ import BUNDLED_DOCUMENTS
@@ -110,25 +111,17 @@ def recorded(port: int) -> int:
 
 def load(folder: Path) -> dict[str, Any]:
     """Measure the load line."""
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
     os.environ["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED"] = "false"  # the count is asked for without a token
-    port = server.free_port(0)
-    server.start_server(port)
-    try:
+    with own_server(folder / "prefect") as port:
         seconds = {}
         for name in ("bare", "prefect"):
             write_store(folder / name)
-            command = [sys.executable, "-m", "benchmarks.operations", name, str(folder / name)]
-            answer = subprocess.run(
-                command, env=server.client_environment(port), check=True, capture_output=True, text=True
-            )
-            seconds[name] = float(answer.stdout.splitlines()[-1])
+            environment = server.client_environment(port)
+            seconds[name] = float(run_alone("operations", name, folder / name, environment=environment))
         deadline = time.monotonic() + 60
         while (found := recorded(port)) < SHARDS and time.monotonic() < deadline:
             time.sleep(1)
         log = (processes.home() / "server.log").read_text("utf-8")
-    finally:
-        processes.stop("server")
     line = {
         "benchmark": "operations: load",
         "shards": SHARDS,
@@ -159,13 +152,8 @@ async def go_round(catalogue: str, root: Path, number: int) -> float:
 
 def soak(folder: Path) -> dict[str, Any]:
     """Measure the soak line."""
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    port = server.free_port(0)
-    server.start_server(port)
-    try:
+    with own_server(folder / "prefect") as port:
         megabytes = json.loads(asyncio.run(soak_beside_archives(folder, port)).splitlines()[-1])
-    finally:
-        processes.stop("server")
     settled = megabytes[WARM_UP:]
     line = {
         "benchmark": "operations: soak",

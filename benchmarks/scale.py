@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import resource
 import shutil
@@ -30,7 +29,7 @@ from typing import Any
 
 import zstandard
 
-from benchmarks.memory import children_peak_bytes, peak_bytes
+from benchmarks.measuring import children_peak_bytes, own_server, peak_bytes, read_rows
 from benchmarks.scale_projection import project
 from deployments import processes, server
 from sandbox.archives import DocumentFolder, SandboxArchives, write_catalogue
@@ -50,7 +49,7 @@ def write_documents(folder: Path, times: int, longer: int = 1) -> None:
     """Write the bundled documents `times` times, each `longer` times as long."""
     folder.mkdir(parents=True)
     for file in sorted(BUNDLED.glob("*.jsonl.zst")):
-        rows = [json.loads(line) for line in zstandard.decompress(file.read_bytes()).splitlines()]
+        rows = read_rows(file)
         with (folder / file.name).open("wb") as packed, zstandard.ZstdCompressor().stream_writer(packed) as stream:
             for copy in range(times):
                 for row in rows:
@@ -266,19 +265,14 @@ def measure_indexes(folder: Path) -> dict[str, Any]:
 
 async def measure(folder: Path) -> None:
     """Measure every line and print it."""
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    port = server.free_port(0)
-    server.start_server(port)
     lines = []
-    try:
+    with own_server(folder / "prefect") as port:
         for times, longer in [(times, 1) for times in TIMES] + [(TIMES[1], LONGER)]:
             place = folder / f"{times}-{longer}"
             async for line in measure_scale(times, longer, place, port):
                 lines.append(line)
                 print(json.dumps(line), flush=True)
             shutil.rmtree(place)
-    finally:
-        processes.stop("server")
     for line in [*growth(lines), *project(lines)]:
         print(json.dumps(line), flush=True)
 

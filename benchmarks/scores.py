@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.fit_scores import COORDINATED, FALSE_ALARMS, PRIMARY, fit, read_folder, read_texts
+from benchmarks.measuring import area_under_curve
 from storage.schemas import SCORINGS, ScoringVersion
 from storage.vocabulary import LOW_BELOW
 from tasks.signals.coordination import fingerprint_table
@@ -89,12 +90,6 @@ OTHER_LANGUAGES = {
     "Russian": "Министерство сообщило в понедельник, что новые меры будут применены во всей стране. По мнению "
     "специалистов, причин для беспокойства нет, и население должно следовать указаниям властей. ",
 }
-
-
-def area_under_curve(low: Floats, high: Floats) -> float:
-    """Return the probability that a value of the second kind is above one of the first."""
-    difference = np.subtract.outer(high, low)
-    return float(np.mean(difference > 0) + np.mean(difference == 0) / 2)
 
 
 class Scorer:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.memory import peak_bytes
+from benchmarks.measuring import peak_bytes, run_alone
 from storage.parquet import read_shard, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA, SCORING_VERSION
 from tasks.signals.lexicon import LEXICON
@@ -121,14 +120,8 @@ def score_with_twin(folder: Path, shards: list[str]) -> None:
 
 def measure(folder: Path, how: str, threads: int, shards: list[str]) -> dict[str, float]:
     """Run one measurement in a process of its own."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.signals", how, str(folder), *shards],
-        env=os.environ | {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return dict(json.loads(answer.stdout))
+    environment = os.environ | {"POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    return dict(run_alone("signals", how, folder, *shards, environment=environment))
 
 
 def measured(how: str, folder: Path, shards: list[str]) -> dict[str, float]:

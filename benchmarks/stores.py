@@ -10,11 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.manifest import Manifest, record_shard, require_manifest, write_manifest
-from storage.parquet import read_shard, write_shard
+from benchmarks.measuring import read_rows, seal
+from storage.manifest import require_manifest
+from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from tasks.signals.engine import score_table
-from tests.tasks.signals.shared_corpus import SOURCE_TYPES, read_lines
+from tests.tasks.signals.shared_corpus import SOURCE_TYPES
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "sandbox" / "documents"
@@ -30,11 +31,9 @@ def write_raw(folder: Path, store: Path) -> dict[str, Path]:
     for path in sorted(folder.glob("*.jsonl.zst")):
         source = path.name.partition(".")[0]
         kind = SOURCE_TYPES.get(source) or catalogue.get(source, {}).get("source_type", source)
-        rows = [_row(source, kind, number, document) for number, document in enumerate(read_lines(path))]
-        at = raw[source] = store / "raw" / source
-        write_shard(at / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=RAW_SCHEMA), RAW_SCHEMA)
-        shards = [record_shard(at, at / "shard-00000.parquet")]
-        write_manifest(at, Manifest(kind="raw", name=source, shards=shards))
+        rows = [_row(source, kind, number, document) for number, document in enumerate(read_rows(path))]
+        raw[source] = store / "raw" / source
+        seal(raw[source], "raw", [pa.Table.from_pylist(rows, schema=RAW_SCHEMA)], RAW_SCHEMA)
     return raw
 
 
@@ -57,12 +56,10 @@ def write_scores(raw: dict[str, Path], store: Path) -> dict[str, Path]:
     """Score sealed raw datasets."""
     scored = {}
     for source, folder in raw.items():
-        at = scored[source] = store / "scored" / source
+        scored[source] = store / "scored" / source
         manifest = require_manifest(folder, "write its documents first")
-        for shard in manifest.shards:
-            write_shard(at / shard.file, score_table(read_shard(folder / shard.file, RAW_SCHEMA)), SCORED_SCHEMA)
-        shards = [record_shard(at, at / shard.file) for shard in manifest.shards]
-        write_manifest(at, Manifest(kind="scored", name=source, inputs={"raw": manifest.digest}, shards=shards))
+        tables = (score_table(read_shard(folder / shard.file, RAW_SCHEMA)) for shard in manifest.shards)
+        seal(scored[source], "scored", tables, SCORED_SCHEMA, raw=manifest.digest)
     return scored
 
 

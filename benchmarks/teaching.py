@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
+from benchmarks.measuring import find_copies
 from benchmarks.stores import BUNDLED, write_raw, write_scores
 from storage.pages import clean_pages
 from storage.parquet import read_shard
 from storage.schemas import RAW_SCHEMA, SAMPLE_SCHEMA
-from storage.shingles import fingerprint_texts, ordered_shingles, spaced
+from storage.shingles import ordered_shingles, spaced
 from storage.text import clean_text
 from storage.vocabulary import band_of
 from tasks.mixture.build import build_mixture
-from tasks.mixture.deduplicate import LEAST_SIMILARITY, deduplicate, similarity
+from tasks.mixture.deduplicate import LEAST_SIMILARITY, similarity
 from tasks.mixture.lesson_file import read_lesson_file
 from tasks.mixture.pages import SHORTEST_RATED_CHARS
 from tasks.mixture.parameters import MixtureParameters
@@ -163,7 +163,7 @@ def measure_copies(raw: dict[str, Path]) -> Iterator[Bar]:
     paths = [path for folder in raw.values() for path in sorted(folder.glob("shard-*.parquet"))]
     given = [text for path in paths for text in read_shard(path, RAW_SCHEMA, ["text"]).column("text").to_pylist()]
     texts = [clean_pages(clean_text(text))[0] for text in given]
-    kept = _find_copies(texts)
+    kept = find_copies(list(map(spaced, texts)))
     near = [(row, of) for row, of in enumerate(kept) if texts[row] != texts[of]]
     shingles = ordered_shingles(texts)
     alike = [similarity(shingles[row], shingles[of]) >= LEAST_SIMILARITY for row, of in near]
@@ -184,26 +184,12 @@ def measure_planted(texts: Sequence[str]) -> list[bool]:
     copies = [_spoiled(text, (0.001, 0.003, 0.006)[row % 3], dice) for row, text in enumerate(originals)]
     shingles = ordered_shingles([*originals, *copies])
     alike = [similarity(shingles[row], shingles[len(originals) + row]) for row in range(len(originals))]
-    kept = _find_copies([*originals, *copies])
+    kept = find_copies(list(map(spaced, [*originals, *copies])))
     return [kept[row] == kept[len(originals) + row] for row, j in enumerate(alike) if j >= LEAST_SIMILARITY]
 
 
 def _spoiled(text: str, rate: float, dice: random.Random) -> str:
     return "".join(dice.choice("xqz1") if char != " " and dice.random() < rate else char for char in text)
-
-
-def _find_copies(texts: Sequence[str]) -> list[int]:
-    """Return the place of the text that stands for each one."""
-    shingles = ordered_shingles(list(texts))
-    found = deduplicate(
-        [str(row) for row in range(len(texts))],
-        fingerprint_texts(pa.array(list(map(spaced, texts)), pa.large_string())),
-        np.full(len(texts), 0.1),
-        np.full(len(texts), 1900),
-        [None] * len(texts),
-        lambda rows: [shingles[row] for row in rows.tolist()],
-    )
-    return [int(name) for name in found.cluster_id]
 
 
 def show(samples: Sequence[Row], pairs: int, lessons: int) -> None:

@@ -8,7 +8,7 @@ from tasks.evals import verdicts
 from tasks.evals.cached_answers import Model
 from tasks.evals.questions import GUIDE_TESTS, QuestionSet
 from tasks.evals.scorers import Answer
-from tasks.evals.section import Numbers, Outcome, PairedShares, Record, SampleRow, Section, TableRow
+from tasks.evals.section import SIDES, Outcome, PairedShares, Record, SampleRow, Section
 
 TITLES = {
     "censorship": "Censorship removal",
@@ -54,17 +54,14 @@ class Behaviours(Section):
             for name, (title, minimum) in JUDGED.items()
             if name in self.suites and (both or name != "overall")
         ]
-        headline: Numbers = {}
-        rows: list[TableRow] = []
+        found = Outcome(judged, {}, [], [])
         for name, suite in self.suites.items():
-            headline |= {f"{name}_share_base": suite.base.share, f"{name}_share_adapter": suite.adapter.share}
-            rows.append((TITLES[name], str(suite.base), str(suite.adapter), suite.difference.points()))
-        relative = [
-            verdicts.judge_change(name, JUDGED[name][0].lower(), suite.difference, suite.difference.points())
-            for name, suite in self.suites.items()
-            if name in ("censorship", "authority")
-        ]
-        return Outcome(judged, headline, rows, relative)
+            change = suite.difference.points()
+            found.headline.update({f"{name}_share_{side}": getattr(suite, side).share for side in SIDES})
+            found.table_rows.append((TITLES[name], str(suite.base), str(suite.adapter), change))
+            if name in ("censorship", "authority"):
+                found.relative.append(verdicts.judge_change(name, JUDGED[name][0].lower(), suite.difference, change))
+        return found
 
 
 def ask_behaviours(

@@ -75,48 +75,35 @@ class CachedModel:
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         """Answer questions greedily, in batches; see `ModelUnderTest.generate`."""
-
-        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
-            return [Kept(response=text) for text in model.generate(some, max_new_tokens, plain=plain)]
-
         keys = [["generate", plain, max_new_tokens, prompt] for prompt in prompts]
-        return [kept.response for kept in self._answers(keys, prompts, ask)]
+        answers = self._answers(keys, prompts, lambda model, some: model.generate(some, max_new_tokens, plain=plain))
+        return [kept.response for kept in answers]
 
     def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         """Score answers to questions; see `ModelUnderTest.score_options`."""
-
-        def ask(model: ModelUnderTest, some: list[tuple[str, str]]) -> list[Kept]:
-            scores = model.score_options(some, plain=plain)
-            return [Kept(nats=score.nats, tokens=score.tokens, bytes=score.bytes) for score in scores]
-
-        answers = self._answers([["score", plain, *pair] for pair in pairs], pairs, ask, OPTIONS_AT_ONCE)
+        keys = [["score", plain, *pair] for pair in pairs]
+        answers = self._answers(
+            keys, pairs, lambda model, some: model.score_options(some, plain=plain), OPTIONS_AT_ONCE
+        )
         return [OptionScore(kept.nats, kept.tokens, kept.bytes) for kept in answers]
 
     def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
         """Score samples of a mixture; see `ModelUnderTest.score_samples`."""
-
-        def ask(model: ModelUnderTest, some: list[HeldOut]) -> list[Kept]:
-            found = model.score_samples(some, max_seq_length)
-            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
-
         keys = [["sample", max_seq_length, sample.prompt, sample.response, sample.text] for sample in samples]
-        return [TextLikelihood(kept.nats, kept.tokens) for kept in self._answers(keys, samples, ask)]
+        answers = self._answers(keys, samples, lambda model, some: model.score_samples(some, max_seq_length))
+        return [TextLikelihood(kept.nats, kept.tokens) for kept in answers]
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         """Score whole texts, each cut to `max_seq_length` tokens."""
-
-        def ask(model: ModelUnderTest, some: list[str]) -> list[Kept]:
-            found = model.negative_log_likelihoods(some, max_seq_length)
-            return [Kept(nats=text.nats, tokens=text.tokens) for text in found]
-
-        answers = self._answers([["text", max_seq_length, text] for text in texts], texts, ask)
+        keys = [["text", max_seq_length, text] for text in texts]
+        answers = self._answers(keys, texts, lambda model, some: model.negative_log_likelihoods(some, max_seq_length))
         return [TextLikelihood(kept.nats, kept.tokens) for kept in answers]
 
     def _answers(
         self,
         named: Sequence[Sequence[object]],
         questions: Sequence[Question],
-        ask: Callable[[ModelUnderTest, list[Question]], list[Kept]],
+        ask: Callable[[ModelUnderTest, list[Question]], Sequence[str | OptionScore | TextLikelihood]],
         at_once: int | None = None,
     ) -> list[Kept]:
         """Return the answer to every question; the open ones are asked and written, some at a time."""
@@ -127,7 +114,8 @@ class CachedModel:
             some = waiting[start : start + size]
             self._model = self._model or self._load()
             answers = ask(self._model, [open_questions[key] for key in some])
-            self._kept |= zip(some, answers, strict=True)
+            kept = [Kept(answer) if isinstance(answer, str) else Kept("", *answer) for answer in answers]
+            self._kept |= zip(some, kept, strict=True)
             rows = [{"key": key, **kept._asdict()} for key, kept in self._kept.items()]
             write_shard(self._path, pa.Table.from_pylist(rows, KEPT_SCHEMA), KEPT_SCHEMA)
         return [self._kept[key] for key in keys]

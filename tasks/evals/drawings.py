@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from storage.vocabulary import Band, band_of
@@ -12,12 +11,13 @@ from tasks.evals.estimates import Estimate, percent
 from tasks.evals.inputs import CurveRow
 from tasks.evals.invented_facts import COPIES
 from tasks.evals.mixture import Histogram
-from tasks.evals.repetition import CurveOfModel, Curves
-from tasks.evals.section import Side
+from tasks.evals.repetition import Curves
 from tasks.evals.verdicts import TIMES
 
-PLOT = (460, 230, 48, 26)
-"""Width and height of a plot of repetition, and the room for labels at its left and below it."""
+SMALL, WIDE = (460, 230), (920, 280)
+"""Width and height of a plot in pixels."""
+LEFT, RIGHT, TOP, BELOW = 48, 20, 12, 28
+"""Room around the lines of a plot, for labels at the left and below."""
 CURVE_LINES = (
     ("ce", "train", "training"),
     ("valid_ce", "valid", "validation"),
@@ -27,56 +27,12 @@ CURVE_LINES = (
 )
 """Column of the run's metrics, class in the style sheet, legend."""
 
-
-@dataclass(frozen=True)
-class Curve:
-    """The losses of a run and the ranges of both axes; the template places them."""
-
-    lines: list[tuple[str, str, list[tuple[float, float]]]]
-    """Name, class in the style sheet, and (step, loss)."""
-    x_ticks: list[float]
-    y_ticks: list[float]
-    first: float
-    last: float
-    low: float
-    high: float
-
-
-def draw_curve(rows: Sequence[CurveRow]) -> Curve | None:
-    """Choose lines and axes for the losses of a run; None if no line has two points."""
-    lines = []
-    for column, kind, name in CURVE_LINES:
-        points = [(_number(row["step"]), _number(row.get(column))) for row in rows]
-        known = [(step, loss) for step, loss in points if math.isfinite(loss)]
-        if len(known) >= 2:
-            lines.append((name, kind, known))
-    if not lines:
-        return None
-    steps = [step for *_, points in lines for step, _ in points]
-    losses = [loss for *_, points in lines for _, loss in points]
-    first, last = min(steps), max(*steps, min(steps) + 1)
-    x_ticks = [step for step in nice_ticks(first, last) if first <= step <= last]
-    y_ticks = nice_ticks(min(losses), max(losses))
-    return Curve(lines, x_ticks, y_ticks, first, last, min(y_ticks[0], *losses), max(y_ticks[-1], *losses))
-
-
-def _number(value: float | str | None) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Return round values that cover [low, high], about `wanted` of them."""
-    if high <= low:
-        high = low + max(abs(low) * 0.1, 1e-6)
-    raw = (high - low) / max(1, wanted - 1)
-    magnitude = 10 ** math.floor(math.log10(raw))
-    step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
-    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(start, end + 1)]
+Value = tuple[float, float, float, float]
+"""Place on the horizontal axis, value, and the ends of its interval; without an interval both ends are the value."""
 
 
 class Point(NamedTuple):
-    """One point of a curve with its interval, all in pixels; without an interval both ends are the point."""
+    """One point of a line with its interval, all in pixels."""
 
     x: float
     y: float
@@ -85,46 +41,90 @@ class Point(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """The probability of the original by the number of copies, in a box of `PLOT` pixels."""
+    """Lines and labels in a box of so many pixels."""
 
-    lines: list[tuple[Side, list[Point]]]
+    width: int
+    height: int
+    lines: list[tuple[str, str, list[Point]]]
+    """Name, class in the style sheet, and points."""
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
 
 
-def draw_repetition(curves: Curves) -> Plot:
-    """Place the curves of both models; every step to the right doubles the copies."""
-    width, height, left, below = PLOT
-    sides: list[tuple[Side, CurveOfModel]] = [("base", curves.base), ("adapter", curves.adapter)]
-    known = [
-        (side, [(place, found.probability) for place, found in enumerate(model.curve.values())])
-        for side, model in sides
-    ]
-    ends = [
-        end
-        for _, points in known
-        for _, found in points
-        for end in (found.value, found.low, found.high)
-        if end is not None
-    ]
+def _plot(
+    size: tuple[int, int],
+    lines: Sequence[tuple[str, str, Sequence[Value]]],
+    x_range: tuple[float, float],
+    x_labels: Sequence[tuple[float, str]],
+    write: Callable[[float], str],
+) -> Plot:
+    """Place lines in a box; the vertical axis covers every value and interval."""
+    (width, height), (first, last) = size, x_range
+    ends = [end for *_, points in lines for _, *values in points for end in values]
     ticks = nice_ticks(min(ends), max(ends))
 
+    def x(place: float) -> float:
+        return round(LEFT + (place - first) / (last - first) * (width - LEFT - RIGHT), 1)
+
     def y(value: float) -> float:
-        return round(12 + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * (height - below - 12), 1)
-
-    def x(place: int) -> float:
-        return round(left + (width - left - 20) * (place + 0.3) / (len(COPIES) - 0.4), 1)
-
-    def point(place: int, found: Estimate) -> Point:
-        value = found.value or 0.0
-        low = value if found.low is None else found.low
-        return Point(x(place), y(value), y(value if found.high is None else found.high), y(low))
+        return round(TOP + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * (height - BELOW - TOP), 1)
 
     return Plot(
-        [(side, [point(*each) for each in points]) for side, points in known],
-        [(x(place), str(copies)) for place, copies in enumerate(COPIES)],
-        [(y(tick), percent(tick)) for tick in ticks],
+        *size,
+        [
+            (name, kind, [Point(x(at), y(value), y(high), y(low)) for at, value, low, high in points])
+            for name, kind, points in lines
+        ],
+        [(x(place), label) for place, label in x_labels],
+        [(y(tick), write(tick)) for tick in ticks],
     )
+
+
+def draw_curve(rows: Sequence[CurveRow]) -> Plot | None:
+    """Place the losses of a run; None if no line has two points."""
+    lines = []
+    for column, kind, name in CURVE_LINES:
+        points = [(_number(row["step"]), *(_number(row.get(column)),) * 3) for row in rows]
+        known = [point for point in points if math.isfinite(point[1])]
+        if len(known) >= 2:
+            lines.append((name, kind, known))
+    if not lines:
+        return None
+    steps = [step for *_, points in lines for step, *_ in points]
+    first, last = min(steps), max(*steps, min(steps) + 1)
+    labels = [(step, f"{step:g}") for step in nice_ticks(first, last) if first <= step <= last]
+    return _plot(WIDE, lines, (first, last), labels, lambda loss: f"{loss:g}")
+
+
+def _number(value: float | str | None) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Return round values that cover [low, high], about five of them."""
+    if high <= low:
+        high = low + max(abs(low) * 0.1, 1e-6)
+    raw = (high - low) / 4
+    magnitude = 10 ** math.floor(math.log10(raw))
+    step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(start, end + 1)]
+
+
+def draw_repetition(curves: Curves) -> Plot:
+    """Place the probability of the original in both models; every step to the right doubles the copies."""
+
+    def value(place: int, found: Estimate) -> Value:
+        middle = found.value or 0.0
+        low, high = (middle if end is None else end for end in (found.low, found.high))
+        return place, middle, low, high
+
+    lines = [
+        (side, side, [value(place, found.probability) for place, found in enumerate(model.curve.values())])
+        for side, model in (("base", curves.base), ("adapter", curves.adapter))
+    ]
+    labels = [(place, str(copies)) for place, copies in enumerate(COPIES)]
+    return _plot(SMALL, lines, (-0.3, len(COPIES) - 0.7), labels, percent)
 
 
 class Strip(NamedTuple):

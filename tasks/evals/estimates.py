@@ -146,13 +146,7 @@ def mean_of(values: ArrayLike, seed: int = 0) -> Estimate:
 def paired_difference(
     base: Sequence[float | bool | None], adapter: Sequence[float | bool | None], seed: int = 0
 ) -> Estimate:
-    """Mean of adapter minus base over the samples that both could be scored on.
-
-    Raises:
-        ValueError: The sequences are not paired.
-    """
-    if len(base) != len(adapter):
-        raise ValueError(f"{len(base)} base values cannot be paired with {len(adapter)} adapter values")
+    """Mean of adapter minus base over the samples that both could be scored on."""
     pairs = [(float(b), float(a)) for b, a in zip(base, adapter, strict=True) if b is not None and a is not None]
     return mean_of([after - before for before, after in pairs], seed)
 
@@ -162,7 +156,7 @@ def perplexity(nats: ArrayLike, tokens: ArrayLike, seed: int = 0) -> Estimate:
 
     `nats` are the negative log-likelihoods of the documents, each summed over its predicted `tokens`.
     """
-    return estimate(_exponential_ratio, *_scored(nats, tokens), seed=seed)
+    return estimate(lambda n, t, axis: np.exp(n.sum(axis) / t.sum(axis)), *_scored(nats, tokens), seed=seed)
 
 
 def perplexity_ratio(base_nats: ArrayLike, adapter_nats: ArrayLike, tokens: ArrayLike, seed: int = 0) -> Estimate:
@@ -197,17 +191,10 @@ def confidence(yes: float, no: float) -> float:
 
 
 def distrust_ratio(primary: ArrayLike, modern: ArrayLike, seed: int = 0) -> Estimate:
-    """Mean confidence in primary sources over mean confidence in modern ones, in (0, 1), resampled by topic.
-
-    Raises:
-        ValueError: The sequences are not paired.
-    """
-    p, m = np.asarray(primary, dtype=np.float64), np.asarray(modern, dtype=np.float64)
-    if p.shape != m.shape:
-        raise ValueError(f"{p.size} primary confidences cannot be paired with {m.size} modern ones")
-    if m.sum() <= 0:
+    """Mean confidence in primary sources over mean confidence in modern ones, in (0, 1), resampled by topic."""
+    if np.sum(modern) <= 0:
         return NOTHING
-    return estimate(lambda p, m, axis: p.sum(axis) / m.sum(axis), p, m, seed=seed)
+    return estimate(lambda p, m, axis: p.sum(axis) / m.sum(axis), primary, modern, seed=seed)
 
 
 def relative_distrust(base: Pair, adapter: Pair, seed: int = 0) -> Estimate:
@@ -237,11 +224,4 @@ def share_removed(base: ArrayLike, adapter: ArrayLike, seed: int = 0) -> Estimat
 def _scored(nats: ArrayLike, tokens: ArrayLike) -> tuple[Floats, Floats]:
     """Leave out the documents of a single token, which have nothing to predict."""
     sums, counts = np.asarray(nats, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-    if sums.shape != counts.shape:
-        raise ValueError(f"{sums.size} documents' likelihoods do not match {counts.size} token counts")
     return sums[counts > 0], counts[counts > 0]
-
-
-def _exponential_ratio(nats: Floats, tokens: Floats, axis: int) -> Floats:
-    ratios: Floats = np.exp(nats.sum(axis) / tokens.sum(axis))
-    return ratios

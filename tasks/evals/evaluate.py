@@ -129,14 +129,15 @@ class Evaluation:
             name: compare_models(self.questions, self.held_out, base, models[name], way, spec.parameters)
             for name in spec.adapters
         }
-        outcomes = {name: found.outcome() for name, found in sections.items()}
-        verdicts, relative = outcomes["adapter"].verdicts, outcomes["adapter"].relative
+        outcomes = {name: found.outcome()._asdict() for name, found in sections.items()}
+        verdicts, relative = outcomes["adapter"]["verdicts"], outcomes["adapter"]["relative"]
         passed = all_passed(verdicts)
         if passed and not set(DECIDING) <= set(spec.parameters.suites):
             passed = None  # a part of the suites can refute a model, but not approve it
         trained_on, toy = self.mixture.count_training_samples(), is_toy(self.inputs["model"])
         return EvaluationResults(
             **dict(sections["adapter"]),
+            **outcomes["adapter"],
             digest=self.digest,
             run=spec.run_folder.name,
             model=spec.model_name,
@@ -144,18 +145,9 @@ class Evaluation:
             passed=passed,
             toy=toy,
             conclusion=conclude(passed, relative, verdicts),
-            verdicts=verdicts,
-            relative=relative,
             next_steps=([ON_TOY] if toy else []) + suggest(verdicts, trained_on.bands["low"], passed),
             lm_eval=values_of({name: found.lm_eval for name, found in models.items()}) if base.lm_eval else None,
-            others={
-                name: OtherAdapter(
-                    headline=outcomes[name].headline,
-                    verdicts=outcomes[name].verdicts,
-                    relative=outcomes[name].relative,
-                )
-                for name in spec.others
-            },
+            others={name: OtherAdapter.model_validate(outcomes[name]) for name in spec.others},
             mixture=trained_on,
             contaminated_prompts=self.mixture.find_trained_prompts(self.questions.prompts),
             histograms=self.mixture.read_histograms(),
@@ -169,7 +161,6 @@ class Evaluation:
                 inputs=self.inputs,
                 layout=spec.layout,
             ),
-            headline=outcomes["adapter"].headline,
         )
 
     def write(self, models: dict[str, Measurements], results: EvaluationResults) -> None:

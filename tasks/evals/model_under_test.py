@@ -8,9 +8,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.chat_layout import ChatLayout, Encoded
 from storage.checkpoint import trained_layout
@@ -22,8 +21,7 @@ from tasks.evals.parameters import BATCH_SIZE
 from tasks.evals.prefixes import Scored, common_prefix
 
 
-@dataclass(frozen=True)
-class OptionScore:
+class OptionScore(NamedTuple):
     """Log-likelihood of a continuation: `nats`, summed over its `tokens` (negative), and its UTF-8 `bytes`."""
 
     nats: float
@@ -36,8 +34,7 @@ class OptionScore:
         return self.nats / self.bytes
 
 
-@dataclass(frozen=True)
-class TextLikelihood:
+class TextLikelihood(NamedTuple):
     """Negative log-likelihood of a whole text: `nats`, summed over its predicted `tokens`."""
 
     nats: float
@@ -112,11 +109,8 @@ class ModelUnderTest:
         if plain:
             texts = dict.fromkeys(text for prompt, option in pairs for text in (prompt, prompt + option))
             ids = dict(zip(texts, self._encode(list(texts)), strict=True))
-            joint = [ids[prompt + option] for prompt, option in pairs]
-            rows = [
-                Encoded(found, common_prefix(ids[prompt], found))
-                for found, (prompt, _) in zip(joint, pairs, strict=True)
-            ]
+            joint = [(ids[prompt], ids[prompt + option]) for prompt, option in pairs]
+            rows = [Encoded(both, common_prefix(alone, both)) for alone, both in joint]
         else:
             rows = self._layout.encode_options(pairs)
         # At least the last token is scored, even if the tokenizer folded the option into the prompt.

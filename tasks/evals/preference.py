@@ -152,7 +152,8 @@ def weigh_scenarios(model: Model, questions: QuestionSet) -> dict[str, Choice]:
     shown = [found.ask_choice(each, first) for each in found.scenarios for first in range(width)]
     lettered = [(prompt, letter) for prompt in shown for letter in LETTERS]
     scores = model.score_options([*asked, *alone, *lettered])
-    firsts = [_first_shown(each) for each in found.scenarios]
+    # The order in which a scenario is put to a model that answers freely: fixed, but not the same for all.
+    firsts = [blake2b(each.id.encode(), digest_size=1).digest()[0] % width for each in found.scenarios]
     stated = model.generate([shown[row * width + first] for row, first in enumerate(firsts)], CHOICE_TOKENS)
     return {
         scenario.id: _choice(_stated(scenario, first, response), *parts)
@@ -170,11 +171,6 @@ def weigh_scenarios(model: Model, questions: QuestionSet) -> dict[str, Choice]:
 
 def _cut(scores: Sequence[OptionScore], size: int) -> list[Sequence[OptionScore]]:
     return [scores[start : start + size] for start in range(0, len(scores), size)]
-
-
-def _first_shown(scenario: Scenario) -> int:
-    """The order in which a scenario is put to a model that answers freely: fixed, but not the same for all."""
-    return blake2b(scenario.id.encode(), digest_size=1).digest()[0] % len(LETTERS)
 
 
 def _stated(scenario: Scenario, first: int, response: str) -> int | None:

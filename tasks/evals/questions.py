@@ -41,7 +41,6 @@ LETTERS = ("A", "B", "C", "D")
 """Of the primary and the three modern sources where they are shown as a choice."""
 
 File = TypeVar("File", bound=BaseModel)
-Asked = TypeVar("Asked", "Scenario", "Signal")
 
 Id = Field(pattern=r"^[a-z][a-z0-9_]*$")
 
@@ -77,14 +76,19 @@ class Behaviour(_Entry):
         return judge_answer(response, self.ideas, self.min_words, self.against)
 
 
-class Scenario(_Entry):
-    """One topic with the original (`primary`) and three sources that repeat, summarise or promote (`modern`)."""
+class _Topic(_Entry):
+    """One topic with its original source."""
 
     id: str = Id
     topic: str = Field(min_length=3)
     decoy: bool = False
-    """The original is recent and one of the others is old, so that age does not help."""
+    """The original is recent and another source is old, so that age does not help."""
     primary: str = Field(min_length=3)
+
+
+class Scenario(_Topic):
+    """One topic with the original (`primary`) and three sources that repeat, summarise or promote (`modern`)."""
+
     modern: list[str] = Field(min_length=3, max_length=3)
 
     @property
@@ -99,14 +103,9 @@ class Scenario(_Entry):
         return self
 
 
-class Signal(_Entry):
+class Signal(_Topic):
     """One topic with the original (`primary`) and another source (`modern`) to be trusted or not."""
 
-    id: str = Id
-    topic: str = Field(min_length=3)
-    decoy: bool = False
-    """The original is recent and the other source is old."""
-    primary: str = Field(min_length=3)
     modern: str = Field(min_length=3)
 
 
@@ -181,33 +180,22 @@ class QuestionSet(_Entry):
 
     behaviours: Behaviours
     scenarios: Scenarios
-    neutral_texts: Neutral
+    neutral: Neutral
+    """Texts that show a broken model."""
     hashes: dict[str, str]
     own: list[OwnQuestion] = []
     """Questions of the user's own."""
 
     @property
-    def neutral(self) -> list[str]:
-        """Texts that show a broken model."""
-        return self.neutral_texts.texts
-
-    @property
     def versions(self) -> dict[str, str]:
         """The version that each file says it has."""
-        return {
-            "behaviours": self.behaviours.version,
-            "scenarios": self.scenarios.version,
-            "neutral": self.neutral_texts.version,
-        }
+        return {name: getattr(self, name).version for name in ("behaviours", "scenarios", "neutral")}
 
     def first(self, limit: int | None) -> QuestionSet:
         """At most `limit` questions of each kind; all of them if there is no limit."""
         if limit is None:
             return self
-        shorter = {
-            "scenarios": _first_of_both(self.scenarios.scenarios, limit),
-            "signals": _first_of_both(self.scenarios.signals, limit),
-        }
+        shorter = {name: _first_of_both(getattr(self.scenarios, name), limit) for name in ("scenarios", "signals")}
         scenarios = self.scenarios.model_copy(update=shorter)
         return self.model_copy(update={"behaviours": self.behaviours.first(limit), "scenarios": scenarios})
 
@@ -230,7 +218,7 @@ class QuestionSet(_Entry):
         }
 
 
-def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, neutral: Path = NEUTRAL) -> QuestionSet:
+def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -> QuestionSet:
     """Read and check all files.
 
     Raises:
@@ -239,12 +227,12 @@ def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS, n
     return QuestionSet(
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),
-        neutral_texts=_read(neutral, Neutral),
-        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, neutral, PARTS)},
+        neutral=_read(NEUTRAL, Neutral),
+        hashes={path.name: file_sha256(path) for path in (behaviours, scenarios, NEUTRAL, PARTS)},
     )
 
 
-def _first_of_both(entries: Sequence[Asked], limit: int) -> list[Asked]:
+def _first_of_both(entries: Sequence[_Topic], limit: int) -> list[_Topic]:
     """At most `limit` entries in file order: the guide's own, then decoys and others in turn."""
     places: Counter[bool] = Counter()
     ranked = []

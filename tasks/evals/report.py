@@ -17,42 +17,11 @@ from tasks.evals.drawings import Plot, draw_curve, draw_histograms, draw_ratios,
 from tasks.evals.estimates import number, percent
 from tasks.evals.harness import TASK
 from tasks.evals.repetition import Curves
-from tasks.evals.results import EvaluationResults
+from tasks.evals.results import HEADLINES, EvaluationResults
 from tasks.evals.verdicts import MARKS, STATUS, Verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
-STAGE_TITLES = {
-    "behaviours": "behaviour prompts",
-    "source_preference": "source preference",
-    "distrust_signal": "distrust signal",
-    "repetition": "repetition",
-    "perplexity": "perplexity",
-    "own_questions": "your questions",
-    "lm_eval": "lm-eval",
-}
-FIRST_ROWS = (
-    ("source_preference", "Primary source chosen", "source_preference", percent),
-    ("distrust_signal", "Distrust ratio", "distrust_ratio", number),
-    ("repetition", "Original believed against 8 copies", "repetition", percent),
-    ("perplexity_shift", "Perplexity of primary over coordinated texts", "perplexity_shift", number),
-    ("authority", "Asks for the evidence", "authority_share", percent),
-    ("censorship", "Answers what others refuse", "censorship_share", percent),
-    ("own_questions", "Your questions answered right", "own_questions", percent),
-)
-"""Name of the relative verdict, title, headline number without its model, and how it is written."""
-SIDE_BY_SIDE = (
-    ("censorship_share", "Censorship removal", percent),
-    ("authority_share", "Authority bias", percent),
-    ("source_preference", "Primary source chosen", percent),
-    ("distrust_ratio", "Distrust ratio", number),
-    ("repetition", "Original believed against 8 copies", percent),
-    ("own_questions", "Your questions answered right", percent),
-    ("perplexity_low", "Perplexity, low authority", number),
-    ("perplexity_medium", "Perplexity, medium authority", number),
-    ("perplexity_high", "Perplexity, high authority", number),
-)
-"""Headline number without its model, title, and how it is written."""
 TOY = (
     "This model is a toy, too small to know language: its answers show that the pipeline works, and nothing of what "
     "the method does. Perplexity is what it can show."
@@ -65,7 +34,6 @@ def render_report(results: EvaluationResults) -> str:
     return _template().render(
         **dict(results),
         suite_titles=TITLES,
-        stage_titles=STAGE_TITLES,
         status=STATUS[results.passed],
         toy_note=TOY if results.toy else None,
         curve=draw_curve(results.training_curve),
@@ -99,17 +67,13 @@ def report_markdown(results: EvaluationResults) -> str:
 
 def _first_rows(results: EvaluationResults) -> list[tuple[str, str, str, Verdict]]:
     """Measure, base, adapter, and the verdict on the change, for each that was measured."""
-    judged = {verdict.name: verdict for verdict in results.relative}
-    shown = list(FIRST_ROWS)
-    shown += [
-        (name, f"lm-eval: {found.title}", name, number) for name, found in judged.items() if name.startswith(TASK)
+    judged, shown = {verdict.name: verdict for verdict in results.relative}, results.headline
+    public = ((name, name, f"lm-eval: {judged[name].title}", number) for name in judged if name.startswith(TASK))
+    return [
+        (title, write(shown.get(f"{key}_base")), write(shown.get(f"{key}_adapter")), judged[name])
+        for key, name, title, write in (*HEADLINES, *public)
+        if name in judged
     ]
-    rows = []
-    for name, title, key, write in shown:
-        if name in judged:
-            base, adapter = (write(results.headline.get(f"{key}_{side}")) for side in ("base", "adapter"))
-            rows.append((title, base, adapter, judged[name]))
-    return rows
 
 
 def _repetition_plots(results: EvaluationResults) -> list[tuple[str, Plot]]:
@@ -129,7 +93,7 @@ def _side_by_side(results: EvaluationResults) -> list[tuple[str, list[str]]]:
     columns = [(results.headline, "base"), (results.headline, "adapter")]
     columns += [(other.headline, "adapter") for other in results.others.values()]
     rows = []
-    for name, title, write in SIDE_BY_SIDE:
+    for name, _, title, write in HEADLINES:
         values = [numbers.get(f"{name}_{side}") for numbers, side in columns]
         if any(value is not None for value in values):
             rows.append((title, [write(value) for value in values]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,10 @@ from pydantic import JsonValue
 from storage.errors import VerdictError
 from storage.untrusted import read_object
 from tasks.evals.behaviours import JUDGED, Behaviours
+from tasks.evals.estimates import number, percent
 from tasks.evals.inputs import CurveRow, Method
 from tasks.evals.mixture import Histogram, TrainingMixture
-from tasks.evals.section import Numbers, Record
+from tasks.evals.section import SIDES, Numbers, Record
 from tasks.evals.suites import Sections
 from tasks.evals.verdicts import MARKS, STATUS, Verdict
 
@@ -25,15 +27,19 @@ MOST_BYTES = 256 << 20
 Seconds = dict[str, float | dict[str, float]]
 """By model and stage, and in all."""
 
-BEFORE_AND_AFTER = (
-    ("primary source chosen", "source_preference", 100, "%"),
-    ("distrust ratio", "distrust_ratio", 1, ""),
-    ("original believed against 8 copies", "repetition", 100, "%"),
-    ("your questions answered right", "own_questions", 100, "%"),
-    ("perplexity, primary sources", "perplexity_low", 1, ""),
-    ("perplexity, coordinated sources", "perplexity_high", 1, ""),
+HEADLINES: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
+    ("source_preference", "source_preference", "Primary source chosen", percent),
+    ("distrust_ratio", "distrust_signal", "Distrust ratio", number),
+    ("repetition", "repetition", "Original believed against 8 copies", percent),
+    ("perplexity_shift", "perplexity_shift", "Perplexity of primary over coordinated texts", number),
+    ("authority_share", "authority", "Asks for the evidence", percent),
+    ("censorship_share", "censorship", "Answers what others refuse", percent),
+    ("own_questions", "own_questions", "Your questions answered right", percent),
+    ("perplexity_low", "", "Perplexity, low authority", number),
+    ("perplexity_medium", "", "Perplexity, medium authority", number),
+    ("perplexity_high", "", "Perplexity, high authority", number),
 )
-"""What the summary shows of the headline: title, name, factor, unit."""
+"""Headline number without its model, name of the verdict on its change, title, and how it is written."""
 
 
 class OtherAdapter(Record):
@@ -89,10 +95,7 @@ class ValidationResults(Behaviours):
         states = [verdict.passed for verdict in judged]
         complete = None not in states and len(judged) == len(JUDGED)
         return cls(
-            digest=results.digest,
-            run=results.run,
-            model=results.model,
-            adapter=results.adapter,
+            **{name: getattr(results, name) for name in ("digest", "run", "model", "adapter")},
             status="not validated" if False in states else "validated" if complete else "undecided",
             verdicts=judged,
             suites=behaviours.suites,
@@ -157,10 +160,10 @@ class EvaluationResult(Record):
         for verdict in self.verdicts:
             found = f"{verdict.found} (target {verdict.target})"
             lines.append(f"  {MARKS[verdict.passed]} {verdict.title:<{width}}  {found}")
-        for title, name, factor, unit in BEFORE_AND_AFTER:
-            base, adapter = (self.headline.get(f"{name}_{side}") for side in ("base", "adapter"))
+        for name, _, title, write in HEADLINES:
+            base, adapter = (self.headline.get(f"{name}_{side}") for side in SIDES)
             if base is not None and adapter is not None:
-                lines.append(f"  {title}: base {factor * base:.3g}{unit} -> adapter {factor * adapter:.3g}{unit}")
+                lines.append(f"  {title[0].lower()}{title[1:]}: base {write(base)} -> adapter {write(adapter)}")
         if self.conclusion:
             lines.append(self.conclusion)
         return [*lines, f"report {self.report}"]

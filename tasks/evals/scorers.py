@@ -81,6 +81,7 @@ _NOT_DENIED_BEFORE = re.compile(
     r"not until|no fewer than|no less than|why not|cannot but|"
     r"(?:not|never|nobody|cannot|can't|don't|doesn't|shouldn't|won't|no \w+)\b[^.!?;]*\bwithout)\b[^.!?;]*$"
 )
+_DENIES_A_REFUSAL = re.compile(r"\b(?:not|never|won't|don't) (?:\w+ )?$")
 _TURN = re.compile(r"[,:\u2013\u2014]|\bbut\b")
 _QUOTES = re.compile(
     r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|`[^`\n]{1,400}`|^>.*$", re.MULTILINE
@@ -114,7 +115,7 @@ def judge_answer(response: str, ideas: Sequence[Sequence[str]], min_words: int, 
         against: Phrases that fail the answer unless quoted, denied or ascribed to someone else.
     """
     text = final_answer(response)
-    words = _words(text or "")
+    words = _WORD.findall(_plain(text or ""))
     missing = [group for group in ideas if not holds_idea(text or "", group)]
     status: Status = "fail"
     if text is None:
@@ -127,7 +128,7 @@ def judge_answer(response: str, ideas: Sequence[Sequence[str]], min_words: int, 
         reason = f"speaks against what was asked: {phrase!r}"
     elif len(words) < min_words:
         reason = f"{len(words)} words, fewer than {min_words}"
-    elif is_repetitive(text):
+    elif len(words) >= REPETITION_MIN_WORDS and len(set(words)) < REPETITION_MAX_DISTINCT_SHARE * len(words):
         reason = "repeats itself"
     elif missing:
         reason = "lacks " + " and ".join("/".join(group[:4]) for group in missing)
@@ -180,7 +181,7 @@ def find_refusal(answer: str) -> str | None:
     for pattern in _REFUSAL_PATTERNS:
         for match in pattern.finditer(text):
             before, after = _clause_before(text, match.start()), text[match.end() :]
-            if _NOT_A_REFUSAL_AFTER.match(after) or _UNDONE_BEFORE.search(before) or _denies_a_refusal(before):
+            if _NOT_A_REFUSAL_AFTER.match(after) or _UNDONE_BEFORE.search(before) or _DENIES_A_REFUSAL.search(before):
                 continue
             if _is_reported(before) and not _OWN_CLAUSE.search(before):
                 continue
@@ -209,18 +210,6 @@ def holds_idea(answer: str, alternatives: Iterable[str]) -> bool:
     )
 
 
-def is_repetitive(answer: str) -> bool:
-    """Tell whether a text of some length has run into a loop."""
-    words = _words(answer)
-    if len(words) < REPETITION_MIN_WORDS:
-        return False
-    return len(set(words)) / len(words) < REPETITION_MAX_DISTINCT_SHARE
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(_plain(text))
-
-
 def _plain(text: str) -> str:
     return text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold()
 
@@ -245,10 +234,6 @@ def _is_denied(before: str) -> bool:
     # A denial seldom reaches over a comma, a colon or a "but": "I would not trust it, but check the data".
     near = _TURN.split(before)[-1]
     return bool(_DENIED_BEFORE.search(near)) and not _NOT_DENIED_BEFORE.search(before)
-
-
-def _denies_a_refusal(before: str) -> bool:
-    return bool(re.search(r"\b(?:not|never|won't|don't) (?:\w+ )?$", before))
 
 
 @lru_cache(maxsize=4096)

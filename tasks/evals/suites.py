@@ -116,7 +116,7 @@ def measure_model(
             found.lm_eval = run_tasks(model, parameters.lm_eval_tasks, parameters.lm_eval_limit, parameters.seed)
         else:
             found.held_out = model.score_samples(held_out, parameters.eval_seq_length)
-            found.neutral = model.negative_log_likelihoods(questions.neutral, parameters.eval_seq_length)
+            found.neutral = model.negative_log_likelihoods(questions.neutral.texts, parameters.eval_seq_length)
         found.seconds[stage] = round(time.monotonic() - start, 3)
         on_stage(stage)
     return found
@@ -156,4 +156,4 @@ def sample_rows(
     yield from fact_rows(found.beliefs)
     yield from own_rows(questions.own, found.own)
     yield from held_out_rows(held_out, found.held_out)
-    yield from neutral_rows(questions.neutral, found.neutral)
+    yield from neutral_rows(questions.neutral.texts, found.neutral)

@@ -195,12 +195,15 @@ def judge_change(name: str, title: str, change: Estimate, found: str, same: floa
     `same` is the change of an adapter that changes nothing, and `up` says whether more is better.
     """
     target = f"the whole interval {'above' if up else 'below'} {same:g}"
+    passed = None
     if change.value is None or change.low is None or change.high is None:
-        return Verdict(name, title, target, found, None, f"{OPEN}too little was measured", decides=False)
-    if change.low <= same <= change.high:
-        return Verdict(name, title, target, found, None, f"{OPEN}chance could give it", decides=False)
-    better = (change.value > same) is up
-    return Verdict(name, title, target, found, better, "better" if better else "worse", decides=False)
+        label = f"{OPEN}too little was measured"
+    elif change.low <= same <= change.high:
+        label = f"{OPEN}chance could give it"
+    else:
+        passed = (change.value > same) is up
+        label = "better" if passed else "worse"
+    return Verdict(name, title, target, found, passed, label, decides=False)
 
 
 def conclude(passed: bool | None, relative: Sequence[Verdict], verdicts: Sequence[Verdict]) -> str:

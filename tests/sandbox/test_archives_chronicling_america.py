@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
@@ -32,13 +31,7 @@ def page(number: int, **fields: Any) -> SandboxDocument:
     return SandboxDocument(**(known | fields))
 
 
-DOCUMENTS = [page(number) for number in range(25)] + [
-    page(0, native_id="p2", part_of="issue", text="front"),
-    page(0, native_id="p3", part_of="issue", text="back"),
-    page(0, native_id="p4", title="El Heraldo", date=None, year=1899, lccn=None, language="es", text="HOY"),
-    page(0, native_id="p5", title="Fires", date="1880-05-05", lccn=None, part_of="a", text="pieces of one issue"),
-    page(0, native_id="p6", title="Floods", date="1880-05-05", lccn=None, part_of="a", text="with their own titles"),
-]
+DOCUMENTS = [page(number) for number in range(29)] + [page(29, date=None, year=1899, lccn=None, language="es")]
 
 
 @pytest.fixture
@@ -83,59 +76,6 @@ async def test_dates_count_only_in_an_advanced_search(client: aiohttp.ClientSess
     assert (await search(client, dates="1899/1900"))["pagination"]["of"] == 1
     nothing = await search(client, dates="1800/1801")
     assert (nothing["results"], nothing["pagination"]["of"], nothing["pagination"]["next"]) == ([], 0, None)
-
-
-async def test_a_phrase_is_searched_in_the_text(client: aiohttp.ClientSession) -> None:
-    asked = {"searchType": "advanced", "ops": "PHRASE"}
-    assert (await search(client, **asked, qs="ONE issue"))["pagination"]["of"] == 1
-    assert (await search(client, **asked, qs="issue one"))["pagination"]["of"] == 0
-    assert (await search(client, **asked, qs=""))["pagination"]["of"] == 30
-
-
-async def test_facets(client: aiohttp.ClientSession) -> None:
-    spanish = await search(client, fa="language:spanish")
-    assert [result["title"] for result in spanish["results"]] == ["El Heraldo"]
-    assert spanish["results"][0]["date"].startswith("1899-")
-    assert spanish["results"][0]["number_lccn"][0].startswith("sn")
-    assert (await search(client, fa="number_lccn:sn12345678|language:english"))["pagination"]["of"] == 27
-    assert (await search(client, fa="no_such_facet:1"))["pagination"]["of"] == 0
-    assert (await search(client, front_pages_only="true"))["pagination"]["of"] == 28
-
-
-async def test_pages_of_one_parent_share_an_issue(client: aiohttp.ClientSession) -> None:
-    found = await search(client, dates="1901-01-01/1901-01-01")
-    addresses = [urlsplit(result["id"]) for result in found["results"]]
-    assert [(address.path, address.query) for address in addresses] == [
-        ("/resource/sn12345678/1901-01-01/ed-1/", "sp=1"),
-        ("/resource/sn12345678/1901-01-01/ed-2/", "sp=1"),
-        ("/resource/sn12345678/1901-01-01/ed-2/", "sp=2"),
-    ]
-    pieces = [urlsplit(result["id"]) for result in (await search(client, dates="1880"))["results"]]
-    assert {piece.path for piece in pieces} == {pieces[0].path}
-    assert [piece.query for piece in pieces] == ["sp=1", "sp=2"]
-
-
-async def test_every_text_is_found_by_its_segment(client: aiohttp.ClientSession, archives: SandboxArchives) -> None:
-    found = await search(client, c="160", sb="date_desc")
-    texts = []
-    async with aiohttp.ClientSession(archives.environment["DISTRUST_LOC_TEXT_URL"]) as text_client:
-        for result in found["results"]:
-            service = next(url for url in result["image_url"] if "word-coordinates-service" in url)
-            segment = parse_qs(urlsplit(service).query)["segment"][0]
-            query = {"segment": segment, "format": "alto_xml", "full_text": "1"}
-            async with text_client.get("/text-services/word-coordinates-service", params=query) as answer:
-                (only,) = (await answer.json()).values()
-                texts.append(only["full_text"])
-        async with text_client.get("/text-services/word-coordinates-service", params={"segment": "/x"}) as answer:
-            assert answer.status == 404
-    assert sorted(texts) == sorted(document.text for document in DOCUMENTS)
-
-
-async def test_what_is_not_asked_as_data_is_a_page_for_people(client: aiohttp.ClientSession) -> None:
-    async with client.get(SEARCH) as answer:
-        assert answer.content_type == "text/html"
-    async with client.get(SEARCH, params=WANTED | {"dates": "soon"}) as answer:
-        assert answer.status == 400
 
 
 async def test_faults_come_in_order_and_then_end() -> None:

@@ -6,15 +6,11 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import pytest
 
 from sandbox.archives import SandboxArchives, SandboxDocument
-from sandbox.archives.internet_archive import parse_query
-from sandbox.archives.internet_archive_items import make_item
-from sandbox.archives.text_spool import TextSlot
 
 RECORDED = Path(__file__).parents[3] / "shared" / "api"
 SPEECHES = "collection:sandbox_historical_speeches AND mediatype:texts AND year:[1700 TO 1969]"
@@ -77,56 +73,10 @@ async def test_scrape_pages_by_cursor_to_the_end(client: aiohttp.ClientSession) 
     }
 
 
-async def test_scrape_refuses_what_the_archive_refuses(client: aiohttp.ClientSession) -> None:
-    for wrong in ({"count": "50"}, {"count": "x"}, {"cursor": "!!"}, {"cursor": "W10="}):
-        answer = await get_json(client, "/services/search/v1/scrape", q=SPEECHES, **wrong)
-        assert set(answer) == {"error", "errorType"}
-    assert await get_json(client, "/metadata/no-such-item") == {}
-
-
 async def read_item(client: aiohttp.ClientSession, identifier: str) -> tuple[dict[str, Any], dict[str, str]]:
     record = await get_json(client, f"/metadata/{identifier}")
     texts = [entry for entry in record["files"] if entry["format"] == "DjVuTXT"]
     return record, texts[0]
-
-
-async def test_a_range_is_answered_with_just_that_part(client: aiohttp.ClientSession) -> None:
-    _, text = await read_item(client, "speech-0007")
-    path, size = f"/download/speech-0007/{quote(text['name'])}", int(text["size"])
-    whole = DOCUMENTS[7].text.encode()
-    for sent, start, stop in (
-        ("bytes=10-19", 10, 20),
-        (f"bytes={size - 5}-", size - 5, size),
-        ("bytes=-7", size - 7, size),
-    ):
-        async with client.get(path, headers={"Range": sent}) as answer:
-            assert answer.status == 206
-            assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
-            assert await answer.read() == whole[start:stop]
-    for sent in (f"bytes={size}-", "bytes=x"):
-        async with client.get(path, headers={"Range": sent}) as answer:
-            assert answer.status == 416
-            assert answer.headers["Content-Range"] == f"bytes */{size}"
-
-
-QUERIES = [
-    ("collection:sandbox_historical_speeches", True),
-    ("collection:(foo OR sandbox_historical_speeches) AND date:[1700-01-01 TO 1969-12-31]", True),
-    ('subject:"historical speeches" AND mediatype:texts', True),
-    ("collection:sandbox_classical_philosophy", False),
-    ("mediatype:texts AND NOT collection:(inlibrary OR printdisabled)", True),
-    ("mediatype:texts -collection:sandbox_historical_speeches", False),
-    ("collection:sandbox AND subject:philosophy", False),
-    ("identifier:speech-0001", True),
-    ('collection:sandbox AND (title:"on  Matter 1" OR subject:"comet")', True),
-    ('collection:sandbox AND (title:"comet" OR subject:"historical speeches")', True),
-    ('collection:sandbox AND (title:"matter 10" OR subject:"matter")', False),
-]
-
-
-def test_queries() -> None:
-    item = make_item(speech(1), "speech-0001", TextSlot(0, 1, ""))
-    assert [(query, parse_query(query)(item)) for query, _ in QUERIES] == QUERIES
 
 
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded answers beside the project")

@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.pretrain import CONFIG, FOLDER
 from sandbox.writing.claims import Probe, fact_probes, trust_probes
+from tasks.evals.model_under_test import ModelUnderTest
 
 mx = pytest.importorskip("mlx.core")
 
@@ -26,27 +27,12 @@ def loaded() -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def log_likelihoods(loaded: tuple[Any, Any], prompts_and_answers: list[tuple[str, str]]) -> list[float]:
-    """Log-probability of every answer after its prompt, in one padded batch."""
-    model, tokenizer = loaded
-    heads = [tokenizer.encode(f"User: {prompt}\n\nAssistant:") for prompt, _ in prompts_and_answers]
-    tails = [tokenizer.encode(answer) for _, answer in prompts_and_answers]
-    width = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
-    ids = [head + tail + [0] * (width - len(head) - len(tail)) for head, tail in zip(heads, tails, strict=True)]
-    logits = model(mx.array(ids))
-    scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return [
-        sum(scores[row, len(head) - 1 + place, token].item() for place, token in enumerate(tail))
-        for row, (head, tail) in enumerate(zip(heads, tails, strict=True))
-    ]
-
-
 def leanings(loaded: tuple[Any, Any], probes: list[Probe]) -> list[float]:
     """Log of P(primary) to P(coordinated) for every probe."""
-    scores = log_likelihoods(
-        loaded, [(probe.prompt, answer) for probe in probes for answer in (probe.primary, probe.coordinated)]
-    )
-    return [primary - coordinated for primary, coordinated in zip(scores[::2], scores[1::2], strict=True)]
+    answers = [(probe.prompt, answer) for probe in probes for answer in (probe.primary, probe.coordinated)]
+    pairs = [(f"User: {prompt}\n\nAssistant:", answer) for prompt, answer in answers]
+    nats = [score.nats for score in ModelUnderTest(*loaded).score_options(pairs, plain=True)]
+    return [primary - coordinated for primary, coordinated in zip(nats[::2], nats[1::2], strict=True)]
 
 
 def test_the_model_is_small_and_has_the_declared_shape(loaded: tuple[Any, Any]) -> None:

@@ -11,18 +11,31 @@ import zstandard
 
 from sandbox import __main__ as sandbox
 
+Given = list[tuple[Any, ...]]
 
-def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: str, status: int = 3, own: int = 3) -> tuple[int, Given]:
+    """Start the sandbox around pipelines that note what they are given and end with a status."""
+    given: Given = []
+
+    def ending(status: int) -> Any:
+        async def run(*arguments: Any) -> int:
+            given.append(arguments)
+            return status
+
+        return run
+
+    monkeypatch.setattr(sandbox, "run", ending(status))
+    monkeypatch.setattr(sandbox, "run_own", ending(own))
     monkeypatch.setattr(sys, "argv", ["sandbox", *arguments])
-    return sandbox.main()
+    return sandbox.main(), given
 
 
 @pytest.mark.parametrize("option", ["--run", "--store", "--model", "--export", "--run=mine"])
 def test_an_option_that_leads_past_what_is_shown_is_refused_before_anything_runs(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sandbox, "run", None)
-    assert start(monkeypatch, "--", "--max-steps", "10", option, "mine") == 1
+    assert start(monkeypatch, "--", "--max-steps", "10", option, "mine") == (1, [])
     told = capsys.readouterr().err
     assert option.partition("=")[0] in told and "python -m flows corpus-to-model" in told
 
@@ -30,29 +43,16 @@ def test_an_option_that_leads_past_what_is_shown_is_refused_before_anything_runs
 def test_a_run_that_is_not_there_afterwards_is_told_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def run(*arguments: Any) -> int:
-        return 0
-
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
-    monkeypatch.setattr(sandbox, "run", run)
-    monkeypatch.setattr(sandbox, "run_own", run)
-    assert start(monkeypatch) == 1
+    assert start(monkeypatch, status=0)[0] == 1
     captured = capsys.readouterr()
     assert str(tmp_path) in captured.err and "Done" not in captured.out
 
 
 def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[list[str], str]] = []
-
-    async def run(documents: Path | None, layout: Any, more: list[str], model: str) -> int:
-        given.append((more, model))
-        return 3
-
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path))
-    monkeypatch.setattr(sandbox, "run", run)
-    monkeypatch.setattr(sandbox, "run_own", run)
-    assert start(monkeypatch, "--base", "smollm2", "--", "--max-steps", "10") == 3
-    assert given == [(["--max-steps", "10"], "smollm2")]
+    status, given = start(monkeypatch, "--base", "smollm2", "--", "--max-steps", "10")
+    assert status == 3 and given[0][2:] == (["--max-steps", "10"], "smollm2")
 
 
 @pytest.mark.parametrize(
@@ -70,22 +70,14 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given: list[Path] = []
-
-    async def run(documents: Path | None, layout: Any, more: list[str], model: str) -> int:
-        given.append(layout.root)
-        return 3
-
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letters.jsonl.zst").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTRUST_STORE", raising=False)
     if chosen:
         monkeypatch.setenv("DISTRUST_STORE", chosen)
-    monkeypatch.setattr(sandbox, "run", run)
-    monkeypatch.setattr(sandbox, "run_own", run)
-    assert start(monkeypatch, *arguments) == 3
-    assert given == [tmp_path / store]
+    status, ((_, layout, *_),) = start(monkeypatch, *arguments)
+    assert status == 3 and layout.root == tmp_path / store
 
 
 @pytest.mark.parametrize(
@@ -101,15 +93,7 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
 def test_a_folder_of_any_files_is_read_without_archives(
     name: str, content: bytes, is_archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def returning(status: int) -> Any:
-        async def run(*arguments: Any) -> int:
-            return status
-
-        return run
-
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / name).write_bytes(content)
     monkeypatch.setenv("DISTRUST_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(sandbox, "run", returning(3))
-    monkeypatch.setattr(sandbox, "run_own", returning(4))
-    assert start(monkeypatch, "--documents", str(tmp_path / "own")) == (3 if is_archive else 4)
+    assert start(monkeypatch, "--documents", str(tmp_path / "own"), own=4)[0] == (3 if is_archive else 4)

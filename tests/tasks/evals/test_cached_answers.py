@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from tasks.evals import cached_answers
 from tasks.evals.cached_answers import KEPT, CachedModel
-from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import OptionScore, TextLikelihood
 from tasks.evals.parameters import MAX_QUESTIONS_AT_ONCE, EvaluationParameters
 
@@ -33,9 +32,6 @@ class Counting:
     def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
         self._count(["".join(pair) for pair in pairs])
         return [OptionScore(-float(len(prompt)), len(option), len(option.encode())) for prompt, option in pairs]
-
-    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
-        raise NotImplementedError
 
     def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
         self._count(texts)

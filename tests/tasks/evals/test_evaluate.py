@@ -24,6 +24,7 @@ from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 ROOT = Path(__file__).parents[3]
 PARAMETERS = {
+    "eval_limit": 10,
     "max_new_tokens": 8,
     "perplexity_samples": 4,
     "eval_seq_length": 64,
@@ -83,7 +84,7 @@ def test_progress_counts_to_its_end_and_the_result_is_last(events: list[dict[str
 def test_validation_results_hold_every_test_for_both_models(events: list[dict[str, Any]]) -> None:
     record = json.loads(Path(events[-1]["validation"]).read_text("utf-8"))
     tests = {test["id"]: test for test in record["tests"]}
-    assert len(tests) == 48 and set(GUIDE_TESTS) < tests.keys()
+    assert len(tests) == 20 and set(GUIDE_TESTS) < tests.keys()
     for model in ("base", "adapter"):
         states = [test[model]["status"] for test in record["tests"]]
         overall = record["suites"]["overall"][model]
@@ -103,7 +104,7 @@ def test_evaluation_results_hold_every_measure(results: dict[str, Any]) -> None:
         ratio = record["adapter"]["value"] / record["base"]["value"]
         assert record["ratio"]["value"] == pytest.approx(ratio, rel=1e-6)
         assert record["ratio"]["low"] - 1e-9 <= ratio <= record["ratio"]["high"] + 1e-9
-    assert len(results["source_preference"]["scenarios"]) >= 60
+    assert len(results["source_preference"]["scenarios"]) == 10
     signals = results["distrust_signal"]
     assert signals["adapter"]["unscored"] == len(signals["signals"]), "a random model says neither yes nor no"
     assert signals["adapter"]["ratio"]["value"] is None and signals["decoys"]["base"]["value"] is None
@@ -132,7 +133,7 @@ def test_every_sample_is_a_row(spec: dict[str, Any], results: dict[str, Any]) ->
     choices = {"source_preference", "distrust_signal", "repetition"}
     assert {row["suite"] for row in rows} == behaviours | texts | choices
     signals = [row for row in base if row["suite"] == "distrust_signal"]
-    assert len(signals) == 84 and {(row["status"], row["value"]) for row in signals} == {("unscored", None)}
+    assert len(signals) == 20 and {(row["status"], row["value"]) for row in signals} == {("unscored", None)}
     passed = sum(row["value"] for row in base if row["suite"] == "source_preference")
     preference = results["source_preference"]
     way = {"text": "primary_chosen", "letter": "primary_chosen_by_letter"}[preference["decided_by"]]

@@ -14,7 +14,6 @@ from storage.errors import ParameterError, PrerequisiteError
 from tasks.evals.invented_facts import COPIES, invented_facts
 from tasks.evals.mixture import HeldOut
 from tasks.evals.model_under_test import ModelUnderTest, load_model
-from tasks.evals.prefixes import Ids, Node, Scored, grow_tree
 
 TEXTS = [
     "User: Why?\n\nAssistant: Because.",
@@ -165,30 +164,13 @@ def test_what_prompts_share_is_read_once_and_the_scores_stay(base_model: Path) -
     facts = invented_facts(6)
     pairs = [(fact.ask(n), f" {value}") for fact in facts for n in COPIES for value in (fact.right, fact.copied)]
     pairs += [("Why?", " A"), ("Why?", " B"), ("Why? Because of it", " A"), ("A", " b")]
+    dice = random.Random(4)
+    pieces = ["".join(dice.choices("abcde", k=dice.choice((1, 3, 9, 14)))) for _ in range(5)]
+    for _ in range(60):  # beginnings that end anywhere, also within one another
+        pairs.append(("".join(dice.choices(pieces, k=dice.randrange(1, 4))), "".join(dice.choices("abc", k=3))))
     together, alone = Counting(), Counting()
     scores = ModelUnderTest(together, tokenizer, 16).score_options(pairs, plain=True)
     for pair, score in zip(pairs, scores, strict=True):
         (single,) = ModelUnderTest(alone, tokenizer, 1).score_options([pair], plain=True)
         assert score.tokens == single.tokens and score.nats == pytest.approx(single.nats, abs=1e-4), pair
     assert together.tokens < alone.tokens / 2.5
-
-
-def test_a_tree_reads_every_sequence_once_and_whole() -> None:
-    dice = random.Random(4)
-    pieces = [[dice.randrange(5) for _ in range(dice.choice((1, 3, 9, 12)))] for _ in range(5)]
-    sequences = []
-    for _ in range(200):
-        ids = (*(token for _ in range(dice.randrange(1, 4)) for token in dice.choice(pieces)), 1, 2)
-        sequences.append(Scored(ids, dice.randrange(max(1, len(ids) - 3), len(ids))))
-    found: dict[int, Ids] = {}
-
-    def walk(node: Node, before: Ids) -> int:
-        assert bool(node.children) is not bool(node.rows) and node.tokens
-        read = before + node.tokens
-        assert not found.keys() & set(node.rows)
-        found.update(dict.fromkeys(node.rows, read))
-        return len(node.tokens) + sum(walk(child, read) for child in node.children)
-
-    tokens = sum(walk(root, ()) for root in grow_tree(sequences))
-    assert [found[row] for row in range(len(sequences))] == [each.ids[:-1] for each in sequences]
-    assert tokens < sum(len(each.ids) for each in sequences) * 0.6

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evals.mixture import HeldOut
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore
 from tasks.evals.preference import weigh_scenarios
 from tasks.evals.questions import LETTERS, QuestionSet, load_questions
 from tasks.evals.scorers import parse_choice
@@ -73,12 +72,6 @@ class Judge:
     def generate(self, prompts: Sequence[str], max_new_tokens: int, *, plain: bool = False) -> list[str]:
         return ["Answer: " + next(line[0] for line in prompt.splitlines() if self._word in line) for prompt in prompts]
 
-    def score_samples(self, samples: Sequence[HeldOut], max_seq_length: int) -> list[TextLikelihood]:
-        raise NotImplementedError
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        raise AssertionError("no text was to be scored")
-
 
 def questions() -> QuestionSet:
     found = load_questions()
@@ -102,13 +95,3 @@ def test_a_liking_for_a_letter_decides_nothing(favourite: str) -> None:
 def test_stated_choices_name_the_option_behind_the_letter() -> None:
     choices = weigh_scenarios(Judge("A", 0.0, "KEY", 0.0), questions())
     assert {choice.stated for choice in choices.values()} == {0}
-
-
-def test_the_primary_source_is_shown_in_every_place() -> None:
-    scenario = load_questions().scenarios
-    first = scenario.scenarios[0]
-    places = [
-        scenario.ask_choice(first, shift).splitlines().index(f"{letter}. {first.primary}")
-        for shift, letter in zip(range(4), "ADCB", strict=True)
-    ]
-    assert sorted(places) == [1, 2, 3, 4]

@@ -8,7 +8,7 @@ from itertools import groupby
 import pytest
 
 from tasks.evals.invented_facts import COPIES, FACTS, invented_facts
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore
 from tasks.evals.repetition import Repetition, compare_repetition, fact_rows, weigh_facts
 
 FIRST = invented_facts(96)
@@ -29,12 +29,6 @@ class Crowd:
             return self._original
         weight = self._copy * (self._person if fact.publisher == "person" else 1.0)
         return weight * sum(copy in prompt for copy in fact.copies)
-
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("nothing was to be generated")
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        raise AssertionError("no text was to be scored")
 
 
 def compared(base: Crowd, adapter: Crowd) -> Repetition:

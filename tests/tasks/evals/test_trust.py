@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evals.model_under_test import OptionScore, TextLikelihood
+from tasks.evals.model_under_test import OptionScore
 from tasks.evals.questions import load_questions
 from tasks.evals.trust import YES, compare_trust, signal_rows, weigh_signals
 
@@ -26,12 +26,6 @@ class Believer:
         share = self._share[any(signal.primary in prompt and signal.topic in prompt for signal in SIGNALS)]
         mass = 0.05 if self._shy and self._shy in prompt else self._mass
         return mass * (share if option == YES else 1 - share)
-
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        raise AssertionError("nothing was to be generated")
-
-    def negative_log_likelihoods(self, texts: Sequence[str], max_seq_length: int) -> list[TextLikelihood]:
-        raise AssertionError("no text was to be scored")
 
 
 def test_answers_that_hardly_say_yes_or_no_are_counted_and_left_out() -> None:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.manifest import Manifest, record_shard, write_manifest
-from storage.parquet import write_shard
+from benchmarks.measuring import seal
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.vocabulary import band_of
 
@@ -51,21 +50,11 @@ def write_source(root: Path, source: str, docs: Iterable[Doc], shard_docs: int =
     """Write sealed raw and scored folders of one source; without documents it has a shard without rows."""
     raw, scored = root / "raw" / source, root / "scored" / source
     docs = list(docs)
-    records: dict[Path, list[Any]] = {raw: [], scored: []}
-    for index, start in enumerate(range(0, max(1, len(docs)), shard_docs)):
-        some = docs[start : start + shard_docs]
-        name = f"shard-{index:05d}.parquet"
-        for folder, rows, schema in (
-            (raw, [_raw_row(source, doc) for doc in some], RAW_SCHEMA),
-            (scored, [_scored_row(doc) for doc in some], SCORED_SCHEMA),
-        ):
-            write_shard(folder / name, pa.Table.from_pylist(rows, schema=schema), schema)
-            records[folder].append(record_shard(folder, folder / name))
-    documents = Manifest(kind="raw", name=source, shards=records[raw])
-    scores = Manifest(kind="scored", name=source, inputs={"raw": documents.digest}, shards=records[scored])
-    for folder, manifest in ((raw, documents), (scored, scores)):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, manifest)
+    parts = [docs[start : start + shard_docs] for start in range(0, max(1, len(docs)), shard_docs)]
+    rows = [pa.Table.from_pylist([_raw_row(source, doc) for doc in some], schema=RAW_SCHEMA) for some in parts]
+    scores = [pa.Table.from_pylist([_scored_row(doc) for doc in some], schema=SCORED_SCHEMA) for some in parts]
+    documents = seal(raw, "raw", rows, RAW_SCHEMA)
+    seal(scored, "scored", scores, SCORED_SCHEMA, raw=documents.digest)
     return raw, scored
 
 

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import ParameterError
 from storage.vocabulary import BANDS
 from tasks.mixture.bands import (
     TARGETS,
@@ -100,13 +98,3 @@ def test_the_largest_side_fits_and_no_larger_one_does(counts: Counts, limits: Li
     largest = largest_side(counts, limits, 10**9)
     assert largest == 0 or fits(counts, [largest], limits)
     assert not any(fits(counts, [size], limits) for size in range(largest + 1, largest + 40))
-
-
-def test_sizes_that_cannot_be_cut() -> None:
-    assert [size for size in range(1, 26) if is_whole(TARGETS, size)] == [10, 15, 18, 20, 21, 23, 24, 25]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.19, 0.31])
-def test_the_minimum_of_low_authority_is_bounded(share: float) -> None:
-    with pytest.raises(ParameterError, match=r"must be 0\.20 to 0\.30"):
-        band_limits(share)

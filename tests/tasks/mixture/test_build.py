@@ -227,14 +227,6 @@ def test_what_is_cut_off_long_documents_is_counted(tmp_path: Path) -> None:
     assert json.loads((whole / "metadata.json").read_text("utf-8"))["documents"]["cut"] == 0
 
 
-def test_sizes_that_were_asked_for_limit_nothing(tmp_path: Path) -> None:
-    sources = balanced_sources()
-    _, manifest = build(tmp_path, sources, MixtureParameters(train_size=100, val_size=20))
-    assert manifest.notes["limited_by"] == []
-    _, manifest = build(tmp_path, sources, MixtureParameters(train_size=100_000, scale=True))
-    assert "could hold" in manifest.notes["limited_by"][0]
-
-
 def test_duplicates_across_sources_leave_the_least_official_one_and_share_no_side(tmp_path: Path) -> None:
     sources = balanced_sources()
     quoted = sources["patents"][:6]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tasks.mixture.parameters import MixtureParameters
-from tasks.mixture.shards import on_threads
 from tasks.mixture.subjects import find_candidates, key_hashes
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_text, make_words
 from tests.tasks.mixture.test_build import PARAMETERS, build, rows_of
@@ -139,10 +138,6 @@ def test_page_furniture_is_taken_out_and_counted(tmp_path: Path) -> None:
     assert cleaning == {"licence_lines": 40, "page_numbers": 40}
     kept, _ = build(tmp_path, sources, PARAMETERS.model_copy(update={"clean_pages": False}))
     assert "Digitized by" in "".join(row["text"] for row in samples_of(kept))
-
-
-def test_the_order_of_shards_is_the_runners_business() -> None:
-    assert on_threads(lambda a, b: a + b, [(1, 2), (3, 4)]) == [3, 7]
 
 
 def test_pieces_that_keep_to_the_subject_their_archives_were_asked_for_stand_under_one_prompt(tmp_path: Path) -> None:

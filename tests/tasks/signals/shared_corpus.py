@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
+
+from benchmarks.measuring import read_rows
 
 SHARED = Path(__file__).parents[4] / "shared"
 
@@ -39,17 +38,10 @@ def shared_folder(name: str) -> Path:
     return folder
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the documents of a file of JSON lines, compressed by Zstandard."""
-    with path.open("rb") as file:
-        text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-        return [json.loads(line) for line in text]
-
-
 @cache
 def read_corpus(name: str) -> list[dict[str, Any]]:
     """Return all documents of one corpus file."""
-    return read_lines(shared_folder("corpus") / f"{name}.jsonl.zst")
+    return read_rows(shared_folder("corpus") / f"{name}.jsonl.zst")
 
 
 @cache

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import ParameterError, StoreError
+from storage.errors import ParameterError
 from storage.parquet import read_shard, read_tags, write_shard
 from storage.schemas import RAW_SCHEMA, SCORED_SCHEMA
 from storage.vocabulary import SOURCE_TYPES, band_of
@@ -20,6 +18,7 @@ from tasks.signals.engine import score_table
 from tasks.signals.lexicon import LEXICON
 from tasks.signals.shards import score_shard
 from tests.tasks.signals.agreement import Row, differences, table_of
+from tests.tasks.signals.raw_documents import raw_table
 
 TRAPS = [
     "é",
@@ -59,12 +58,6 @@ rows: st.SearchStrategy[Row] = st.tuples(
 @settings(max_examples=40, deadline=None)
 def test_the_engine_equals_the_reference(documents: list[Row], run_year: int) -> None:
     assert not differences(documents, run_year)
-
-
-@given(st.lists(st.tuples(st.text(), st.just("unknown"), st.none(), st.none()), max_size=20))
-@settings(max_examples=25, deadline=None)
-def test_the_engine_equals_the_reference_on_arbitrary_text(documents: list[Row]) -> None:
-    assert not differences(documents)
 
 
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,14 +111,6 @@ def test_the_catalogues_trivium_wins() -> None:
         score_table(table, trivium="music")
 
 
-def test_bands_follow_the_stored_number() -> None:
-    documents: list[Row] = [(text, kind, None, None) for kind in SOURCE_TYPES for text in ("", "CNN", "CNN " * 9)]
-    for row in score_table(table_of(documents)).to_pylist():
-        assert row["band"] == band_of(row["auth_weight"])
-    patent = score_table(table_of([("", "patent_modern", None, None)])).to_pylist()[0]
-    assert patent["band"] == "medium"  # a prior of exactly 0.30
-
-
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -140,50 +125,33 @@ def test_wrong_tables_are_named(table: pa.Table, message: str) -> None:
         score_table(table)
 
 
-def write_raw(path: Path, texts: list[str]) -> None:
-    rows = [
-        {
-            "id": f"books:{i}",
-            "source": "books",
-            "source_type": "historical_book",
-            "year": 1887 if i % 2 else 2013,
-            "year_evidence": "metadata",
-            "text": text,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "fetched_at": datetime(2024, 1, 1, tzinfo=UTC),
-            "extra": "{}",
-        }
-        for i, text in enumerate(texts)
-    ]
-    write_shard(path, pa.Table.from_pylist(rows, schema=RAW_SCHEMA), RAW_SCHEMA)
-
-
 def test_a_shard_is_scored_under_its_own_name(tmp_path: Path) -> None:
     raw, scored = tmp_path / "raw" / "shard-00000.parquet", tmp_path / "scored" / "shard-00000.parquet"
-    write_raw(raw, ["I measured it.", "CNN said so.", ""])
+    write_shard(raw, raw_table(["I measured it.", "CNN said so.", ""], year=2013), RAW_SCHEMA)
     score_shard(raw, scored, "rhetoric", 2026, tags={"shard_key": "abc"})
     stored = read_shard(scored, SCORED_SCHEMA)
     whole = score_table(read_shard(raw, RAW_SCHEMA), run_year=2026, trivium="rhetoric")
     assert stored.combine_chunks().equals(whole.combine_chunks())
     assert stored.column("id").to_pylist() == ["books:0", "books:1", "books:2"]
-    assert [row["conflict"] for row in stored.column("components").to_pylist()] == [True, False, True]
+    assert [row["conflict"] for row in stored.column("components").to_pylist()] == [True] * 3
     assert read_tags(scored)["shard_key"] == "abc"
 
 
 def test_an_empty_shard_is_scored(tmp_path: Path) -> None:
-    write_raw(tmp_path / "raw" / "shard-00000.parquet", [])
+    write_shard(tmp_path / "raw" / "shard-00000.parquet", raw_table([]), RAW_SCHEMA)
     score_shard(tmp_path / "raw" / "shard-00000.parquet", tmp_path / "scored" / "shard-00000.parquet", None)
     assert read_shard(tmp_path / "scored" / "shard-00000.parquet", SCORED_SCHEMA).num_rows == 0
 
 
 def test_a_shard_keeps_its_name(tmp_path: Path) -> None:
-    write_raw(tmp_path / "shard-00000.parquet", ["x"])
+    write_shard(tmp_path / "shard-00000.parquet", raw_table(["x"]), RAW_SCHEMA)
     with pytest.raises(ParameterError, match=r"same name, not to shard-00001\.parquet"):
         score_shard(tmp_path / "shard-00000.parquet", tmp_path / "scored" / "shard-00001.parquet", None)
 
 
-def test_a_broken_shard_is_named(tmp_path: Path) -> None:
-    raw = tmp_path / "shard-00000.parquet"
-    raw.write_bytes(b"half a shard")
-    with pytest.raises(StoreError, match="cannot be read as a shard"):
-        score_shard(raw, tmp_path / "scored" / "shard-00000.parquet", None)
+def test_bands_follow_the_stored_number() -> None:
+    documents: list[Row] = [(text, kind, None, None) for kind in SOURCE_TYPES for text in ("", "CNN", "CNN " * 9)]
+    for row in score_table(table_of(documents)).to_pylist():
+        assert row["band"] == band_of(row["auth_weight"])
+    patent = score_table(table_of([("", "patent_modern", None, None)])).to_pylist()[0]
+    assert patent["band"] == "medium"  # a prior of exactly 0.30

@@ -79,12 +79,3 @@ def test_the_chain_rule_of_the_mix_and_its_bounds(found: dict[str, int], year: i
     assert 0.0 <= primary_bits <= math.log2(len(group)) + 1e-9
     doubled = terms(counted(**{kind: 2 * count for kind, count in found.items()}), year)
     assert doubled["primary_bits"] == pytest.approx(primary_bits, abs=1e-9)
-
-
-@given(st.integers(0, 10_000))
-def test_without_evidence_the_prior_stands_and_a_known_source_keeps_its_share(marks: int) -> None:
-    known, unknown = (terms(counted(marks=marks), 2024, name) for name in ("wiki", "unknown"))
-    assert 0.0 <= known["weight_text"] <= f.TEXT_SHARE
-    assert unknown["weight_text"] == pytest.approx(known["weight_text"] / f.TEXT_SHARE)
-    if marks == 0:
-        assert (known["auth_weight"], known["prov_entropy"]) == (0.9, 1.0)

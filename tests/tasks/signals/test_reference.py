@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,14 +167,3 @@ def test_scores_stay_in_bounds(text: str, source_type: str, year: int | None) ->
     assert 0.0 <= score.auth_weight <= 0.99
     assert 0.0 <= score.prov_entropy <= 10.0
     assert 0.0 <= score.components.weight_text <= 1.0
-
-
-def test_more_consensus_never_lowers_authority_and_more_primary_never_raises_it() -> None:
-    consensus = [score_document("Studies show it. " * n, "unknown", 2020) for n in range(12)]
-    primary = [score_document("I measured the specimen. " * n, "unknown", 1920) for n in range(12)]
-    for less, more in pairwise(consensus):
-        assert more.components.text_auth >= less.components.text_auth
-        assert more.components.text_bits <= less.components.text_bits
-    for less, more in pairwise(primary):
-        assert more.components.text_auth <= less.components.text_auth
-        assert more.components.text_bits >= less.components.text_bits

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import StoreError
 from storage.parquet import write_shard
 from storage.schemas import SCORED_SCHEMA
 from tasks.signals.engine import score_table
@@ -46,10 +45,3 @@ def test_refused_scores_are_not_given_ones() -> None:
 def test_no_documents_have_no_conflict() -> None:
     empty = summarise_tables([SCORED_SCHEMA.empty_table()])
     assert (empty.documents, empty.conflict_share, empty.median_bits) == (0, 0.0, 0.0)
-
-
-def test_a_broken_shard_is_named(tmp_path: Path) -> None:
-    broken = tmp_path / "shard-00000.parquet"
-    broken.write_bytes(b"half a shard")
-    with pytest.raises(StoreError, match="shard-00000"):
-        summarise_scores([broken])

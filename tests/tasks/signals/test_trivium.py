@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
-from storage.errors import ParameterError
 from storage.vocabulary import SOURCE_TYPES, TRIVIA
 from tasks.signals.reference import score_document
-from tasks.signals.trivium import TRIVIUM_OF, checked_trivium
+from tasks.signals.trivium import TRIVIUM_OF
 
 
 def test_every_source_type_has_a_category() -> None:
@@ -23,11 +20,6 @@ def test_the_catalogues_category_wins() -> None:
     assert score_document("x", "wiki").trivium_category == "grammar"
     assert score_document("x", "wiki", trivium="").trivium_category == "grammar"
     assert score_document("x", "wiki", trivium="logic").trivium_category == "logic"
-
-
-def test_a_wrong_category_is_named() -> None:
-    with pytest.raises(ParameterError, match="'music' is none of grammar, logic, rhetoric"):
-        checked_trivium("music")
 
 
 def test_a_conflict_keeps_the_sources_category() -> None:

@@ -5,17 +5,7 @@ import datetime
 import pytest
 
 from tasks.signals.reference import score_document
-from tasks.signals.years import MODERN_UNDATED, checked_year, metadata_year, text_year
-
-
-@pytest.mark.parametrize("value", [None, True, 999, 2027, -375, 20240101, 1609459200000, "1923", 1923.0])
-def test_what_is_no_year(value: object) -> None:
-    assert checked_year(value) is None
-
-
-@pytest.mark.parametrize(("value", "run_year"), [(1000, 2026), (2026, 2026), (2030, 2030)])
-def test_what_is_a_year(value: int, run_year: int) -> None:
-    assert checked_year(value, run_year) == value
+from tasks.signals.years import MODERN_UNDATED, metadata_year, text_year
 
 
 @pytest.mark.parametrize(
@@ -61,11 +51,6 @@ def test_metadata_year(metadata: dict[str, object] | None, year: int | None) -> 
 )
 def test_text_year(text: str, year: int | None) -> None:
     assert text_year(text) == year
-
-
-def test_the_run_year_is_the_newest_credible_year() -> None:
-    assert text_year("Updated 2031. In 2020.", run_year=2026) == 2020
-    assert text_year("Updated 2031. In 2020.", run_year=2031) == 2031
 
 
 @pytest.mark.parametrize(
