@@ -49,7 +49,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "corpus-to-model": {
         "--recipe first-try": "some hours, to see it work on real texts",
-        "--path ~/letters --accept-imbalance --max-steps 1000": "a model of your own documents",
+        "--path ~/letters --max-steps 1000": "a model of your own documents",
         "--model auto --max-steps 10000": "the real thing",
     },
     "compare-recipes": {
