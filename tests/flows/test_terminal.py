@@ -131,7 +131,7 @@ def test_a_command_of_one_stage_shows_how_far_it_is_too() -> None:
         Progress("download-letters", "letters").update(
             1, 4, "letters: 1 of 4 documents; 2.00 MB/s; rejected: 1 empty-file"
         )
-        assert screen.getvalue().endswith("25 % letters: 1 of 4 documents; 2.00 MB/s; rejected: 1 empty-file")
+        assert screen.getvalue().endswith("25 % letters: 1 of 4 documents; 2.00 MB/s")
     assert screen.getvalue().endswith(story.CLEAR) and Progress.watcher is None
 
 
