@@ -31,33 +31,10 @@ DOCUMENTS = frozenset({"text", "markdown", "html", "xml", "pdf", "epub", "docx",
 TABLES = frozenset({"csv", "json", "jsonl", "parquet", "sheet"})
 ARCHIVES = frozenset({"zip", "tar"})
 NOT_DOCUMENTS = frozenset(
-    [
-        "py",
-        "js",
-        "ts",
-        "c",
-        "h",
-        "cpp",
-        "java",
-        "go",
-        "rs",
-        "rb",
-        "sh",
-        "bat",
-        "ps1",
-        "css",
-        "scss",
-        "toml",
-        "yaml",
-        "yml",
-        "ini",
-        "cfg",
-        "lock",
-        "map",
-        "sql",
-        "r",
-        "ipynb",
-    ]
+    (
+        *("py", "js", "ts", "c", "h", "cpp", "java", "go", "rs", "rb", "sh", "bat", "ps1", "css", "scss", "toml"),
+        *("yaml", "yml", "ini", "cfg", "lock", "map", "sql", "r", "ipynb"),
+    )
 )
 """Endings of text that nobody wrote to be read."""
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.shard_plan import Item
 from tasks.sources.files.walk import Tree, walk
 
 MOST_NAMED = 5
@@ -55,14 +53,6 @@ def remark_on(tree: Tree) -> str:
         return ""
     more = f" and {len(tree.hidden) - MOST_NAMED} more" if tree.hidden[MOST_NAMED:] else ""
     return f"hidden files are not read: {', '.join(tree.hidden[:MOST_NAMED])}{more}"
-
-
-def old_rejects(item: Item) -> Iterator[tuple[str, str, str]]:
-    """Yield the files that a plan of an earlier version does not read: path, reason and sentence."""
-    if refused := item.data.get("refused"):
-        yield str(refused), "outside-folder", "a link that leads out of the folder"
-    if empty := item.data.get("empty"):
-        yield str(empty), "empty-file", f"{empty} has 0 bytes"
 
 
 def first_faults(faults: list[list[str]]) -> str:
