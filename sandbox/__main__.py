@@ -178,6 +178,8 @@ def main() -> int:
         "--base", choices=RECIPES, default="tiny", help="base model; smollm2 is a real one (135 million parameters)"
     )
     arguments = parser.parse_args()
+    if arguments.documents:  # make hands on a ~ as it is
+        arguments.documents = arguments.documents.expanduser()
     if arguments.documents and not arguments.documents.exists():
         parser.error(f"--documents {arguments.documents.absolute()} does not exist; name a folder or file of documents")
     started = time.monotonic()

@@ -67,6 +67,8 @@ def test_a_folder_becomes_a_model_in_one_step(
     [
         (["--path", "lettres"], "--path: {here}/lettres does not exist; did you mean 'letters'?"),
         (["--path", "letters", "--source-type", "wikis"], "did you mean 'wiki'? 'unknown' is a good answer"),
+        (["letters"], "letters: not an option; for documents of your own: --path letters"),
+        (["--documents", "letters"], "--documents: unknown option; did you mean --path?"),
         (["--path", "letters", "--name", "a/b"], "--name: 'a/b' cannot name a folder"),
         (["--text-column", "body"], "--text-column: it belongs to documents of your own; name them with --path DIR"),
     ],

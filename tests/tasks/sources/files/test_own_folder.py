@@ -139,6 +139,14 @@ async def test_every_file_is_read_or_rejected_with_its_reason(tmp_path: Path) ->
     assert guessed["texts/stray.txt"] == "utf-8 with 1 bytes of windows-1252"
 
 
+async def test_a_column_whose_name_ends_like_one_of_texts_is_taken_if_it_is_the_only_one(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(f"Headline;Article Text;Published\nA Title;{LETTER};1901-02-03\n")
+    (tmp_path / "two.csv").write_text(f"alt_text;caption_text\n{LETTER};{LETTER}\n")
+    documents, rejects, _ = await read(tmp_path)
+    assert [(d.text, d.title, d.date) for d in documents.values()] == [(LETTER, "A Title", "1901-02-03")]
+    assert [(reject.url, reject.reason) for reject in rejects.values()] == [("two.csv", "missing-text")]
+
+
 async def test_a_column_of_texts_may_be_named_and_rows_may_say_their_kind(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("Betreff,Source-Type,year\nA text in a cell,lab_notebook,1901\nAnother,nonsense,\n")
     documents, _, _ = await read(tmp_path, text_column="betreff", source_type="wiki")
