@@ -34,6 +34,10 @@ async def test_a_folder_becomes_documents_and_every_file_is_accounted_for(
     assert "1 too-short: bad/short.txt" in story and "--text-column NAME" in story
     assert "documents were not in UTF-8; their encoding was recognised" in story
 
+    few = await download_corpus(path=str(folder), store=str(tmp_path / "few"), max_samples=5)
+    assert "as many documents as --max-samples 5 allows; a larger one reads the rest" in "\n".join(few.summary())
+    assert "--max-samples" not in story
+
     again = await download_corpus(path=str(folder), store=store)
     assert again.sources[0].reused and again.sources[0].files is not None
     (folder / "zz.txt").write_text("A text that was added to the folder later.")
