@@ -35,7 +35,7 @@ async def test_a_folder_becomes_documents_and_every_file_is_accounted_for(
     assert "documents were not in UTF-8; their encoding was recognised" in story
 
     few = await download_corpus(path=str(folder), store=str(tmp_path / "few"), max_samples=5)
-    assert "as many documents as --max-samples 5 allows; a larger one reads the rest" in "\n".join(few.summary())
+    assert "--max-samples 5 allows no more documents; a larger one reads the rest" in "\n".join(few.summary())
     assert "--max-samples" not in story
 
     again = await download_corpus(path=str(folder), store=store)
