@@ -41,12 +41,7 @@ def find_column(field: str, columns: Iterable[str]) -> str:
 
 
 def guess_columns(columns: Sequence[str], text: str = "") -> Columns:
-    """Map the columns of a table; a table of one column holds texts.
-
-    Args:
-        columns: Their names.
-        text: The column of the text, if it was named.
-    """
+    """Map the columns of a table; `text` is that of the text if it was named, and an only column holds texts."""
     fields = {field: find_column(field, columns) for field in NAMES if field not in ("text", "source_type")}
     alike = [name for name in columns if plain(name).endswith(TEXT_ENDS)] if len(columns) > 1 else columns
     only = alike[0] if len(alike) == 1 else ""

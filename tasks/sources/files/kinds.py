@@ -76,12 +76,7 @@ def unpacked_name(name: str) -> str:
 
 
 def kind_of(head: bytes, name: str, path: Path | None = None) -> str:
-    """Tell the kind of an unpacked file.
-
-    Args:
-        head: Its first bytes.
-        name: Its name.
-        path: Where it is, to look into a zip file.
+    """Tell the kind of an unpacked file by its first bytes and its name; a zip file at `path` is looked into.
 
     Raises:
         Unreadable: It is of no kind that is read.

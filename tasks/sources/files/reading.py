@@ -38,12 +38,7 @@ _STREAMED = ("text", "markdown", "csv", "json", "jsonl", "tar")
 
 
 class FileReader:
-    """Reads the files of one source.
-
-    Args:
-        spec: Its catalogue entry.
-        current_year: No name speaks of a later year.
-    """
+    """Reads the files of one source; no name of a file speaks of a later year than `current_year`."""
 
     def __init__(self, spec: SourceSpec, current_year: int) -> None:
         self.spec = spec
@@ -182,13 +177,7 @@ class FileReader:
             return
 
     def document(self, path: Path, name: str, described: Mapping[str, Any]) -> Row:
-        """Read a file that is one document.
-
-        Args:
-            path: Where it is.
-            name: Its path in the folder.
-            described: What a table beside it says about it.
-        """
+        """Read a file that is one document; `described` is what a table beside it says about it."""
         row: Row = FileRow()
         for row in self.rows(path, name):
             if isinstance(row, FileRow):

@@ -29,13 +29,7 @@ class Descriptions:
     missing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def add(self, table: str, rows: Iterable[Row], files: Sequence[str]) -> bool:
-        """Take a table, if one of its columns names files and none holds texts; tell whether it is one.
-
-        Args:
-            table: Its path in the folder.
-            rows: Its rows.
-            files: The paths of all documents in the folder.
-        """
+        """Take a table, if one of its columns names some of the files and none holds texts; tell whether it is one."""
         kept: list[FileRow] = []
         for row in rows:
             if not isinstance(row, FileRow):

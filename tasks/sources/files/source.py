@@ -17,8 +17,7 @@ from tasks.sources.files.mapping import RowMapper
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import BadLine, Row, Unreadable
 from tasks.sources.files.sidecar import MOST_BYTES, Descriptions
-from tasks.sources.files.sorting import LISTING, Sorted, first_faults, remark_on
-from tasks.sources.files.walk import Tree, walk
+from tasks.sources.files.walk import LISTING, Sorted, Tree, first_faults, remark_on, walk
 from tasks.sources.rows import RangeReader, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 

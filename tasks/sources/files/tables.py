@@ -55,14 +55,9 @@ def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | Ba
 
 
 def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "") -> Iterator[Row]:
-    """Yield the rows of a file in order; a bad line or row in its place.
+    """Yield the rows of a file of a kind, as `kind_of` says, in order; a bad line or row in its place.
 
-    Args:
-        path: The file, packed or not.
-        kind: What it is, as `kind_of` says.
-        cap: The longest line, in bytes.
-        parsers: Where workbooks are read.
-        ending: That of its name.
+    The file may be packed; `cap` is its longest line in bytes, and `ending` that of its name.
 
     Raises:
         Unreadable: The file is broken, or expands too far.
