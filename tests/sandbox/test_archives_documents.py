@@ -109,15 +109,6 @@ def test_a_file_of_no_known_source_is_refused_with_the_known_names(tmp_path: Pat
         list(DocumentFolder(tmp_path))
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="at least one"):
-        DocumentFolder(tmp_path)
-    with pytest.raises(ParameterError, match="at least one"):
-        DocumentFolder(tmp_path / "missing")
-    with pytest.raises(ParameterError, match="no documents"):
-        summarise([])
-
-
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
@@ -139,6 +130,8 @@ def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, lines: list[A
 
 
 def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no documents"):
+        summarise([])
     (tmp_path / "letters.txt").write_text("Dear")
     for folder, told in [
         (tmp_path, r"contains no \*.jsonl.zst files, only letters.txt"),
@@ -147,12 +140,6 @@ def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ParameterError, match=told):
             DocumentFolder(folder)
-
-
-def test_a_file_that_is_not_zstd_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "wikipedia.jsonl.zst").write_bytes(b"plain text")
-    with pytest.raises(ParameterError, match="cannot be unpacked"):
-        list(DocumentFolder(tmp_path))
 
 
 def test_a_small_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,32 +298,17 @@ async def _all(source: Source, items: list[Item]) -> AsyncIterator[Document | Re
             yield outcome
 
 
-async def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+async def test_a_plan_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     for folder in (inside, outside):
         folder.mkdir()
         (folder / "a.jsonl").write_bytes(lines({"text": folder.name}))
-    (inside / "b.jsonl").symlink_to(outside / "a.jsonl")
-    (inside / "c").symlink_to(outside)
-    found = await read(make_spec(inside))
-    rejects = [(one.id, one.reason) for one in found if isinstance(one, Reject)]
-    assert rejects == [("mine:b.jsonl", "outside-folder"), ("mine:c", "outside-folder")]
-    assert [one.text for one in found if isinstance(one, Document)] == ["inside"]
     async with opened(make_spec(inside)) as source:
         size = (outside / "a.jsonl").stat().st_size
         data = {"file": "../outside/a.jsonl", "file_bytes": size, "start": 0, "rows": 1}
         item = Item(native_id="x", url="x", data=data)
         with pytest.raises(SourceUnavailable):
             [outcome async for outcome in source.fetch(item)]
-
-
-@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.gz", ".csv.gz"])
-async def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    monkeypatch.setattr("tasks.sources.files.containers.EXPANSION_FLOOR_BYTES", 2**20)
-    pack = zstandard.compress if suffix.endswith("zst") else gzip.compress
-    (tmp_path / f"a{suffix}").write_bytes(pack(b" " * 8 * 2**20))
-    with pytest.raises(SourceUnavailable, match="expands to more than"):
-        await read(make_spec(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
