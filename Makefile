@@ -50,6 +50,7 @@ $(UV):
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 run: env
+	@$(if $(findstring /,$(MAKECMDGOALS)),$(error a folder of documents is named with DOCUMENTS: make run DOCUMENTS=DIR))
 	@$(PY) -m sandbox --base "$(MODEL)" $(if $(DOCUMENTS),--documents "$(DOCUMENTS)")
 
 up: env

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -81,7 +82,7 @@ def read(name: str, arguments: list[str]) -> tuple[FlowParameters, bool]:
     try:
         parameters, as_json = parse(name, form, arguments, values, exits=False)
     except SettingsError as error:
-        raise BadArguments([*lines, describe_misuse(error)]) from None
+        raise BadArguments([*lines, describe_misuse(error, options)]) from None
     except ValidationError as error:
         lines += describe_bad_values(error)
         # What else is wrong is reported too, as far as it can be checked without the values that cannot be read.
@@ -161,18 +162,23 @@ def options_of(form: type[BaseModel]) -> dict[str, str]:
     return options
 
 
-def correct_options(options: Mapping[str, str], arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+def path_option(options: Mapping[str, str], word: str) -> str | None:
+    """Return the option for documents of one's own, if a flow has it and a word names a file or folder."""
+    return "--path" if "--path" in options and word and Path(word).expanduser().exists() else None
+
+
+def correct_options(options: Mapping[str, str], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Report options that do not exist; also return the arguments as they were probably meant."""
     faults: list[str] = []
     meant: list[str] = []
     skipping = False
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         spelled, equals, value = argument.partition("=")
         if not spelled.startswith("--") or spelled == "--" or spelled in options:
             skipping = skipping and not spelled.startswith("--")
             meant += [] if skipping else [argument]
             continue
-        close = nearest(spelled.lower().replace("_", "-"), options)
+        close = nearest(spelled.lower().replace("_", "-"), options) or path_option(options, value or following)
         hint = f"did you mean {close}?" if close else "--help lists the options"
         faults.append(f"{spelled}: unknown option; {hint}")
         meant += [f"{close}{equals}{value}"] if close else []
@@ -220,11 +226,19 @@ def parse(
     return form(**given | {field: tuple(given[field]) for field in tuples}), options.json_result
 
 
-def describe_misuse(error: SettingsError) -> str:
+def describe_misuse(error: SettingsError, options: Mapping[str, str]) -> str:
     """Say which argument is not understood."""
     message = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
     stray = message.removeprefix("unrecognized arguments: ")
-    return message if stray == message else f"{stray}: not an option; options begin with --, and --help lists them"
+    if stray == message:
+        return message
+    own = path_option(options, stray)
+    hint = (
+        f"for documents of your own: {own} {shlex.quote(stray)}"
+        if own
+        else "options begin with --, and --help lists them"
+    )
+    return f"{stray}: not an option; {hint}"
 
 
 def describe_bad_values(error: ValidationError) -> Iterator[str]:

@@ -67,6 +67,8 @@ async def corpus_to_model(parameters: CorpusToModelParameters) -> PipelineResult
     results: dict[str, Any] = {}
     story = Story()
     layout = await parameters.open_store()  # a wrong name at the last stage is reported before the first
+    if parameters.path and not parameters.sources:  # a folder of one's own need not hold every band of authority
+        parameters = parameters.model_copy(update={"accept_imbalance": True})
 
     if layout.bucket is None and not (layout.run(parameters.run) / RESULT).exists():
         specs = await choose_sources(parameters)

@@ -36,7 +36,7 @@ class DownloadCorpusParameters(FlowParameters):
         "",
         title="Path",
         description="Your own documents: a folder or file of texts, web pages, PDF, e-books, office files, tables and "
-        "archives of them; without sources, nothing else is downloaded.",
+        "archives of them; without sources, nothing else is downloaded, and their shares need no balance.",
     )
     source_type: str = Field(
         "unknown", title="Kind of documents", description="What your own documents are; unknown is a good answer."

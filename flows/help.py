@@ -49,7 +49,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "corpus-to-model": {
         "--recipe first-try": "some hours, to see it work on real texts",
-        "--path ~/letters --accept-imbalance --max-steps 1000": "a model of your own documents",
+        "--path ~/letters --max-steps 1000": "a model of your own documents",
         "--model auto --max-steps 10000": "the real thing",
     },
     "compare-recipes": {
@@ -166,6 +166,7 @@ def next_steps(layout: Layout) -> Iterator[str]:
     if not raw:
         steps["check-setup"] = "is everything there?"
         steps["corpus-to-model --recipe first-try"] = "everything once, in some hours"
+        steps["corpus-to-model --path DIR"] = "a model of your own documents: any files, in any folder"
         steps["download-corpus --dry-run"] = "what the real download takes"
     elif set(raw) - set(scored):
         steps["score-corpus"] = f"{len(set(raw) - set(scored))} sources are not scored yet"

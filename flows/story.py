@@ -29,8 +29,13 @@ STAGES = {
     "export": ("Exporting", "Exported"),
 }
 REDRAW_SECONDS = 0.2
-MOST_NOTES = 6
+MOST_NOTES = 24
 CLEAR = "\r\x1b[K"
+UNEVEN = "Note: the corpus cannot keep the shares"
+COST = (
+    "the model learns these texts, but less about which sources to trust; sources of the missing bands teach that: "
+    "python -m flows download-corpus --list"
+)
 OWN_LOGS = ("prefect.flow_runs", "prefect.task_runs", "distrust")
 
 
@@ -129,6 +134,7 @@ def screen(stream: TextIO, *, quiet: bool) -> Iterator[None]:
     """
     global SCREEN
     SCREEN = own = Screen(stream)
+    Progress.watcher = lambda percent, description: own.show(f"{percent:3.0f} %  {description}")
 
     def passes(record: logging.LogRecord) -> bool:
         is_news = record.name.startswith(OWN_LOGS) or record.levelno >= logging.ERROR
@@ -149,7 +155,7 @@ def screen(stream: TextIO, *, quiet: bool) -> Iterator[None]:
         for handler in handlers:
             handler.removeFilter(passes)
         own.wipe()
-        SCREEN = None
+        SCREEN = Progress.watcher = None
 
 
 def _number(stage: str) -> int:
@@ -181,6 +187,16 @@ def _headline_of_mixture(result: Any) -> str:
     return f"{lines[1].strip() if len(lines) > 1 else lines[0]}{' (unchanged)' if result.reused else ''}"
 
 
+def _uneven_shares(result: Any) -> list[str]:
+    """What a mixture is that could not keep the shares of the method, and what that costs."""
+    lines = result.summary()
+    uneven = [line.removeprefix("Note: ") for line in lines if line.startswith(UNEVEN)]
+    return uneven and [*uneven, *(line for line in lines if " - Target: " in line), COST]
+
+
 HEADLINES: dict[str, Callable[[Any], str]] = {"download": _headline_of_download, "rebalance": _headline_of_mixture}
 """What a stage says in its line, where that is not the first line of its summary."""
-NOTES: dict[str, Callable[[Any], list[str]]] = {"download": _incomplete_sources}
+NOTES: dict[str, Callable[[Any], list[str]]] = {
+    "download": _incomplete_sources,
+    "rebalance": _uneven_shares,
+}

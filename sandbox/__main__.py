@@ -111,13 +111,8 @@ def flow_command(catalogue: Path | None, name: str, store: str, more: list[str],
 
 async def run_own(documents: Path, layout: Layout, more: list[str], model: str) -> int:
     """Run the pipeline on a folder of any files and return its exit status."""
-    print(
-        f"Reading every file of {documents} that holds text; what cannot be read is listed with its reason.\n"
-        "A folder of one's own seldom holds all authority bands: the mixture takes what is there instead of stopping, "
-        "which trains the model on your texts but contrasts sources less.\n",
-        flush=True,
-    )
-    own = ["--path", str(documents.absolute()), "--accept-imbalance"]
+    print(f"Reading every file of {documents} that holds text; what cannot be read is listed with its reason.\n")
+    own = ["--path", str(documents.absolute())]
     with server.local_server() as port:
         return await run_pipeline(
             flow_command(None, chosen_name(documents, model), str(layout.root), [*own, *more], model), port, {}
@@ -183,6 +178,8 @@ def main() -> int:
         "--base", choices=RECIPES, default="tiny", help="base model; smollm2 is a real one (135 million parameters)"
     )
     arguments = parser.parse_args()
+    if arguments.documents:  # make hands on a ~ as it is
+        arguments.documents = arguments.documents.expanduser()
     if arguments.documents and not arguments.documents.exists():
         parser.error(f"--documents {arguments.documents.absolute()} does not exist; name a folder or file of documents")
     started = time.monotonic()

@@ -35,7 +35,7 @@ from tasks.sources.raw_dataset import failed_download as failed_download
 from tasks.sources.raw_dataset import finished_download as finished_download
 from tasks.sources.results import ShardOutcome, SourceOutcome
 from tasks.sources.shards import SourceDownload as SourceDownload
-from tasks.sources.shards import items_per_shard
+from tasks.sources.shards import items_per_shard, most_documents
 from tasks.sources.source import MENDABLE, PASSING
 from tasks.sources.subjects import about
 from tasks.sources.throughput import Throughput
@@ -109,7 +109,8 @@ async def plan_source(download: SourceDownload, layout: Layout, *, refresh: bool
         plan = extend_plan(plan, items, items_per_shard(spec), wanted)
         plan = await asyncio.to_thread(write_plan, folder, _described(download, plan))
     wanted = max(limit, plan.wanted)
-    download.throughput.wanted = min(wanted, plan.items) if spec.item_is_document else wanted
+    most = await asyncio.to_thread(most_documents, spec, plan)
+    download.throughput.wanted = wanted if most is None else min(wanted, most)
     return plan
 
 

@@ -98,26 +98,12 @@ def _number(values: Mapping[str, str], name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast an archive is asked; never part of what is asked for.
-
-    Raises:
-        ParameterError: A value is outside its bounds.
-    """
+    """How fast an archive is asked; never part of what is asked for."""
 
     concurrency: int = 10
     requests_per_second: float = 10.0
     attempts: int = 5
     first_delay_seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.concurrency <= 64:
-            raise ParameterError(f"concurrency {self.concurrency} is outside 1..64")
-        if not 0 < self.requests_per_second <= 1000:
-            raise ParameterError(f"rate limit {self.requests_per_second} is outside (0, 1000] requests per second")
-        if not 1 <= self.attempts <= 20:
-            raise ParameterError(f"attempts {self.attempts} is outside 1..20")
-        if not 0 <= self.first_delay_seconds <= 60:
-            raise ParameterError(f"first delay {self.first_delay_seconds} is outside 0..60 seconds")
 
 
 class _Limits(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.files.sorting import listing_of
+from tasks.sources.files.walk import listing_of
 
 LONGEST_NAME = 40
 NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
@@ -32,10 +32,7 @@ class OwnDocuments:
     text_column: str = ""
 
     def spec(self, taken: Collection[str]) -> SourceSpec:
-        """Return the entry of a catalogue for them; it changes with the files of the folder.
-
-        Args:
-            taken: The names of the catalogue, which an unnamed source does not take.
+        """Return the entry of a catalogue for them, under none of the `taken` names; it changes with the files.
 
         Raises:
             ParameterError: The folder cannot be read.

@@ -195,7 +195,9 @@ def _files_of(spec: SourceSpec, manifest: Manifest, folder: Path) -> FileTable |
     if spec.archive != "local_files":
         return None
     rejects = sorted(path.name for path in folder.glob("rejects-*.parquet"))
-    return tabulate_files(folder, [shard.file for shard in manifest.shards], rejects)
+    table = tabulate_files(folder, [shard.file for shard in manifest.shards], rejects)
+    limit = manifest.parameters["limit"]
+    return table.model_copy(update={"stopped_at": limit if manifest.rows >= limit else 0})
 
 
 def _correct_trivium(folder: Path, spec: SourceSpec) -> None:

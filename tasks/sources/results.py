@@ -48,6 +48,7 @@ class FileTable(_Result):
         rejected: What was not read, by reason, the most frequent first.
         guessed_encodings: Documents that were not in UTF-8.
         undecodable: Documents with letters that could not be decoded.
+        stopped_at: The most documents that were asked for, if there are as many.
     """
 
     files: int
@@ -55,6 +56,7 @@ class FileTable(_Result):
     rejected: list[RejectedFiles]
     guessed_encodings: int = 0
     undecodable: int = 0
+    stopped_at: int = 0
 
     def summary(self) -> list[str]:
         """List files read by kind, and rejects by reason with the first names."""
@@ -64,9 +66,12 @@ class FileTable(_Result):
             lines.append(f"    {self.guessed_encodings:,} documents were not in UTF-8; their encoding was recognised")
         if self.undecodable:
             lines.append(f"    {self.undecodable:,} documents hold letters that could not be decoded (U+FFFD)")
+        if self.stopped_at:
+            lines.append(f"    --max-samples {self.stopped_at:,} allows no more documents; a larger one reads the rest")
         for row in self.rejected:
             more = f" and {row.count - len(row.first):,} more" if row.count > len(row.first) else ""
-            lines.append(f"    rejected {row.count:>5,} {row.reason}: {', '.join(row.first)}{more}; {row.detail}")
+            why = f"the first: {row.detail}" if row.count > 1 else row.detail
+            lines.append(f"    rejected {row.count:>5,} {row.reason}: {', '.join(row.first)}{more}; {why}")
         return lines
 
 

@@ -26,12 +26,8 @@ def map_row(
 ) -> Document | Reject:
     """Read a row by the columns of its catalogue entry.
 
-    Args:
-        row: The row.
-        number: Its number in the stream; it names a row that has no id.
-        spec: The catalogue entry.
-        current_year: No later year is believed.
-        origin: Where the row comes from, for its URL.
+    Its `number` in the stream names a row without an id, and its `origin` is the URL of one without; no year later than
+    `current_year` is believed.
     """
     columns = spec.columns
     row_id = f"{spec.name}:{_text(pick(row, columns.id)) or f'row-{number}'}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from storage.errors import ArchiveBusy
 from storage.parquet import ShardWriter, iterate_rows, open_shard, read_tags
 from storage.schemas import RAW_SCHEMA
-from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardSpec
+from storage.shard_plan import CUT_SHORT, SHARD_KEY, Item, ShardPlan, ShardSpec
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.raw_dataset import Buffer, one_line, read_outcome, read_rejects, storable, write_rejects
 from tasks.sources.results import ShardOutcome
@@ -54,6 +54,16 @@ def items_per_shard(spec: SourceSpec) -> int:
             return 1 if spec.bulk else 200
         case _:
             return max(1, 2000 // spec.rows_per_item)
+
+
+def most_documents(spec: SourceSpec, plan: ShardPlan) -> int | None:
+    """Return how many documents a plan can give at most; none if its items do not say."""
+    if spec.item_is_document:
+        return plan.items
+    if spec.archive != "local_files":
+        return None
+    items = (item.data for shard in plan.shards for item in shard.items)
+    return sum(len(data.get("texts", ())) + int(data.get("rows", 0)) for data in items)
 
 
 @dataclass

@@ -125,6 +125,14 @@ def test_a_stage_is_one_line_that_is_rewritten_and_what_needs_an_eye(monkeypatch
     assert "letters" in pipeline.told[0], "the whole is kept"
 
 
+def test_a_command_of_one_stage_shows_how_far_it_is_too() -> None:
+    screen = Terminal()
+    with story.screen(screen, quiet=False):
+        Progress("download-letters", "letters").update(1, 4, "letters: 1 of 4 documents; 2.00 MB/s")
+        assert screen.getvalue().endswith("25 % letters: 1 of 4 documents; 2.00 MB/s")
+    assert screen.getvalue().endswith(story.CLEAR) and Progress.watcher is None
+
+
 def test_a_stage_that_found_everything_done_says_so() -> None:
     stream = io.StringIO()
     with story.screen(stream, quiet=False):

@@ -130,6 +130,8 @@ def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, lines: list[A
 
 
 def test_a_wrong_folder_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no documents"):
+        summarise([])
     (tmp_path / "letters.txt").write_text("Dear")
     for folder, told in [
         (tmp_path, r"contains no \*.jsonl.zst files, only letters.txt"),

@@ -6,12 +6,9 @@ import tomllib
 from datetime import date
 from pathlib import Path
 
-import pytest
-
 from sandbox.archives import SandboxDocument, summarise, write_catalogue
 from sandbox.archives.documents import ARCHIVE_OF
 from sandbox.archives.hub_rows import REPOSITORIES
-from storage.errors import ParameterError
 from storage.toml import toml_value
 from tasks.sources.catalogue import load_catalogue
 
@@ -80,11 +77,6 @@ def test_a_catalogue_of_the_users_own_is_kept(tmp_path: Path) -> None:
     assert catalogue["wikipedia"].columns.extra == ("url",)
     assert catalogue["arxiv_preprints"] == load_catalogue(base)["arxiv_preprints"]
     assert catalogue["notes"] == load_catalogue(base)["notes"]
-
-
-def test_nothing_to_serve_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="no documents"):
-        write_catalogue(tmp_path / "x.toml", [])
 
 
 def test_values_survive_toml() -> None:

@@ -60,6 +60,7 @@ def test_other_options_of_the_pipeline_are_passed_on(tmp_path: Path, monkeypatch
     [
         ((), None, "data-sandbox"),
         (("--documents", "mine"), None, "data-documents"),
+        (("--documents", "~/mine"), None, "data-documents"),
         ((), "elsewhere", "elsewhere"),
     ],
 )
@@ -73,6 +74,7 @@ def test_a_demonstration_keeps_to_a_store_of_its_own(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letters.jsonl.zst").touch()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DISTRUST_STORE", raising=False)
     if chosen:
         monkeypatch.setenv("DISTRUST_STORE", chosen)

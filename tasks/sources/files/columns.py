@@ -22,6 +22,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "source_type": ("source_type", "kind_of_document"),
 }
 """The names of columns by which each field is known, the surest first; in any case, with blanks, dots or dashes."""
+TEXT_ENDS = ("_text", "_content", "_body", "_transcription", "_transcript")
+"""How the name of a column of texts ends, if it is not a known one and no other column's name ends like that."""
 FILE_NAMES = ("file", "filename", "file_name", "path", "filepath", "file_path", "name", "document", "id", "item")
 """Columns that may name files beside the table."""
 MOST_COLUMNS = 20
@@ -39,13 +41,9 @@ def find_column(field: str, columns: Iterable[str]) -> str:
 
 
 def guess_columns(columns: Sequence[str], text: str = "") -> Columns:
-    """Map the columns of a table; a table of one column holds texts.
-
-    Args:
-        columns: Their names.
-        text: The column of the text, if it was named.
-    """
+    """Map the columns of a table; `text` is that of the text if it was named, and an only column holds texts."""
     fields = {field: find_column(field, columns) for field in NAMES if field not in ("text", "source_type")}
-    only = columns[0] if len(columns) == 1 else ""
+    alike = [name for name in columns if plain(name).endswith(TEXT_ENDS)] if len(columns) > 1 else columns
+    only = alike[0] if len(alike) == 1 else ""
     given = next((name for name in columns if name == text or plain(name) == plain(text)), "") if text else ""
     return Columns(text=(text and (given or text)) or find_column("text", columns) or only or "text", **fields)

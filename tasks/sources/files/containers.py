@@ -37,7 +37,25 @@ class ExpandsTooFar(OSError):
     """A packed file that grows beyond its bound."""
 
 
-class BoundedReader(io.RawIOBase):
+class ByteStream(io.RawIOBase):
+    """A stream of the bytes that `take` returns."""
+
+    def readable(self) -> bool:
+        """Tell that this is for reading."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes."""
+        data = self.take(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def take(self, most: int) -> bytes:
+        """Return the next bytes, at most so many; none at the end."""
+        raise NotImplementedError
+
+
+class BoundedReader(ByteStream):
     """Reads what comes out of a packed file, and stops a file that expands too far.
 
     Args:
@@ -52,22 +70,13 @@ class BoundedReader(io.RawIOBase):
         """Count from here on."""
         self.left = self._limit
 
-    def readable(self) -> bool:
-        """Tell that this is for reading."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read the next bytes.
-
-        Raises:
-            ExpandsTooFar: There are too many.
-        """
-        data = self._inner.read(len(buffer))
+    def take(self, most: int) -> bytes:
+        """Return the next bytes; too many raise `ExpandsTooFar`."""
+        data = self._inner.read(most)
         self.left -= len(data)
         if self.left < 0:
             raise ExpandsTooFar(f"expands to more than {self._limit:,} bytes; unpack it yourself if that is right")
-        buffer[: len(data)] = data
-        return len(data)
+        return data
 
     def close(self) -> None:
         """Close the packed file."""
@@ -75,31 +84,27 @@ class BoundedReader(io.RawIOBase):
         super().close()
 
 
-class _XzReader(io.RawIOBase):
+class _XzReader(ByteStream):
     """Reads an xz file with a bound on the memory that its header asks for."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self._unpacker = lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def take(self, most: int) -> bytes:
         while True:
             if self._unpacker.eof:
                 rest = self._unpacker.unused_data.lstrip(b"\0") or self._file.read(_CHUNK_BYTES).lstrip(b"\0")
                 if not rest:
-                    return 0
+                    return b""
                 self._unpacker = lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES)
             elif self._unpacker.needs_input:
                 if not (rest := self._file.read(_CHUNK_BYTES)):
                     raise EOFError("it ends before its end")
             else:
                 rest = b""
-            if data := self._unpacker.decompress(rest, len(buffer)):
-                buffer[: len(data)] = data
-                return len(data)
+            if data := self._unpacker.decompress(rest, most):
+                return data
 
     def close(self) -> None:
         self._file.close()

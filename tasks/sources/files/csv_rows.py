@@ -44,11 +44,10 @@ def find_delimiter(sample: str, ending: str) -> str:
     return best
 
 
-def csv_rows(stream: IO[bytes], head: bytes, cap: int, ending: str) -> Iterator[Row]:
+def csv_rows(stream: IO[bytes], sample: str, cap: int, ending: str) -> Iterator[Row]:
     """Yield the rows below a CSV file's header; a field may span lines, so a row's number is that of its last line."""
     too_long: list[int] = []
     csv.field_size_limit(max(cap, csv.field_size_limit()))
-    sample = head.decode("utf-8", "replace").lstrip("\ufeff")
     if sample.lower().startswith("sep=") and sample[5:6] in "\r\n":  # as Excel tells itself
         delimiter, _ = sample[4], stream.readline()
     else:

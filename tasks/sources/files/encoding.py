@@ -37,9 +37,7 @@ _WINDOWS_CONTROLS = re.compile(rb"[\x80-\x9f]")
 def detect_encoding(head: bytes, *, whole: bool = True) -> str | None:
     """Name the codec of a text by its first bytes; none if they are not text.
 
-    Args:
-        head: The first bytes.
-        whole: Whether they are all; else the last character may be cut in two.
+    If they are not the `whole` text, its last character may be cut in two.
     """
     for mark, name in _MARKS:
         if head.startswith(mark):
@@ -56,11 +54,8 @@ def detect_encoding(head: bytes, *, whole: bool = True) -> str | None:
 def decode(data: bytes, declared: str = "") -> tuple[str, str]:
     """Decode a whole text; return it and what its encoding is called.
 
-    Single bytes that do not belong to a text in UTF-8 are read as Windows-1252, which is where they come from.
-
-    Args:
-        data: The text.
-        declared: The codec that the file itself names, if it does.
+    Single bytes that do not belong to a text in UTF-8 are read as Windows-1252, which is where they come from. A codec
+    that the file itself has `declared` is tried as well.
 
     Raises:
         Unreadable: It is in no encoding that is known.

@@ -31,33 +31,10 @@ DOCUMENTS = frozenset({"text", "markdown", "html", "xml", "pdf", "epub", "docx",
 TABLES = frozenset({"csv", "json", "jsonl", "parquet", "sheet"})
 ARCHIVES = frozenset({"zip", "tar"})
 NOT_DOCUMENTS = frozenset(
-    [
-        "py",
-        "js",
-        "ts",
-        "c",
-        "h",
-        "cpp",
-        "java",
-        "go",
-        "rs",
-        "rb",
-        "sh",
-        "bat",
-        "ps1",
-        "css",
-        "scss",
-        "toml",
-        "yaml",
-        "yml",
-        "ini",
-        "cfg",
-        "lock",
-        "map",
-        "sql",
-        "r",
-        "ipynb",
-    ]
+    (
+        *("py", "js", "ts", "c", "h", "cpp", "java", "go", "rs", "rb", "sh", "bat", "ps1", "css", "scss", "toml"),
+        *("yaml", "yml", "ini", "cfg", "lock", "map", "sql", "r", "ipynb"),
+    )
 )
 """Endings of text that nobody wrote to be read."""
 
@@ -99,12 +76,7 @@ def unpacked_name(name: str) -> str:
 
 
 def kind_of(head: bytes, name: str, path: Path | None = None) -> str:
-    """Tell the kind of an unpacked file.
-
-    Args:
-        head: Its first bytes.
-        name: Its name.
-        path: Where it is, to look into a zip file.
+    """Tell the kind of an unpacked file by its first bytes and its name; a zip file at `path` is looked into.
 
     Raises:
         Unreadable: It is of no kind that is read.

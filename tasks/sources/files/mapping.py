@@ -31,25 +31,14 @@ DOCUMENT_COLUMNS = Columns(
 
 
 class RowMapper:
-    """Makes the documents of one source.
-
-    Args:
-        reader: What reads its files.
-        current_year: No later year is believed.
-    """
+    """Makes the documents of one source; no year later than `current_year` is believed."""
 
     def __init__(self, reader: FileReader, current_year: int) -> None:
         self._reader, self._current_year = reader, current_year
         self._columns: dict[tuple[str, ...], SourceSpec] = {}
 
     def outcome(self, row: Row, file: str, number: int) -> Document | Reject:
-        """Make the document or reject of a row.
-
-        Args:
-            row: The row.
-            file: The file that was opened for it.
-            number: Its number there.
-        """
+        """Make the document or reject of a row, the `number`th of the file that was opened for it."""
         key = row.key or str(number)
         origin = row.file or file
         id = f"{self._reader.spec.name}:{origin}" if key == WHOLE_FILE else f"{self._reader.spec.name}:{origin}:{key}"

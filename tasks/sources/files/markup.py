@@ -9,51 +9,14 @@ from tasks.sources.files.encoding import decode
 from tasks.sources.files.record import FileText, Unreadable
 
 _BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "br",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "header",
-        "hr",
-        "li",
-        "main",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-        "tbody",
-        "tfoot",
-        "thead",
-        "title",
-        "tr",
-        "ul",
-    ]
+    (
+        *("address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "div"),
+        *("dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6"),
+        *("header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot"),
+        *("thead", "title", "tr", "ul"),
+    )
 )
-_UNSEEN = frozenset(["script", "style", "noscript", "template", "svg", "math", "object", "iframe", "select", "button"])
+_UNSEEN = frozenset(("script", "style", "noscript", "template", "svg", "math", "object", "iframe", "select", "button"))
 _META = {
     "title": ("citation_title", "dc.title", "dcterms.title", "og:title"),
     "author": ("author", "citation_author", "dc.creator", "dcterms.creator", "article:author"),

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -13,10 +14,11 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.files.columns import MOST_COLUMNS, guess_columns
 from tasks.sources.files.containers import BROKEN, ExpandsTooFar, broken, members_of, open_unpacked, read_head
 from tasks.sources.files.encoding import decode
-from tasks.sources.files.kinds import ARCHIVES, TABLES, ending_of, kind_of, unpacked_name
+from tasks.sources.files.kinds import ARCHIVES, ENDINGS, TABLES, ending_of, kind_of, unpacked_name
 from tasks.sources.files.naming import fields_of_name, read_frame, read_front_matter
 from tasks.sources.files.parsers import Parsers
 from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, FileText, Row, Unreadable
+from tasks.sources.files.sidecar import MOST_BYTES, Descriptions, describe
 from tasks.sources.files.tables import read_rows
 from tasks.sources.files.walk import is_hidden, shown
 
@@ -24,6 +26,8 @@ LARGEST_FILE_BYTES = 512 * 2**20
 """Of a PDF, e-book or office file, or of a file in an archive."""
 MOST_DEPTH = 3
 """Archives in archives in archives."""
+MOST_TABLES = 20
+"""Tables of an archive that are tried as descriptions of its other files; a collection of tables has more."""
 FIRST_SOFTWARE_YEAR = 1990
 """A file that says it was made before then speaks of its text."""
 
@@ -34,18 +38,14 @@ _STREAMED = ("text", "markdown", "csv", "json", "jsonl", "tar")
 
 
 class FileReader:
-    """Reads the files of one source.
-
-    Args:
-        spec: Its catalogue entry.
-        current_year: No name speaks of a later year.
-    """
+    """Reads the files of one source; no name of a file speaks of a later year than `current_year`."""
 
     def __init__(self, spec: SourceSpec, current_year: int) -> None:
         self.spec = spec
         self.parsers = Parsers(spec.max_text_chars)
         self.is_described = "columns" in spec.model_fields_set
         self._current_year = current_year
+        self._descriptions: dict[str, Descriptions] = {}
 
     def close(self) -> None:
         """End the processes of the parsers."""
@@ -107,25 +107,45 @@ class FileReader:
     def _archive(self, path: Path, name: str, kind: str, light: bool, depth: int) -> Iterator[Row]:
         if depth >= MOST_DEPTH:
             raise Unreadable("too-deep", f"an archive in {MOST_DEPTH} others; unpack it yourself")
-        seen: set[str] = set()
+        described = self._descriptions_in(path, name, kind)
         with tempfile.TemporaryDirectory() as folder:
-            for member in members_of(path, kind):
-                parts = PurePosixPath(member.name.replace("\\", "/")).parts
-                if "__MACOSX" in parts or parts[-1:] == (".DS_Store",):
-                    continue
-                inner = "/".join([name, *(shown(part) for part in parts if part not in ("/", "..", "."))])
-                fault = member.fault
-                if "\ufffd" in inner or shown(member.name) != member.name:
-                    fault = ("bad-file-name", "its name is not UTF-8")
-                elif parts and is_hidden(parts[-1]):
-                    fault = ("hidden-file", "a hidden file")
-                elif inner in seen:
-                    fault = ("duplicate-member", "the archive holds another file of this name")
-                seen.add(inner)
-                if fault or member.stream is None:
+            for member, stream, fault in _members(path, kind):
+                inner = f"{name}/{member}"
+                if fault is None and member in described.missing:
+                    fault = ("describes-files", described.account_of(member))
+                if fault or stream is None:
                     yield BadLine(*(fault or ("broken-file", "it cannot be unpacked")), file=inner, key=WHOLE_FILE)
                     continue
-                yield from self._member(member.stream, inner, Path(folder) / "member", kind, light, depth)
+                for row in self._member(stream, inner, Path(folder) / "member", kind, light, depth):
+                    if isinstance(row, FileRow) and row.file == inner:
+                        describe(row, described.of_file.get(member, {}))
+                    yield row
+
+    def _descriptions_in(self, path: Path, name: str, kind: str) -> Descriptions:
+        """Find the tables of an archive that describe its other files; they may come behind those, so they come first.
+
+        What is wrong with the archive is told when it is read.
+        """
+        if name in self._descriptions or self.is_described:
+            return self._descriptions.get(name, Descriptions())
+        found = self._descriptions[name] = Descriptions()
+        names: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:
+            tables: dict[str, Path] = {}
+            with suppress(Unreadable):
+                for member, stream, fault in _members(path, kind):
+                    if fault or stream is None:
+                        continue
+                    names.append(member)
+                    if ENDINGS.get(ending_of(member)) in TABLES and len(tables) < MOST_TABLES:
+                        with suppress(*BROKEN):
+                            data = stream.read(MOST_BYTES + 1)
+                            if len(data) <= MOST_BYTES:
+                                tables[member] = Path(folder) / str(len(tables))
+                                tables[member].write_bytes(data)
+            for table, copy in tables.items():
+                found.add(table, self.table_rows(copy, table), [other for other in names if other not in tables])
+        return found
 
     def _member(self, stream: IO[bytes], name: str, copy: Path, kind: str, light: bool, depth: int) -> Iterator[Row]:
         try:
@@ -157,19 +177,11 @@ class FileReader:
             return
 
     def document(self, path: Path, name: str, described: Mapping[str, Any]) -> Row:
-        """Read a file that is one document.
-
-        Args:
-            path: Where it is.
-            name: Its path in the folder.
-            described: What a table beside it says about it.
-        """
+        """Read a file that is one document; `described` is what a table beside it says about it."""
         row: Row = FileRow()
         for row in self.rows(path, name):
-            if isinstance(row, FileRow) and row.is_document:
-                row.update(described)
-                if when := described.get("year") or described.get("date"):
-                    row["year"] = when
+            if isinstance(row, FileRow):
+                describe(row, described)
         return row
 
     def _document(self, path: Path, name: str, kind: str) -> FileRow:
@@ -222,6 +234,24 @@ def no_text_column(columns: list[str], wanted: str = "") -> str:
     named = f"no column {wanted!r}" if wanted else "no column that is known to hold texts"
     found = ", ".join(map(repr, columns[:MOST_COLUMNS])) or "none"
     return f"there is {named}; its columns: {found}. Name the right one with --text-column NAME"
+
+
+def _members(path: Path, kind: str) -> Iterator[tuple[str, IO[bytes] | None, tuple[str, str] | None]]:
+    """Yield the files of an archive that a person put there: name, content, and the reason not to read it."""
+    seen: set[str] = set()
+    for member in members_of(path, kind):
+        parts = PurePosixPath(member.name.replace("\\", "/")).parts
+        if "__MACOSX" in parts or parts[-1:] == (".DS_Store",):
+            continue
+        name, fault = "/".join(shown(part) for part in parts if part not in ("/", "..", ".")), member.fault
+        if "\ufffd" in name or shown(member.name) != member.name:
+            fault = ("bad-file-name", "its name is not UTF-8")
+        elif parts and is_hidden(parts[-1]):
+            fault = ("hidden-file", "a hidden file")
+        elif name in seen:
+            fault = ("duplicate-member", "the archive holds another file of this name")
+        seen.add(name)
+        yield name, member.stream, fault
 
 
 def _copy(stream: IO[bytes], to: Path) -> None:

@@ -20,12 +20,7 @@ NOT_UTF8, UNDECODABLE = '"encoding": "', '"replacement_characters": '
 
 
 def tabulate_files(folder: Path, shards: Iterable[str], rejects: Iterable[str]) -> FileTable:
-    """Count the files of a source by what became of them.
-
-    Args:
-        folder: The folder of its shards.
-        shards: The names of those that hold documents.
-        rejects: The names of the files of rejects.
+    """Count the files of a source by what became of them, as its shards and the files of its rejects tell.
 
     Raises:
         StoreError: A file of rejects cannot be read.

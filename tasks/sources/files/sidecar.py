@@ -13,6 +13,7 @@ from tasks.sources.files.record import FileRow, Row
 FIELDS = ("title", "author", "year", "date", "language", "licence", "source_type")
 MOST_BYTES = 8 * 2**20
 """A larger table is not a description of files."""
+MOST_NAMED = 5
 
 
 @dataclass
@@ -28,13 +29,7 @@ class Descriptions:
     missing: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def add(self, table: str, rows: Iterable[Row], files: Sequence[str]) -> bool:
-        """Take a table, if one of its columns names files and none holds texts; tell whether it is one.
-
-        Args:
-            table: Its path in the folder.
-            rows: Its rows.
-            files: The paths of all documents in the folder.
-        """
+        """Take a table, if one of its columns names some of the files and none holds texts; tell whether it is one."""
         kept: list[FileRow] = []
         for row in rows:
             if not isinstance(row, FileRow):
@@ -56,6 +51,21 @@ class Descriptions:
             else:
                 self.missing[table].append((row.place, str(row.get(best, ""))))
         return True
+
+    def account_of(self, table: str) -> str:
+        """Say what a table describes, and which files it names that are not there."""
+        missing = [f"{name!r} ({place})" for place, name in self.missing[table]]
+        more = f" and {len(missing) - MOST_NAMED} more" if missing[MOST_NAMED:] else ""
+        lost = f"; not there: {', '.join(missing[:MOST_NAMED])}{more}" if missing else ""
+        return f"it describes {len(self.of_file)} of the files beside it{lost}"
+
+
+def describe(row: FileRow, described: Mapping[str, Any]) -> None:
+    """Lay what a table says about a file over what the file says about itself."""
+    if row.is_document and described:
+        row.update(described)
+        if when := described.get("year") or described.get("date"):
+            row["year"] = when
 
 
 def _by_name(table: str, files: Sequence[str]) -> Mapping[str, str]:

@@ -17,8 +17,7 @@ from tasks.sources.files.mapping import RowMapper
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import BadLine, Row, Unreadable
 from tasks.sources.files.sidecar import MOST_BYTES, Descriptions
-from tasks.sources.files.sorting import LISTING, Sorted, first_faults, old_rejects, remark_on
-from tasks.sources.files.walk import Tree, walk
+from tasks.sources.files.walk import LISTING, Sorted, Tree, first_faults, remark_on, walk
 from tasks.sources.rows import RangeReader, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
@@ -263,8 +262,7 @@ class LocalFiles:
         Raises:
             SourceUnavailable: A file changed since it was planned.
         """
-        # Plans of earlier versions name one file that is not read an item.
-        for file, reason, detail in item.data.get("rejects") or old_rejects(item):
+        for file, reason, detail in item.data.get("rejects", ()):
             yield Reject(f"{self._spec.name}:{file}", file, reason, detail)
         if texts := item.data.get("texts"):
             described = await asyncio.to_thread(self._describe, tuple(item.data.get("sidecars", ())))

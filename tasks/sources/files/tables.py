@@ -6,13 +6,14 @@ import codecs
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.sources.files.containers import BROKEN, broken, open_unpacked
+from tasks.sources.files.containers import BROKEN, ByteStream, broken, open_unpacked
 from tasks.sources.files.csv_rows import csv_rows, decoded_line
 from tasks.sources.files.encoding import detect_encoding
 from tasks.sources.files.parsers import Parsers
@@ -54,14 +55,9 @@ def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | Ba
 
 
 def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "") -> Iterator[Row]:
-    """Yield the rows of a file in order; a bad line or row in its place.
+    """Yield the rows of a file of a kind, as `kind_of` says, in order; a bad line or row in its place.
 
-    Args:
-        path: The file, packed or not.
-        kind: What it is, as `kind_of` says.
-        cap: The longest line, in bytes.
-        parsers: Where workbooks are read.
-        ending: That of its name.
+    The file may be packed; `cap` is its longest line in bytes, and `ending` that of its name.
 
     Raises:
         Unreadable: The file is broken, or expands too far.
@@ -75,78 +71,56 @@ def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "
             case "json":
                 yield from _json_file(path)
             case "csv":
-                with open_unpacked(path) as stream:
-                    yield from csv_rows(*_in_utf8(stream), cap, ending)
+                with _in_utf8(path) as (stream, beginning):
+                    yield from csv_rows(stream, beginning, cap, ending)
             case _:
-                with open_unpacked(path) as stream:
-                    yield from _json_rows(_in_utf8(stream)[0], cap)
+                with _in_utf8(path) as (stream, _):
+                    for number, line in lines_of(stream, cap):
+                        row = parse_line(line, number, cap)
+                        yield row if isinstance(row, BadLine) else placed(row, f"line {number}")
     except (*BROKEN, UnicodeDecodeError, pa.ArrowException) as error:
         raise broken(path.name, error) from error
 
 
-class _Recoded(io.RawIOBase):
+class _Recoded(ByteStream):
     """A stream in another encoding, read as UTF-8."""
 
     def __init__(self, inner: IO[bytes], encoding: str) -> None:
         self._inner, self._left = inner, b""
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
 
-    def readable(self) -> bool:
-        return True
+    def take(self, most: int) -> bytes:
+        while not self._left and (data := self._inner.read(SAMPLE_BYTES)):
+            self._left = self._decoder.decode(data).encode("utf-8", "replace")
+        if not self._left:
+            self._left = self._decoder.decode(b"", final=True).encode("utf-8", "replace")
+        taken, self._left = self._left[:most], self._left[most:]
+        return taken
 
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            data = self._inner.read(SAMPLE_BYTES)
-            self._left = self._decoder.decode(data, final=not data).encode("utf-8", "replace")
-            if not data:
-                break
-        taken = self._left[: len(buffer)]
-        self._left = self._left[len(taken) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
 
 
-class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already, and what went wrong when more were."""
-
-    def __init__(self, head: bytes, rest: IO[bytes], error: Exception | None) -> None:
-        self._head, self._rest, self._error = io.BytesIO(head), rest, error
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._head.read(len(buffer))
-        if not data and self._error is not None:
-            raise self._error
-        data = data or self._rest.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _in_utf8(stream: IO[bytes]) -> tuple[IO[bytes], bytes]:
-    """Return a stream as UTF-8, whatever its encoding is, and its first bytes."""
-    head, error = bytearray(stream.read(SAMPLE_BYTES)), None
-    try:
-        is_ascii = head.isascii()
-        while is_ascii and len(head) < MOST_SAMPLE_BYTES and (more := stream.read(SAMPLE_BYTES)):
-            head += more  # the first letter that tells may come late
-            is_ascii = more.isascii()
-    except BROKEN as broken_off:  # what came before is good
-        error = broken_off
-    sample = bytes(head)
-    encoding = detect_encoding(sample, whole=False) or "utf-8"
-    raw: io.RawIOBase = _Rejoined(sample, stream, error)
+@contextmanager
+def _in_utf8(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """Open a file as UTF-8, whatever its encoding is; also return its beginning."""
+    head = _sample(path)
+    encoding = detect_encoding(head, whole=False) or "utf-8"
+    stream = open_unpacked(path)
     if encoding not in ("utf-8", "utf-8-sig"):
-        raw = _Recoded(io.BufferedReader(raw), encoding)
-    joined = io.BufferedReader(raw, SAMPLE_BYTES)
-    return joined, joined.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]
+        stream = io.BufferedReader(_Recoded(stream, encoding), SAMPLE_BYTES)
+    with stream:
+        yield stream, head[:SAMPLE_BYTES].decode(encoding, "replace").lstrip("\ufeff")
 
 
-def _json_rows(stream: IO[bytes], cap: int) -> Iterator[Row]:
-    for number, line in lines_of(stream, cap):
-        row = parse_line(line, number, cap)
-        yield row if isinstance(row, BadLine) else placed(row, f"line {number}")
+def _sample(path: Path) -> bytes:
+    """Return the beginning of a file, as far as a letter that tells its encoding; it may come late, or be broken."""
+    head = bytearray()
+    with suppress(*BROKEN), open_unpacked(path) as stream:
+        while head.isascii() and len(head) < MOST_SAMPLE_BYTES and (more := stream.read(SAMPLE_BYTES)):
+            head += more
+    return bytes(head)
 
 
 def _json_file(path: Path) -> Iterator[Row]:

@@ -11,41 +11,11 @@ from tasks.sources.files.markup import tidy
 from tasks.sources.files.record import FileText, Unreadable
 
 _XML_BLOCKS = frozenset(
-    [
-        "p",
-        "ab",
-        "l",
-        "lg",
-        "lb",
-        "pb",
-        "cb",
-        "head",
-        "div",
-        "div1",
-        "div2",
-        "div3",
-        "item",
-        "note",
-        "table",
-        "row",
-        "opener",
-        "closer",
-        "dateline",
-        "salute",
-        "signed",
-        "byline",
-        "sp",
-        "speaker",
-        "stage",
-        "textline",
-        "textblock",
-        "textregion",
-        "entry",
-        "para",
-        "title",
-        "section",
-        "abstract",
-    ]
+    (
+        *("p", "ab", "l", "lg", "lb", "pb", "cb", "head", "div", "div1", "div2", "div3", "item", "note", "table"),
+        *("row", "opener", "closer", "dateline", "salute", "signed", "byline", "sp", "speaker", "stage"),
+        *("textline", "textblock", "textregion", "entry", "para", "title", "section", "abstract"),
+    )
 )
 
 

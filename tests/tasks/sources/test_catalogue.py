@@ -3,11 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import load_catalogue, named_sources
+from tasks.sources.rows import map_row
+from tasks.sources.source import Document
 from tests.tasks.sources.conftest import make_spec
 
 PRIORS = {
@@ -46,6 +49,7 @@ def test_the_bundled_catalogue_is_complete() -> None:
         "british_newspapers",
         "wire_stories",
         "parliament_debates",
+        "government_publications",
     ]
     assert {name: spec.target for name, spec in catalogue.items()} == {
         "us_patents": 30000,
@@ -69,6 +73,7 @@ def test_the_bundled_catalogue_is_complete() -> None:
         "british_newspapers": 15000,
         "wire_stories": 15000,
         "parliament_debates": 5000,
+        "government_publications": 5000,
     }
     for spec in catalogue.values():
         assert (spec.prior_authority, spec.prior_entropy) == PRIORS[spec.source_type]
@@ -197,3 +202,22 @@ def test_a_name_is_checked_without_loading_anything_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"created": "1998-03-02", "metadata": {"title": "A Bill", "author": "Congress", "category": "BILLS"}},
+        {
+            "date": "1998-03-02",
+            "title": "A Bill",
+            "author": "Congress",
+            "metadata": {"url": "https://www.govinfo.gov/x"},
+        },
+    ],
+)
+def test_government_publications_are_read_as_either_program_of_their_makers_wrote_them(row: dict[str, Any]) -> None:
+    spec = load_catalogue()["government_publications"]
+    document = map_row({"id": "BILLS-1", "text": "A bill to amend.", **row}, 0, spec, 2026)
+    assert isinstance(document, Document)
+    assert (document.title, document.author, document.year, document.date) == ("A Bill", "Congress", 1998, "1998-03-02")

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from storage.errors import ParameterError
 from tasks.sources.catalogue import load_catalogue
-from tasks.sources.connection import Connection, Pace
+from tasks.sources.connection import Connection
 from tests.tasks.sources.conftest import opened
 
 
@@ -54,22 +52,6 @@ def test_the_connection_comes_from_the_environment() -> None:
 def test_a_root_is_an_absolute_url(url: str) -> None:
     with pytest.raises(ParameterError, match="archive_org_url"):
         Connection(archive_org_url=url)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"concurrency": 0},
-        {"concurrency": 65},
-        {"requests_per_second": 0},
-        {"requests_per_second": 1001},
-        {"attempts": 0},
-        {"first_delay_seconds": -1},
-    ],
-)
-def test_a_pace_has_bounds(fields: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError, match="outside"):
-        Pace(**fields)
 
 
 @pytest.mark.parametrize("name", ["wikipedia", "classical_philosophy", "historical_newspapers"])

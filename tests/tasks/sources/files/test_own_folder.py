@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from tasks.sources.files.source import LocalFiles
 from tasks.sources.own_documents import OwnDocuments, source_name
 from tasks.sources.source import Document, Reject
 from tests.tasks.sources.conftest import opened
-from tests.tasks.sources.files.own_folder import CYRILLIC, JAPANESE, ROWS, WORDS, docx, files, write_folder
+from tests.tasks.sources.files.own_folder import (
+    CYRILLIC,
+    JAPANESE,
+    ROWS,
+    WORDS,
+    docx,
+    files,
+    packed,
+    tarred,
+    write_folder,
+)
 
 
 async def read(path: Path, **said: Any) -> tuple[dict[str, Document], dict[str, Reject], str]:
@@ -128,6 +139,14 @@ async def test_every_file_is_read_or_rejected_with_its_reason(tmp_path: Path) ->
     assert guessed["texts/stray.txt"] == "utf-8 with 1 bytes of windows-1252"
 
 
+async def test_a_column_whose_name_ends_like_one_of_texts_is_taken_if_it_is_the_only_one(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(f"Headline;Article Text;Published\nA Title;{LETTER};1901-02-03\n")
+    (tmp_path / "two.csv").write_text(f"alt_text;caption_text\n{LETTER};{LETTER}\n")
+    documents, rejects, _ = await read(tmp_path)
+    assert [(d.text, d.title, d.date) for d in documents.values()] == [(LETTER, "A Title", "1901-02-03")]
+    assert [(reject.url, reject.reason) for reject in rejects.values()] == [("two.csv", "missing-text")]
+
+
 async def test_a_column_of_texts_may_be_named_and_rows_may_say_their_kind(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("Betreff,Source-Type,year\nA text in a cell,lab_notebook,1901\nAnother,nonsense,\n")
     documents, _, _ = await read(tmp_path, text_column="betreff", source_type="wiki")
@@ -135,6 +154,29 @@ async def test_a_column_of_texts_may_be_named_and_rows_may_say_their_kind(tmp_pa
         ("A text in a cell", "lab_notebook", 1901),
         ("Another", "wiki", None),
     ]
+
+
+@pytest.mark.parametrize("name", ["box.zip", "box.tar", "box.tar.gz", "outer.zip"])
+async def test_a_table_in_an_archive_describes_the_files_beside_it(name: str, tmp_path: Path) -> None:
+    table = b"file;title;author;year\nb.txt;The B Letter;Bob;1875\nlost.txt;Lost;;1\n"
+    # The table comes last, where an archive that is read as a stream shows it too late.
+    parts = {"in/a.txt": LETTER.encode(), "in/b.txt": f"{LETTER} Two.".encode(), "in/inventory.csv": table}
+    match name.partition("."):
+        case "box", _, "zip":
+            content = packed(parts)
+        case "outer", _, _:
+            content = packed({"box.zip": packed(parts)})
+        case _:
+            content = tarred(parts)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    documents, rejects, _ = await read(tmp_path)
+    inside = f"{name}/box.zip/in" if name == "outer.zip" else f"{name}/in"
+    found = {id.removeprefix(f"{inside}/"): (d.title, d.author, d.year) for id, d in documents.items()}
+    assert found == {"a.txt": ("a", None, None), "b.txt": ("The B Letter", "Bob", 1875)}
+    (table_reject,) = rejects.values()
+    assert (table_reject.url, table_reject.reason) == (f"{inside}/inventory.csv", "describes-files")
+    assert "describes 1 of the files beside it" in table_reject.detail
+    assert "not there: 'lost.txt' (line 3)" in table_reject.detail
 
 
 async def test_letters_that_are_lost_are_counted_or_refused(tmp_path: Path) -> None:

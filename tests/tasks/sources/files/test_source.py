@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -109,31 +110,14 @@ async def test_the_plan_is_bounded(tmp_path: Path) -> None:
         assert sum(item.data["rows"] for item in await source.plan(4)) == 200
 
 
-async def test_a_file_that_changed_is_not_read_under_the_old_plan(tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    file.write_bytes(lines({"text": "one"}))
-    async with opened(make_spec(tmp_path)) as source:
-        items = await source.plan(1)
-        file.write_bytes(lines({"text": "one"}, {"text": "two"}))
-        with pytest.raises(SourceUnavailable, match="snapshot"):
-            [outcome async for outcome in source.fetch(items[0])]
-
-
 DAMAGED = gzip.compress(b"x" * 1000, mtime=0)[:20] + b"x" * 40
 
 
-@pytest.mark.parametrize(
-    ("name", "body", "said"),
-    [
-        ("a.jsonl.zst", b"not what the suffix promises", "a.jsonl.zst, line 1: Expecting value"),
-        ("a.parquet", b"not what the suffix promises", "broken-file .a.parquet: its bytes are not those"),
-        ("a.jsonl.gz", DAMAGED, "broken-file .a.jsonl.gz: a.jsonl.gz is broken"),
-    ],
-)
-async def test_a_broken_file_says_so(tmp_path: Path, name: str, body: bytes, said: str) -> None:
-    (tmp_path / name).write_bytes(body)
-    with pytest.raises(SourceUnavailable, match=said):
-        await read(make_spec(tmp_path))
+def nameless() -> bytes:
+    """A Parquet file with a column whose name is not text."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"title": ["T"], "text": ["t"]}), file, store_schema=False)
+    return file.getvalue().replace(b"title", b"ti\xffle")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)])
@@ -144,21 +128,6 @@ async def test_a_file_cut_short_says_so(tmp_path: Path, suffix: str, pack: Calla
     assert len(rows) > 1000 and all(isinstance(row, Document) for row in rows)
     assert isinstance(end, Reject)
     assert (end.id, end.reason) == (f"mine:a.jsonl.{suffix}", "broken-file")
-
-
-async def test_a_csv_file_without_a_sound_header_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('text,"ti"tle\nfirst,T1\nsecond,T2\n')
-    with pytest.raises(SourceUnavailable, match="its header cannot be read: line 1"):
-        await read(make_spec(tmp_path))
-
-
-async def test_rows_that_were_added_to_a_known_file_are_not_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}))
-    async with opened(make_spec(tmp_path)) as source:
-        known = {item.native_id: item for item in await source.plan(5)}
-        (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}, {"text": "two"}))
-        with pytest.raises(SourceUnavailable, match="snapshot"):
-            await source.plan(5, known)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +148,11 @@ async def test_rows_that_were_added_to_a_known_file_are_not_passed_over(tmp_path
             "a.csv, line 2: there is no column 'text', only ['Text', 'year']; name the",
         ),
         ({"a.jsonl": b"plain words\n"}, "a.jsonl, line 1: Expecting value"),
+        ({"a.jsonl.zst": b"not what the suffix promises"}, "a.jsonl.zst, line 1: Expecting value"),
+        ({"a.parquet": b"not what the suffix promises"}, "broken-file (a.parquet: its bytes are not those"),
+        ({"a.jsonl.gz": DAMAGED}, "broken-file (a.jsonl.gz: a.jsonl.gz is broken"),
+        ({"a.csv": b'text,"ti"tle\nfirst,T1\nsecond,T2\n'}, "its header cannot be read: line 1"),
+        ({"a.parquet": nameless()}, "is broken"),
     ],
 )
 async def test_the_true_fault_is_told_with_file_and_line(tmp_path: Path, files: dict[str, bytes], told: str) -> None:
@@ -205,28 +179,6 @@ async def test_one_fault_among_good_rows_is_a_reject_that_names_it(tmp_path: Pat
         ("b.jsonl", "empty-file", "b.jsonl has 0 bytes"),
         ("c.parquet", "missing-text", "row 2: the text in 'text' is empty or not text"),
     }
-
-
-async def test_scores_in_csv_are_numbers(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(
-        "id,text,auth_weight,prov_entropy,trivium_category\n1,one,0.05,7,logic\n2,two,high,nan,\n"
-    )
-    columns = {"text": "text", "id": "id", "extra": ["auth_weight"]}
-    found = await read(make_spec(tmp_path, columns=columns))
-    assert [outcome.extra for outcome in found if isinstance(outcome, Document)] == [
-        {"auth_weight": 0.05, "prov_entropy": 7.0, "trivium_category": "logic"},
-        {"auth_weight": "high", "prov_entropy": "nan"},
-    ]
-
-
-async def test_scores_in_parquet_are_kept(tmp_path: Path) -> None:
-    rows = [{"id": "1", "text": "one", "auth_weight": 0.05, "prov_entropy": None, "trivium_category": "logic"}]
-    numbers = {"auth_weight": pa.float32(), "prov_entropy": pa.float32()}
-    schema = pa.schema({"id": pa.string(), "text": pa.string(), **numbers, "trivium_category": pa.string()})
-    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
-    (document,) = await read(make_spec(tmp_path))
-    assert isinstance(document, Document)
-    assert document.extra == {"auth_weight": pytest.approx(0.05), "trivium_category": "logic"}
 
 
 async def test_csv_is_read_with_fields_over_several_lines(tmp_path: Path) -> None:
@@ -293,14 +245,6 @@ async def test_bytes_that_are_not_utf8_are_read_as_windows_1252_in_parquet_too(t
     assert (bad.year, good.year, empty.reason) == (1901, None, "missing-text")
 
 
-async def test_a_parquet_file_whose_columns_have_no_names_says_so(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"title": ["T"], "text": ["t"]}), tmp_path / "a.parquet", store_schema=False)
-    body = (tmp_path / "a.parquet").read_bytes()
-    (tmp_path / "a.parquet").write_bytes(body.replace(b"title", b"ti\xffle"))
-    with pytest.raises(SourceUnavailable, match="is broken"):
-        await read(make_spec(tmp_path))
-
-
 async def test_a_folder_of_texts_is_one_document_a_file(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b c#1.md").write_text("second", "utf-8")
@@ -315,11 +259,19 @@ async def test_a_folder_of_texts_is_one_document_a_file(tmp_path: Path) -> None:
         ("mine:sub/b c#1.md", "second", "b c#1"),
     ]
     assert [(one.id, one.reason) for one in found if isinstance(one, Reject)] == [("mine:large.txt", "file-too-large")]
-    async with opened(spec) as source:
-        items = await source.plan(10)
-        (tmp_path / "a.txt").write_text("changed its size", "utf-8")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+async def test_a_file_that_changed_is_neither_read_nor_planned_under_the_old_plan(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(lines({"text": "one"}))
+    async with opened(make_spec(tmp_path)) as source:
+        (item,) = await source.plan(1)
+        (tmp_path / name).write_bytes(lines({"text": "one"}, {"text": "two"}))
         with pytest.raises(SourceUnavailable, match="snapshot"):
-            [outcome async for outcome in source.fetch(items[0])]
+            [outcome async for outcome in source.fetch(item)]
+        if "file" in item.data:  # rows added to a file would come after those that are known
+            with pytest.raises(SourceUnavailable, match="snapshot"):
+                await source.plan(5, {item.native_id: item})
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
@@ -346,17 +298,11 @@ async def _all(source: Source, items: list[Item]) -> AsyncIterator[Document | Re
             yield outcome
 
 
-async def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+async def test_a_plan_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     for folder in (inside, outside):
         folder.mkdir()
         (folder / "a.jsonl").write_bytes(lines({"text": folder.name}))
-    (inside / "b.jsonl").symlink_to(outside / "a.jsonl")
-    (inside / "c").symlink_to(outside)
-    found = await read(make_spec(inside))
-    rejects = [(one.id, one.reason) for one in found if isinstance(one, Reject)]
-    assert rejects == [("mine:b.jsonl", "outside-folder"), ("mine:c", "outside-folder")]
-    assert [one.text for one in found if isinstance(one, Document)] == ["inside"]
     async with opened(make_spec(inside)) as source:
         size = (outside / "a.jsonl").stat().st_size
         data = {"file": "../outside/a.jsonl", "file_bytes": size, "start": 0, "rows": 1}
@@ -365,17 +311,19 @@ async def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
             [outcome async for outcome in source.fetch(item)]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl.gz", ".csv.gz"])
-async def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    monkeypatch.setattr("tasks.sources.files.containers.EXPANSION_FLOOR_BYTES", 2**20)
-    pack = zstandard.compress if suffix.endswith("zst") else gzip.compress
-    (tmp_path / f"a{suffix}").write_bytes(pack(b" " * 8 * 2**20))
-    with pytest.raises(SourceUnavailable, match="expands to more than"):
-        await read(make_spec(tmp_path))
-
-
-async def test_scores_that_rows_have_are_kept(tmp_path: Path) -> None:
-    scores = {"auth_weight": 0.05, "prov_entropy": 7.8, "trivium_category": "logic"}
-    (tmp_path / "a.jsonl").write_bytes(lines({"text": "one", **scores}, {"text": "two", "auth_weight": None}))
-    found = [one for one in await read(make_spec(tmp_path)) if isinstance(one, Document)]
-    assert [one.extra for one in found] == [scores, {}]
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+async def test_scores_that_rows_have_are_kept(tmp_path: Path, suffix: str) -> None:
+    scores = {"auth_weight": 0.05, "prov_entropy": 7.0, "trivium_category": "logic"}
+    rows = [{"id": "1", "text": "one", **scores}, {"id": "2", "text": "two", "auth_weight": None}]
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "csv":  # which knows no numbers
+        file.write_text("id,text,auth_weight,prov_entropy,trivium_category\n1,one,0.05,7,logic\n2,two,high,nan,\n")
+    elif suffix == "jsonl":
+        file.write_bytes(lines(*rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    found = [one for one in await read(make_spec(tmp_path, columns={"text": "text"})) if isinstance(one, Document)]
+    assert [one.extra for one in found] == [
+        scores,
+        {"auth_weight": "high", "prov_entropy": "nan"} if suffix == "csv" else {},
+    ]
