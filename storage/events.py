@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -100,11 +100,6 @@ def emit(event: Event | str, **fields: Any) -> None:
     print((Event(event=event, **fields) if isinstance(event, str) else event).line(), flush=True)
 
 
-def parse_event(line: str) -> dict[str, Any]:
-    """Read one line of a child as a plain dictionary; see `Event.read`."""
-    return {"event": (event := Event.read(line)).event, **event.model_dump(exclude_unset=True)}
-
-
 def end_with_parent() -> None:
     """End this process soon after its parent dies, so that nothing goes on writing behind a killed run.
 
@@ -133,19 +128,15 @@ def read_specification(text: str, model: type[Specification]) -> Specification:
         raise ParameterError(f"the specification has {error.error_count()} faults: {faults}") from error
 
 
-@overload
-def serve_specification(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> int: ...
-@overload
-def serve_specification(work: Callable[[Specification, Emit], BaseModel], model: type[Specification]) -> int: ...
-def serve_specification(work: Callable[[Any, Emit], Any], model: type[BaseModel] | None = None) -> int:
+def serve_specification(work: Callable[[Specification, Emit], BaseModel], model: type[Specification]) -> int:
     """Run `work` on the specification file named on the command line; return the exit status.
 
     A deliberate error becomes an `ErrorEvent`, so that the parent can raise the same class; any other error is a defect
     and keeps its traceback.
 
     Args:
-        work: What to do with the specification; returns the fields of the result, or a model of them.
-        model: The model that reads the specification; a plain dictionary without one.
+        work: What to do with the specification; returns the result.
+        model: The model that reads the specification.
     """
     if len(sys.argv) != 2:
         print("usage: python -m tasks.<room> SPECIFICATION.json", file=sys.stderr)
@@ -154,9 +145,9 @@ def serve_specification(work: Callable[[Any, Emit], Any], model: type[BaseModel]
     blas.load()
     text = Path(sys.argv[1]).read_text("utf-8")
     try:
-        result = work(read_specification(text, model) if model else json.loads(text), emit)
+        result = work(read_specification(text, model), emit)
     except DistrustError as error:
         emit(ErrorEvent(kind=type(error).__name__, message=str(error)))
         return 1
-    emit("result", **(result.model_dump(mode="json", exclude_unset=True) if isinstance(result, BaseModel) else result))
+    emit("result", **result.model_dump(mode="json", exclude_unset=True))
     return 0

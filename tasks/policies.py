@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -29,7 +29,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
 from storage.atomic import remove_temporaries, write_json
-from storage.events import ErrorEvent, Event, LogEvent, ResultEvent, parse_event
+from storage.events import ErrorEvent, Event, LogEvent, ResultEvent
 from storage.lock import held_in_turn, lock_of_machine, only_holder, only_writer
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
@@ -182,25 +182,13 @@ def child_environment() -> dict[str, str]:
     return {**patience, **os.environ, "PYTHONPATH": str(ROOT)}
 
 
-@overload
-async def run_child(
-    module: str, specification: dict[str, Any], specification_path: Path, on_event: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]: ...
-@overload
 async def run_child(
     module: str,
     specification: BaseModel,
     specification_path: Path,
     on_event: Callable[[Event], None],
     result: type[Outcome],
-) -> Outcome: ...
-async def run_child(
-    module: str,
-    specification: BaseModel | dict[str, Any],
-    specification_path: Path,
-    on_event: Callable[[Any], None],
-    result: type[BaseModel] | None = None,
-) -> Any:
+) -> Outcome:
     """Run a room that owns the accelerator as a child process and return its result.
 
     The child's memory goes back to the machine when it ends, a crash stays contained, and it can be run by
@@ -211,14 +199,13 @@ async def run_child(
         specification: What to do; the child reads it at `specification_path`.
         specification_path: Where it is written.
         on_event: Receives every event but the last; must not block.
-        result: The model of the result; without one, specification, events and result are plain dictionaries.
+        result: The model of the result.
 
     Raises:
         DistrustError: The error that the child reported, of the same class.
         ChildDied: The child ended without a result; the message carries its last lines.
     """
-    plain = specification.model_dump(mode="json") if isinstance(specification, BaseModel) else specification
-    write_json(specification_path, plain)
+    write_json(specification_path, specification.model_dump(mode="json"))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", module, str(specification_path)),
         cwd=ROOT,
@@ -231,8 +218,7 @@ async def run_child(
         start_new_session=True,
     )
     try:
-        read: Callable[[str], Any] = Event.read if result else parse_event
-        last, lines = await _hear(process, lambda line: on_event(read(line)))
+        last, lines = await _hear(process, on_event)
         status = await process.wait()
     finally:
         await _stop(process)
@@ -240,11 +226,11 @@ async def run_child(
         raise last.to_error()
     if status != 0 or last is None:
         raise ChildDied(f"{module} ended with status {status}; its last lines were:\n" + "\n".join(lines))
-    return result.model_validate(last.model_extra) if result else dict(last.model_extra or {})
+    return result.model_validate(last.model_extra)
 
 
 async def _hear(
-    process: asyncio.subprocess.Process, on_line: Callable[[str], None]
+    process: asyncio.subprocess.Process, on_event: Callable[[Event], None]
 ) -> tuple[ResultEvent | ErrorEvent | None, list[str]]:
     """Hand on what a child prints until it closes its output; return its last word, and its last lines."""
     last: ResultEvent | ErrorEvent | None = None
@@ -256,7 +242,7 @@ async def _hear(
             last = event
         else:
             lines = [*lines[-20:], event.message if isinstance(event, LogEvent) else line.rstrip()]
-            on_line(line)
+            on_event(event)
     return last, lines
 
 

@@ -7,13 +7,23 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from storage.events import Emit, serve_specification
 
 
-def sleep(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    folder = Path(specification["folder"])
+class Order(BaseModel):
+    folder: str
+    seconds: float
+
+
+class Slept(BaseModel):
+    pass
+
+
+def sleep(order: Order, emit: Emit) -> Slept:
+    folder = Path(order.folder)
 
     def save(*_: object) -> None:
         (folder / "saved").touch()
@@ -21,11 +31,11 @@ def sleep(specification: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     signal.signal(signal.SIGTERM, save)
     (folder / "pid").write_text(str(os.getpid()))
-    deadline = time.monotonic() + specification["seconds"]
+    deadline = time.monotonic() + order.seconds
     while time.monotonic() < deadline:
         time.sleep(0.05)
-    return {}
+    return Slept()
 
 
 if __name__ == "__main__":
-    raise SystemExit(serve_specification(sleep))
+    raise SystemExit(serve_specification(sleep, Order))

@@ -24,6 +24,7 @@ from flows.lifetime import SILENT
 from flows.liveness import mark_dead_runs
 from flows.parameters import FlowParameters, takes
 from tasks.policies import ROOT, run_child
+from tests.flows.sleeping_child import Order, Slept
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(120)]
 ENDED = (Abort, CancelledRun, CrashedRun)
@@ -45,9 +46,9 @@ class Sleep(FlowParameters):
 @takes(Sleep)
 async def sleeper(parameters: Sleep) -> Any:
     """Sleep in a child."""
-    specification = {"folder": parameters.folder, "seconds": parameters.seconds}
+    order = Order(folder=parameters.folder, seconds=parameters.seconds)
     path = Path(parameters.folder) / "child.json"
-    return await run_child("tests.flows.sleeping_child", specification, path, lambda event: None)
+    return await run_child("tests.flows.sleeping_child", order, path, lambda event: None, Slept)
 
 
 @flow(name="whole")

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError
-from storage.events import parse_event
 from tasks.evals.__main__ import work
 from tasks.evals.estimates import NO_INTERVAL
 from tasks.evals.preference import Choice
@@ -20,6 +19,7 @@ from tasks.evals.report import report_markdown
 from tasks.evals.results import read_results
 from tasks.evals.section import SAMPLE_SCHEMA
 from tasks.evals.suites import Measurements
+from tests.events import parse_event
 from tests.tasks.evals.conftest import sample_table, seal_mixture
 
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 
 from storage.errors import DistrustError
-from storage.events import parse_event
+from tests.events import parse_event
 from tests.tasks.exports import conftest
 from tests.tasks.exports.test_export import ROOT, Specification
 

@@ -12,11 +12,11 @@ import mlx.core as mx
 import pyarrow.parquet as pq
 
 from storage.checkpoint import list_checkpoints, read_state
-from storage.events import parse_event
 from storage.manifest import digest_of
 from storage.training_result import TrainingResult
 from tasks.lora.recipe import Recipe
 from tasks.lora.trainer import train
+from tests.events import parse_event
 
 DIGEST = digest_of("tiny")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from storage.events import parse_event
 from storage.lock import only_writer
 from tasks.lora.__main__ import check_memory
 from tasks.lora.memory import machine_memory_gb
 from tasks.lora.process import CACHE_SHARE, limit_memory, training_limit_bytes
+from tests.events import parse_event
 from tests.tasks.lora.running import Events, events_of, specify, steps_of
 from tests.tasks.lora.tiny_model import tiny_recipe, write_base
 

@@ -15,10 +15,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from storage.events import parse_event
 from storage.lock import only_writer
 from tasks.lora.display import TERM_COLUMNS
 from tasks.lora.recipe import TERMS, Recipe
+from tests.events import parse_event
 from tests.tasks.lora.running import rows, specify, state_of, train_here
 from tests.tasks.lora.tiny_model import tiny_recipe
 

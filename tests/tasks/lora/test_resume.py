@@ -18,7 +18,6 @@ import pytest
 from storage.chat_layout import UNRECORDED, ChatLayout
 from storage.checkpoint import list_checkpoints, trained_layout
 from storage.errors import StoreError
-from storage.events import parse_event
 from tasks.lora import trainer, validation
 from tasks.lora.base_model import load_base
 from tasks.lora.data import load_training_data
@@ -26,6 +25,7 @@ from tasks.lora.display import TERM_COLUMNS
 from tasks.lora.process import StopRequest
 from tasks.lora.ranks import Ranks
 from tasks.lora.recipe import TERMS, Recipe
+from tests.events import parse_event
 from tests.tasks.lora.running import (
     DiesAt,
     Events,
