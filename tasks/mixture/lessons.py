@@ -198,11 +198,7 @@ class LessonMaker:
     def _accounts(
         self, dice: random.Random, words: dict[str, str], copiers: list[str], topic_field: str
     ) -> tuple[str, str, str, str]:
-        """Write accounts that disagree, one of them an original.
-
-        Returns:
-            The accounts; the same with one copy, empty if there is only one; the right value and the copied one.
-        """
+        """Write accounts that disagree; the same with one copy, if there are more; the right value; the copied one."""
         s = self.content.statements
         kind = dice.choice([claim for claim in s.claims if not claim.fields or topic_field in claim.fields])
         right, wrong = dice.sample(kind.values or [str(number) for number in range(11, 99)], 2)
