@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import ParameterError, PrerequisiteError
-from tasks.evals.__main__ import work
+from storage.events import read_specification
 from tasks.evals.estimates import NO_INTERVAL
+from tasks.evals.evaluate import evaluate_run
+from tasks.evals.inputs import EvaluationSpec
 from tasks.evals.preference import Choice
 from tasks.evals.questions import GUIDE_TESTS, QuestionSet
 from tasks.evals.report import report_markdown
@@ -46,7 +48,8 @@ def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameter
 
 
 def evaluate(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return work(spec | changes, lambda event, **fields: None)
+    specification = read_specification(json.dumps(spec | changes, default=str), EvaluationSpec)
+    return evaluate_run(specification, lambda event, **fields: None).model_dump()
 
 
 @pytest.fixture(scope="module")
