@@ -76,7 +76,7 @@ def check_told(station: Station, run: str) -> None:
 def scored_is_in_order(store: Path) -> None:
     for shard in (store / "scored").rglob("shard-*.parquet"):
         pq.ParquetFile(shard).read()
-    sealed = [folder for folder in (store / "scored").iterdir() if (folder / MANIFEST).exists()]
+    sealed = [folder for folder in (store / "scored").glob("*") if (folder / MANIFEST).exists()]
     assert len(sealed) < 4
     for folder in sealed:
         manifest = read_manifest(folder)

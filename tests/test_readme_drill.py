@@ -35,6 +35,11 @@ FLOW_COMMANDS: dict[str, dict[str, str]] = {
     "download-corpus --retry-failed": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "download-corpus --refresh": {"catalogue": "catalogue.toml", "rate-limit": "1000"},
     "download-corpus --path DIR": {"path": "letters", "store": "letters-only"},
+    "download-corpus --subjects mine.txt": {
+        **{"catalogue": "catalogue.toml", "rate-limit": "1000", "subjects": "mine.txt"},
+        **{"store": "by-subject", "sources": "wikipedia"},
+    },
+    "score-corpus --no-coordination": {},
     "score-corpus": {},
     "score-corpus --explain wikipedia": {},
     "score-corpus --explain wikipedia:12": {"explain": "wikipedia:wikipedia-0000"},
@@ -47,6 +52,7 @@ FLOW_COMMANDS: dict[str, dict[str, str]] = {
     "train-adapter --recipe mac-32gb --plan --memory-gb 32": {},
     "train-adapter --model auto --max-steps 10000 --alpha 2.7": LEARN | {"save-every": "2"},
     "evaluate-adapter": ASK,
+    "evaluate-adapter --questions quiz.jsonl,more/": ASK,
     "evaluate-adapter --others checkpoint-500,other-run": ASK | {"others": "checkpoint-2"},
     "export-model": {},
     "export-model --gguf q8_0": {},
@@ -65,6 +71,8 @@ OTHER_COMMANDS: dict[str, dict[str, str]] = {
 }
 PAGES = ("README.md", "docs/commands.md")
 NOT_HERE = {
+    "python -m flows download-corpus --subjects bundled": "the same with 410 subjects",
+    "python -m flows evaluate-adapter --lm-eval-tasks default": "data of the Hub; tests/tasks/evals/test_harness.py",
     "python -m flows download-corpus --sources historical_newspapers --bulk": "the sandbox serves no bulk files; "
     "tests/tasks/sources/test_newspaper_batches.py reads some",
     "python -m flows corpus-to-model --model auto --max-steps 10000": "what `make run` does; tests/test_end_to_end.py",
@@ -124,6 +132,10 @@ def reader(
         (tmp_path / "letters" / "1862.txt").write_text(
             "Camp near the river, 3 May 1862. Dear Mary, we marched all day."
         )
+        (tmp_path / "mine.txt").write_text("# Mine\nlighthouse\n")
+        (tmp_path / "more").mkdir()
+        for quiz in ("quiz.jsonl", "more/two.jsonl"):
+            (tmp_path / quiz).write_text('{"question": "Which is older?", "options": ["1850", "1950"], "answer": 0}')
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / "ollama").write_text("#!/bin/sh\nexit 0\n")  # Ollama itself is not installed everywhere
         (tmp_path / "bin" / "ollama").chmod(0o755)
