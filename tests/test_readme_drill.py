@@ -132,7 +132,7 @@ def reader(
         (tmp_path / "letters" / "1862.txt").write_text(
             "Camp near the river, 3 May 1862. Dear Mary, we marched all day."
         )
-        (tmp_path / "mine.txt").write_text("# Mine\nlighthouse\n")
+        (tmp_path / "mine.txt").write_text("# Mine\nrailway station\nRudkin Award\n")
         (tmp_path / "more").mkdir()
         for quiz in ("quiz.jsonl", "more/two.jsonl"):
             (tmp_path / quiz).write_text('{"question": "Which is older?", "options": ["1850", "1950"], "answer": 0}')
