@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,12 @@ def test_thermal_pause_comes_after_each_micro_batch(
     base: Path, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("tasks.lora.trainer.time.sleep", pauses.append)
+    sleep, trainer = time.sleep, threading.current_thread()
+
+    def paused(seconds: float) -> None:  # threads that other tests have left behind sleep as ever
+        pauses.append(seconds) if threading.current_thread() is trainer else sleep(seconds)
+
+    monkeypatch.setattr("tasks.lora.trainer.time.sleep", paused)
     recipe = tiny_recipe(base, max_steps=2, grad_accum=3, thermal_throttle=0.1, val_batches=0)
     train_here(tmp_path / "run", mixture, recipe)
     assert pauses == [0.1] * 6
