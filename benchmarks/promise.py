@@ -3,7 +3,7 @@
 SmolLM2-135M-Instruct (`sandbox.smollm2`) is trained on a mixture of the bundled documents with each recipe of `ROWS`
 and each seed, then asked the suites of the evaluation beside its base. Every row is kept with its recipe, its seed and
 the code's revision in ``--folder``; a run that was stopped goes on where it was, and a finished row is not made again.
-A row takes a quarter to half an hour on two cores, so name what you want: ``--rows weighted preference --seeds 1``.
+A row takes some forty minutes to an hour on two cores, so name what you want: ``--rows weighted preference --seeds 1``.
 """
 
 from __future__ import annotations
