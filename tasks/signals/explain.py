@@ -84,7 +84,7 @@ def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: 
 
 def find_document(
     raw: Path, scored: Path, files: Iterable[str], identifier: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return a document, a row of `storage.schemas.RAW_SCHEMA`, and its scores, one of `SCORED_SCHEMA`.
 
     Args:
