@@ -24,7 +24,7 @@ from storage.layout import Layout
 from storage.parquet import iterate_rows, read_columns
 from storage.schemas import RAW_SCHEMA
 from storage.vocabulary import Band, Trivium
-from tasks.signals.explain import find_document, scored_files
+from tasks.signals.explain import find_document, scored_shards
 from tasks.signals.priors import LABEL_COLUMNS, label_differences
 
 PAGE_ROWS = 25
@@ -66,6 +66,7 @@ class Shard(NamedTuple):
     file: str
     raw: Path
     scored: Path
+    rows: int
 
 
 class Found(NamedTuple):
@@ -89,8 +90,8 @@ class Page(NamedTuple):
     Attributes:
         documents: Its documents.
         after: Where the next page begins; empty at the end.
-        searched: In how many shards, of `shards`, was looked for a ranked list, or up to which one.
-        shards: Shards of the sources that are searched.
+        searched: How many documents, of `all`, were looked at: those up to the end of the page, or for the ranked list.
+        all: Documents of the sources that are searched.
         complete: Whether the page is full, or everything was searched.
         remarks: Why a source is left out.
         seconds: How long it took.
@@ -99,7 +100,7 @@ class Page(NamedTuple):
     documents: list[Found]
     after: str
     searched: int
-    shards: int
+    all: int
     complete: bool
     remarks: tuple[str, ...]
     seconds: float
@@ -122,8 +123,8 @@ def search(layout: Layout, wanted: Search, patience_seconds: float = PATIENCE_SE
         places = ranked[start : start + PAGE_ROWS]
         after = f"0.{start + PAGE_ROWS}" if len(ranked) > start + PAGE_ROWS else ""
         complete = searched == len(shards)
-    found = _describe(shards, places)
-    return Page(found, after, searched, len(shards), complete, remarks, time.monotonic() - began)
+    read, every = (sum(shard.rows for shard in some) for some in (shards[:searched], shards))
+    return Page(_describe(shards, places), after, read, every, complete, remarks, time.monotonic() - began)
 
 
 def list_shards(layout: Layout, source: str = "") -> tuple[tuple[Shard, ...], tuple[str, ...]]:
@@ -146,7 +147,8 @@ def list_shards(layout: Layout, source: str = "") -> tuple[tuple[Shard, ...], tu
 def _shards_of(layout: Layout, source: str, stamps: tuple[int, ...]) -> tuple[Shard, ...]:
     """Read the manifests of a source once for each state of them; `stamps` says which."""
     raw, scored = layout.raw(source), layout.scored(source)
-    return tuple(Shard(source, file, raw / file, scored / file) for file in scored_files(layout, source))
+    shards = scored_shards(layout, source)
+    return tuple(Shard(source, each.file, raw / each.file, scored / each.file, each.rows) for each in shards)
 
 
 def open_document(layout: Layout, identifier: str, file: str = "") -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -157,7 +159,7 @@ def open_document(layout: Layout, identifier: str, file: str = "") -> tuple[Mapp
         StoreError: Its source is not scored, or a shard cannot be read.
     """
     source = identifier.partition(":")[0]
-    files = scored_files(layout, source)
+    files = [shard.file for shard in scored_shards(layout, source)]
     return find_document(layout.raw(source), layout.scored(source), [file] if file in files else files, identifier)
 
 

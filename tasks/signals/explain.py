@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from storage.errors import ParameterError, StoreError
 from storage.layout import Layout
-from storage.manifest import require_manifest
+from storage.manifest import ShardRecord, require_manifest
 from storage.parquet import read_columns, read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_LAYOUT, SCORED_SCHEMA
 from storage.text import clean_text
@@ -50,14 +50,14 @@ def explain(layout: Layout, identifier: str) -> list[str]:
             f"{identifier!r} is neither a scored source nor a document id of the form source:id, such as "
             "classical_philosophy:1497"
         )
-    files = scored_files(layout, source)
+    files = [shard.file for shard in scored_shards(layout, source)]
     if not colon:
         return explain_source(layout.raw(source), layout.scored(source), files)
     return explain_document(layout.raw(source), layout.scored(source), files, identifier)
 
 
-def scored_files(layout: Layout, source: str) -> list[str]:
-    """Name the shards of a scored source, which have the same names and row order as those of its documents.
+def scored_shards(layout: Layout, source: str) -> list[ShardRecord]:
+    """List the shards of a scored source, which have the same names and row order as those of its documents.
 
     Raises:
         ParameterError: The name is not that of a source.
@@ -74,7 +74,7 @@ def scored_files(layout: Layout, source: str) -> list[str]:
         )
     if scores.parameters.get("layout") != SCORED_LAYOUT:
         raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
-    return [shard.file for shard in scores.shards]
+    return scores.shards
 
 
 def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: str) -> list[str]:
