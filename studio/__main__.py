@@ -61,6 +61,7 @@ def bind(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
+        found.listen()
     except (OSError, OverflowError) as error:
         found.close()
         raise ParameterError(f"port {port} cannot be used ({error}); take another: --port {PORT + 1}") from error

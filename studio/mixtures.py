@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -64,7 +65,7 @@ def read_conflicts(layout: Layout, name: str, page: int) -> tuple[list[Conflict]
     columns = ["conflict_id", "prompt", "doc_id", "source", "auth_weight", "response"]
     found: dict[str, list[Answer]] = {conflict: [] for conflict in shown}
     prompts = {}
-    for row in samples.to_table(columns, filter=ds.field("conflict_id").isin(shown)).to_pylist():
+    for row in samples.to_table(columns, filter=ds.field("conflict_id").isin(pa.array(shown, "string"))).to_pylist():
         prompts[row["conflict_id"]] = row["prompt"]
         found[row["conflict_id"]].append(Answer(row["doc_id"], row["source"], row["auth_weight"], row["response"]))
     by_authority = {conflict: sorted(answers, key=lambda each: each.authority) for conflict, answers in found.items()}
