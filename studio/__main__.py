@@ -34,12 +34,8 @@ def choose_store(named: str) -> Layout:
         layout.pull("raw", *STAGES)
     if _holds_something(layout):
         return layout
-    trials = (
-        []
-        if named or os.environ.get("DISTRUST_STORE")
-        else list(filter(_holds_something, map(Layout.of, TRIAL_STORES)))
-    )
-    if trials:
+    usual = not named and not os.environ.get("DISTRUST_STORE")
+    if usual and (trials := [trial for trial in map(Layout.of, TRIAL_STORES) if _holds_something(trial)]):
         return max(trials, key=lambda trial: trial.root.stat().st_mtime)
     raise StoreError(
         f"the store {layout.root} holds no scored documents, mixtures or runs; fill one with make run, or name another "
