@@ -61,9 +61,12 @@ TRAINED = {
 }
 
 
-def write_scored(store: Path, source: str, raw: pa.Table, shard_rows: int = 20) -> None:
-    """Write documents and their real scores, as the flows do."""
-    shards = [raw.slice(start, shard_rows) for start in range(0, raw.num_rows, shard_rows)]
+def write_scored(store: Path, source: str, texts: list[str], titles: list[str], **fields: Any) -> None:
+    """Write documents and their real scores, as the flows do, 20 a shard."""
+    raw = raw_table(texts, **fields)
+    for name, values in (("id", [f"{source}:{n}" for n in range(len(texts))]), ("title", titles)):
+        raw = raw.set_column(raw.schema.get_field_index(name), raw.schema.field(name), pa.array(values))
+    shards = [raw.slice(start, 20) for start in range(0, raw.num_rows, 20)]
     documents = seal(store / "raw" / source, "raw", shards, RAW_SCHEMA)
     folder = store / "scored" / source
     scores = seal(folder, "scored", map(score_table, shards), SCORED_SCHEMA, raw=documents.digest)
@@ -90,8 +93,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources["patents"] = [replace(doc, text=f"{HOSTILE} {doc.text}", year=1900) for doc in sources["patents"]]
     mixture, _ = build(folder, sources, MixtureParameters(train_size=100, val_size=20, lessons_share=0.2))
     titles = ["The day book", f"An announcement {HOSTILE}", "A page", *(f"Leaf {n}" for n in range(97))]
-    table = raw_table(TEXTS)
-    write_scored(folder, "books", table.set_column(table.schema.get_field_index("title"), "title", pa.array(titles)))
+    write_scored(folder, "books", TEXTS, titles)
+    write_scored(folder, "wikis", [REPORT, RELEASE, "Nothing."] * 5, ["Leaf"] * 15, source_type="wiki", year=2020)
     run = write_trained(folder, "first", base, mixture)
     write_trained(folder, "second", base, mixture, steps=9, valid_ce_after=3.0)
     evaluate(make_spec(run, base, mixture, run / "reports", eval_limit=4))
