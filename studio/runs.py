@@ -10,7 +10,7 @@ from storage.layout import NAME_PATTERN, Layout, checked_name
 from storage.safe_paths import is_own_file
 from storage.training_result import RESULT, RUN, RunRecord, TrainingResult
 from storage.untrusted import read_object
-from tasks.evals.results import HEADLINES, REPORT, EvaluationResults, read_results
+from tasks.evals.results import HEADLINES, REPORT, read_results
 from tasks.evals.section import SIDES
 from tasks.evals.verdicts import MARKS
 from tasks.lora.comparison import ComparedRun
@@ -76,11 +76,17 @@ def read_training(layout: Layout, name: str) -> TrainingResult:
         raise StoreError(f"{name} holds a damaged result; {step}") from error
 
 
-def _read_evaluation(layout: Layout, name: str) -> EvaluationResults | None:
-    try:
-        return read_results(layout.reports(name))
-    except (FileNotFoundError, ValueError):
-        return None
+def compare(layout: Layout, left: str, right: str) -> dict[str, list[Row]]:
+    """Lay the figures of two runs side by side, by where they come from.
+
+    Raises:
+        StoreError: One of them has not finished, or its files are damaged.
+    """
+    names = (left, right)
+    trained = [ComparedRun.of(name, read_training(layout, name)).cells() for name in names]
+    measured = [_read_figures(layout, name) for name in names]
+    chosen = [row for row in _rows(*(_read_recipe(layout, name) for name in names)) if row.differs]
+    return {"Training": _rows(*trained)[1:], "Evaluation": _rows(*measured), "Recipe, where it differs": chosen}
 
 
 def _read_recipe(layout: Layout, name: str) -> dict[str, str]:
@@ -91,23 +97,11 @@ def _read_recipe(layout: Layout, name: str) -> dict[str, str]:
     return {field: str(value) for field, value in recipe.items()}
 
 
-def compare(layout: Layout, left: str, right: str) -> dict[str, list[Row]]:
-    """Lay the figures of two runs side by side, by where they come from.
-
-    Raises:
-        StoreError: One of them has not finished, or its files are damaged.
-    """
-    names = (left, right)
-    trained = [ComparedRun.of(name, read_training(layout, name)).cells() for name in names]
-    measured = [_figures(_read_evaluation(layout, name)) for name in names]
-    recipes = [_read_recipe(layout, name) for name in names]
-    chosen = [row for row in _rows(*recipes) if row.differs]
-    return {"Training": _rows(*trained)[1:], "Evaluation": _rows(*measured), "Recipe, where it differs": chosen}
-
-
-def _figures(results: EvaluationResults | None) -> dict[str, str]:
-    """Write the headline numbers of base and adapter, and the verdicts."""
-    if results is None:
+def _read_figures(layout: Layout, name: str) -> dict[str, str]:
+    """Write the headline numbers of base and adapter, and the verdicts; none where the run was not evaluated."""
+    try:
+        results = read_results(layout.reports(name))
+    except (FileNotFoundError, ValueError):
         return {}
     found = {"Base model": results.model}
     for name, _, title, write in HEADLINES:

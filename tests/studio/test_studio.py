@@ -115,6 +115,11 @@ def test_pages_of_other_sites_are_refused(site: Site, headers: dict[str, str]) -
     assert site.ask("/documents", Host=f"localhost:{site.port}")[0] == 200
 
 
+def test_a_link_in_a_report_may_be_followed(site: Site) -> None:
+    visit = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert site.ask("/talk?run=first", **visit)[0] == 200
+
+
 def test_a_source_whose_scores_are_of_an_earlier_version_is_named_with_the_cure(site: Site) -> None:
     assert "score it again: python -m flows score-corpus --sources patents" in site.page("/documents?source=patents")
     assert "Remark" not in site.page("/documents?source=books")
