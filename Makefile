@@ -10,6 +10,8 @@ MODEL ?= tiny
 # `make up`: HOST to listen on, AUTH=user:password, DATABASE=postgresql+asyncpg://... The last two are passed on in the environment.
 HOST ?= 127.0.0.1
 POOL ?= data
+STORE ?=
+STUDIO_PORT ?= 4300
 ifdef AUTH
 export PREFECT_SERVER_API_AUTH_STRING := $(AUTH)
 unexport AUTH
@@ -22,13 +24,14 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help env run up down install-worker uninstall-worker audit test lint types bench clients serve drills docs
+.PHONY: help env run up down install-worker uninstall-worker audit test lint types bench clients serve studio drills docs
 
 help:
 	@echo "make run                the whole pipeline on the sandbox: archives on loopback, tiny base model"
 	@echo "make run DOCUMENTS=DIR  the same on your own documents: any files, in any folder"
 	@echo "make run MODEL=smollm2  the same with a real small model; its training takes most of the time"
 	@echo "make up | make down     Prefect server with UI, deployments and two workers"
+	@echo "make studio             look at documents, mixtures and runs in the browser, and talk to a model; STORE=DIR names another store"
 	@echo "make serve EXPORT=NAME  the API of an exported model on http://127.0.0.1:8080/v1"
 	@echo "make install-worker POOL=mac-train   a worker as a service; uninstall-worker removes it"
 	@echo "make audit              known weaknesses of the locked packages (needs the network)"
@@ -85,6 +88,9 @@ clients: .clients/.tried
 
 serve: env
 	@$(PY) -m tasks.exports.serve "$(EXPORT)"
+
+studio: env
+	@$(PY) -m studio --store "$(STORE)" --port "$(STUDIO_PORT)"
 
 test: lint types clients
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder

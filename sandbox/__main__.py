@@ -211,14 +211,15 @@ def show_results(layout: Layout, documents: Path | None, model: str, seconds: fl
     name = chosen_name(documents, model)
     if documents is None and model == "tiny":
         show_effect(layout.run(name))
-    steps = {"talk to the model": f".venv/bin/python -m flows try-model --run {name} --store {relative(layout.root)}"}
+    steps = {"see it in a browser": f"make studio STORE={relative(layout.root)}"}
+    steps["talk to the model"] = f".venv/bin/python -m flows try-model --run {name} --store {relative(layout.root)}"
     if documents is None:
         steps["your own documents"] = "make run DOCUMENTS=DIR"
     if model == "tiny":
         steps["a real small model"] = f"make run MODEL=smollm2{f' DOCUMENTS={documents}' if documents else ''}"
     steps |= {"the real thing": ".venv/bin/python -m flows check-setup", "this run in the UI": "make up"}
     print(f"\nDone in {seconds:.0f} s. Try next:")
-    print("\n".join(f"  {aim:<18}  {command}" for aim, command in steps.items()))
+    print("\n".join(f"  {aim:<19}  {command}" for aim, command in steps.items()))
 
 
 def show_effect(run: Path) -> None:

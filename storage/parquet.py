@@ -101,7 +101,7 @@ def read_shard(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
         StoreError: The file is not a whole Parquet file or lacks a column that every version writes.
     """
     names = columns or schema.names
-    table = _read_columns(path, names)
+    table = read_columns(path, names)
     missing = [name for name in names if name not in table.column_names]
     if required := sorted(name for name in missing if not schema.field(name).nullable):
         raise StoreError(f"{path} lacks the columns {required}; delete it and run the stage again")
@@ -116,13 +116,18 @@ def read_component(path: Path, field: str) -> pa.ChunkedArray:
     Raises:
         StoreError: The file is not a whole Parquet file or has no such component.
     """
-    table = _read_columns(path, [f"components.{field}"])
+    table = read_columns(path, [f"components.{field}"])
     if "components" not in table.column_names:
         raise StoreError(f"{path} holds no scores with {field}; delete it and score again")
     return pc.struct_field(table.column("components"), field)
 
 
-def _read_columns(path: Path, names: list[str]) -> pa.Table:
+def read_columns(path: Path, names: list[str]) -> pa.Table:
+    """Read the columns that a shard has of those named; ``components.NAME`` is one field of a struct.
+
+    Raises:
+        StoreError: The file is not a whole Parquet file.
+    """
     try:
         require_file(path)
         with pq.ParquetFile(path) as file:  # `read_table` would import pandas, which takes seconds

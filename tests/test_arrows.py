@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
+ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox", "studio")
 FOLDERS = ("sources", "signals", "mixture", "lora", "evals", "exports")
 # Parameter models, which are the forms, and results are all that flows may see of a room.
 PARAMETER_MODELS = {
@@ -77,6 +77,8 @@ def is_below(name: str, *packages: str) -> bool:
 
 def forbidden(path: Path, name: str) -> bool:
     room, *rest = path.relative_to(ROOT).with_suffix("").parts
+    if room != "studio" and is_below(name, "studio"):
+        return True
     if room == "storage":
         return is_below(name, "prefect", "tasks", "flows", "blocks", "deployments", "sandbox", *ACCELERATOR)
     if room == "blocks":
@@ -99,6 +101,8 @@ def forbidden(path: Path, name: str) -> bool:
         return inside or is_below(name, "aiohttp", "sandbox", *server, *ACCELERATOR)
     if room == "deployments":
         return is_below(name, "tasks", "sandbox", *ACCELERATOR)
+    if room == "studio":
+        return is_below(name, "prefect", "flows", "blocks", "sandbox", *ACCELERATOR)
     return is_below(name, "flows", "blocks")  # the sandbox starts the pipeline from outside, like a user
 
 
@@ -131,4 +135,5 @@ def test_the_arrows_can_fail() -> None:
     assert forbidden(ROOT / "tasks/lora/x.py", "tasks.evals.estimates")
     assert forbidden(ROOT / "tasks/training.py", "tasks.exports.parameters")
     assert forbidden(ROOT / "flows/x.py", "tasks.lora.trainer")
+    assert forbidden(ROOT / "studio/x.py", "flows.forms")
     assert not forbidden(ROOT / "flows/x.py", "tasks.lora.recipe")

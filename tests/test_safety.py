@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox")
+ROOMS = ("storage", "blocks", "tasks", "flows", "deployments", "sandbox", "studio")
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 LOADERS = {"torch.load", "numpy.load", "np.load", "pd.read_pickle", "yaml.load", "os.system"}

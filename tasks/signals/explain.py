@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from storage.errors import ParameterError, StoreError
 from storage.layout import Layout
-from storage.manifest import require_manifest
-from storage.parquet import read_shard
+from storage.manifest import ShardRecord, require_manifest
+from storage.parquet import read_columns, read_shard
 from storage.schemas import RAW_SCHEMA, SCORED_LAYOUT, SCORED_SCHEMA
 from storage.text import clean_text
 from tasks.signals.evidence import find_phrases
@@ -27,7 +27,7 @@ from tasks.signals.formulas import (
 )
 from tasks.signals.marks import read_blocks
 from tasks.signals.overlay import split_overrides
-from tasks.signals.priors import PRIORS, known_type
+from tasks.signals.priors import LABEL_COLUMNS, PRIORS, known_type, label_differences
 from tasks.signals.tokens import plain_text, token_starts, tokenise_one
 from tasks.signals.vocabulary import FEATURES
 from tasks.signals.votes import block_votes, block_weights
@@ -50,6 +50,19 @@ def explain(layout: Layout, identifier: str) -> list[str]:
             f"{identifier!r} is neither a scored source nor a document id of the form source:id, such as "
             "classical_philosophy:1497"
         )
+    files = [shard.file for shard in scored_shards(layout, source)]
+    if not colon:
+        return explain_source(layout.raw(source), layout.scored(source), files)
+    return explain_document(layout.raw(source), layout.scored(source), files, identifier)
+
+
+def scored_shards(layout: Layout, source: str) -> list[ShardRecord]:
+    """List the shards of a scored source, which have the same names and row order as those of its documents.
+
+    Raises:
+        ParameterError: The name is not that of a source.
+        StoreError: It was not downloaded, not scored, or downloaded again since.
+    """
     step = f"python -m flows score-corpus --sources {source}"
     documents = require_manifest(
         layout.raw(source), f"download it first: python -m flows download-corpus --sources {source}"
@@ -61,19 +74,23 @@ def explain(layout: Layout, identifier: str) -> list[str]:
         )
     if scores.parameters.get("layout") != SCORED_LAYOUT:
         raise StoreError(f"the scores of {source} were made by an earlier version; score it again: {step}")
-    files = [shard.file for shard in scores.shards]
-    if not colon:
-        return explain_source(layout.raw(source), layout.scored(source), files)
-    return explain_document(layout.raw(source), layout.scored(source), files, identifier)
+    return scores.shards
 
 
 def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: str) -> list[str]:
-    """Explain the stored score of a document.
+    """Explain the stored score of a document; see `find_document` for what it takes and raises."""
+    return explain_score(*find_document(raw, scored, files, identifier))
+
+
+def find_document(
+    raw: Path, scored: Path, files: Iterable[str], identifier: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a document, a row of `storage.schemas.RAW_SCHEMA`, and its scores, one of `SCORED_SCHEMA`.
 
     Args:
         raw: Folder of the documents of a source.
         scored: Folder of their scores.
-        files: The shards, which have the same names and row order in both.
+        files: The shards to look in.
         identifier: The document.
 
     Raises:
@@ -90,7 +107,7 @@ def explain_document(raw: Path, scored: Path, files: Iterable[str], identifier: 
                 read_shard(folder / file, schema).slice(row, 1).to_pylist()[0]
                 for folder, schema in ((raw, RAW_SCHEMA), (scored, SCORED_SCHEMA))
             )
-            return explain_score(document, score)
+            return document, score
     raise ParameterError(f"there is no document {identifier!r} in {raw}; ids look like {example!r}")
 
 
@@ -234,15 +251,15 @@ def explain_source(raw: Path, scored: Path, files: Iterable[str]) -> list[str]:
     found: list[tuple[float, str, str, float, float]] = []
     documents = 0
     for file in files:
-        table = read_shard(scored / file, SCORED_SCHEMA, ["id", "auth_weight", "components"])
-        titles = read_shard(raw / file, RAW_SCHEMA, ["title"]).column("title").to_pylist()
+        table = read_columns(scored / file, ["id", "auth_weight", *LABEL_COLUMNS])
+        titles = read_shard(raw / file, RAW_SCHEMA, ["title"]).column("title")
         documents += table.num_rows
-        for row, title in zip(table.to_pylist(), titles, strict=True):
-            why = row["components"]
-            label = PRIORS[why["source_type"]].authority
-            if why["source_type"] != "unknown" and not why["unscored_language"]:
-                difference = why["text_auth"] - label
-                found.append((abs(difference), row["id"], title or "", difference, row["auth_weight"]))
+        differences = label_differences(table.column("components"))
+        for row in np.argsort(-np.abs(differences), kind="stable")[:DOCUMENTS_SHOWN].tolist():
+            if np.isnan(difference := differences[row]):
+                break
+            identifier, authority = (table.column(name)[row].as_py() for name in ("id", "auth_weight"))
+            found.append((abs(difference), identifier, titles[row].as_py() or "", difference, authority))
         found = sorted(found, key=lambda entry: (-entry[0], entry[1]))[:DOCUMENTS_SHOWN]
     if not found:
         return [f"no document of {documents:,} can disagree with its label: all are unknown or in an unscored language"]

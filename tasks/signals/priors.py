@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from storage.vocabulary import SourceType
 
 AUTHORITY_MAXIMUM = 0.99
 BITS_MAXIMUM = 10.0
+LABEL_COLUMNS = ["components.text_auth", "components.source_type", "components.unscored_language"]
+"""What `label_differences` reads of a shard of scores."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +60,19 @@ PRIORS: dict[SourceType, Prior] = {
 def known_type(name: str | None) -> SourceType:
     """Return the source type of that name; a name outside the registry, or none, is ``unknown``."""
     return name if name in PRIORS else "unknown"
+
+
+def label_differences(components: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Subtract the authority of each document's label from that of its text; NaN where the two cannot disagree.
+
+    Args:
+        components: Structs with at least the fields of `LABEL_COLUMNS`.
+    """
+    text, kinds, unscored = (
+        pc.struct_field(components, name.removeprefix("components.")).combine_chunks() for name in LABEL_COLUMNS
+    )
+    encoded = kinds.fill_null("unknown").dictionary_encode()
+    names = [known_type(name) for name in encoded.dictionary.to_pylist()]
+    labels = np.array([np.nan if name == "unknown" else PRIORS[name].authority for name in names])
+    differences = text.cast("float64").to_numpy(zero_copy_only=False) - labels[encoded.indices.to_numpy()]
+    return np.where(unscored.fill_null(False).to_numpy(zero_copy_only=False), np.nan, differences)
