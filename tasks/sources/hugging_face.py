@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
 from tasks.sources.hub_stream import HubRow, HubStream
 from tasks.sources.hub_table import dataset_error, refuse_folder
-from tasks.sources.pace import HostPace, Patience
+from tasks.sources.pace import Patience
 from tasks.sources.rows import RangeReader, map_row
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 from tasks.sources.subjects import RowsAbout
@@ -35,27 +35,15 @@ REQUESTS_PER_SECOND = 1000.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@asynccontextmanager
-async def open_hugging_face(
-    spec: SourceSpec, archives: Archives, workspace: Path | None = None
-) -> AsyncIterator[HuggingFaceDataset]:
-    """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
-    check_hub()
-    host = archives.web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
-    host.parks = False  # a dead file of the Hub looks like a dead Hub, so the whole source is run again instead
-    source = HuggingFaceDataset(spec, archives, host, workspace)
-    try:
-        yield source
-    finally:
-        await source.close()
-
-
 class HuggingFaceDataset:
-    """Rows of one split of one dataset."""
+    """Rows of one split of one dataset; `HF_ENDPOINT` must be set before `datasets` is first imported."""
 
     remark = ""
 
-    def __init__(self, spec: SourceSpec, archives: Archives, host: HostPace, workspace: Path | None = None) -> None:
+    def __init__(self, spec: SourceSpec, archives: Archives, workspace: Path) -> None:
+        check_hub()
+        host = archives.web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
+        host.parks = False  # a dead file of the Hub looks like a dead Hub, so the whole source is run again instead
         self._spec = spec
         self._token = token = archives.connection.hf_token
         self._patience = Patience(host, archives.pace.attempts, archives.pace.first_delay_seconds)
@@ -65,10 +53,7 @@ class HuggingFaceDataset:
         self._looked_up = False
         self._looking_up = asyncio.Lock()
         self._reader: RangeReader[HubRow] = RangeReader(HubStream(spec, token, workspace).read_from)
-
-    async def close(self) -> None:
-        """Close the open stream."""
-        await self._reader.close()
+        self.aclose = self._reader.close
 
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
@@ -143,7 +128,7 @@ class HuggingFaceDataset:
 
     def _has_begun(self) -> bool:
         """Tell whether an earlier process read rows: then a network that is away now is waited for."""
-        return self._workspace is not None and any(self._workspace.glob("position-*.json"))
+        return any(self._workspace.glob("position-*.json"))
 
     def _look_up(self, revision: str) -> Any:
         """Ask the Hub about the dataset, once, and whether its files are given to this client."""

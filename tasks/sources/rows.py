@@ -48,7 +48,6 @@ def map_row(
         title=first_line(text) if columns.title == FIRST_LINE else _text(pick(row, columns.title)),
         author=_text(pick(row, columns.author)),
         year=year,
-        year_evidence="none" if year is None else "metadata",
         date=date_of(pick(row, columns.date)),
         language=_text(pick(row, columns.language)),
         licence=_text(pick(row, columns.licence)) or spec.licence,

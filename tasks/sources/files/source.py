@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,6 @@ ITEM_BYTES = 16 * 2**20
 """Files that are fetched together hold about so much, so that a download of large ones takes little memory."""
 
 
-@asynccontextmanager
-async def open_local_files(spec: SourceSpec, current_year: int) -> AsyncIterator[LocalFiles]:
-    """Open the files that a catalogue entry names."""
-    source = LocalFiles(spec, current_year)
-    try:
-        yield source
-    finally:
-        await source.close()
-
-
 class LocalFiles:
     """Documents and rows of files, file by file in the order of their names."""
 
@@ -50,7 +39,7 @@ class LocalFiles:
         self._has_text, self._without_text = False, ""
         self._descriptions: dict[tuple[str, ...], Descriptions] = {}
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close what is open."""
         await self._reader.close()
         await self._counter.close()

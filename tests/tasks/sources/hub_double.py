@@ -64,7 +64,7 @@ async def read(command):
                     found["texts"].append(outcome.text[:100])
         if command.get("die"):
             os._exit(9)
-        await source.close()
+        await source.aclose()
     return found
 
 results = []

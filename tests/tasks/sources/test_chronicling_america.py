@@ -252,7 +252,6 @@ async def test_a_page_becomes_a_document(library: Library, serve: Serve, clock: 
         url="https://www.loc.gov/resource/sn1/1900-01-05/ed-1/?sp=6",
         title="The sun (New York), 1900-01-05, page 6",
         year=1900,
-        year_evidence="metadata",
         date="1900-01-05",
         language="english",
         licence="pd",

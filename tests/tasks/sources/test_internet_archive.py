@@ -211,7 +211,6 @@ async def test_an_item_becomes_a_document(archive: Archive, serve: Serve, clock:
         title="A book",
         author="Ford, D.; Hough, F.",
         year=1897,
-        year_evidence="metadata",
         date="[1897]",
         language="san",
         licence="https://example.org/pd",
