@@ -47,18 +47,10 @@ class FileReader:
         self._current_year = current_year
         self._descriptions: dict[str, Descriptions] = {}
 
-    def close(self) -> None:
-        """End the processes of the parsers."""
-        self.parsers.close()
-
-    def kind(self, path: Path, name: str) -> str:
-        """Tell what a file is when it is unpacked.
-
-        Raises:
-            Unreadable: It is nothing that is read.
-        """
+    def kind(self, path: Path, name: str) -> tuple[str, bool]:
+        """Tell what a file is when it is unpacked, and whether it is packed."""
         head, is_packed = read_head(path)
-        return kind_of(head, unpacked_name(name), None if is_packed else path)
+        return kind_of(head, unpacked_name(name), None if is_packed else path), is_packed
 
     def rows(self, path: Path, name: str, *, light: bool = False, depth: int = 0) -> Iterator[Row]:
         """Yield the rows of a table, the documents of an archive, or the one document of a file, in order.
@@ -72,8 +64,7 @@ class FileReader:
             depth: How many archives it is in.
         """
         try:
-            head, is_packed = read_head(path)
-            kind = kind_of(head, unpacked_name(name), None if is_packed else path)
+            kind, is_packed = self.kind(path, name)
             if is_packed and kind not in _STREAMED:
                 with tempfile.TemporaryDirectory() as folder:
                     copy = Path(folder) / "unpacked"
@@ -170,8 +161,8 @@ class FileReader:
     def table_rows(self, path: Path, name: str) -> Iterator[Row]:
         """Yield the rows of a table, whether or not one of its columns holds texts; one that is broken just ends."""
         try:
-            kind = self.kind(path, name)
-            if kind != "sheet" or not read_head(path)[1]:
+            kind, is_packed = self.kind(path, name)
+            if kind != "sheet" or not is_packed:
                 yield from read_rows(path, kind, self.spec.max_line_bytes, self.parsers, ending_of(name))
         except Unreadable:
             return

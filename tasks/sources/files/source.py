@@ -43,7 +43,7 @@ class LocalFiles:
         """Close what is open."""
         await self._reader.close()
         await self._counter.close()
-        await asyncio.to_thread(self._files.close)
+        await asyncio.to_thread(self._files.parsers.close)
 
     async def count(self) -> int | None:
         """Count the documents of a folder of documents; none if there are tables, whose rows are counted when read.
@@ -144,7 +144,7 @@ class LocalFiles:
         kinds: dict[str, str] = {}
         for name in tree.files:
             try:
-                kinds[name] = self._files.kind(self._path(name), name)
+                kinds[name] = self._files.kind(self._path(name), name)[0]
             except Unreadable as error:
                 found.faults.append([name, error.reason, error.detail])
         found.texts = [name for name, kind in kinds.items() if kind in DOCUMENTS]
@@ -178,16 +178,12 @@ class LocalFiles:
         tables = [name for name in found.tables if kinds[name] in TABLES]
         small = [name for name in tables if self._path(name).stat().st_size <= MOST_BYTES]
         probe = Descriptions()
-        return [name for name in small if probe.add(name, self._table_rows(name), list(kinds))]
+        return [name for name in small if probe.add(name, self._files.table_rows(self._path(name), name), list(kinds))]
 
     def _remarks_on(self, sidecars: list[str]) -> Iterator[str]:
         if sidecars:
             count = len(self._describe(tuple(sidecars)).of_file)
             yield f"{', '.join(sidecars)} {'describes' if len(sidecars) == 1 else 'describe'} {count} of the files"
-
-    def _table_rows(self, name: str) -> Iterator[Row]:
-        # A table without texts ends in a fault when it is read as documents; here its rows are what is wanted.
-        return self._files.table_rows(self._path(name), name)
 
     def _describe(self, sidecars: tuple[str, ...]) -> Descriptions:
         """Read the tables that describe files; their names are kept in the plan."""
@@ -195,7 +191,7 @@ class LocalFiles:
             descriptions, files = Descriptions(), self._walk().files
             for name in sidecars:
                 if self._path(name).is_file() and self._is_inside(name):
-                    descriptions.add(name, self._table_rows(name), files)
+                    descriptions.add(name, self._files.table_rows(self._path(name), name), files)
             self._descriptions[sidecars] = descriptions
         return self._descriptions[sidecars]
 
