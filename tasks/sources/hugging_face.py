@@ -58,7 +58,7 @@ class HuggingFaceDataset:
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
 
-        With a year filter or subjects it is not known how many of them are kept. Raises as `plan`.
+        With a year filter or subjects it is not known how many of them are kept.
         """
         info = await asyncio.to_thread(self._look_up, self._spec.revision)
         return None if self._is_filtered else _rows_described(info.card_data, self._spec)
@@ -72,11 +72,7 @@ class HuggingFaceDataset:
 
         The Hub does not always say how many rows there are: ranges past the end hold nothing. With a year filter or
         subjects it is not known how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
-
-        Raises:
-            SourceUnavailable: The dataset does not exist, is gated, or needs a script.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub does not answer now.
+        Without a network it raises `PrerequisiteError`.
         """
         # Rows that are added to a plan come from the commit that it was frozen at.
         revision = next((str(item.data["revision"]) for item in known.values()), self._spec.revision)
@@ -102,7 +98,7 @@ class HuggingFaceDataset:
         ]
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows; raises as `plan`, and SourceUnavailable where a column is missing."""
+        """Read one range of rows."""
         refuse_folder(self._spec)
         await self._check_access(str(item.data["revision"]))
         start = int(item.data["start"])

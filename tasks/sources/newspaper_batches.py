@@ -49,11 +49,7 @@ class NewspaperBatches:
         return sum(known) if known and len(known) == len(pages) else None
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Choose as many files as it takes, evenly over the library's list.
-
-        Raises:
-            SourceUnavailable: The library has no list of files.
-        """
+        """Choose as many files as it takes, evenly over the library's list."""
         try:
             entries = [entry for entry in await self._listed() if entry["batch"] not in known]
         except ItemUnavailable as error:

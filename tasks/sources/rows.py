@@ -15,6 +15,7 @@ from tasks.sources.source import Document, Reject
 FIRST_LINE = "@first_line"
 TITLE_CHARS = 120
 MOST_COLUMNS = 20
+"""Columns that a message names."""
 
 _PART = re.compile(r"\{([^{}]+)\}")
 

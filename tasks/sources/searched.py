@@ -23,12 +23,7 @@ class SearchedArchive(ABC):
         self._spec, self._current_year = spec, archives.current_year
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Search once, or for each subject of the list, and pass over what is known.
-
-        Raises:
-            SourceUnavailable: The search cannot be used.
-            CorruptAnswer: Its listing contradicts itself.
-        """
+        """Search once, or for each subject of the list, and pass over what is known."""
         self.remark, wanted = "", reserve(limit)
         try:
             if not self._spec.subjects:

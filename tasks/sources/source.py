@@ -58,6 +58,9 @@ class Reject:
 class Source(Protocol):
     """An archive that is open for reading.
 
+    Every method raises `SourceUnavailable` where the source as a whole cannot be read, `ArchiveBusy` where it does not
+    answer now, `CorruptAnswer` where what it says contradicts itself, and `ParameterError` where its folder is missing.
+
     Attributes:
         remark: What a person should know of the last plan, such as a total that the listing does not reach.
     """

@@ -11,16 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.files.columns import MOST_COLUMNS, guess_columns
+from tasks.sources.files.columns import MOST_BYTES, Descriptions, describe, guess_columns
 from tasks.sources.files.containers import BROKEN, ExpandsTooFar, broken, members_of, open_unpacked, read_head
 from tasks.sources.files.encoding import decode
 from tasks.sources.files.kinds import ARCHIVES, ENDINGS, TABLES, ending_of, kind_of, unpacked_name
 from tasks.sources.files.naming import fields_of_name, read_frame, read_front_matter
 from tasks.sources.files.parsers import Parsers
 from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, FileText, Row, Unreadable
-from tasks.sources.files.sidecar import MOST_BYTES, Descriptions, describe
 from tasks.sources.files.tables import read_rows
 from tasks.sources.files.walk import is_hidden, shown
+from tasks.sources.rows import MOST_COLUMNS
 
 LARGEST_FILE_BYTES = 512 * 2**20
 """Of a PDF, e-book or office file, or of a file in an archive."""

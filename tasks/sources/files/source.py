@@ -11,11 +11,11 @@ from typing import Any
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
+from tasks.sources.files.columns import MOST_BYTES, Descriptions
 from tasks.sources.files.kinds import DOCUMENTS, TABLES
 from tasks.sources.files.mapping import RowMapper
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import BadLine, Row, Unreadable
-from tasks.sources.files.sidecar import MOST_BYTES, Descriptions
 from tasks.sources.files.walk import LISTING, Sorted, Tree, first_faults, remark_on, walk
 from tasks.sources.rows import RangeReader, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
@@ -46,12 +46,7 @@ class LocalFiles:
         await asyncio.to_thread(self._files.parsers.close)
 
     async def count(self) -> int | None:
-        """Count the documents of a folder of documents; none if there are tables, whose rows are counted when read.
-
-        Raises:
-            ParameterError: The folder or file is not there.
-            SourceUnavailable: It holds no file that can be read.
-        """
+        """Count the documents of a folder of documents; none if there are tables, whose rows are counted when read."""
         found = await asyncio.to_thread(self._sort)
         self._require_files(found)
         return None if found.tables else len(found.texts)
@@ -60,10 +55,6 @@ class LocalFiles:
         """Cut the files into ranges of rows, enough for `limit` documents; a document file is one row.
 
         With a year filter it is not known how many rows that takes: then up to `scan_rows` rows, or all of them.
-
-        Raises:
-            ParameterError: The folder or file is not there.
-            SourceUnavailable: It holds no file that can be read, or a known one changed.
         """
         wanted = reserve(limit) * 2 if self._spec.year_filter is None else None
         bounds = [bound for bound in (wanted, self._spec.scan_rows) if bound is not None]
@@ -242,11 +233,7 @@ class LocalFiles:
             self._without_text = self._without_text or f"{file}, {problem}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows, or a few documents.
-
-        Raises:
-            SourceUnavailable: A file changed since it was planned.
-        """
+        """Read one range of rows, or a few documents, out of files that are as they were planned."""
         for file, reason, detail in item.data.get("rejects", ()):
             yield Reject(f"{self._spec.name}:{file}", file, reason, detail)
         if texts := item.data.get("texts"):
