@@ -56,7 +56,7 @@ def read_own(folder: Path) -> dict[str, str]:
             async for outcome in source.fetch(item):
                 if isinstance(outcome, Document):
                     texts[str(outcome.url)] = f"{texts.get(str(outcome.url), '')} {outcome.text}"
-        await source.close()
+        await source.aclose()
         return texts
 
     return asyncio.run(read())

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Self
 from aiohttp import web
 
 from sandbox.archives.chronicling_america import SandboxChroniclingAmerica
-from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument, SourceSummary, Summariser
+from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument, SourceSummary, summarise
 from sandbox.archives.hub import SandboxHub
 from sandbox.archives.internet_archive import SandboxInternetArchive
 from sandbox.archives.serving import Fault, Traffic
@@ -128,17 +128,18 @@ class SandboxArchives:
     def _lay_down(
         self, archive: SandboxInternetArchive, newspapers: SandboxChroniclingAmerica, hub: SandboxHub
     ) -> None:
-        summariser = Summariser()
-        for document in self._documents:
-            summariser.add(document)
-            match ARCHIVE_OF[document.source]:
-                case "internet_archive":
-                    archive.add(document)
-                case "chronicling_america":
-                    newspapers.add(document)
-                case "hugging_face":
-                    hub.add(document)
-        self._summaries = summariser.summaries()
+        def laid_down() -> Iterator[SandboxDocument]:
+            for document in self._documents:
+                match ARCHIVE_OF[document.source]:
+                    case "internet_archive":
+                        archive.add(document)
+                    case "chronicling_america":
+                        newspapers.add(document)
+                    case "hugging_face":
+                        hub.add(document)
+                yield document
+
+        self._summaries = summarise(laid_down())
         archive.finish(self._unavailable_items)
         newspapers.finish()
         hub.finish({source: summary.revision for source, summary in self._summaries.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pydantic import ValidationError
 
 from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument
 from storage.errors import ParameterError
+from tasks.sources.files.containers import BoundedReader, ExpandsTooFar
+from tasks.sources.files.tables import lines_of
 
 SUFFIX = ".jsonl.zst"
 MAX_LINE_BYTES = 32 * 2**20
@@ -108,35 +111,33 @@ class DocumentFolder:
         all_served = 0
         for path in self.files:
             served = 0
-            for number, line in enumerate(_lines(self._chunks(path)), start=1):
+            for number, line in self._lines(path):
                 try:
                     document = _parse(line, path.name.removesuffix(SUFFIX))
                 except ValueError as error:
                     self._skip(SkippedLine(path.name, number, str(error)))
                     continue
-                if document is not None:
-                    served += 1
-                    yield document
+                served += 1
+                yield document
             self._check_known(path, served)
             all_served += served
         if not all_served:
             raise ParameterError(f"{self.folder} contains no documents: {self._first_fault(self.files[0])}")
 
-    def _chunks(self, path: Path) -> Iterator[bytes]:
+    def _lines(self, path: Path) -> Iterator[tuple[int, bytes | None]]:
+        """Yield the lines that are not blank with their numbers; None stands for one above the size bound."""
         try:
             unpacker = zstandard.ZstdDecompressor()
             with path.open("rb") as packed, unpacker.stream_reader(packed, read_across_frames=True) as stream:
-                while chunk := stream.read(_CHUNK_BYTES):
-                    self._room_bytes -= len(chunk)
-                    if self._room_bytes < 0:
-                        break
-                    yield chunk
-        except (zstandard.ZstdError, OSError) as error:
-            raise ParameterError(f"{path} cannot be unpacked ({error}); write it again with zstd") from error
-        if self._room_bytes < 0:
+                bounded = BoundedReader(stream, self._room_bytes)
+                yield from lines_of(io.BufferedReader(bounded, _CHUNK_BYTES), MAX_LINE_BYTES)
+                self._room_bytes = bounded.left
+        except ExpandsTooFar as error:
             raise ParameterError(
                 f"{self.folder} unpacks to more than {MAX_FOLDER_BYTES:,} bytes (in {path.name}); serve fewer files"
-            )
+            ) from error
+        except (zstandard.ZstdError, OSError) as error:
+            raise ParameterError(f"{path} cannot be unpacked ({error}); write it again with zstd") from error
 
     def _skip(self, skipped: SkippedLine) -> None:
         self.skipped_count += 1
@@ -174,26 +175,10 @@ def _fault_of(folder: Path) -> str:
     return f"{folder} contains no *{SUFFIX} files, {there}"
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
-    """Yield lines; None stands for one above the size bound, which is never held whole."""
-    rest, too_long = b"", False
-    for chunk in chunks:
-        *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            yield None if too_long or len(line) > MAX_LINE_BYTES else line
-            too_long = False
-        if len(rest) > MAX_LINE_BYTES:
-            rest, too_long = b"", True
-    if rest or too_long:
-        yield None if too_long else rest
-
-
-def _parse(line: bytes | None, stem: str) -> SandboxDocument | None:
-    """Turn a line into a document; None for an empty line, ValueError with the reason for a bad one."""
+def _parse(line: bytes | None, stem: str) -> SandboxDocument:
+    """Turn a line into a document; ValueError with the reason for a bad one."""
     if line is None:
         raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-    if not line.strip():
-        return None
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -125,54 +126,29 @@ class SourceSummary:
         return hashlib.sha1(f"hub-rows-1:{self.digest}".encode(), usedforsecurity=False).hexdigest()
 
 
-class Summariser:
-    """Sums up documents one after the other, so that a large folder is never in memory as a whole."""
-
-    def __init__(self) -> None:
-        self._hashes: dict[str, hashlib._Hash] = {}
-        self._counts: dict[str, int] = {}
-        self._years: dict[str, tuple[int, int]] = {}
-        self._days: dict[str, tuple[date, date]] = {}
-
-    def add(self, document: SandboxDocument) -> None:
-        """Take one more document into account."""
-        source = document.source
-        self._hashes.setdefault(source, hashlib.sha256()).update(document.model_dump_json().encode() + b"\n")
-        self._counts[source] = self._counts.get(source, 0) + 1
-        if document.year is not None:
-            low, high = self._years.get(source, (document.year, document.year))
-            self._years[source] = min(low, document.year), max(high, document.year)
-        day = day_of(document) if ARCHIVE_OF[source] == "chronicling_america" else None
-        if day is not None:
-            first, last = self._days.get(source, (day, day))
-            self._days[source] = min(first, day), max(last, day)
-
-    def summaries(self) -> dict[str, SourceSummary]:
-        """Return what was added, by source, in the order of the names.
-
-        Raises:
-            ParameterError: If nothing was.
-        """
-        if not self._counts:
-            raise ParameterError("there are no documents to serve; give at least one, or a folder that contains some")
-        return {
-            source: SourceSummary(
-                self._counts[source],
-                self._hashes[source].hexdigest(),
-                self._years.get(source),
-                self._days.get(source),
-            )
-            for source in sorted(self._counts)
-        }
-
-
 def summarise(documents: Iterable[SandboxDocument]) -> dict[str, SourceSummary]:
-    """Sum up documents by source.
+    """Sum up documents by source, in the order of the names; they are read once, and never held as a whole.
 
     Raises:
         ParameterError: If there are none.
     """
-    summariser = Summariser()
+    hashes: defaultdict[str, hashlib._Hash] = defaultdict(hashlib.sha256)
+    counts: Counter[str] = Counter()
+    years: dict[str, tuple[int, int]] = {}
+    days: dict[str, tuple[date, date]] = {}
     for document in documents:
-        summariser.add(document)
-    return summariser.summaries()
+        source, year = document.source, document.year
+        hashes[source].update(document.model_dump_json().encode() + b"\n")
+        counts[source] += 1
+        if year is not None:
+            low, high = years.get(source, (year, year))
+            years[source] = min(low, year), max(high, year)
+        if ARCHIVE_OF[source] == "chronicling_america" and (day := day_of(document)):
+            first, last = days.get(source, (day, day))
+            days[source] = min(first, day), max(last, day)
+    if not counts:
+        raise ParameterError("there are no documents to serve; give at least one, or a folder that contains some")
+    return {
+        source: SourceSummary(counts[source], hashes[source].hexdigest(), years.get(source), days.get(source))
+        for source in sorted(counts)
+    }

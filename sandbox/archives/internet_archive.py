@@ -170,7 +170,7 @@ def _holds(item: ArchiveItem, name: str, values: set[str]) -> bool:
     if name == "identifier":
         return item.identifier.casefold() in values
     if name == "title":
-        return any(names_phrase(item.title or "", value) for value in values)
+        return any(names_phrase(item.about.title or "", value) for value in values)
     return any(value in item.subject for value in values)
 
 

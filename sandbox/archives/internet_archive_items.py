@@ -29,16 +29,7 @@ class ArchiveItem:
 
     identifier: str
     stem: str
-    collection: str
-    subject: str
-    title: str | None
-    creators: tuple[str, ...]
-    year: int | None
-    date: str | None
-    language: str | None
-    licence: str | None
-    part_of: str | None
-    origin: str | None
+    about: SandboxDocument
     slot: TextSlot | None
     access: Access = "open"
 
@@ -46,6 +37,21 @@ class ArchiveItem:
     def text_name(self) -> str:
         """Name of the item's text file."""
         return f"{self.stem}_djvu.txt"
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection that the item is in."""
+        return collection_of(self.about.source)
+
+    @property
+    def subject(self) -> str:
+        """What the item is about, as far as the sandbox knows."""
+        return self.about.source.replace("_", " ")
+
+    @property
+    def creators(self) -> list[str]:
+        """Who wrote it."""
+        return [part.strip() for part in (self.about.author or "").split(";") if part.strip()]
 
 
 def collection_of(source: str) -> str:
@@ -61,21 +67,8 @@ def identifier_of(native_id: str) -> str:
 
 def make_item(document: SandboxDocument, identifier: str, slot: TextSlot) -> ArchiveItem:
     """Describe a document as an item."""
-    return ArchiveItem(
-        identifier=identifier,
-        stem=_stem(identifier, document.title),
-        collection=collection_of(document.source),
-        subject=document.source.replace("_", " "),
-        title=document.title,
-        creators=tuple(part.strip() for part in (document.author or "").split(";") if part.strip()),
-        year=document.year,
-        date=document.date,
-        language=document.language,
-        licence=document.licence,
-        part_of=document.part_of,
-        origin=document.url,
-        slot=slot,
-    )
+    without_text = document.model_copy(update={"text": ""})
+    return ArchiveItem(identifier, _stem(identifier, document.title), without_text, slot)
 
 
 def unavailable_item(source: str) -> ArchiveItem:
@@ -83,22 +76,11 @@ def unavailable_item(source: str) -> ArchiveItem:
     access = UNAVAILABLE[source]
     # Sorted before all others, so that it is met however few items are asked for.
     identifier = f"00-sandbox-{access}-{source.replace('_', '-')}"
-    return ArchiveItem(
-        identifier=identifier,
-        stem=identifier,
-        collection=collection_of(source),
-        subject=source.replace("_", " "),
-        title=f"An item that shows how '{access}' is reported",
-        creators=(),
-        year=1900,
-        date="1900",
-        language="eng",
-        licence=None,
-        part_of=None,
-        origin=None,
-        slot=None,
-        access=access,
+    title = f"An item that shows how '{access}' is reported"
+    about = SandboxDocument(
+        source=source, native_id=identifier, text="none", title=title, year=1900, date="1900", language="eng"
     )
+    return ArchiveItem(identifier, identifier, about, slot=None, access=access)
 
 
 def _stem(identifier: str, title: str | None) -> str:
@@ -118,15 +100,15 @@ def search_fields(item: ArchiveItem) -> dict[str, Any]:
     day = _date_text(item)
     fields: dict[str, Any] = {
         "identifier": item.identifier,
-        "title": item.title,
+        "title": item.about.title,
         "creator": _one_or_list(item.creators),
         "date": f"{_padded(day)}T00:00:00Z" if day else None,
-        "year": item.year,
-        "language": item.language,
+        "year": item.about.year,
+        "language": item.about.language,
         "subject": item.subject,
         "collection": [item.collection, "sandbox"],
         "mediatype": "texts",
-        "licenseurl": item.licence,
+        "licenseurl": item.about.licence,
         "publicdate": f"{_PUBLIC_DATE.replace(' ', 'T')}Z",
         "downloads": stable_number(item.identifier, 1000),
         "format": ["Metadata"] if item.access in ("dark", "no-text") else ["DjVuTXT", "Metadata", "Text PDF"],
@@ -158,16 +140,16 @@ def metadata_record(item: ArchiveItem, file_host: str) -> dict[str, Any]:
 def _item_metadata(item: ArchiveItem) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "identifier": item.identifier,
-        "title": item.title,
+        "title": item.about.title,
         "creator": _one_or_list(item.creators),
         "date": _date_text(item),
-        "year": None if item.year is None else str(item.year),
-        "language": item.language,
+        "year": None if item.about.year is None else str(item.about.year),
+        "language": item.about.language,
         # Served as it is: where a document states its licence in words, there is no URL for it.
-        "licenseurl": item.licence,
+        "licenseurl": item.about.licence,
         "subject": item.subject,
-        "part_of": item.part_of,
-        "source": item.origin,
+        "part_of": item.about.part_of,
+        "source": item.about.url,
         "mediatype": "texts",
         "collection": [item.collection, "sandbox"],
         "publicdate": _PUBLIC_DATE,
@@ -198,7 +180,7 @@ def _checks(content: bytes) -> dict[str, str]:
 
 
 def _date_text(item: ArchiveItem) -> str | None:
-    return item.date or (None if item.year is None else _year_text(item.year))
+    return item.about.date or (None if item.about.year is None else _year_text(item.about.year))
 
 
 def _year_text(year: int) -> str:
@@ -210,5 +192,5 @@ def _padded(day: str) -> str:
     return f"{parts[1]}{parts[2] or '-01'}{parts[3] or '-01'}" if parts else day
 
 
-def _one_or_list(values: tuple[str, ...]) -> str | list[str] | None:
-    return None if not values else values[0] if len(values) == 1 else list(values)
+def _one_or_list(values: list[str]) -> str | list[str] | None:
+    return None if not values else values[0] if len(values) == 1 else values

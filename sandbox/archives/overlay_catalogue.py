@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from sandbox.archives.documents import ARCHIVE_OF, SandboxDocument, SourceSummary, summarise
+from sandbox.archives.documents import ARCHIVE_OF, SourceSummary
 from sandbox.archives.hub_rows import REPOSITORIES
 from sandbox.archives.internet_archive_items import collection_of
 from storage.atomic import write_text
@@ -20,9 +20,7 @@ REQUESTS_PER_MINUTE = 60_000.0
 Entry = dict[str, Any]
 
 
-def write_catalogue(
-    path: Path, documents: Iterable[SandboxDocument] | Mapping[str, SourceSummary], base: Path | None = None
-) -> None:
+def write_catalogue(path: Path, summaries: Mapping[str, SourceSummary], base: Path | None = None) -> None:
     """Write a catalogue to lay over the bundled one, so that its sources are read from the sandbox.
 
     Every source that has documents is asked for all of them, at a frozen state of the sandbox; the others become
@@ -30,17 +28,13 @@ def write_catalogue(
 
     Args:
         path: The TOML file to write.
-        documents: What the sandbox serves, or the summaries that `SandboxArchives` made of it.
+        summaries: What the sandbox serves, by source.
         base: A catalogue of the user's own, which the written one contains.
 
     Raises:
-        ParameterError: If there are no documents or `base` is not a catalogue.
+        ParameterError: If `base` is not a catalogue.
     """
     known = load_catalogue(base)
-    if isinstance(documents, Mapping):
-        summaries = cast("Mapping[str, SourceSummary]", documents)
-    else:
-        summaries = summarise(documents)
     entries: dict[str, Entry] = tomllib.loads(base.read_text("utf-8")) if base is not None else {}
     for name, spec in known.items():
         if spec.archive != ARCHIVE_OF.get(name, spec.archive) or spec.archive == "local_files":

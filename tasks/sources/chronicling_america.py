@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -16,11 +15,10 @@ from tasks.sources.answers import check_object, media_type, parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
 from tasks.sources.dates import year_of
-from tasks.sources.http import ArchiveClient
 from tasks.sources.newspaper_pages import WORDS, full_text, plan_page, text_address
 from tasks.sources.pace import Tally
-from tasks.sources.source import ASKED_FOR, NOTHING, Document, Reject, document_or_reject, item_id, reserve
-from tasks.sources.subjects import ask_in_turn
+from tasks.sources.searched import SearchedArchive
+from tasks.sources.source import ASKED_FOR, NOTHING, Document, item_id
 
 HITS, PAGES = "of", "total"
 """How the search names its numbers of results and of pages, whatever the words suggest."""
@@ -43,59 +41,30 @@ class Slice:
         return replace(self, end=middle), replace(self, start=middle + timedelta(days=1))
 
 
-@asynccontextmanager
-async def open_chronicling_america(spec: SourceSpec, archives: Archives) -> AsyncIterator[ChroniclingAmerica]:
-    """Open Chronicling America for one catalogue entry, with one pace for its search and one for its texts."""
-    api, texts = archives.client(spec, "search"), archives.client(spec, "texts")
-    yield ChroniclingAmerica(spec, api, texts, archives.current_year)
+class ChroniclingAmerica(SearchedArchive):
+    """Newspaper pages of a span of days, spread over that span; the search and the texts have a pace each."""
 
-
-class ChroniclingAmerica:
-    """Newspaper pages of a span of days, spread over that span."""
-
-    remark = ""
-
-    def __init__(self, spec: SourceSpec, api: ArchiveClient, texts: ArchiveClient, current_year: int) -> None:
-        self._spec = spec
-        self._api = api
-        self._texts = texts
-        self._current_year = current_year
+    def __init__(self, spec: SourceSpec, archives: Archives) -> None:
+        super().__init__(spec, archives)
+        self._api, self._texts = archives.client(spec, "search"), archives.client(spec, "texts")
         self._known: Mapping[str, Item] = NOTHING
 
     async def count(self) -> int | None:
         """Ask the search how many pages the span holds; none for subjects, which it would be asked for one by one."""
         return None if self._spec.subjects else _count(await self._search(self._span(), 1), HITS)
 
-    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Search the span of the catalogue entry, slice by slice or for each subject, passing over what is known.
-
-        Raises:
-            SourceUnavailable: The search cannot be used, or ignores the dates.
-        """
-        self._known, self.remark = known, ""
+    async def _find(self, subject: str, wanted: int, known: Mapping[str, Item]) -> list[Item]:
+        self._known = known
         pages: dict[str, Item] = {}
-        whole, wanted = self._span(), reserve(limit)
-
-        async def find(subject: str, most: int) -> list[Item]:
-            found: dict[str, Item] = {}
-            await self._collect(replace(whole, subject=subject), most, found)
-            return list(found.values())
-
-        try:
-            if self._spec.subjects:
-                items, self.remark = await ask_in_turn(self._spec.subjects, wanted, find)
-                return items
-            # A half with too few pages leaves a gap that the next round fills from the halves that have more.
-            while len(pages) < wanted and await self._collect(whole, wanted - len(pages), pages):
-                pass
-        except ItemUnavailable as error:
-            raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
+        more = True
+        # A half with too few pages leaves a gap that the next round fills from the halves that have more.
+        while more and len(pages) < wanted:
+            more = await self._collect(self._span(subject), wanted - len(pages), pages) > 0 and not subject
         return list(pages.values())
 
-    def _span(self) -> Slice:
-        if self._spec.date_from is None or self._spec.date_to is None:
-            raise SourceUnavailable(f"source {self._spec.name!r} names no dates; set date_from and date_to")
-        return Slice(self._spec.date_from, self._spec.date_to)
+    def _span(self, subject: str = "") -> Slice:
+        assert self._spec.date_from and self._spec.date_to  # a catalogue entry names both
+        return Slice(self._spec.date_from, self._spec.date_to, subject)
 
     async def _collect(self, span: Slice, quota: int, pages: dict[str, Item]) -> int:
         """Add up to `quota` pages of a slice; return how many were added.
@@ -191,11 +160,6 @@ class ChroniclingAmerica:
                 )
         return items
 
-    async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read the text of one page."""
-        tally = Tally()
-        yield await document_or_reject(self._document(item, tally), self._spec.name, item, tally)
-
     async def _document(self, item: Item, tally: Tally) -> Document:
         data = item.data
         year = year_of(data["date"], self._current_year)
@@ -212,7 +176,6 @@ class ChroniclingAmerica:
             url=item.url,
             title=data["title"] or None,
             year=year,
-            year_evidence="none" if year is None else "metadata",
             date=data["date"],
             language=data["language"] or None,
             licence=self._spec.licence,

@@ -60,15 +60,8 @@ class _InDoubt(ArchiveBusy):
 class ArchiveClient:
     """Asks one service of an archive; an answer is data or an error of `storage.errors`.
 
-    Args:
-        web: Sessions and paces.
-        base_url: Root of the service; redirects may lead to its host and that host's subdomains.
-        requests_per_second: The pace of the service.
-        service: Its name, since the services of one host have limits of their own.
-        allowed_hosts: Further hosts that a redirect may lead to.
-        attempts: Tries per request, as `Patience` counts them.
-        first_delay_seconds: The first backoff.
-        block_seconds: How long the archive is known to shut out a client that was too fast.
+    Redirects may lead to the host of `base_url`, its subdomains, and `allowed_hosts`. Each service of a host has a pace
+    of its own. The archive is known to shut out a client that was too fast for `block_seconds`.
     """
 
     def __init__(
@@ -138,14 +131,9 @@ class ArchiveClient:
     ) -> None:
         """Save a file whole; an attempt that breaks off leaves ``*.part``, which the next one continues.
 
-        Args:
-            url: The file.
-            to: Where it appears once size and checksum are verified.
-            cap: Most bytes.
-            size: Its size, where the archive lists it.
-            checksum: Algorithm of `hashlib` and hex digest, where the archive lists one. Without one, each attempt
-                starts over.
-            tally: Counts the tries that made no headway.
+        It may have `cap` bytes at most, and `size` and `checksum` are what the archive lists, if it does, the latter as
+        an algorithm of `hashlib` and a hex digest. Without a checksum, each attempt starts over. `tally` counts the
+        tries that made no headway.
 
         Raises:
             ArchiveBusy: The archive kept asking to come back later.

@@ -34,10 +34,8 @@ _log = logging.getLogger(__name__)
 class HubStream:
     """Rows of a dataset at one commit; positions to go on from are kept in `folder`."""
 
-    def __init__(self, spec: SourceSpec, token: str | None, folder: Path | None) -> None:
-        self._spec = spec
-        self._token = token
-        self._folder = folder
+    def __init__(self, spec: SourceSpec, token: str | None, folder: Path) -> None:
+        self._spec, self._token, self._folder = spec, token, folder
         self._tables: dict[str, tuple[Table, Positions]] = {}
 
     def read_from(self, revision: str, start: int) -> Generator[HubRow, None, None]:
@@ -147,81 +145,61 @@ class Position:
 
 
 class Positions:
-    """The saved positions of one stream, in memory and, given a folder, on disk.
-
-    Losing them costs time, never rows; a position of anything but this very stream is never used.
+    """The saved positions of one stream: losing them costs time, never rows.
 
     Args:
-        folder: Where they are stored; none keeps them in memory.
-        identity: All that decides which rows the stream has, in which order.
+        folder: Where they are stored.
+        identity: All that decides which rows the stream has, in which order; no position of another is used.
     """
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder = folder
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._kept: dict[int, Position] = {}
-        if folder is not None and folder.is_dir():
-            remove_temporaries(folder)
-            self._load(folder)
+        remove_temporaries(folder)
 
     def save(self, position: Position) -> None:
         """Keep a position; older ones thin out. A full disk only costs time."""
-        self._kept[position.row] = position
-        if self._folder is not None:
-            try:
-                write_json(self._file(position.row), {"identity": self._identity, **asdict(position)})
-            except (OSError, StoreError) as error:
-                _log.warning("position %d is not saved (%s)", position.row, error)
-        self._thin()
-
-    def before(self, row: int) -> Iterator[Position]:
-        """Yield the positions from which `row` can be reached, the nearest first."""
-        yield from [self._kept[kept] for kept in sorted(self._kept, reverse=True) if kept <= row]
-
-    def forget(self, row: int) -> None:
-        """Drop a position that proved wrong."""
-        self._kept.pop(row, None)
-        if self._folder is not None:
-            self._file(row).unlink(missing_ok=True)
-
-    def _file(self, row: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"position-{row:012d}.json"
-
-    def _load(self, folder: Path) -> None:
-        refused = 0
-        for file in sorted(folder.glob("position-*.json")):
-            position = _read(file, self._identity)
-            if position is None:
-                refused += 1
-                file.unlink(missing_ok=True)
-            else:
-                self._kept[position.row] = position
-        if refused:
-            _log.info("%d saved positions are broken or of another revision, version or selection: not used", refused)
-
-    def _thin(self) -> None:
-        older = sorted(self._kept)[:-RECENT]
+        try:
+            write_json(self._file(position.row), {"identity": self._identity, **asdict(position)})
+        except (OSError, StoreError) as error:
+            _log.warning("position %d is not saved (%s)", position.row, error)
+        older = self._rows()[:-RECENT]
         milestones: dict[int, int] = {}
         for row in older:
             milestones.setdefault(row // SPARSE_ROWS, row)
         for row in set(older) - set(milestones.values()):
             self.forget(row)
 
+    def before(self, row: int) -> Iterator[Position]:
+        """Yield the positions from which `row` can be reached, the nearest first."""
+        for kept in reversed(self._rows()):
+            if kept <= row and (position := self._read(kept)):
+                yield position
+
+    def forget(self, row: int) -> None:
+        """Drop a position that proved wrong."""
+        self._file(row).unlink(missing_ok=True)
+
+    def _file(self, row: int) -> Path:
+        return self._folder / f"position-{row:012d}.json"
+
+    def _rows(self) -> list[int]:
+        return sorted(int(file.stem[-12:]) for file in self._folder.glob(f"position-{'[0-9]' * 12}.json"))
+
+    def _read(self, row: int) -> Position | None:
+        try:
+            content = json.loads(self._file(row).read_text("utf-8"))
+            position = Position(content["row"], content["state"], content["last_row"])
+            if content["identity"] == self._identity and position.row == row and isinstance(position.state, dict):
+                return position
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        _log.info("position %d is broken or of another revision, version or selection: not used", row)
+        self.forget(row)
+        return None
+
 
 def digest_row(row: Any) -> str:
     """Return a digest of a row's content."""
     content = json.dumps(row, sort_keys=True, default=str)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _read(file: Path, identity: dict[str, Any]) -> Position | None:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        if content["identity"] != identity:
-            return None
-        position = Position(content["row"], content["state"], content["last_row"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    valid = isinstance(position.row, int) and position.row > 0 and isinstance(position.state, dict)
-    return position if valid and isinstance(position.last_row, str) else None

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
 from tasks.sources.hub_stream import HubRow, HubStream
 from tasks.sources.hub_table import dataset_error, refuse_folder
-from tasks.sources.pace import HostPace, Patience
+from tasks.sources.pace import Patience
 from tasks.sources.rows import RangeReader, map_row
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 from tasks.sources.subjects import RowsAbout
@@ -35,27 +35,15 @@ REQUESTS_PER_SECOND = 1000.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@asynccontextmanager
-async def open_hugging_face(
-    spec: SourceSpec, archives: Archives, workspace: Path | None = None
-) -> AsyncIterator[HuggingFaceDataset]:
-    """Open the Hub for one catalogue entry; `HF_ENDPOINT` must be set before `datasets` is first imported."""
-    check_hub()
-    host = archives.web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
-    host.parks = False  # a dead file of the Hub looks like a dead Hub, so the whole source is run again instead
-    source = HuggingFaceDataset(spec, archives, host, workspace)
-    try:
-        yield source
-    finally:
-        await source.close()
-
-
 class HuggingFaceDataset:
-    """Rows of one split of one dataset."""
+    """Rows of one split of one dataset; `HF_ENDPOINT` must be set before `datasets` is first imported."""
 
     remark = ""
 
-    def __init__(self, spec: SourceSpec, archives: Archives, host: HostPace, workspace: Path | None = None) -> None:
+    def __init__(self, spec: SourceSpec, archives: Archives, workspace: Path) -> None:
+        check_hub()
+        host = archives.web.pace_of(os.environ.get("HF_ENDPOINT") or HUB, REQUESTS_PER_SECOND)
+        host.parks = False  # a dead file of the Hub looks like a dead Hub, so the whole source is run again instead
         self._spec = spec
         self._token = token = archives.connection.hf_token
         self._patience = Patience(host, archives.pace.attempts, archives.pace.first_delay_seconds)
@@ -65,15 +53,12 @@ class HuggingFaceDataset:
         self._looked_up = False
         self._looking_up = asyncio.Lock()
         self._reader: RangeReader[HubRow] = RangeReader(HubStream(spec, token, workspace).read_from)
-
-    async def close(self) -> None:
-        """Close the open stream."""
-        await self._reader.close()
+        self.aclose = self._reader.close
 
     async def count(self) -> int | None:
         """Return how many rows the dataset's own description gives the split; none if it does not say.
 
-        With a year filter or subjects it is not known how many of them are kept. Raises as `plan`.
+        With a year filter or subjects it is not known how many of them are kept.
         """
         info = await asyncio.to_thread(self._look_up, self._spec.revision)
         return None if self._is_filtered else _rows_described(info.card_data, self._spec)
@@ -87,11 +72,7 @@ class HuggingFaceDataset:
 
         The Hub does not always say how many rows there are: ranges past the end hold nothing. With a year filter or
         subjects it is not known how many rows it takes, so `scan_rows` of the catalogue entry bounds the search.
-
-        Raises:
-            SourceUnavailable: The dataset does not exist, is gated, or needs a script.
-            PrerequisiteError: There is no network.
-            ArchiveBusy: The Hub does not answer now.
+        Without a network it raises `PrerequisiteError`.
         """
         # Rows that are added to a plan come from the commit that it was frozen at.
         revision = next((str(item.data["revision"]) for item in known.values()), self._spec.revision)
@@ -117,7 +98,7 @@ class HuggingFaceDataset:
         ]
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows; raises as `plan`, and SourceUnavailable where a column is missing."""
+        """Read one range of rows."""
         refuse_folder(self._spec)
         await self._check_access(str(item.data["revision"]))
         start = int(item.data["start"])
@@ -143,7 +124,7 @@ class HuggingFaceDataset:
 
     def _has_begun(self) -> bool:
         """Tell whether an earlier process read rows: then a network that is away now is waited for."""
-        return self._workspace is not None and any(self._workspace.glob("position-*.json"))
+        return any(self._workspace.glob("position-*.json"))
 
     def _look_up(self, revision: str) -> Any:
         """Ask the Hub about the dataset, once, and whether its files are given to this client."""

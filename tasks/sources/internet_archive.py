@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
+from storage.errors import CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
 from tasks.sources.dates import YearSpan, date_of, years_of
-from tasks.sources.http import ArchiveClient
 from tasks.sources.internet_archive_items import TextFile, check_item, choose_texts, every, find_stamps, first, integer
 from tasks.sources.pace import Tally
-from tasks.sources.source import NOTHING, Document, Reject, document_or_reject, item_id, reserve
-from tasks.sources.subjects import ask_in_turn
+from tasks.sources.searched import SearchedArchive
+from tasks.sources.source import Document, item_id
 
 MIN_PAGE, MAX_PAGE = 100, 5000
 VOLUME_BREAK = "\n\f\n"
@@ -29,25 +26,12 @@ VOLUME_BREAK = "\n\f\n"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
-@asynccontextmanager
-async def open_internet_archive(
-    spec: SourceSpec, archives: Archives, workspace: Path | None = None
-) -> AsyncIterator[InternetArchive]:
-    """Open the Internet Archive for one catalogue entry."""
-    client = archives.client(spec, "archive.org")
-    with TemporaryDirectory(prefix="distrust-") as temporary:
-        yield InternetArchive(spec, client, archives.current_year, workspace or Path(temporary))
-
-
-class InternetArchive:
+class InternetArchive(SearchedArchive):
     """Items of the Internet Archive that a search finds; one document per item, all volumes of its largest text."""
 
-    remark = ""
-
-    def __init__(self, spec: SourceSpec, client: ArchiveClient, current_year: int, workspace: Path) -> None:
-        self._spec = spec
-        self._client = client
-        self._current_year = current_year
+    def __init__(self, spec: SourceSpec, archives: Archives, workspace: Path) -> None:
+        super().__init__(spec, archives)
+        self._client = archives.client(spec, "archive.org")
         self._workspace = workspace
         self._most_on_a_page = MAX_PAGE
 
@@ -55,28 +39,12 @@ class InternetArchive:
         """Ask the search for its total; none for a list of subjects, which it would be asked for one by one."""
         return None if self._spec.subjects else integer((await self._page(self._spec.query, "", MIN_PAGE)).get("total"))
 
-    async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Enumerate the search, in the order of the archive and subject by subject, passing over what is known.
-
-        Raises:
-            SourceUnavailable: The search cannot be used.
-            CorruptAnswer: The listing repeats itself, or is empty where the archive counts items.
-        """
-        self.remark, query = "", self._spec.query
-
-        async def find(subject: str, most: int) -> list[Item]:
+    async def _find(self, subject: str, wanted: int, known: Mapping[str, Item]) -> list[Item]:
+        """Enumerate the search, in the order of the archive."""
+        query = self._spec.query
+        if subject:
             phrase = re.sub(r'["\\]', " ", subject)
-            return await self._enumerate(f'{query} AND (title:"{phrase}" OR subject:"{phrase}")', most, known)
-
-        try:
-            if not self._spec.subjects:
-                return await self._enumerate(query, reserve(limit), known)
-            items, self.remark = await ask_in_turn(self._spec.subjects, reserve(limit), find)
-            return items
-        except ItemUnavailable as error:
-            raise SourceUnavailable(f"source {self._spec.name!r}: the search cannot be used ({error})") from error
-
-    async def _enumerate(self, query: str, wanted: int, known: Mapping[str, Item]) -> list[Item]:
+            query = f'{query} AND (title:"{phrase}" OR subject:"{phrase}")'
         found: dict[str, None] = {}
         seen: set[str] = set()
         first_of_page: set[str] = set()
@@ -137,11 +105,6 @@ class InternetArchive:
         if not listed and not self._spec.subjects:  # all few items of a narrow search may be gone
             raise CorruptAnswer(f"the search {self._spec.query!r} counts {total} items and lists none")
         self.remark = f"the search counts {total} items and lists {listed}; what is listed is used"
-
-    async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one item."""
-        tally = Tally()
-        yield await document_or_reject(self._document(item, tally), self._spec.name, item, tally)
 
     async def _document(self, item: Item, tally: Tally) -> Document:
         identifier = item.native_id
@@ -238,7 +201,6 @@ class InternetArchive:
             title=first(metadata.get("title")),
             author="; ".join(every(metadata.get("creator"))) or None,
             year=year,
-            year_evidence="none" if year is None else "metadata",
             date=date_of(first(metadata.get("date"))),
             language=first(metadata.get("language")),
             licence=first(metadata.get("licenseurl"))

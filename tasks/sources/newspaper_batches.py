@@ -8,11 +8,9 @@ import hashlib
 import re
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from datetime import date
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from storage.errors import CorruptAnswer, ItemUnavailable, SourceUnavailable
@@ -21,7 +19,6 @@ from tasks.sources.answers import parse_json
 from tasks.sources.catalogue import SourceSpec
 from tasks.sources.connection import Archives
 from tasks.sources.files.containers import BoundedReader
-from tasks.sources.http import ArchiveClient
 from tasks.sources.pace import Tally
 from tasks.sources.source import NOTHING, Document, Reject, reject_of, reserve
 
@@ -37,24 +34,13 @@ _PAGE = re.compile(
 )
 
 
-@asynccontextmanager
-async def open_newspaper_batches(
-    spec: SourceSpec, archives: Archives, workspace: Path | None = None
-) -> AsyncIterator[NewspaperBatches]:
-    """Open the bulk files for one catalogue entry."""
-    with TemporaryDirectory(prefix="distrust-") as temporary:
-        yield NewspaperBatches(spec, archives.client(spec, "bulk"), workspace or Path(temporary))
-
-
 class NewspaperBatches:
     """Pages out of bulk files that are spread over the library's list; one item is one file."""
 
     remark = ""
 
-    def __init__(self, spec: SourceSpec, client: ArchiveClient, workspace: Path) -> None:
-        self._spec = spec
-        self._client = client
-        self._workspace = workspace
+    def __init__(self, spec: SourceSpec, archives: Archives, workspace: Path) -> None:
+        self._spec, self._client, self._workspace = spec, archives.client(spec, "bulk"), workspace
 
     async def count(self) -> int | None:
         """Add up the pages of all files; none if the list does not say."""
@@ -63,11 +49,7 @@ class NewspaperBatches:
         return sum(known) if known and len(known) == len(pages) else None
 
     async def plan(self, limit: int, known: Mapping[str, Item] = NOTHING) -> list[Item]:
-        """Choose as many files as it takes, evenly over the library's list.
-
-        Raises:
-            SourceUnavailable: The library has no list of files.
-        """
+        """Choose as many files as it takes, evenly over the library's list."""
         try:
             entries = [entry for entry in await self._listed() if entry["batch"] not in known]
         except ItemUnavailable as error:
@@ -166,7 +148,6 @@ class NewspaperBatches:
             text=text,
             url=url,
             year=year,
-            year_evidence="metadata",
             date=day,
             licence=self._spec.licence,
             extra={"part_of": f"{lccn}/{day}", "lccn": lccn, "sequence": sequence},

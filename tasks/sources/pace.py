@@ -60,14 +60,6 @@ class HostPace:
     Three things hold a request back: the pace, a limiter that is slowed down while the host is overloaded; a pause
     that the host asked for; and parking. A host that answered before and now fails again and again is parked: it is
     asked after pauses that grow, until it answers or patience ends.
-
-    Args:
-        host: Its name, for messages.
-        requests_per_second: Most requests a second.
-        patience_seconds: How long the host is waited for.
-        notify: Called with a sentence for a person when the host is parked and when it answers again.
-        clock: Time and sleep.
-        share: Waits for this machine's turn, where several ask the host.
     """
 
     def __init__(
@@ -224,10 +216,8 @@ class Patience:
     ) -> Got:
         """Ask until there is an answer, or until the tries are used up.
 
-        Args:
-            ask: One try; it waits for the host's turn, and notes in the pace what came of it.
-            tally: Counts the tries.
-            headway: How many bytes the next try can go on from.
+        One try waits for the host's turn, and notes in the pace what came of it; `headway` tells how many bytes the
+        next one can go on from.
 
         Raises:
             ArchiveUnreachable: Nothing ever came from the host.

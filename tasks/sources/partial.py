@@ -18,11 +18,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASC
 class PartialFile:
     """A file that is being received, maybe in several attempts, maybe by several processes in turn.
 
-    Args:
-        path: Where the bytes are gathered.
-        cap: Most bytes.
-        size: The size that the archive lists.
-        checksum: Algorithm of `hashlib` and hex digest that the archive lists. Without it nothing is continued.
+    Size and checksum (algorithm of `hashlib`, hex digest) are those that the archive lists; without the checksum
+    nothing is continued.
     """
 
     path: Path

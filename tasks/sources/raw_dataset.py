@@ -90,6 +90,7 @@ def _row(document: Document) -> dict[str, Any]:
     row = {key.name: getattr(document, key.name) for key in dataclasses.fields(document)}
     for name in ("id", "url", "title", "author", "date", "language", "licence"):
         row[name] = one_line(row[name])
+    row["year_evidence"] = document.year_evidence
     row["extra"] = storable(json.dumps(document.extra, ensure_ascii=False, sort_keys=True, default=str))
     row["sha256"] = hashlib.sha256(document.text.encode()).hexdigest()
     row["fetched_at"] = datetime.now(UTC)

@@ -15,6 +15,7 @@ from tasks.sources.source import Document, Reject
 FIRST_LINE = "@first_line"
 TITLE_CHARS = 120
 MOST_COLUMNS = 20
+"""Columns that a message names."""
 
 _PART = re.compile(r"\{([^{}]+)\}")
 
@@ -48,7 +49,6 @@ def map_row(
         title=first_line(text) if columns.title == FIRST_LINE else _text(pick(row, columns.title)),
         author=_text(pick(row, columns.author)),
         year=year,
-        year_evidence="none" if year is None else "metadata",
         date=date_of(pick(row, columns.date)),
         language=_text(pick(row, columns.language)),
         licence=_text(pick(row, columns.licence)) or spec.licence,

@@ -98,11 +98,8 @@ class SourceDownload:
 
         The shard's file appears last and carries the shard's key, so that it exists means that the shard is finished.
 
-        Args:
-            shard: What to fetch.
-            room: Most documents.
-            behind: The shards that follow, which this one takes in while few of its rows were kept.
-            join: Makes one shard of this many in the plan, before its file appears.
+        While few of its rows were kept, it takes in the shards `behind` it; `join` makes one shard of so many in the
+        plan, before its file appears.
 
         Raises:
             ArchiveBusy: The archive is away, or many items in a row fail for now.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from storage.errors import ArchiveAway, ArchiveBusy, CorruptAnswer, ItemUnavailable
+from storage.errors import ArchiveBusy, CorruptAnswer, ItemUnavailable
 from storage.shard_plan import Item
 from tasks.sources.pace import Tally
 
@@ -33,11 +33,15 @@ class Document:
     title: str | None = None
     author: str | None = None
     year: int | None = None
-    year_evidence: str = "none"
     date: str | None = None
     language: str | None = None
     licence: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def year_evidence(self) -> str:
+        """Where the year comes from: no archive reads it in the text."""
+        return "none" if self.year is None else "metadata"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Reject:
 
 class Source(Protocol):
     """An archive that is open for reading.
+
+    Every method raises `SourceUnavailable` where the source as a whole cannot be read, `ArchiveBusy` where it does not
+    answer now, `CorruptAnswer` where what it says contradicts itself, and `ParameterError` where its folder is missing.
 
     Attributes:
         remark: What a person should know of the last plan, such as a total that the listing does not reach.
@@ -81,21 +88,6 @@ class Source(Protocol):
 def reserve(limit: int) -> int:
     """Return how many items to plan for `limit` documents: a quarter more, since some items fail."""
     return limit + limit // 4 + 10
-
-
-async def document_or_reject(document: Awaitable[Document], source: str, item: Item, tally: Tally) -> Document | Reject:
-    """Wait for an item's document; a failed item becomes a reject with its reason and tries.
-
-    Raises:
-        ArchiveAway: The archive is away, which concerns every item.
-        SourceUnavailable: The whole source cannot be read.
-    """
-    try:
-        return await document
-    except ArchiveAway:
-        raise
-    except (ItemUnavailable, CorruptAnswer, ArchiveBusy) as error:
-        return reject_of(error, source, item, tally)
 
 
 def reject_of(error: ItemUnavailable | CorruptAnswer | ArchiveBusy, source: str, item: Item, tally: Tally) -> Reject:

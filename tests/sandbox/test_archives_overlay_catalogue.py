@@ -34,7 +34,7 @@ def test_the_catalogue_knows_the_same_sources_at_the_same_archives() -> None:
 
 def test_served_sources_are_pinned_and_the_others_become_optional(tmp_path: Path) -> None:
     path = tmp_path / "sandbox.toml"
-    write_catalogue(path, DOCUMENTS)
+    write_catalogue(path, summarise(DOCUMENTS))
     catalogue, bundled, summaries = load_catalogue(path), load_catalogue(), summarise(DOCUMENTS)
     assert {name for name, spec in catalogue.items() if not spec.optional} == set(summaries)
     for name, summary in summaries.items():
@@ -53,14 +53,12 @@ def test_served_sources_are_pinned_and_the_others_become_optional(tmp_path: Path
         assert spec.source_type == bundled[name].source_type
 
 
-def test_summaries_stand_for_documents_and_other_documents_make_another_plan(tmp_path: Path) -> None:
-    first, second, third = (tmp_path / f"{number}.toml" for number in range(3))
-    write_catalogue(first, iter(DOCUMENTS))
-    write_catalogue(second, summarise(DOCUMENTS))
-    write_catalogue(third, [*DOCUMENTS[:3], DOCUMENTS[3].model_copy(update={"text": "changed"})])
-    assert first.read_bytes() == second.read_bytes()
-    assert load_catalogue(first)["wikipedia"].snapshot != load_catalogue(third)["wikipedia"].snapshot
-    assert load_catalogue(first)["historical_newspapers"] == load_catalogue(third)["historical_newspapers"]
+def test_other_documents_make_another_plan(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.toml", tmp_path / "2.toml"
+    write_catalogue(first, summarise(DOCUMENTS))
+    write_catalogue(second, summarise([*DOCUMENTS[:3], DOCUMENTS[3].model_copy(update={"text": "changed"})]))
+    assert load_catalogue(first)["wikipedia"].snapshot != load_catalogue(second)["wikipedia"].snapshot
+    assert load_catalogue(first)["historical_newspapers"] == load_catalogue(second)["historical_newspapers"]
 
 
 def test_a_catalogue_of_the_users_own_is_kept(tmp_path: Path) -> None:
@@ -71,7 +69,7 @@ def test_a_catalogue_of_the_users_own_is_kept(tmp_path: Path) -> None:
         '[notes]\narchive = "local_files"\npath = "notes"\nsource_type = "lab_notebook"\ntrivium = "logic"\n'
     )
     path = tmp_path / "sandbox.toml"
-    write_catalogue(path, DOCUMENTS, base)
+    write_catalogue(path, summarise(DOCUMENTS), base)
     catalogue = load_catalogue(path)
     assert catalogue["wikipedia"].trivium == "logic"
     assert catalogue["wikipedia"].columns.extra == ("url",)

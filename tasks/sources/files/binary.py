@@ -14,11 +14,7 @@ MOST_CELLS = 20_000_000
 
 
 def read_pdf(path: Path, most_chars: int) -> FileText:
-    """Read the text of a PDF file, page by page.
-
-    Raises:
-        Unreadable: The library is not installed, the file is locked or damaged, or its pages are pictures.
-    """
+    """Read the text of a PDF file, page by page."""
     try:
         import pypdfium2
     except ImportError:
@@ -47,11 +43,7 @@ def read_pdf(path: Path, most_chars: int) -> FileText:
 
 
 def read_sheets(path: Path) -> list[tuple[str, list[list[Any]]]]:
-    """Read the sheets of a workbook: the name of each and its rows.
-
-    Raises:
-        Unreadable: The library is not installed, or the file is locked or damaged.
-    """
+    """Read the sheets of a workbook: the name of each and its rows."""
     try:
         import python_calamine
     except ImportError:

@@ -19,11 +19,7 @@ MEMORY_BYTES = 2 * 2**30
 
 
 def answer(kind: str, path: Path, most_chars: int) -> dict[str, Any]:
-    """Parse one file; return the text with what the file says about it, or the rows of its sheets.
-
-    Raises:
-        Unreadable: It is not a document.
-    """
+    """Parse one file; return the text with what the file says about it, or the rows of its sheets."""
     match kind:
         case "sheet":
             return {"sheets": binary.read_sheets(path)}

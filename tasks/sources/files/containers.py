@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from tasks.sources.files.kinds import HEAD_BYTES, packing_of, zip_is_encrypted
+from tasks.sources.files.kinds import HEAD_BYTES, packing_of
 from tasks.sources.files.record import Unreadable
 
 EXPANSION_FLOOR_BYTES = 64 * 2**20
@@ -141,11 +141,7 @@ def open_unpacked(path: Path) -> IO[bytes]:
 
 
 def read_head(path: Path) -> tuple[bytes, bool]:
-    """Read the first bytes of a file as it is when unpacked; also tell whether it is packed.
-
-    Raises:
-        Unreadable: It cannot be read, or is packed badly.
-    """
+    """Read the first bytes of a file as it is when unpacked; also tell whether it is packed."""
     try:
         with path.open("rb") as file:
             is_packed = packing_of(file.read(8)) is not None
@@ -174,11 +170,7 @@ class Member:
 
 
 def members_of(path: Path, kind: str) -> Iterator[Member]:
-    """Yield the files of an archive in its order; each is read before the next is asked for.
-
-    Raises:
-        Unreadable: The archive is damaged, locked, or expands too far.
-    """
+    """Yield the files of an archive in its order; each is read before the next is asked for."""
     try:
         yield from _zip_members(path) if kind == "zip" else _tar_members(path)
     except ZIP_BROKEN as error:
@@ -186,11 +178,7 @@ def members_of(path: Path, kind: str) -> Iterator[Member]:
 
 
 def zip_names(path: Path) -> set[str]:
-    """Name the members of a zip file.
-
-    Raises:
-        Unreadable: It is damaged or has too many.
-    """
+    """Name the members of a zip file."""
     try:
         with _open_zip(path) as archive:
             return set(archive.namelist())
@@ -221,7 +209,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 yield Member(info.filename, None, ("link-in-archive", "a link, which is not followed"))
-            elif zip_is_encrypted(info):
+            elif info.flag_bits & 1:
                 yield Member(info.filename, None, ("encrypted", "locked with a password; unpack it yourself"))
             else:
                 # Declared sizes can lie; what is read counts.

@@ -6,19 +6,11 @@ import csv
 from collections.abc import Iterator
 from typing import IO, Literal
 
-from tasks.sources.files.encoding import decode_mixed
+from tasks.sources.files.encoding import MIXED
 from tasks.sources.files.record import BadLine, Row, placed
 
 SAMPLE_ROWS = 20
 DELIMITERS = (",", ";", "\t", "|")
-
-
-def decoded_line(line: bytes) -> str:
-    """Decode a line; single bytes that are not UTF-8 are read as Windows-1252."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return decode_mixed(line)[0]
 
 
 def find_delimiter(sample: str, ending: str) -> str:
@@ -85,9 +77,7 @@ def csv_rows(stream: IO[bytes], sample: str, cap: int, ending: str) -> Iterator[
         else:
             # CSV knows no null: an empty field says nothing.
             values = {name: value for name, value in zip(header, fields, strict=True) if value}
-            row = placed(values, f"line {reader.line_num}")
-            row.columns = header
-            yield row
+            yield placed(values, f"line {reader.line_num}", header)
 
 
 def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
@@ -102,5 +92,5 @@ def _decoded(stream: IO[bytes], cap: int, too_long: list[int]) -> Iterator[str]:
             # An odd quote is kept: it opens or closes a field that spans lines, which the next lines depend on.
             yield '"' * (quotes % 2)
         else:
-            text = decoded_line(line)
+            text = line.decode(errors=MIXED)
             yield (text.removeprefix("\ufeff") if number == 1 else text).replace("\0", "")

@@ -23,6 +23,8 @@ NEARLY = 0.05
 """Two guesses whose mess differs by less are equally good."""
 LARGEST_SHARE_OF_STRAY_BYTES = 0.01
 REPLACEMENT = "\ufffd"
+MIXED = "windows-1252"
+"""How to decode UTF-8 with single bytes of Windows-1252 in it."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,6 +34,14 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _WINDOWS_CONTROLS = re.compile(rb"[\x80-\x9f]")
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(MIXED, _as_windows)
 
 
 def detect_encoding(head: bytes, *, whole: bool = True) -> str | None:
@@ -56,9 +66,6 @@ def decode(data: bytes, declared: str = "") -> tuple[str, str]:
 
     Single bytes that do not belong to a text in UTF-8 are read as Windows-1252, which is where they come from. A codec
     that the file itself has `declared` is tried as well.
-
-    Raises:
-        Unreadable: It is in no encoding that is known.
     """
     if not (encoding := detect_encoding(data)):
         raise Unreadable("not-text", "its bytes are not text in any known encoding")
@@ -69,30 +76,9 @@ def decode(data: bytes, declared: str = "") -> tuple[str, str]:
         except (UnicodeDecodeError, LookupError):
             continue
     if encoding == "utf-8":
-        text, stray = decode_mixed(data)
-        return text, f"utf-8 with {stray} bytes of windows-1252"
+        stray = len(data) - len(data.decode(errors="ignore").encode())
+        return data.decode(errors=MIXED).removeprefix("\ufeff"), f"utf-8 with {stray} bytes of windows-1252"
     raise Unreadable("unknown-encoding", f"looks like {_called(encoding)}, but some of its bytes do not fit")
-
-
-def decode_mixed(data: bytes) -> tuple[str, int]:
-    """Decode UTF-8 with single bytes of Windows-1252 in it; return the text and how many such bytes there were."""
-    parts: list[str] = []
-    stray = 0
-    at = 0
-    while at < len(data):
-        try:
-            parts.append(data[at:].decode())
-            break
-        except UnicodeDecodeError as error:
-            parts.append(data[at : at + error.start].decode())
-            bad = data[at + error.start : at + error.end]
-            parts.append(bad.decode("cp1252", "replace"))
-            stray += len(bad)
-            at += error.end
-            if stray > len(data) * LARGEST_SHARE_OF_STRAY_BYTES and stray > 1000:
-                parts.append(data[at:].decode("utf-8", "replace"))
-                break
-    return "".join(parts).removeprefix("\ufeff"), stray
 
 
 def _called(codec: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path, PurePosixPath
 
 from tasks.sources.files.encoding import detect_encoding
@@ -76,11 +75,7 @@ def unpacked_name(name: str) -> str:
 
 
 def kind_of(head: bytes, name: str, path: Path | None = None) -> str:
-    """Tell the kind of an unpacked file by its first bytes and its name; a zip file at `path` is looked into.
-
-    Raises:
-        Unreadable: It is of no kind that is read.
-    """
+    """Tell the kind of an unpacked file by its first bytes and its name; a zip file at `path` is looked into."""
     ending = ending_of(name)
     if not head:
         raise Unreadable("empty-file", f"{PurePosixPath(name).name} has 0 bytes")
@@ -169,8 +164,3 @@ def _kind_of_json(start: str, named: str | None) -> str:
     if is_object and newline and rest.strip():
         return "jsonl"
     return "json" if named == "json" else "jsonl" if is_object else "text"
-
-
-def zip_is_encrypted(member: zipfile.ZipInfo) -> bool:
-    """Tell whether a member of a zip file needs a password."""
-    return bool(member.flag_bits & 1)

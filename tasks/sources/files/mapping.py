@@ -8,11 +8,11 @@ from typing import Any
 
 from storage.vocabulary import SOURCE_TYPES
 from tasks.sources.catalogue import Columns, SourceSpec
-from tasks.sources.files.columns import MOST_COLUMNS, find_column, guess_columns
+from tasks.sources.files.columns import find_column, guess_columns
 from tasks.sources.files.encoding import REPLACEMENT
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, Row
-from tasks.sources.rows import map_row
+from tasks.sources.rows import MOST_COLUMNS, map_row
 from tasks.sources.source import Document, Reject
 
 SCORE_COLUMNS = ("auth_weight", "prov_entropy", "trivium_category")

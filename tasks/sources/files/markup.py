@@ -100,11 +100,7 @@ def tidy(text: str) -> str:
 
 
 def read_html(data: bytes) -> FileText:
-    """Read a page: its visible text, its title, author and date.
-
-    Raises:
-        Unreadable: It is not text, or the page that a server sends in place of another.
-    """
+    """Read a page: its visible text, its title, author and date."""
     declared = _CHARSET.search(data[:4096])
     text, encoding = decode(data, declared[1].decode("ascii") if declared else "")
     return html_text(text, encoding)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -66,51 +67,82 @@ class _Elements:
             parse_xml(data, start, end, text)
 
 
+@dataclass(frozen=True)
+class _Markup:
+    """The elements of a format: what stands for a mark, what a paragraph, cell and row are, and which text is shown."""
+
+    marks: Mapping[str, str]
+    paragraphs: tuple[str, ...]
+    cell: str
+    row: str
+    shows: Callable[[list[str]], bool]
+
+
+_WORD = _Markup(
+    {"w:tab": "\t", "w:ptab": "\t", "w:br": "\n", "w:cr": "\n", "w:noBreakHyphen": "-"},
+    ("w:p",),
+    "w:tc",
+    "w:tr",
+    lambda inside: inside[-1:] == ["w:t"] and "w:del" not in inside,
+)
+_OPEN = _Markup(
+    {"text:tab": "\t", "text:line-break": "\n"},
+    ("text:p", "text:h"),
+    "table:table-cell",
+    "table:table-row",
+    lambda inside: "office:body" in inside and "text:tracked-changes" not in inside,
+)
+
+
+def _paragraphs(data: bytes, markup: _Markup) -> str:
+    parts: list[str] = []
+    inside: list[str] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        inside.append(name)
+        if name == "text:s":
+            count = attributes.get("text:c", "1")
+            parts.append(" " * min(int(count) if count.isdigit() else 1, MOST_SPACES))
+        parts.append(markup.marks.get(name, ""))
+
+    def end(name: str) -> None:
+        inside.pop()
+        if name in markup.paragraphs:
+            parts.append("\t" if markup.cell in inside else "\n\n")
+        elif name == markup.row:
+            parts.append("\n")
+
+    def text(value: str) -> None:
+        if markup.shows(inside):
+            parts.append(value.replace("\n", " "))
+
+    if data:
+        parse_xml(data, start, end, text)
+    return tidy("".join(parts))
+
+
+def _described(text: str, package: _Package, part: str, author: str, made: str) -> FileText:
+    """Add to a text what the part of its package that describes it says."""
+    about = _Elements()
+    about.feed(package.part(part))
+    fields = about.fields
+    return FileText(
+        text,
+        title=fields.get("title", ""),
+        author=fields.get(author) or fields.get("creator", ""),
+        language=fields.get("language", ""),
+        made=fields.get(made) or fields.get("date", ""),
+    )
+
+
 def read_docx(path: Path) -> FileText:
     """Read a Word document: paragraphs, tables and notes; deleted text is left out."""
     package = _Package(path)
     if not (body := package.part("word/document.xml")):
         raise Unreadable("broken-file", "it has no word/document.xml")
     notes = [package.part(f"word/{name}.xml") for name in ("footnotes", "endnotes")]
-    text = "\n\n".join(filter(None, map(_word_text, [body, *notes])))
-    core = _Elements()
-    core.feed(package.part("docProps/core.xml"))
-    return FileText(
-        text,
-        title=core.fields.get("title", ""),
-        author=core.fields.get("creator", ""),
-        language=core.fields.get("language", ""),
-        made=core.fields.get("created", ""),
-    )
-
-
-def _word_text(data: bytes) -> str:
-    parts: list[str] = []
-    inside: list[str] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        inside.append(name)
-        if name in ("w:tab", "w:ptab"):
-            parts.append("\t")
-        elif name in ("w:br", "w:cr"):
-            parts.append("\n")
-        elif name == "w:noBreakHyphen":
-            parts.append("-")
-
-    def end(name: str) -> None:
-        inside.pop()
-        if name == "w:p":
-            parts.append("\t" if "w:tc" in inside else "\n\n")
-        elif name == "w:tr":
-            parts.append("\n")
-
-    def text(value: str) -> None:
-        if inside and inside[-1] == "w:t" and "w:del" not in inside:
-            parts.append(value)
-
-    if data:
-        parse_xml(data, start, end, text)
-    return tidy("".join(parts))
+    text = "\n\n".join(filter(None, (_paragraphs(data, _WORD) for data in (body, *notes))))
+    return _described(text, package, "docProps/core.xml", "creator", "created")
 
 
 def read_odt(path: Path) -> FileText:
@@ -120,40 +152,7 @@ def read_odt(path: Path) -> FileText:
         raise Unreadable("encrypted", "locked with a password; save it without one")
     if not (body := package.part("content.xml")):
         raise Unreadable("broken-file", "it has no content.xml")
-    parts: list[str] = []
-    inside: list[str] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        inside.append(name)
-        if name == "text:s":
-            count = attributes.get("text:c", "1")
-            parts.append(" " * min(int(count) if count.isdigit() else 1, MOST_SPACES))
-        elif name in ("text:tab", "text:line-break"):
-            parts.append("\t" if name == "text:tab" else "\n")
-
-    def end(name: str) -> None:
-        inside.pop()
-        if name in ("text:p", "text:h"):
-            parts.append("\t" if "table:table-cell" in inside else "\n\n")
-        elif name == "table:table-row":
-            parts.append("\n")
-
-    def text(value: str) -> None:
-        if "office:body" in inside and "text:tracked-changes" not in inside:
-            parts.append(value.replace("\n", " "))
-
-    parse_xml(body, start, end, text)
-    meta = _Elements()
-    meta.feed(package.part("meta.xml"))
-    made = meta.fields.get("creation-date", "") or meta.fields.get("date", "")
-    author = meta.fields.get("initial-creator", "") or meta.fields.get("creator", "")
-    return FileText(
-        tidy("".join(parts)),
-        title=meta.fields.get("title", ""),
-        author=author,
-        language=meta.fields.get("language", ""),
-        made=made,
-    )
+    return _described(_paragraphs(body, _OPEN), package, "meta.xml", "initial-creator", "creation-date")
 
 
 def read_epub(path: Path) -> FileText:

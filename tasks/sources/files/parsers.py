@@ -31,19 +31,11 @@ class Parsers:
             self._free.put(None)
 
     def text(self, kind: str, path: Path) -> FileText:
-        """Read a document.
-
-        Raises:
-            Unreadable: It is damaged, locked, hostile, or has no text.
-        """
+        """Read a document."""
         return FileText(**self._ask(kind, path))
 
     def sheets(self, path: Path) -> list[tuple[str, list[list[Any]]]]:
-        """Read the sheets of a workbook: the name of each and its rows.
-
-        Raises:
-            Unreadable: It is damaged, locked or hostile.
-        """
+        """Read the sheets of a workbook: the name of each and its rows."""
         return [(name, rows) for name, rows in self._ask("sheet", path)["sheets"]]
 
     def close(self) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tasks.sources.catalogue import SourceSpec
-from tasks.sources.files.columns import MOST_COLUMNS, guess_columns
+from tasks.sources.files.columns import MOST_BYTES, Descriptions, describe, guess_columns
 from tasks.sources.files.containers import BROKEN, ExpandsTooFar, broken, members_of, open_unpacked, read_head
 from tasks.sources.files.encoding import decode
 from tasks.sources.files.kinds import ARCHIVES, ENDINGS, TABLES, ending_of, kind_of, unpacked_name
 from tasks.sources.files.naming import fields_of_name, read_frame, read_front_matter
 from tasks.sources.files.parsers import Parsers
 from tasks.sources.files.record import WHOLE_FILE, BadLine, FileRow, FileText, Row, Unreadable
-from tasks.sources.files.sidecar import MOST_BYTES, Descriptions, describe
 from tasks.sources.files.tables import read_rows
 from tasks.sources.files.walk import is_hidden, shown
+from tasks.sources.rows import MOST_COLUMNS
 
 LARGEST_FILE_BYTES = 512 * 2**20
 """Of a PDF, e-book or office file, or of a file in an archive."""
@@ -47,18 +47,10 @@ class FileReader:
         self._current_year = current_year
         self._descriptions: dict[str, Descriptions] = {}
 
-    def close(self) -> None:
-        """End the processes of the parsers."""
-        self.parsers.close()
-
-    def kind(self, path: Path, name: str) -> str:
-        """Tell what a file is when it is unpacked.
-
-        Raises:
-            Unreadable: It is nothing that is read.
-        """
+    def kind(self, path: Path, name: str) -> tuple[str, bool]:
+        """Tell what a file is when it is unpacked, and whether it is packed."""
         head, is_packed = read_head(path)
-        return kind_of(head, unpacked_name(name), None if is_packed else path)
+        return kind_of(head, unpacked_name(name), None if is_packed else path), is_packed
 
     def rows(self, path: Path, name: str, *, light: bool = False, depth: int = 0) -> Iterator[Row]:
         """Yield the rows of a table, the documents of an archive, or the one document of a file, in order.
@@ -72,8 +64,7 @@ class FileReader:
             depth: How many archives it is in.
         """
         try:
-            head, is_packed = read_head(path)
-            kind = kind_of(head, unpacked_name(name), None if is_packed else path)
+            kind, is_packed = self.kind(path, name)
             if is_packed and kind not in _STREAMED:
                 with tempfile.TemporaryDirectory() as folder:
                     copy = Path(folder) / "unpacked"
@@ -170,8 +161,8 @@ class FileReader:
     def table_rows(self, path: Path, name: str) -> Iterator[Row]:
         """Yield the rows of a table, whether or not one of its columns holds texts; one that is broken just ends."""
         try:
-            kind = self.kind(path, name)
-            if kind != "sheet" or not read_head(path)[1]:
+            kind, is_packed = self.kind(path, name)
+            if kind != "sheet" or not is_packed:
                 yield from read_rows(path, kind, self.spec.max_line_bytes, self.parsers, ending_of(name))
         except Unreadable:
             return

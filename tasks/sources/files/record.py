@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Unreadable(Exception):
-    """A file that does not become a document.
+    """A file that does not become a document: whatever reads files here raises it.
 
     Args:
         reason: A short, countable reason (dash-case).
@@ -59,10 +59,10 @@ WHOLE_FILE = "."
 """The key of a row that is the only one of its file."""
 
 
-def placed(values: Mapping[str, Any], place: str) -> FileRow:
+def placed(values: Mapping[str, Any], place: str, columns: list[str] | None = None) -> FileRow:
     """Make a row that knows its place."""
     row = FileRow(values)
-    row.place = place
+    row.place, row.columns = place, columns
     return row
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,17 @@ from typing import Any
 from storage.errors import ParameterError, SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
+from tasks.sources.files.columns import MOST_BYTES, Descriptions
 from tasks.sources.files.kinds import DOCUMENTS, TABLES
 from tasks.sources.files.mapping import RowMapper
 from tasks.sources.files.reading import FileReader
 from tasks.sources.files.record import BadLine, Row, Unreadable
-from tasks.sources.files.sidecar import MOST_BYTES, Descriptions
 from tasks.sources.files.walk import LISTING, Sorted, Tree, first_faults, remark_on, walk
 from tasks.sources.rows import RangeReader, missing_text, pick
 from tasks.sources.source import NOTHING, Document, Reject, reserve
 
 ITEM_BYTES = 16 * 2**20
 """Files that are fetched together hold about so much, so that a download of large ones takes little memory."""
-
-
-@asynccontextmanager
-async def open_local_files(spec: SourceSpec, current_year: int) -> AsyncIterator[LocalFiles]:
-    """Open the files that a catalogue entry names."""
-    source = LocalFiles(spec, current_year)
-    try:
-        yield source
-    finally:
-        await source.close()
 
 
 class LocalFiles:
@@ -50,19 +39,14 @@ class LocalFiles:
         self._has_text, self._without_text = False, ""
         self._descriptions: dict[tuple[str, ...], Descriptions] = {}
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close what is open."""
         await self._reader.close()
         await self._counter.close()
-        await asyncio.to_thread(self._files.close)
+        await asyncio.to_thread(self._files.parsers.close)
 
     async def count(self) -> int | None:
-        """Count the documents of a folder of documents; none if there are tables, whose rows are counted when read.
-
-        Raises:
-            ParameterError: The folder or file is not there.
-            SourceUnavailable: It holds no file that can be read.
-        """
+        """Count the documents of a folder of documents; none if there are tables, whose rows are counted when read."""
         found = await asyncio.to_thread(self._sort)
         self._require_files(found)
         return None if found.tables else len(found.texts)
@@ -71,10 +55,6 @@ class LocalFiles:
         """Cut the files into ranges of rows, enough for `limit` documents; a document file is one row.
 
         With a year filter it is not known how many rows that takes: then up to `scan_rows` rows, or all of them.
-
-        Raises:
-            ParameterError: The folder or file is not there.
-            SourceUnavailable: It holds no file that can be read, or a known one changed.
         """
         wanted = reserve(limit) * 2 if self._spec.year_filter is None else None
         bounds = [bound for bound in (wanted, self._spec.scan_rows) if bound is not None]
@@ -155,7 +135,7 @@ class LocalFiles:
         kinds: dict[str, str] = {}
         for name in tree.files:
             try:
-                kinds[name] = self._files.kind(self._path(name), name)
+                kinds[name] = self._files.kind(self._path(name), name)[0]
             except Unreadable as error:
                 found.faults.append([name, error.reason, error.detail])
         found.texts = [name for name, kind in kinds.items() if kind in DOCUMENTS]
@@ -189,16 +169,12 @@ class LocalFiles:
         tables = [name for name in found.tables if kinds[name] in TABLES]
         small = [name for name in tables if self._path(name).stat().st_size <= MOST_BYTES]
         probe = Descriptions()
-        return [name for name in small if probe.add(name, self._table_rows(name), list(kinds))]
+        return [name for name in small if probe.add(name, self._files.table_rows(self._path(name), name), list(kinds))]
 
     def _remarks_on(self, sidecars: list[str]) -> Iterator[str]:
         if sidecars:
             count = len(self._describe(tuple(sidecars)).of_file)
             yield f"{', '.join(sidecars)} {'describes' if len(sidecars) == 1 else 'describe'} {count} of the files"
-
-    def _table_rows(self, name: str) -> Iterator[Row]:
-        # A table without texts ends in a fault when it is read as documents; here its rows are what is wanted.
-        return self._files.table_rows(self._path(name), name)
 
     def _describe(self, sidecars: tuple[str, ...]) -> Descriptions:
         """Read the tables that describe files; their names are kept in the plan."""
@@ -206,7 +182,7 @@ class LocalFiles:
             descriptions, files = Descriptions(), self._walk().files
             for name in sidecars:
                 if self._path(name).is_file() and self._is_inside(name):
-                    descriptions.add(name, self._table_rows(name), files)
+                    descriptions.add(name, self._files.table_rows(self._path(name), name), files)
             self._descriptions[sidecars] = descriptions
         return self._descriptions[sidecars]
 
@@ -257,11 +233,7 @@ class LocalFiles:
             self._without_text = self._without_text or f"{file}, {problem}"
 
     async def fetch(self, item: Item) -> AsyncIterator[Document | Reject]:
-        """Read one range of rows, or a few documents.
-
-        Raises:
-            SourceUnavailable: A file changed since it was planned.
-        """
+        """Read one range of rows, or a few documents, out of files that are as they were planned."""
         for file, reason, detail in item.data.get("rejects", ()):
             yield Reject(f"{self._spec.name}:{file}", file, reason, detail)
         if texts := item.data.get("texts"):

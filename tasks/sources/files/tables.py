@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.sources.files.containers import BROKEN, ByteStream, broken, open_unpacked
-from tasks.sources.files.csv_rows import csv_rows, decoded_line
-from tasks.sources.files.encoding import detect_encoding
+from tasks.sources.files.csv_rows import csv_rows
+from tasks.sources.files.encoding import MIXED, detect_encoding
 from tasks.sources.files.parsers import Parsers
 from tasks.sources.files.record import BadLine, Row, Unreadable, placed
 
@@ -48,7 +48,7 @@ def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | Ba
     if line is None:
         return BadLine("line-too-long", f"line {number} exceeds {cap} bytes")
     try:
-        value = json.loads(decoded_line(line))
+        value = json.loads(line.decode(errors=MIXED))
     except (ValueError, RecursionError) as error:
         return BadLine("bad-json", f"line {number}: {error}")
     return value if isinstance(value, dict) else BadLine("bad-json", f"line {number} is not a JSON object")
@@ -58,9 +58,6 @@ def read_rows(path: Path, kind: str, cap: int, parsers: Parsers, ending: str = "
     """Yield the rows of a file of a kind, as `kind_of` says, in order; a bad line or row in its place.
 
     The file may be packed; `cap` is its longest line in bytes, and `ending` that of its name.
-
-    Raises:
-        Unreadable: The file is broken, or expands too far.
     """
     try:
         match kind:
@@ -131,7 +128,7 @@ def _json_file(path: Path) -> Iterator[Row]:
         raise Unreadable("file-too-large", f"more than {MOST_JSON_BYTES:,} bytes of JSON; write it as JSON lines")
     encoding = detect_encoding(data) or "utf-8"
     try:
-        value = json.loads(decoded_line(data) if encoding == "utf-8" else data.decode(encoding))
+        value = json.loads(data.decode(encoding, MIXED if encoding == "utf-8" else "strict"))
     except (ValueError, RecursionError) as error:
         raise Unreadable("bad-json", f"it is not JSON: {error}") from error
     if isinstance(value, dict):
@@ -160,9 +157,8 @@ def _sheet_rows(sheets: list[tuple[str, list[list[Any]]]]) -> Iterator[Row]:
                 header = [str(cell).strip() for cell in cells]
                 continue
             values = {key: cell for key, cell in zip(header, cells, strict=False) if key and cell not in (None, "")}
-            row = placed(values, f"row {number}" if len(sheets) == 1 else f"sheet {name!r}, row {number}")
-            row.columns = [key for key in header if key]
-            yield row
+            place = f"row {number}" if len(sheets) == 1 else f"sheet {name!r}, row {number}"
+            yield placed(values, place, [key for key in header if key])
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -177,9 +173,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256, row_groups=[group]):
                 for values in _rows_of(batch):
                     number += 1
-                    row = placed(values, f"row {number}")
-                    row.columns = list(values)
-                    yield row
+                    yield placed(values, f"row {number}", list(values))
 
 
 def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -196,7 +190,7 @@ def _value(scalar: Any) -> Any:
         case pa.DictionaryScalar():
             return _value(scalar.value)
         case pa.StringScalar() if scalar.is_valid:
-            return decoded_line(scalar.as_buffer().to_pybytes())
+            return scalar.as_buffer().to_pybytes().decode(errors=MIXED)
         case pa.StructScalar() if scalar.is_valid:
             return {name: _value(value) for name, value in scalar.items()}
         case pa.ListScalar() if scalar.is_valid:

@@ -80,11 +80,7 @@ def parse_xml(
     end: Callable[[str], None],
     text: Callable[[str], None],
 ) -> None:
-    """Feed an XML file to handlers; no entity of its own is expanded and nothing outside is read.
-
-    Raises:
-        Unreadable: It is not well formed, or declares entities.
-    """
+    """Feed an XML file to handlers; no entity of its own is expanded and nothing outside is read."""
     parser = expat.ParserCreate()
     parser.buffer_text = True
 
@@ -105,11 +101,7 @@ def parse_xml(
 
 
 def read_xml(data: bytes) -> FileText:
-    """Read an XML file: TEI with its header, ALTO, or the text of all elements.
-
-    Raises:
-        Unreadable: It is not well formed, or declares entities.
-    """
+    """Read an XML file: TEI with its header, ALTO, or the text of all elements."""
     tree = _Tree()
     parse_xml(data, tree.start, tree.end, tree.data)
     return FileText(

@@ -1,4 +1,4 @@
-"""A Hub on loopback over the files of a folder, and a process of its own that reads it through the real libraries."""
+"""A Hub on loopback over the files of a folder, and a process that reads it through the real libraries."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import asyncio
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
 
 COMMIT = "a" * 40
 CONVERTED = "c" * 40
 ROOT = Path(__file__).resolve().parents[3]
 
-# The Hub's libraries read their endpoint when they are imported, so the reading happens in a process of its own.
-# There, pauses are written down and not waited for. Each part of a command is read by a source opened anew over the
-# same workspace, as after a restart; a command with "die" ends the process at once.
+# The Hub's libraries read their endpoint when they are imported, which takes seconds: one process imports them, and a
+# fork of it runs each list of commands. There, pauses are written down and not waited for. Each part of a command is
+# read by a source opened anew over the same workspace, as after a restart; a command with "die" ends the fork at once.
 READER = """
-import asyncio, json, os, resource, sys, time
+import asyncio, datasets, huggingface_hub, json, os, resource, shutil, sys, time
 slept = []
 time.sleep = slept.append
 from pathlib import Path
@@ -64,20 +66,28 @@ async def read(command):
                     found["texts"].append(outcome.text[:100])
         if command.get("die"):
             os._exit(9)
-        await source.close()
+        await source.aclose()
     return found
 
-results = []
-for command in json.loads(Path(sys.argv[1]).read_text()):
-    slept.clear()
-    try:
-        result = asyncio.run(read(command))
-    except DistrustError as error:
-        result = {"error": type(error).__name__, "message": str(error),
-                  "pause": getattr(error, "retry_after_seconds", None)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results.append({**result, "slept": list(slept), "peak": peak})
-print("RESULT" + json.dumps(results))
+def run(commands):
+    results = []
+    for command in commands:
+        slept.clear()
+        try:
+            result = asyncio.run(read(command))
+        except DistrustError as error:
+            result = {"error": type(error).__name__, "message": str(error),
+                      "pause": getattr(error, "retry_after_seconds", None)}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        results.append({**result, "slept": list(slept), "peak": peak})
+    return results
+
+for line in sys.stdin:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+    if (child := os.fork()) == 0:
+        print("RESULT" + json.dumps(run(json.loads(line))), flush=True)
+        os._exit(0)
+    print("EXIT", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -210,34 +220,52 @@ def _refusal(status: int, headers: dict[str, str]) -> web.HTTPException:
     return kind(headers=headers, text="Invalid username or password.")
 
 
-async def run_reader(endpoint: str, folder: Path, commands: list[dict[str, Any]], **more: str) -> list[dict[str, Any]]:
-    """Run the commands in a reader process; nothing comes back from one that dies."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(folder / "home"),
-        "HF_TOKEN": "hf_test",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(ROOT),
-        "NO_PROXY": "127.0.0.1",
-        **more,
-    }
-    script = folder / "commands.json"
-    script.write_text(json.dumps(commands), "utf-8")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        READER,
-        str(script),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 120)
-    if any(command.get("die") for command in commands):
-        assert process.returncode == 9, errors.decode()[-3000:]
-        return []
-    lines = [line for line in output.decode().splitlines() if line.startswith("RESULT")]
-    assert lines, errors.decode()[-3000:]
-    results: list[dict[str, Any]] = json.loads(lines[0].removeprefix("RESULT"))
-    return results
+class Reader:
+    """The process that reads, and the port at which it looks for a Hub."""
+
+    def __init__(self, folder: Path, **more: str) -> None:
+        self._port = unused_port()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        environment |= {
+            "HF_ENDPOINT": f"http://127.0.0.1:{self._port}",
+            "HF_HOME": str(folder / "home"),
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": str(ROOT),
+            "NO_PROXY": "127.0.0.1",
+            **more,
+        }
+        command = [sys.executable, "-c", READER]
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    async def run(self, hub: Hub | None, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Run commands against a Hub, or where there is none; nothing comes back from a run that dies."""
+        app = web.Application()
+        for route, handler in (hub.routes() if hub else {}).items():
+            app.router.add_get(route, handler)
+        server = TestServer(app, port=self._port)
+        if hub:
+            await server.start_server()
+        try:
+            results, status = await asyncio.wait_for(asyncio.to_thread(self._exchange, commands), 120)
+        finally:
+            await server.close()
+        assert status == (9 if any(command.get("die") for command in commands) else 0)
+        return results
+
+    def _exchange(self, commands: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(commands), file=self._process.stdin, flush=True)
+        results: list[dict[str, Any]] = []
+        for line in self._process.stdout:
+            if line.startswith("RESULT"):
+                results = json.loads(line.removeprefix("RESULT"))
+            elif line.startswith("EXIT"):
+                return results, int(line.split()[1])
+        raise AssertionError("the reader is gone")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()

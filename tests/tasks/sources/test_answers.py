@@ -48,25 +48,13 @@ def test_a_challenge_means_blocked_whatever_was_asked(status: int, headers: CIMu
     assert isinstance(error_of(status, headers, "u", wants_json=False), ArchiveBlocked)
 
 
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [
-        (401, "access-restricted"),
-        (403, "access-restricted"),
-        (404, "not-found"),
-        (410, "not-found"),
-        (418, "http-418"),
-    ],
-)
-def test_a_refusal_concerns_the_item(status: int, reason: str) -> None:
-    error = error_of(status, HTML, "u", wants_json=False)
-    assert isinstance(error, ItemUnavailable)
-    assert error.reason == reason
-
-
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 522])
-def test_later_is_transient_even_as_a_web_page(status: int) -> None:
-    assert isinstance(error_of(status, HTML, "u", wants_json=True), ArchiveBusy)
+def test_a_refusal_concerns_the_item_and_later_is_transient_even_as_a_web_page() -> None:
+    refused = {401: "access-restricted", 403: "access-restricted", 404: "not-found", 410: "not-found", 418: "http-418"}
+    for status, reason in refused.items():
+        error = error_of(status, HTML, "u", wants_json=False)
+        assert isinstance(error, ItemUnavailable) and error.reason == reason
+    for status in (408, 429, 500, 502, 503, 504, 522):
+        assert isinstance(error_of(status, HTML, "u", wants_json=True), ArchiveBusy)
 
 
 def test_the_assumed_pause_holds_for_429_without_a_named_one() -> None:

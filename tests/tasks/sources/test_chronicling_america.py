@@ -228,17 +228,14 @@ async def test_known_pages_are_passed_over(library: Library, serve: Serve, clock
     assert not {item.native_id for item in first} & {item.native_id for item in more}
 
 
-async def test_strange_pagination_is_corrupt(library: Library, serve: Serve, clock: FakeClock) -> None:
-    library.search_answer = web.json_response({"results": [], "pagination": {"of": "many"}})
-    with pytest.raises(CorruptAnswer, match="'many'"):
-        await plan(library, serve, clock, limit=10)
-
-
-async def test_hits_that_are_no_pages_are_corrupt(library: Library, serve: Serve, clock: FakeClock) -> None:
-    library.search_answer = web.json_response(
-        {"results": [{"id": "http://www.loc.gov/item/1"}], "pagination": {"of": 1}}
-    )
-    with pytest.raises(CorruptAnswer, match="none of 1"):
+@pytest.mark.parametrize(
+    ("results", "count", "told"), [([], "many", "'many'"), ([{"id": "http://www.loc.gov/item/1"}], 1, "none of 1")]
+)
+async def test_strange_pagination_and_hits_that_are_no_pages_are_corrupt(
+    library: Library, serve: Serve, clock: FakeClock, results: list[Any], count: Any, told: str
+) -> None:
+    library.search_answer = web.json_response({"results": results, "pagination": {"of": count}})
+    with pytest.raises(CorruptAnswer, match=told):
         await plan(library, serve, clock, limit=10)
 
 
@@ -252,7 +249,6 @@ async def test_a_page_becomes_a_document(library: Library, serve: Serve, clock: 
         url="https://www.loc.gov/resource/sn1/1900-01-05/ed-1/?sp=6",
         title="The sun (New York), 1900-01-05, page 6",
         year=1900,
-        year_evidence="metadata",
         date="1900-01-05",
         language="english",
         licence="pd",

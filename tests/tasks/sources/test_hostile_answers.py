@@ -210,4 +210,4 @@ def test_files_of_a_folder(tmp_path_factory: pytest.TempPathFactory, head: bytes
         path: Path = tmp_path_factory.getbasetemp() / f"table{suffix}"
         path.write_bytes(head + body)
         assert all(isinstance(row, dict | BadLine) for row in reader.rows(path, path.name))
-    reader.close()
+    reader.parsers.close()

@@ -97,26 +97,21 @@ def wrapped(outer: Exception, inner: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (named("GatedRepoError", status=403), SourceUnavailable, "accept its terms"),
-        (named("RepositoryNotFoundError", status=401), SourceUnavailable, "does not exist or is private"),
         (named("DatasetNotFoundError"), SourceUnavailable, "does not exist"),
         (
             named("RevisionNotFoundError", status=404),
             SourceUnavailable,
             "no revision 'v9'; correct `revision` of the catalogue entry",
         ),
-        (named("HfHubHTTPError", status=503), ArchiveBusy, "answered 503"),
         (named("HfHubHTTPError", status=429), ArchiveBusy, "answered 429"),
         (wrapped(FileNotFoundError("x.parquet"), named("HTTPStatusError", status=429)), ArchiveBusy, "answered 429"),
         (wrapped(RuntimeError("read"), ConnectionResetError("gone")), ArchiveBusy, "could not be read"),
         (TimeoutError(), ArchiveBusy, "could not be read"),
-        (RuntimeError("Dataset scripts are no longer supported, but found ds.py"), SourceUnavailable, "refs/convert"),
         (named("OfflineModeIsEnabled"), PrerequisiteError, "HF_HUB_OFFLINE"),
         # The library cuts the chain of causes; what is left is its words.
         (ConnectionError("Couldn't reach 'org/ds' on the Hub (OfflineModeIsEnabled)"), PrerequisiteError, "HF_HUB_OFF"),
         (named("DatasetNotFoundError", "Dataset 'org/ds' is a gated dataset on the Hub."), SourceUnavailable, "gated:"),
         (named("DatasetNotFoundError", "Revision 'v9' doesn't exist for dataset"), SourceUnavailable, "revision 'v9'"),
-        (named("HfHubHTTPError", status=403, **{"x-error-code": "GatedRepo"}), SourceUnavailable, "accept its terms"),
         (ValueError("Couldn't cast\na: string\nto\nb: string"), SourceUnavailable, "do not share one set"),
         (ValueError("BuilderConfig 'x' not found. Available: ['y']"), SourceUnavailable, r"Available: \['y'\]"),
     ],

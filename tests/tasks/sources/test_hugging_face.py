@@ -4,6 +4,8 @@ import gzip
 import itertools
 import json
 import random
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ import pytest
 from storage.errors import SourceUnavailable
 from storage.shard_plan import Item
 from tasks.sources.catalogue import SourceSpec
-from tests.tasks.sources.conftest import Serve, opened
-from tests.tasks.sources.hub_double import COMMIT, CONVERTED, Hub, make_fields, run_reader
+from tests.tasks.sources.conftest import opened
+from tests.tasks.sources.hub_double import COMMIT, CONVERTED, Hub, Reader, make_fields
 
 COLUMNS = {"text": "text", "id": "id", "date": "metadata.publication_date"}
 
@@ -50,7 +52,13 @@ def make_dataset(folder: Path, suffix: str, files: int, rows: int) -> None:
         write_rows(folder / "data" / f"train-{part:05d}-of-{files:05d}{suffix}", make_rows(part * rows, rows))
 
 
-async def test_a_dataset_is_streamed_from_a_hub(tmp_path: Path, serve: Serve) -> None:
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    with closing(Reader(tmp_path_factory.mktemp("reader"))) as reader:
+        yield reader
+
+
+async def test_a_dataset_is_streamed_from_a_hub(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     make_dataset(root / "ds", ".parquet", files=2, rows=50)
     (root / "ds" / "README.md").write_text(
@@ -67,7 +75,7 @@ async def test_a_dataset_is_streamed_from_a_hub(tmp_path: Path, serve: Serve) ->
         {"fields": make_fields("absent", repo="org/absent")},
         {"fields": make_fields("split", split="test")},
     ]
-    everything, old_ones, typo, absent, split = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    everything, old_ones, typo, absent, split = await reader.run(hub, commands)
 
     assert everything["items"][1] == {"revision": COMMIT, "start": 15, "rows": 15}
     assert everything["ids"] == [str(n) for n in range(100)]
@@ -79,7 +87,7 @@ async def test_a_dataset_is_streamed_from_a_hub(tmp_path: Path, serve: Serve) ->
     assert "no split 'test', only ['train']" in split["message"]
 
 
-async def test_rows_come_once_and_in_order_wherever_reading_stops(tmp_path: Path, serve: Serve) -> None:
+async def test_rows_come_once_and_in_order_wherever_reading_stops(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     cuts = random.Random(7)
     commands = []
@@ -98,16 +106,15 @@ async def test_rows_come_once_and_in_order_wherever_reading_stops(tmp_path: Path
                     "parts": parts,
                 }
             )
-    found = await run_reader(await serve(Hub(root).routes()), tmp_path, commands)
+    found = await reader.run(Hub(root), commands)
     for command, result in zip(commands, found, strict=True):
         expected = [str(n) for begin, end in command["parts"] for n in range(begin * 7, min(end * 7, 120))]
         assert result.get("ids") == expected, (command, result)
 
 
-async def test_after_a_kill_the_files_that_were_read_are_not_fetched_again(tmp_path: Path, serve: Serve) -> None:
+async def test_after_a_kill_the_files_that_were_read_are_not_fetched_again(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     hub = Hub(root)
-    endpoint = await serve(hub.routes())
     commands = []
     for suffix in (".parquet", ".jsonl", ".jsonl.gz"):
         name = suffix.replace(".", "")
@@ -115,10 +122,10 @@ async def test_after_a_kill_the_files_that_were_read_are_not_fetched_again(tmp_p
         fields = make_fields(repo=f"org/{name}", columns=COLUMNS, rows_per_item=100)
         commands.append({"fields": fields, "limit": 800, "workspace": str(tmp_path / "work" / name)})
     first = [{**command, "parts": [[0, 10]]} for command in commands]
-    await run_reader(endpoint, tmp_path, [*first[:-1], {**first[-1], "die": True}])
+    await reader.run(hub, [*first[:-1], {**first[-1], "die": True}])
     before = hub.fetched.copy()
     hub.fetched.clear()
-    found = await run_reader(endpoint, tmp_path, [{**command, "parts": [[9, None]]} for command in commands])
+    found = await reader.run(hub, [{**command, "parts": [[9, None]]} for command in commands])
     for suffix, result in zip((".parquet", ".jsonl", ".jsonl.gz"), found, strict=True):
         assert result["ids"] == [str(n) for n in range(900, 1600)]
         names = [f"{suffix.replace('.', '')}/data/train-{part:05d}-of-00004{suffix}" for part in range(4)]
@@ -130,13 +137,13 @@ async def test_after_a_kill_the_files_that_were_read_are_not_fetched_again(tmp_p
         assert hub.fetched[names[3]] > 0
 
 
-async def test_a_saved_position_of_anything_else_is_refused(tmp_path: Path, serve: Serve) -> None:
+async def test_a_saved_position_of_anything_else_is_refused(tmp_path: Path, reader: Reader) -> None:
     root, work = tmp_path / "hub", tmp_path / "work"
     make_dataset(root / "ds", ".jsonl", files=2, rows=60)
-    endpoint = await serve(Hub(root).routes())
+    hub = Hub(root)
     fields = make_fields(columns=COLUMNS, rows_per_item=20)
     command = {"fields": fields, "limit": 60, "workspace": str(work)}
-    await run_reader(endpoint, tmp_path, [{**command, "parts": [[0, 5]]}])
+    await reader.run(hub, [{**command, "parts": [[0, 5]]}])
     saved = json.loads((work / "position-000000000080.json").read_text("utf-8"))
     later = json.loads((work / "position-000000000100.json").read_text("utf-8"))
     variants: dict[str, Any] = {
@@ -154,12 +161,12 @@ async def test_a_saved_position_of_anything_else_is_refused(tmp_path: Path, serv
         folder.mkdir(parents=True)
         (folder / "position-000000000080.json").write_text(json.dumps(content), "utf-8")
         commands.append({**command, "workspace": str(folder), "parts": [[4, 6]]})
-    found = await run_reader(endpoint, tmp_path, commands)
+    found = await reader.run(hub, commands)
     for name, result in zip(variants, found, strict=True):
         assert result.get("ids") == [str(n) for n in range(80, 120)], (name, result)
 
 
-async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Serve) -> None:
+async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     hub = Hub(root)
     commands: list[dict[str, Any]] = []
@@ -180,7 +187,7 @@ async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Se
             fields = make_fields(name, repo=f"org/{name}", columns=COLUMNS, rows_per_item=10)
             patience = {"patience": 200.0} if label == "too-long-pause" else {}
             commands.append({"fields": fields, "limit": 60, **patience})
-    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    found = await reader.run(hub, commands)
     for command, result in zip(commands, found, strict=True):
         name = command["fields"]["name"]
         if name.startswith("down"):
@@ -194,7 +201,7 @@ async def test_failures_that_pass_cost_time_but_no_row(tmp_path: Path, serve: Se
             assert not hub.faults[f"{name}/data/train-00001-of-00003{'.parquet' if 'parquet' in name else '.jsonl.gz'}"]
 
 
-async def test_a_look_up_that_fails_for_now_is_tried_again(tmp_path: Path, serve: Serve) -> None:
+async def test_a_look_up_that_fails_for_now_is_tried_again(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     hub = Hub(root)
     commands = []
@@ -207,14 +214,14 @@ async def test_a_look_up_that_fails_for_now_is_tried_again(tmp_path: Path, serve
         make_dataset(root / label, ".jsonl", files=1, rows=20)
         hub.faults[f"{label}/info"] = list(faults)
         commands.append({"fields": make_fields(label, repo=f"org/{label}", columns=COLUMNS), "limit": 20})
-    *passed, dead = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    *passed, dead = await reader.run(hub, commands)
     for result in passed:
         assert result.get("ids") == [str(n) for n in range(20)], result
     assert 77 in passed[1]["slept"]
     assert (dead["error"], sum(dead["slept"]) < 60) == ("ArchiveBusy", True)
 
 
-async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, serve: Serve) -> None:
+async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, reader: Reader) -> None:
     root = tmp_path / "hub"
     hub = Hub(root)
     rows = make_rows(0, 30)
@@ -254,7 +261,7 @@ async def test_every_form_of_dataset_is_read_or_answered(tmp_path: Path, serve: 
             ("broken", {}),
         ]
     ]
-    results = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    results = await reader.run(hub, commands)
     found = {command["fields"]["name"]: result for command, result in zip(commands, results, strict=True)}
     for name in ("gated", "locked"):
         assert f"accept its terms on https://huggingface.co/datasets/org/{name}" in found[name]["message"]
@@ -281,7 +288,7 @@ REFUSALS: dict[str, tuple[tuple[int, dict[str, str]] | int, str]] = {
 }
 
 
-async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, serve: Serve) -> None:
+async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, reader: Reader) -> None:
     hub = Hub(tmp_path / "hub")
     commands = []
     for name, (refusal, _) in REFUSALS.items():
@@ -295,7 +302,7 @@ async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, serve: Serve) -
             {"fields": make_fields(name, repo=f"org/{name}", columns=COLUMNS, revision=revision)}
             for revision in ("", COMMIT)
         ]
-    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    found = await reader.run(hub, commands)
     for command, result in zip(commands, found, strict=True):
         fields = command["fields"]
         assert result.get("error") == "SourceUnavailable", (fields, result)
@@ -304,30 +311,23 @@ async def test_a_refusal_says_at_once_what_to_do(tmp_path: Path, serve: Serve) -
     assert "awaiting a review" in found[2]["message"], "the Hub's own words"
 
 
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network"),
-    ],
-)
-async def test_without_a_network_it_says_so_at_once(
-    tmp_path: Path, serve: Serve, environment: dict[str, str], words: str
-) -> None:
+@pytest.mark.parametrize("switch", ["", "HF_HUB_OFFLINE"])
+async def test_without_a_network_it_says_so_at_once(tmp_path: Path, reader: Reader, switch: str) -> None:
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "position-000000000080.json").write_text("{}", "utf-8")
     plain, pinned = ({"fields": make_fields(revision=revision)} for revision in ("", COMMIT))
     commands = [plain, pinned, {**pinned, "workspace": str(begun)}]
-    new, old, resumed = await run_reader("http://127.0.0.1:9", tmp_path, commands, **environment)
+    with closing(Reader(tmp_path, HF_HUB_OFFLINE="1")) if switch else nullcontext(reader) as cut_off:
+        new, old, resumed = await cut_off.run(None, commands)
     for result in (new, old):
         assert (result["error"], result["slept"]) == ("PrerequisiteError", []), result
-        assert words in result["message"]
+        assert (f"unset {switch}" if switch else "check the network") in result["message"]
     # What has begun waits, as for any archive that is away; a switch is for the user alone to turn.
-    assert resumed["error"] == ("PrerequisiteError" if "HF_HUB_OFFLINE" in environment else "ArchiveUnreachable")
+    assert resumed["error"] == ("PrerequisiteError" if switch else "ArchiveUnreachable")
 
 
-async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, serve: Serve) -> None:
+async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, reader: Reader) -> None:
     hub = Hub(tmp_path / "hub")
     splits = [{"name": "train", "num_examples": 1234}, {"name": "test", "num_examples": 7}]
     cards: dict[str, Any] = {
@@ -352,11 +352,11 @@ async def test_rows_are_counted_where_the_card_tells_them(tmp_path: Path, serve:
             ("odd", {}),
         ]
     ]
-    found = await run_reader(await serve(hub.routes()), tmp_path, commands)
+    found = await reader.run(hub, commands)
     assert [result["count"] for result in found] == [1234, 7, None, None, 1234, None, None, None]
 
 
-async def test_rows_outside_the_years_are_not_fetched_where_statistics_tell(tmp_path: Path, serve: Serve) -> None:
+async def test_rows_outside_the_years_are_not_fetched_where_statistics_tell(tmp_path: Path, reader: Reader) -> None:
     noise = random.Random(3)
     file = tmp_path / "hub" / "dated" / "train.parquet"
     file.parent.mkdir(parents=True)
@@ -369,14 +369,14 @@ async def test_rows_outside_the_years_are_not_fetched_where_statistics_tell(tmp_
     columns = {"text": "text", "id": "id", "date": "date"}
     fields = make_fields(repo="org/dated", columns=columns, year_filter={"min": 1990}, rows_per_item=30, scan_rows=900)
     command = {"fields": fields, "workspace": str(tmp_path / "work"), "parts": [[0, 2], [1, None]]}
-    (found,) = await run_reader(await serve(hub.routes()), tmp_path, [command])
+    (found,) = await reader.run(hub, [command])
     # The sieve lets a day before the year pass, whose row group holds it; the row itself is still checked.
     assert [*dict.fromkeys(found["ids"])] == [str(n) for n in range(900, 1000)]
     assert len(found["ids"]) == 130 - found["reasons"].get("outside-years", 0)
     assert hub.fetched["dated/train.parquet"] < file.stat().st_size * 0.6  # of three openings; one alone reads it all
 
 
-async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, serve: Serve) -> None:
+async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, reader: Reader) -> None:
     file = tmp_path / "hub" / "patents" / "train.jsonl.gz"
     file.parent.mkdir(parents=True)
     with gzip.open(file, "wt", 1) as lines:
@@ -387,7 +387,7 @@ async def test_rows_that_are_not_kept_take_no_memory(tmp_path: Path, serve: Serv
     fields = make_fields(repo="org/patents", columns=COLUMNS, rows_per_item=500, year_filter={"max": 1969})
     small = {"fields": {**fields, "scan_rows": 5_000}, "workspace": str(tmp_path / "a")}
     large = {"fields": {**fields, "scan_rows": 20_000}, "workspace": str(tmp_path / "b")}
-    less, more = await run_reader(await serve(hub.routes()), tmp_path, [small, large])
+    less, more = await reader.run(hub, [small, large])
     assert more["ids"] == ["0", "5000", "10000", "15000"]
     assert more["reasons"] == {"outside-years": 10_000, "missing-year": 9_996}
     assert more["peak"] - less["peak"] < 60_000  # KiB; the texts alone are 100 MB

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from storage.errors import CorruptAnswer, ItemUnavailable
 from tasks.sources.pace import HEADWAY_BYTES, Tally
-from tasks.sources.partial import PartialFile
 from tests.tasks.sources.conftest import FakeClock, Serve, client_to
 
 BODY = bytes(range(256)) * 2048
@@ -140,15 +139,6 @@ async def test_no_continuation_corrupts_a_file(
         (tmp_path / "f.part").write_bytes(left)
     server = FileServer(*([misdeed] if misdeed else []))
     assert await fetch(serve, clock, tmp_path, server) == BODY
-
-
-def test_bytes_of_another_place_are_refused_before_one_is_written(tmp_path: Path) -> None:
-    part = PartialFile(tmp_path / "f.part", cap=2**20, size=len(BODY), checksum=MD5)
-    part.path.write_bytes(BODY[:9])
-    assert part.request_headers() == {"Range": "bytes=9-"}
-    with pytest.raises(CorruptAnswer, match="asked for the bytes from 9"):
-        part.accept(206, {"Content-Range": f"bytes 5-{len(BODY) - 1}/{len(BODY)}"})
-    assert not part.path.exists()
 
 
 async def test_a_file_is_on_the_disk_before_it_has_its_name(

@@ -120,9 +120,7 @@ def test_shards_are_of_a_size_that_may_be_lost() -> None:
 
 async def test_the_columns_of_a_document(tmp_path: Path) -> None:
     text = "Cafe\u0301 with NUL\0 and a lone \ud800 surrogate."
-    full = document(
-        "x", text, title=" A\n title\0 ", year=1900, year_evidence="metadata", extra={"part_of": "w", "n": 1}
-    )
+    full = document("x", text, title=" A\n title\0 ", year=1900, extra={"part_of": "w", "n": 1})
     (row,), _ = await run(tmp_path, lambda item: [full], "x")
     assert row["text"] == "Cafe\u0301 with NUL and a lone ? surrogate."  # repaired, but not composed
     assert row["sha256"] == hashlib.sha256(row["text"].encode()).hexdigest()

@@ -59,6 +59,7 @@ def test_the_bundled_list_is_one() -> None:
         (b"caf\xe9", r"is not UTF-8 \(byte 3\); save it as UTF-8"),
         (b"a\n" * 2**20, r"is larger than 1,048,576 bytes"),
     ],
+    ids=["too long", "no word", "NUL", "nothing", "too many", "not UTF-8", "too large"],  # a body is long to print
 )
 def test_what_is_no_list_is_refused_with_the_line(tmp_path: Path, body: str | bytes, told: str) -> None:
     with pytest.raises(ParameterError, match=told):

@@ -232,4 +232,4 @@ async def test_counting_parses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "tables" / "book.xlsx").unlink()  # the one kind whose rows only its parser knows
     source = LocalFiles(spec, 2026)
     assert len(await source.plan(1000)) > 10
-    await source.close()
+    await source.aclose()

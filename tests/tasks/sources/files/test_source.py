@@ -88,13 +88,6 @@ async def test_broken_lines_are_rejects(tmp_path: Path) -> None:
     assert repaired.text == "ÿ"  # as Windows-1252 has it
 
 
-async def test_rows_without_id_are_named_by_file_and_number(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "b.jsonl"):
-        (tmp_path / name).write_bytes(lines({"text": "one"}, {"text": ""}))
-    found = await read(make_spec(tmp_path, columns={"text": "text"}))
-    assert [outcome.id for outcome in found] == [f"mine:{file}.jsonl:{n}" for file in "ab" for n in range(2)]
-
-
 async def test_a_single_file_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines({"text": "one"}))
     (tmp_path / "b.jsonl").write_bytes(lines({"text": "two"}))
@@ -122,7 +115,7 @@ def nameless() -> bytes:
 
 @pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)])
 async def test_a_file_cut_short_says_so(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
-    body = pack(lines(*({"text": str(n) * 50} for n in range(20_000))))
+    body = pack(lines(*({"text": str(n) * 50} for n in range(6_000))))
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(body[: len(body) // 2])
     *rows, end = await read(make_spec(tmp_path, rows_per_item=1000), limit=20_000)
     assert len(rows) > 1000 and all(isinstance(row, Document) for row in rows)
