@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from storage.chat_layout import common_prefix
+
 BATCH_TOKENS = 4096
 """Most tokens, padding included, in one forward pass: bounds the logits, which are the largest array here.
 
@@ -90,12 +92,6 @@ def batches_of(lengths: Sequence[int], most_rows: int, most_tokens: int) -> Iter
         batch.append(place)
     if batch:
         yield batch
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of tokens with which both begin."""
-    shortest = min(len(first), len(second))
-    return next((place for place in range(shortest) if first[place] != second[place]), shortest)
 
 
 def log_likelihoods(model: Any, sequences: Sequence[Scored], batch_size: int) -> list[list[float]]:

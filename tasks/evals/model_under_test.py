@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from storage.chat_layout import ChatLayout, Encoded
+from storage.chat_layout import ChatLayout, Encoded, common_prefix
 from storage.checkpoint import trained_layout
 from storage.errors import ParameterError, PrerequisiteError
 from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
-from tasks.evals.likelihoods import REMEMBERED_TOKENS, Scored, common_prefix, log_likelihoods
+from tasks.evals.likelihoods import REMEMBERED_TOKENS, Scored, log_likelihoods
 from tasks.evals.mixture import HeldOut
 from tasks.evals.parameters import BATCH_SIZE
 
@@ -158,9 +158,7 @@ def chat_layout(tokenizer: Any, trained: str | None) -> ChatLayout:
 def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
     """Load an mlx-lm language model, and an adapter on it if one is given, without dropout, and its tokenizer.
 
-    Raises:
-        PrerequisiteError: The model or the adapter is missing.
-        ParameterError: The adapter does not fit the model.
+    PrerequisiteError if one is missing, ParameterError if they do not fit together.
     """
     from mlx_lm import load
 

@@ -71,9 +71,7 @@ def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) 
     """Return a local folder with the base model, downloading and quantising it if need be.
 
     A 4-bit copy is made once and kept; `quantise` none asks for it of a model of the Hub, and not of a folder.
-
-    Raises:
-        PrerequisiteError: The model is missing, cannot be fetched, or is damaged.
+    PrerequisiteError if the model is missing, cannot be fetched, or is damaged.
     """
     local = local_folder(model)
     folder = fetch_model(repository_of(model), log) if local is None else local
