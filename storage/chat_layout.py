@@ -234,7 +234,7 @@ class ChatLayout:
     def _encode_pairs(self, heads: list[list[Piece]], wholes: list[list[Piece]], *, begins: bool) -> list[Encoded]:
         # A tokenizer may merge across the border; the common prefix is what the head alone determines.
         encoded = zip(self._encode(wholes, begins=begins), self._encode(heads, begins=begins), strict=True)
-        return [Encoded(whole, _common_prefix(whole, head)) for whole, head in encoded]
+        return [Encoded(whole, common_prefix(whole, head)) for whole, head in encoded]
 
     def _encode(self, rows: Sequence[list[Piece]], *, begins: bool) -> list[list[int]]:
         """Encode rows, each as a whole unless a content of it has a special token, which must stay text."""
@@ -255,6 +255,7 @@ class ChatLayout:
         return ids
 
 
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -43,9 +43,7 @@ from tasks.evals.verdicts import ON_TOY, all_passed, conclude, suggest
 def evaluate_run(spec: EvaluationSpec, emit: Emit) -> EvaluationResult:
     """Evaluate base and adapter, or return what an evaluation of the same inputs already found.
 
-    Raises:
-        PrerequisiteError: The base model or the adapter is missing.
-        StoreError: There is no finished mixture, or it has no validation samples.
+    PrerequisiteError without base model or adapter, StoreError without a finished mixture and its validation samples.
     """
     start, folder, gate = time.monotonic(), spec.reports_folder, spec.parameters.gate
     evaluation = Evaluation(spec)

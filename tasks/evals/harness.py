@@ -79,9 +79,7 @@ def run_tasks(
 ) -> dict[str, TaskScores]:
     """Run tasks, given by name or whole configuration, and return the numeric metrics of each.
 
-    Raises:
-        PrerequisiteError: The library is not installed.
-        ParameterError: A task is unknown, or its data cannot be loaded.
+    ParameterError if a task is unknown or its data cannot be loaded, PrerequisiteError without the library.
     """
     require_library()
     from lm_eval import simple_evaluate

@@ -100,11 +100,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hash_inputs(spec: EvaluationSpec, questions: QuestionSet, manifest: Manifest) -> dict[str, JsonValue]:
-    """Digest everything the results depend on; a base model's weights by name and size, since they may be 40 GB.
-
-    Raises:
-        PrerequisiteError: An adapter is missing.
-    """
+    """Digest everything the results depend on; a base model's weights by name and size, since they may be 40 GB."""
     for adapter in spec.adapters.values():
         if missing := [name for name in ADAPTER_FILES if not (adapter / name).is_file()]:
             raise PrerequisiteError(

@@ -95,20 +95,14 @@ class Mixture:
 
     @classmethod
     def open(cls, folder: Path) -> Mixture:
-        """Read the manifest.
-
-        Raises:
-            StoreError: There is no finished mixture.
-        """
+        """Read the manifest; StoreError without a finished mixture."""
         return cls(folder, require_manifest(folder, "run rebalance-corpus first"))
 
     def choose_held_out(self, per_band: int, seed: int) -> list[HeldOut]:
         """Take at most `per_band` validation samples of each authority band.
 
         Which ones depends on their ids and the seed alone, so that base, adapter and later runs see the same texts.
-
-        Raises:
-            StoreError: The mixture has no validation samples.
+        StoreError without any.
         """
         chosen: dict[Band, list[tuple[bytes, str, str, str, str]]] = {band: [] for band in BANDS}
         for table in self._tables("valid", ["id", "auth_weight", "text", "prompt", "response"]):

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from storage.chat_layout import ChatLayout, Encoded
+from storage.chat_layout import ChatLayout, Encoded, common_prefix
 from storage.checkpoint import trained_layout
 from storage.errors import ParameterError, PrerequisiteError
 from storage.model_folder import CONFIG, check_model_folder, loading, read_adapter
-from tasks.evals.likelihoods import REMEMBERED_TOKENS, log_likelihoods
+from tasks.evals.likelihoods import REMEMBERED_TOKENS, Scored, log_likelihoods
 from tasks.evals.mixture import HeldOut
 from tasks.evals.parameters import BATCH_SIZE
-from tasks.evals.prefixes import Scored, common_prefix
 
 
 class OptionScore(NamedTuple):
@@ -45,13 +44,7 @@ class ModelUnderTest:
     """A language model of mlx-lm and its tokenizer; `batch_size` is the most sequences in one forward pass.
 
     The model takes token ids (batch, length) and returns logits (batch, length, vocabulary). Prompts are plain
-    questions, which are put in the chat layout here.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer, as mlx-lm wraps it.
-        batch_size: The most sequences in one forward pass.
-        layout: Name of the chat layout that the adapter was trained in; none: the base model's own.
+    questions, which are put in the chat `layout` here that the adapter was trained in; none: the base model's own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = BATCH_SIZE, layout: str | None = None) -> None:
@@ -89,19 +82,11 @@ class ModelUnderTest:
         return [f"{opening}{text}" for text in response.texts]
 
     def score_options(self, pairs: Sequence[tuple[str, str]], *, plain: bool = False) -> list[OptionScore]:
-        """Score answers to questions; without a question (an empty one), what is before any answer is put.
+        """Score answers to questions; before an answer without a question (an empty one) stands what is before any.
 
         Prompt and option are encoded together, since a token may span their border; scoring begins where the joint
-        encoding leaves that of the prompt alone.
-
-        Args:
-            pairs: Prompts and options.
-            plain: Take the prompts as they are, in no chat layout; then an option begins with its own blank.
-
-        What several begin with, such as the prompt of four options, is read once.
-
-        Raises:
-            ParameterError: An option is empty.
+        encoding leaves that of the prompt alone. `plain` prompts are in no chat layout; an option then begins with its
+        own blank. ParameterError for an empty option.
         """
         for prompt, option in pairs:
             if not option:
@@ -173,9 +158,7 @@ def chat_layout(tokenizer: Any, trained: str | None) -> ChatLayout:
 def open_model(model_path: str, adapter: Path | None = None) -> tuple[Any, Any]:
     """Load an mlx-lm language model, and an adapter on it if one is given, without dropout, and its tokenizer.
 
-    Raises:
-        PrerequisiteError: The model or the adapter is missing.
-        ParameterError: The adapter does not fit the model.
+    PrerequisiteError if one is missing, ParameterError if they do not fit together.
     """
     from mlx_lm import load
 

@@ -52,11 +52,7 @@ class OwnQuestion(Record):
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """List the files of questions: those named, and all ``*.jsonl`` of a folder.
-
-    Raises:
-        ParameterError: There is no such file, a folder has none, or two have one name.
-    """
+    """List the files named and all ``*.jsonl`` of a folder; ParameterError if it has none, or two have one name."""
     found: list[Path] = []
     for path in paths:
         inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -70,11 +66,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_questions(path: Path, limit: int | None = None) -> list[OwnQuestion]:
-    """Read the questions of a file, or the first of them.
-
-    Raises:
-        ParameterError: The file or a line cannot be used; the message names file, line, value and bound.
-    """
+    """Read the questions of a file, or the first of them; ParameterError names file, line, value and bound."""
     try:
         lines = read_bounded(path, MOST_BYTES).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except (OSError, ValueError) as error:

@@ -219,11 +219,7 @@ class QuestionSet(_Entry):
 
 
 def load_questions(behaviours: Path = BEHAVIOURS, scenarios: Path = SCENARIOS) -> QuestionSet:
-    """Read and check all files.
-
-    Raises:
-        ParameterError: A file is missing or is not TOML, or an entry is wrong; the message names it.
-    """
+    """Read and check all files; ParameterError names the one that is missing, is not TOML, or has a wrong entry."""
     return QuestionSet(
         behaviours=_read(behaviours, Behaviours),
         scenarios=_read(scenarios, Scenarios),

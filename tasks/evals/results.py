@@ -136,11 +136,7 @@ class EvaluationResult(Record):
         )
 
     def require_verdict(self) -> None:
-        """Refuse an adapter that missed a threshold, if the gate was asked for.
-
-        Raises:
-            VerdictError: The message names what was found, what was asked for, and the report.
-        """
+        """Raise VerdictError for an adapter that missed a threshold, if the gate was asked for."""
         if self.gate_failed:
             unmet = "; ".join(
                 f"{verdict.title} (found {verdict.found}, target {verdict.target}"
@@ -170,10 +166,5 @@ class EvaluationResult(Record):
 
 
 def read_results(folder: Path) -> EvaluationResults:
-    """Read the results in a reports folder.
-
-    Raises:
-        FileNotFoundError: There are none.
-        ValueError: They are damaged, or of another form.
-    """
+    """Read the results in a reports folder; FileNotFoundError without any, ValueError if they are damaged."""
     return EvaluationResults.model_validate(read_object(folder / EVALUATION_RESULTS, MOST_BYTES))

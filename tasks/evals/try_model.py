@@ -67,13 +67,7 @@ def _adapter(model: Any, adapted: bool) -> Iterator[None]:
 
 
 def load_run(layout: Layout, run: str, checkpoint: str = "") -> TriedModel:
-    """Load the base model of a finished run with its adapter, or with one of its checkpoints.
-
-    Raises:
-        ParameterError: The run has no such checkpoint, or the adapter does not fit the base model.
-        PrerequisiteError: The base model no longer exists.
-        StoreError: The run has not finished.
-    """
+    """Load the base model of a finished run with its adapter, or with one of its checkpoints; else DistrustError."""
     trained = read_training_result(layout.run(run))
     adapter = layout.run(run) / checked_name(checkpoint, "checkpoint") if checkpoint else trained.adapter
     if not (adapter / "adapters.safetensors").is_file():

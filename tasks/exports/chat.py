@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from storage.atomic import write_json, write_text
-from storage.chat_layout import FIXED_DAY, ChatLayout
+from storage.chat_layout import FIXED_DAY, ChatLayout, common_prefix
 from storage.checkpoint import trained_layout
 from storage.errors import PrerequisiteError, UserError
 from storage.model_folder import CONFIG
@@ -68,7 +68,7 @@ def require_served_as_trained(folder: Path, layout: ChatLayout) -> None:
         served = list(tokenizer.apply_chat_template([{"role": "user", "content": passage}], **options))
         trained = layout.encode_prompt(passage)
         if served != trained:
-            place = next((at for at, (a, b) in enumerate(zip(served, trained, strict=False)) if a != b), len(served))
+            place = common_prefix(served, trained)
             one, other = (tokenizer.decode(ids[place : place + 12]) for ids in (served, trained))
             raise UserError(
                 f"the export serves other tokens than were trained, from token {place} of a question on ({one!r}, "

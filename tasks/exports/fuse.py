@@ -100,9 +100,7 @@ def fuse_lazily(
         model, config = quantize_model(model, config, group_size, bits)
     weights = dict(tree_flatten(model.parameters()))
     floats = next((str(w.dtype).removeprefix("mlx.core.") for w in weights.values() if w.ndim == 1), "float")
-    old, new = (
-        f"{q['bits']} bits in groups of {q['group_size']}" if q else "" for q in (before, config.get("quantization"))
-    )
+    old, new = map(_describe_format, (before, config.get("quantization")))
     precision = _describe_precision(old, floats, new, len(fused), as_floats)
     return LazyModel(weights, config, get_total_parameters(model), before is not None, model.args, precision, packed)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of
+from storage.atomic import atomic_folder, full_disk_explained, remove_temporaries_of, write_json
 from storage.errors import PrerequisiteError
 from storage.lock import only_writer
 from storage.manifest import digest_of
 from storage.model_folder import CONFIG, WEIGHTS, check_model_folder, loading, read_config
+from storage.model_weights import SHARD_BYTES, Arrays, write_shards
 from storage.untrusted import file_sha256
 from tasks.lora.architecture import Architecture, architecture_of
-from tasks.lora.fetch import fetch_config, fetch_model, hub_home
+from tasks.lora.fetch import PAPERS, fetch_config, fetch_model, hub_home
 from tasks.lora.presets import preset_of, repository_of
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 DIGEST_SAMPLES = 64
 DIGEST_SAMPLE_BYTES = 64 * 1024
+BITS = 4
+GROUP = 64
+COPIED = (
+    *("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "generation_config.json", "*.jinja"),
+    *PAPERS,
+)
 
 
 def local_folder(model: str) -> Path | None:
@@ -63,9 +71,7 @@ def resolve_base(model: str, *, quantise: bool | None = None, log: Log = print) 
     """Return a local folder with the base model, downloading and quantising it if need be.
 
     A 4-bit copy is made once and kept; `quantise` none asks for it of a model of the Hub, and not of a folder.
-
-    Raises:
-        PrerequisiteError: The model is missing, cannot be fetched, or is damaged.
+    PrerequisiteError if the model is missing, cannot be fetched, or is damaged.
     """
     local = local_folder(model)
     folder = fetch_model(repository_of(model), log) if local is None else local
@@ -91,13 +97,56 @@ def _quantised_copy(folder: Path, model: str, weights: Mapping[str, object], log
         with only_writer(copy, math.inf, log):
             if not (copy / CONFIG).is_file():  # it may have been made while this process waited
                 remove_temporaries_of(copy)  # up to 40 GB, if an earlier process was killed over it
-                from tasks.lora.quantise import write_quantised
-
                 log(f"Quantising the base model to 4 bits, once, into {copy}")
                 with full_disk_explained(copy), atomic_folder(copy) as temporary:
                     write_quantised(folder, temporary)
     check_model_folder(copy)
     return copy
+
+
+def write_quantised(source: Path, target: Path) -> None:
+    """Write a 4-bit copy of a model into an empty folder; equal to what ``mlx_lm.convert`` makes, tensor by tensor.
+
+    Every tensor stays an unevaluated graph (read, cast, quantise) until its shard is written.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.utils import get_total_parameters, load_model, quantize_model
+
+    def save(file: Path, tensors: Arrays) -> None:
+        for tensor in tensors.values():
+            mx.eval(tensor)  # one by one: evaluated together, all their sources would be in memory at once
+        mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
+        tensors.clear()
+        mx.clear_cache()
+
+    with loading(source):
+        model, config = load_model(source, lazy=True)
+    _cast(model, str(config.get("torch_dtype") or config.get("text_config", {}).get("dtype")))
+    model, config = quantize_model(model, config, GROUP, BITS)
+    parameters = int(get_total_parameters(model))
+    weights: Arrays = dict(tree_flatten(model.parameters()))
+    model.update(tree_map(lambda _: mx.array([]), model.parameters()))  # the dictionary alone holds them now
+    write_shards(target, weights, parameters, save, SHARD_BYTES)
+    for copied in (path for pattern in COPIED for path in source.glob(pattern) if path.is_file()):
+        shutil.copyfile(copied, target / copied.name)
+    write_json(target / CONFIG, config)
+
+
+def _cast(model: Any, named: str) -> None:
+    """Turn the weights into the type that the configuration names, as the library's converter does."""
+    import mlx.core as mx
+    from mlx.utils import tree_map_with_path
+
+    if named not in ("float16", "bfloat16", "float32"):
+        return
+    dtype = getattr(mx, named)
+    may_cast = getattr(model, "cast_predicate", lambda path: True)
+
+    def cast(path: str, array: Any) -> Any:
+        return array.astype(dtype) if may_cast(path) and mx.issubdtype(array.dtype, mx.floating) else array
+
+    model.update(tree_map_with_path(cast, model.parameters()))
 
 
 def base_digest(folder: Path) -> str:

@@ -38,11 +38,8 @@ def fetch_model(repository: str, log: Log, *, again: bool = True) -> Path:
     """Return the folder of a model; files that are missing are fetched.
 
     Only files at the top of the repository are fetched, weights only as safetensors, and never code. Where the
-    repository is changed meanwhile, it is fetched once more.
-
-    Raises:
-        PrerequisiteError: The model is gated, missing, too large for the disk or damaged.
-        ArchiveBusy: The Hub does not answer, and the model is not in the local cache.
+    repository is changed meanwhile, it is fetched once more. PrerequisiteError if it is gated, missing, too large or
+    damaged, ArchiveBusy if the Hub does not answer and the model is not in the local cache.
     """
     from httpx2 import HTTPError  # the client of huggingface_hub
     from huggingface_hub import HfApi, snapshot_download

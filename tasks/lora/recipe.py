@@ -220,11 +220,7 @@ class Recipe(BaseModel):
         return {"max_steps": self.max_steps} if self.epochs is None else {"epochs": self.epochs}
 
     def for_sequences(self, count: int) -> Recipe:
-        """Return the recipe with its epochs turned into steps.
-
-        Args:
-            count: Sequences of the training set.
-        """
+        """Return the recipe with its epochs turned into steps, for so many sequences of the training set."""
         if self.epochs is None:
             return self
         batches = math.ceil(count / self.batch_size)

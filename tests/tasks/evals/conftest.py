@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,7 +15,16 @@ from storage.manifest import Manifest, record_shard, write_manifest
 from storage.parquet import write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from tasks.evals.questions import load_questions
+from tests.events import parse_event
 
+PARAMETERS = {
+    "eval_limit": 10,
+    "max_new_tokens": 8,
+    "perplexity_samples": 4,
+    "eval_seq_length": 64,
+    "eval_batch_size": 64,
+    "repetition_facts": 6,
+}
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -134,7 +146,20 @@ def balanced_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mixture(tmp_path_factory.mktemp("balanced"))
 
 
+def bins(**counts: int) -> list[int]:
+    return [counts.get(f"b{place}", 0) for place in range(20)]
+
+
+HISTOGRAMS = {
+    "press": {"auth_weight": bins(b15=40, b16=20), "prov_entropy": bins(b3=60)},
+    "patents": {"auth_weight": bins(b1=1234), "prov_entropy": bins(b14=1000, b15=234)},
+    "not_drawn": {"auth_weight": bins(), "prov_entropy": bins()},
+}
+
+
 def write_mixture(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.json").write_text(json.dumps({"histograms": HISTOGRAMS}))
     return seal_mixture(
         folder,
         train=sample_table("train", [0.1] * 3 + [0.5] * 3 + [0.9] * 4),
@@ -158,3 +183,32 @@ def write_finished_run(root: Path) -> Path:
     }
     (run / "result.json").write_text(json.dumps(result))
     return store
+
+
+def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameters: Any) -> dict[str, Any]:
+    return {
+        "run_folder": str(run),
+        "model_path": str(model),
+        "adapter": "checkpoint-3",
+        "balanced_folder": str(balanced),
+        "reports_folder": str(reports),
+        "parameters": PARAMETERS | parameters,
+        "inputs": {"run": "abc"},
+    }
+
+
+@pytest.fixture(scope="session")
+def spec(run_folder: Path, base_model: Path, balanced_folder: Path, tmp_path_factory: Any) -> dict[str, Any]:
+    reports = tmp_path_factory.mktemp("reports") / "reports"
+    return make_spec(run_folder, base_model, balanced_folder, reports)
+
+
+@pytest.fixture(scope="session")
+def events(spec: dict[str, Any], tmp_path_factory: Any) -> list[dict[str, Any]]:
+    """The events of a whole evaluation in a child process, as the parent starts it."""
+    path = tmp_path_factory.mktemp("spec") / "spec.json"
+    path.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "tasks.evals", str(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return [parse_event(line) for line in done.stdout.splitlines()]

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +18,12 @@ from tasks.evals.report import report_markdown
 from tasks.evals.results import read_results
 from tasks.evals.section import SAMPLE_SCHEMA
 from tasks.evals.suites import Measurements
-from tests.events import parse_event
-from tests.tasks.evals.conftest import sample_table, seal_mixture
-
-ROOT = Path(__file__).parents[3]
-PARAMETERS = {
-    "eval_limit": 10,
-    "max_new_tokens": 8,
-    "perplexity_samples": 4,
-    "eval_seq_length": 64,
-    "eval_batch_size": 64,
-    "repetition_facts": 6,
-}
-
-
-def make_spec(run: Path, model: Path, balanced: Path, reports: Path, **parameters: Any) -> dict[str, Any]:
-    return {
-        "run_folder": str(run),
-        "model_path": str(model),
-        "adapter": "checkpoint-3",
-        "balanced_folder": str(balanced),
-        "reports_folder": str(reports),
-        "parameters": PARAMETERS | parameters,
-        "inputs": {"run": "abc"},
-    }
+from tests.tasks.evals.conftest import PARAMETERS, sample_table, seal_mixture
 
 
 def evaluate(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
     specification = read_specification(json.dumps(spec | changes, default=str), EvaluationSpec)
     return evaluate_run(specification, lambda event, **fields: None).model_dump()
-
-
-@pytest.fixture(scope="module")
-def spec(run_folder: Path, base_model: Path, balanced_folder: Path, tmp_path_factory: Any) -> dict[str, Any]:
-    reports = tmp_path_factory.mktemp("reports") / "reports"
-    return make_spec(run_folder, base_model, balanced_folder, reports)
-
-
-@pytest.fixture(scope="module")
-def events(spec: dict[str, Any], tmp_path_factory: Any) -> list[dict[str, Any]]:
-    """The events of a whole evaluation in a child process, as the parent starts it."""
-    path = tmp_path_factory.mktemp("spec") / "spec.json"
-    path.write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "tasks.evals", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr + done.stdout
-    return [parse_event(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture

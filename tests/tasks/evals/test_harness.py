@@ -17,7 +17,8 @@ from tasks.evals.model_under_test import ModelUnderTest, load_model
 from tasks.evals.parameters import PUBLIC_TASKS, EvaluationParameters
 from tasks.evals.report import report_markdown
 from tasks.evals.results import read_results
-from tests.tasks.evals.test_evaluate import evaluate, make_spec
+from tests.tasks.evals.conftest import make_spec
+from tests.tasks.evals.test_evaluate import evaluate
 
 WORDS = ("tea", "ice", "oil", "fog", "ash", "egg")
 ROWS = [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,18 @@ def loaded(base_model: Path) -> Iterator[ModelUnderTest]:
     model.close()
 
 
+@cache
+def plain(base_model: Path) -> Any:
+    from mlx_lm import load
+
+    return load(str(base_model))
+
+
 def direct_log_probabilities(base_model: Path, ids: list[int]) -> list[float]:
     """The plain way: one sequence, a softmax over all of its logits, no batching."""
     import mlx.core as mx
-    from mlx_lm import load
 
-    model, _ = load(str(base_model))
+    model, _ = plain(base_model)
     logits = np.array(model(mx.array([ids[:-1]])).astype(mx.float32))[0].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -52,9 +59,7 @@ def direct_log_probabilities(base_model: Path, ids: list[int]) -> list[float]:
 
 
 def encode(base_model: Path, text: str) -> list[int]:
-    from mlx_lm.utils import load_tokenizer
-
-    return [int(token) for token in load_tokenizer(base_model).encode(text)]
+    return [int(token) for token in plain(base_model)[1].encode(text)]
 
 
 def test_an_options_score_is_the_chain_rule_whatever_the_batch(loaded: ModelUnderTest, base_model: Path) -> None:
@@ -84,12 +89,11 @@ def test_whole_texts_are_scored_alike_whatever_the_batch(
 
 def test_answers_are_greedy_and_alike_in_a_batch(loaded: ModelUnderTest, base_model: Path) -> None:
     import mlx.core as mx
-    from mlx_lm import load
 
     prompts = ["User: Why?\n\nAssistant:", "Which source is most reliable for the sea ice?", "A", "Tell me"]
     answers = loaded.generate(prompts, max_new_tokens=8, plain=True)
     assert answers == [loaded.generate([prompt], max_new_tokens=8, plain=True)[0] for prompt in prompts]
-    model, tokenizer = load(str(base_model))
+    model, tokenizer = plain(base_model)
     ids, written = encode(base_model, prompts[0]), []
     for _ in range(8):
         token = int(mx.argmax(model(mx.array([ids + written]))[0, -1]).item())
@@ -145,9 +149,7 @@ def test_a_chat_template_of_the_base_frames_every_question(base_model: Path, tmp
 
 
 def test_what_prompts_share_is_read_once_and_the_scores_stay(base_model: Path) -> None:
-    from mlx_lm import load
-
-    model, tokenizer = load(str(base_model))
+    model, tokenizer = plain(base_model)
 
     class Counting:
         """The model, with a count of the tokens that it reads."""
@@ -161,12 +163,12 @@ def test_what_prompts_share_is_read_once_and_the_scores_stay(base_model: Path) -
         def __getattr__(self, name: str) -> Any:
             return getattr(model, name)
 
-    facts = invented_facts(6)
+    facts = invented_facts(3)
     pairs = [(fact.ask(n), f" {value}") for fact in facts for n in COPIES for value in (fact.right, fact.copied)]
     pairs += [("Why?", " A"), ("Why?", " B"), ("Why? Because of it", " A"), ("A", " b")]
     dice = random.Random(4)
     pieces = ["".join(dice.choices("abcde", k=dice.choice((1, 3, 9, 14)))) for _ in range(5)]
-    for _ in range(60):  # beginnings that end anywhere, also within one another
+    for _ in range(40):  # beginnings that end anywhere, also within one another
         pairs.append(("".join(dice.choices(pieces, k=dice.randrange(1, 4))), "".join(dice.choices("abc", k=3))))
     together, alone = Counting(), Counting()
     scores = ModelUnderTest(together, tokenizer, 16).score_options(pairs, plain=True)

@@ -14,7 +14,8 @@ from tasks.evals.model_under_test import OptionScore, load_model
 from tasks.evals.own_questions import OwnAnswer, OwnQuestion, compare_own, find_files, read_questions
 from tasks.evals.report import report_markdown
 from tasks.evals.results import EvaluationResult, read_results
-from tests.tasks.evals.test_evaluate import evaluate, make_spec
+from tests.tasks.evals.conftest import make_spec
+from tests.tasks.evals.test_evaluate import evaluate
 
 WORDS = ("tea", "a kettle of old iron", "the log book", "rain", "snow in the mountains", "salt")
 
@@ -115,25 +116,26 @@ def spec(run_folder: Path, base_model: Path, balanced_folder: Path, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("norm", ["none", "byte"])
-def test_options_are_scored_as_answers_and_reported(spec: dict[str, Any], tmp_path: Path, norm: str) -> None:
-    spec["parameters"]["question_norm"] = norm
-    result = evaluate(spec)
+def test_options_are_scored_as_answers_and_reported(spec: dict[str, Any], tmp_path: Path) -> None:
     questions = read_questions(tmp_path / "quiz.jsonl", 20)
+    scores = {}
     for side, adapter in (("base", None), ("adapter", Path(spec["run_folder"], "checkpoint-3"))):
         model = load_model(spec["model_path"], adapter)
-        expected = 0
-        for each in questions:
-            pairs = [(f"User: {each.question}\n\nAssistant:", f" {option}") for option in each.options]
-            found = [score.nats_per_byte if norm == "byte" else score.nats for score in alone(model, pairs)]
-            expected += found.index(max(found)) == each.right
-        assert result["headline"][f"own_questions_{side}"] == expected / 20
+        pairs = [[(f"User: {each.question}\n\nAssistant:", f" {one}") for one in each.options] for each in questions]
+        scores[side] = [alone(model, some) for some in pairs]
+    for norm, measure, words in (("none", "nats", "not normalised"), ("byte", "nats_per_byte", "UTF-8 bytes")):
+        spec["parameters"]["question_norm"] = norm
+        result = evaluate(spec)
+        for side, found in scores.items():
+            values = [[getattr(score, measure) for score in some] for some in found]
+            chosen = [some.index(max(some)) for some in values]
+            right = sum(place == each.right for place, each in zip(chosen, questions, strict=True))
+            assert result["headline"][f"own_questions_{side}"] == right / 20
+        html = (tmp_path / "reports" / "report.html").read_text("utf-8")
+        assert "<h2>Your questions</h2>" in html and words in html
     results = read_results(tmp_path / "reports")
-    html = (tmp_path / "reports" / "report.html").read_text("utf-8")
-    assert "<h2>Your questions</h2>" in html and {"none": "not normalised", "byte": "UTF-8 bytes"}[norm] in html
-    assert "<td>Your questions answered right</td>" in html and "| Your questions answered right |" in (
-        report_markdown(results)
-    )
+    assert "<td>Your questions answered right</td>" in html
+    assert "| Your questions answered right |" in report_markdown(results)
     assert results.spec.arguments["questions"] == ["quiz.jsonl"] and "your questions" in results.conclusion
     assert any("your questions answered right" in line for line in EvaluationResult(**result).summary())
     rows = pq.read_table(tmp_path / "reports" / "samples.parquet").to_pylist()

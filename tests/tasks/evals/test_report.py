@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -16,8 +15,6 @@ from tasks.evals.estimates import Estimate
 from tasks.evals.report import render_report, report_markdown
 from tasks.evals.results import EvaluationResult, EvaluationResults, read_results
 from tasks.evals.verdicts import TIMES
-from tests.tasks.evals.conftest import write_mixture
-from tests.tasks.evals.test_evaluate import evaluate, make_spec
 
 EVIL = '<script>alert(1)</script><img src="https://example.org/x.png">'
 
@@ -35,22 +32,9 @@ class Tags(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
 
 
-def bins(**counts: int) -> list[int]:
-    return [counts.get(f"b{place}", 0) for place in range(20)]
-
-
-@pytest.fixture(scope="module")
-def results(run_folder: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResults:
-    folder = tmp_path_factory.mktemp("report")
-    mixture = write_mixture(folder / "mixture")
-    histograms = {
-        "press": {"auth_weight": bins(b15=40, b16=20), "prov_entropy": bins(b3=60)},
-        "patents": {"auth_weight": bins(b1=1234), "prov_entropy": bins(b14=1000, b15=234)},
-        "not_drawn": {"auth_weight": bins(), "prov_entropy": bins()},
-    }
-    (mixture / "metadata.json").write_text(json.dumps({"histograms": histograms}))
-    evaluate(make_spec(run_folder, base_model, mixture, folder / "reports"))
-    return read_results(folder / "reports")
+@pytest.fixture
+def results(events: list[dict[str, Any]]) -> EvaluationResults:
+    return read_results(Path(events[-1]["results"]).parent)
 
 
 def changed(results: EvaluationResults, **changes: Any) -> EvaluationResults:

@@ -15,7 +15,7 @@ from mlx_lm.utils import load_model
 
 from storage.errors import PrerequisiteError
 from storage.model_folder import check_model_folder
-from tasks.lora import quantise
+from tasks.lora import base_model
 from tasks.lora.base_model import public_name, resolve_base
 from tests.tasks.lora.tiny_model import write_base
 
@@ -91,24 +91,26 @@ def weights_of(folder: Path) -> dict[str, Any]:
 def test_it_equals_the_librarys_and_its_memory_does_not_grow_with_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantise, "SHARD_BYTES", 1 << 20)
+    monkeypatch.setattr(base_model, "SHARD_BYTES", 1 << 20)
     peaks = []
-    for layers in (4, 16):
+    for layers in (3, 9):
         large = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 768, "torch_dtype": "bfloat16"}
         base = write_base(tmp_path / f"base{layers}", num_hidden_layers=layers, **large)
-        ours, theirs = tmp_path / f"ours{layers}", tmp_path / f"theirs{layers}"
+        ours = tmp_path / f"ours{layers}"
         ours.mkdir()
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        quantise.write_quantised(base, ours)
+        base_model.write_quantised(base, ours)
         peaks.append(mx.get_peak_memory() - before)
-        convert(str(base), mlx_path=str(theirs), quantize=True, q_bits=4, q_group_size=64)
-        expected, found = weights_of(theirs), weights_of(ours)
-        assert expected.keys() == found.keys()
-        assert all(bool(mx.array_equal(expected[name], found[name])) for name in expected)
-        config, library = (json.loads((folder / "config.json").read_text("utf-8")) for folder in (ours, theirs))
-        assert config["quantization"] == library["quantization"]
-    assert len(list((tmp_path / "ours16").glob("*.safetensors"))) > 4
+    assert len(list(ours.glob("*.safetensors"))) > 3
     assert peaks[1] < 1.2 * peaks[0], peaks
-    assert check_model_folder(tmp_path / "ours16")
+    assert check_model_folder(ours)
+    convert(str(base), mlx_path=str(tmp_path / "theirs"), quantize=True, q_bits=4, q_group_size=64)
+    expected, found = weights_of(tmp_path / "theirs"), weights_of(ours)
+    assert expected.keys() == found.keys()
+    assert all(bool(mx.array_equal(expected[name], found[name])) for name in expected)
+    config, library = (
+        json.loads((folder / "config.json").read_text("utf-8")) for folder in (ours, tmp_path / "theirs")
+    )
+    assert config["quantization"] == library["quantization"]

@@ -14,7 +14,6 @@ from tasks.lora.batches import (
     epoch_batches,
     fixed_batches,
     make_batch,
-    padded_width,
 )
 from tasks.lora.samples import TokenSequences
 
@@ -58,11 +57,6 @@ def test_sorting_by_length_leaves_little_padding() -> None:
     assert 1 - sum(batch.real_tokens for batch in batches) / cells < 0.2
     unsorted = [make_batch(data, np.arange(start, start + 8), 256) for start in range(0, 800, 8)]
     assert 1 - sum(batch.real_tokens for batch in unsorted) / sum(batch.mask.size for batch in unsorted) > 0.4
-
-
-@pytest.mark.parametrize(("longest", "limit", "width"), [(1, 256, 32), (32, 256, 32), (33, 256, 64), (250, 250, 250)])
-def test_widths(longest: int, limit: int, width: int) -> None:
-    assert padded_width(longest, limit) == width
 
 
 def test_mask_covers_the_supervised_targets_and_no_padding() -> None:

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from storage.events import serve_specification
 from storage.lock import only_writer
-from tasks.lora.__main__ import check_memory
+from tasks.lora.__main__ import check_memory, work
 from tasks.lora.memory import machine_memory_gb
 from tasks.lora.process import CACHE_SHARE, limit_memory, training_limit_bytes
+from tasks.lora.recipe import Specification
 from tests.events import parse_event
-from tests.tasks.lora.running import Events, events_of, specify, steps_of
+from tests.tasks.lora.running import Events, specify, steps_of
 from tests.tasks.lora.tiny_model import tiny_recipe, write_base
 
 PARENT = """
@@ -82,11 +85,15 @@ def test_a_second_training_waits_its_turn_plans_its_memory_and_keeps_the_machine
 
 
 def test_what_cannot_start_reaches_the_parent_as_one_error(
-    base: Path, mixture: Path, run: Path, tmp_path: Path
+    base: Path, mixture: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    monkeypatch.setattr("storage.events.end_with_parent", lambda: None)
+
     def refused(command: list[str], kind: str) -> str:
-        status, (event,) = events_of(command)
-        assert (status, event["event"], event["kind"]) == (1, "error", kind)
+        monkeypatch.setattr(sys, "argv", command[-2:])
+        assert serve_specification(work, Specification) == 1
+        event = parse_event(capsys.readouterr().out)
+        assert (event["event"], event["kind"]) == ("error", kind)
         assert not run.exists()
         return str(event["message"])
 

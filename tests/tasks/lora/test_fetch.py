@@ -38,9 +38,9 @@ def fetch(address: str, home: Path, how: str = "asis", *models: str) -> list[str
     return lines
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> OneModel:
-    folder = write_base(tmp_path / "origin", hidden_size=64, head_dim=16, vocab_size=60_000)
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_base(tmp_path_factory.mktemp("hub") / "origin", hidden_size=64, head_dim=16, vocab_size=60_000)
     for name, content in {
         "README.md": b"---\nlicense: mit\n---\n",
         "LICENSE.txt": b"the licence",
@@ -53,7 +53,12 @@ def hub(tmp_path: Path) -> OneModel:
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    return OneModel(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(origin: Path) -> OneModel:
+    return OneModel(origin)
 
 
 def test_a_model_is_fetched_once_resumed_verified_and_quantised(hub: OneModel, tmp_path: Path) -> None:
