@@ -7,10 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
 from blocks.defaults import SettingsBlock
-
 from storage.addresses import checked_address
-
-from blocks.defaults import SettingsBlock
 
 
 class CorpusStore(SettingsBlock):

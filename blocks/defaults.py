@@ -20,8 +20,8 @@ BlockType = TypeVar("BlockType", bound=Block)
 class SettingsBlock(Block):
     """A block whose fields are environment variables."""
 
-    _variables: ClassVar[dict[str, str]] = {}
-    """The variable that each field sets."""
+    _variables: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Fields, each with the variable that it sets."""
 
     @classmethod
     def get_code_example(cls) -> str:
@@ -34,7 +34,7 @@ class SettingsBlock(Block):
 
         Call it inside the process that needs it: a secret must never become a parameter, a result or a log line.
         """
-        given = {variable: getattr(self, field) for field, variable in self._variables.items()}
+        given = {variable: getattr(self, field) for field, variable in self._variables}
         return {variable: _as_text(value) for variable, value in given.items() if value}
 
 

@@ -6,8 +6,6 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from blocks.defaults import Address, SettingsBlock
 
-from blocks.defaults import Address, SettingsBlock
-
 
 class HuggingFaceHub(SettingsBlock):
     """Connection to the hub that serves datasets and base models."""

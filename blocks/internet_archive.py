@@ -6,8 +6,6 @@ from pydantic import Field, HttpUrl
 
 from blocks.defaults import Address, SettingsBlock
 
-from blocks.defaults import Address, SettingsBlock
-
 
 class InternetArchive(SettingsBlock):
     """Connection to archive.org, with the pace that this computer keeps and the contact it names."""

@@ -6,8 +6,6 @@ from pydantic import Field, HttpUrl
 
 from blocks.defaults import Address, SettingsBlock
 
-from blocks.defaults import Address, SettingsBlock
-
 
 class LibraryOfCongress(SettingsBlock):
     """Connection to the newspapers of the Library of Congress.

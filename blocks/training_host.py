@@ -6,8 +6,6 @@ from pydantic import Field, HttpUrl
 
 from blocks.defaults import SettingsBlock
 
-from blocks.defaults import SettingsBlock
-
 
 class TrainingHost(SettingsBlock):
     """The machine that holds the accelerator."""

@@ -21,10 +21,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.atomic import move_entries_aside
 from storage.errors import StoreError
 from storage.manifest import MANIFEST, canonical_json
 from storage.parquet import ROW_GROUP_ROWS, open_shard, read_tags
-from storage.superseded import move_entries_aside
 
 PLAN = "plan.parquet"
 SHARD_KEY = "shard_key"

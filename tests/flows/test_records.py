@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows import records
-from flows.records import shared
+from flows.parameters import FlowParameters
+from flows.records import recorded
 from storage.bucket import INDEX
 from storage.layout import Layout
 from storage.lock import only_writer
@@ -37,7 +38,7 @@ async def until(found: Callable[[], bool]) -> None:
 
 
 async def train(layout: Layout, begun: asyncio.Event, go_on: asyncio.Event) -> None:
-    async with shared(layout, reads=[], writes=["runs/mine"]):
+    async with recorded(FlowParameters(), layout, reads=[], writes=["runs/mine"]):
         begun.set()
         await go_on.wait()
         layout.run("mine").mkdir(parents=True, exist_ok=True)
