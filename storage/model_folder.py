@@ -209,7 +209,7 @@ def largest_token(folder: Path) -> int | None:
     return max((number for number in numbers if type(number) is int), default=None)
 
 
-def read_adapter(folder: Path) -> dict[str, Any]:
+def read_adapter(folder: Path) -> dict[str, object]:
     """Read how an adapter is built, and make sure that its weights are whole.
 
     Raises:

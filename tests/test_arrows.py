@@ -124,11 +124,3 @@ def test_a_data_worker_never_loads_the_accelerator() -> None:
     code += "print(sorted(name for name in sys.modules if name.split('.')[0] in ('mlx', 'mlx_lm', 'torch')))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
-
-
-def test_the_arrows_can_fail() -> None:
-    assert forbidden(ROOT / "storage/x.py", "prefect.flows")
-    assert forbidden(ROOT / "tasks/lora/x.py", "tasks.evals.estimates")
-    assert forbidden(ROOT / "tasks/training.py", "tasks.exports.parameters")
-    assert forbidden(ROOT / "flows/x.py", "tasks.lora.trainer")
-    assert not forbidden(ROOT / "flows/x.py", "tasks.lora.recipe")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from storage.layout import Layout
 from storage.lock import only_writer
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("bucket")
 
@@ -29,12 +29,6 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 def objects(layout: Layout) -> set[str]:
     assert layout.bucket is not None
     return set(layout.bucket._list("runs"))
-
-
-async def until(found: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not found():
-            await asyncio.sleep(0.05)
 
 
 async def train(layout: Layout, begun: asyncio.Event, go_on: asyncio.Event) -> None:
