@@ -66,11 +66,7 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def read_state(checkpoint: Path, model: type[State]) -> State:
-    """Read what a model names of a checkpoint's state.
-
-    Raises:
-        StoreError: The folder is not a whole checkpoint.
-    """
+    """Read what a model names of a checkpoint's state; StoreError if the folder is not a whole checkpoint."""
     try:
         return model.model_validate(read_object(checkpoint / STATE))
     except ValidationError as error:

@@ -153,11 +153,7 @@ def count_rows(path: Path) -> int:
 
 
 def iterate_rows(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Stream a shard batch by batch with bounded memory.
-
-    Raises:
-        StoreError: The shard cannot be read.
-    """
+    """Stream a shard batch by batch with bounded memory; StoreError if the shard cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)

@@ -163,11 +163,7 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
 
 
 def read_plan(folder: Path) -> ShardPlan | None:
-    """Read a frozen plan; None if there is none.
-
-    Raises:
-        StoreError: The plan exists but cannot be understood.
-    """
+    """Read a frozen plan; None if there is none; StoreError if the plan exists but cannot be understood."""
     return _open_plan(folder / PLAN) if (folder / PLAN).exists() else None
 
 

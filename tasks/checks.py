@@ -194,11 +194,7 @@ async def find_blocked_pools(client: PrefectClient) -> str:
 
 
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:
-    """Compare what is installed, and what the server runs, with the lock file.
-
-    Raises:
-        RuntimeError: They differ.
-    """
+    """Compare what is installed, and what the server runs, with the lock file; RuntimeError if they differ."""
     locked = {entry["name"]: entry["version"] for entry in tomllib.loads(lock.read_text("utf-8"))["package"]}
     installed = {name: version(name) for name in LOCKED}
     differing = [

@@ -199,7 +199,7 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("leaves", [False, True], ids=["who stays", "who leaves again"])
+@pytest.mark.parametrize("leaves", [False, pytest.param(True, marks=pytest.mark.drill)], ids=["stays", "leaves again"])
 def test_a_stranger_on_the_port_gets_no_run_and_the_record_of_make_up_stays(
     leaves: bool, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

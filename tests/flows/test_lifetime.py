@@ -168,7 +168,7 @@ async def test_a_run_that_was_started_again_elsewhere_stops_here(tmp_path: Path)
 
 
 async def test_a_run_that_was_taken_for_dead_goes_on_and_says_so(tmp_path: Path) -> None:
-    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=4.0))
+    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=2.0))
     await sleeping(tmp_path)
     async with get_client() as client:
         run = await newest(client, "sleeper")

@@ -43,16 +43,6 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
         read_state(tmp_path / "checkpoint-200", CheckpointState)
 
 
-def test_a_failing_writer_leaves_no_checkpoint(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "adapters").write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_checkpoint(tmp_path, 1, fail, {})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4)
     assert prune_checkpoints(tmp_path, keep_last=2, keep=frozenset({1})) == [2]
