@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from prefect.blocks.core import Block
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
+from blocks.defaults import SettingsBlock
 from storage.addresses import checked_address
 
 
-class CorpusStore(Block):
+class CorpusStore(SettingsBlock):
     """Root of everything that the pipeline reads and writes: a folder, or a bucket."""
 
     _block_type_name = "Corpus Store"
     _block_type_slug = "corpus-store"
     _description = "Folder or bucket of the corpus, the training runs and the exported models."
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
-    _code_example = """\
-from blocks.corpus_store import CorpusStore
-
-store = CorpusStore.load("BLOCK_NAME")
-variables = store.environment()
-"""
+    _variables = (
+        ("root", "DISTRUST_STORE"),
+        ("endpoint", "AWS_ENDPOINT_URL"),
+        ("region", "AWS_REGION"),
+        ("access_key_id", "AWS_ACCESS_KEY_ID"),
+        ("secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+    )
 
     root: str = Field(
         default="./data",
@@ -44,20 +45,3 @@ variables = store.environment()
     secret_access_key: SecretStr = Field(
         default=SecretStr(""), title="Secret key", description="Secret that belongs to the access key."
     )
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that this store sets, the secret in clear; see `credentials`."""
-        return {"DISTRUST_STORE": self.root, **self.credentials()}
-
-    def credentials(self) -> dict[str, str]:
-        """Return the environment variables that open a bucket, the secret in clear.
-
-        Call it inside the process that needs it: it must never become a parameter, a result or a log line.
-        """
-        variables = {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_REGION": self.region,
-            "AWS_ACCESS_KEY_ID": self.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.secret_access_key.get_secret_value(),
-        }
-        return {name: value for name, value in variables.items() if value}

@@ -1,16 +1,47 @@
-"""The saved block named ``default``, whose values win over the environment."""
+"""Settings that the Prefect server keeps: blocks whose fields become environment variables, and win over them."""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol, TypeVar, cast
+from typing import Annotated, ClassVar, TypeVar
 
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
+from pydantic import AfterValidator, SecretStr
+
+from storage.addresses import checked_address
 
 DEFAULT_NAME = "default"
 
+Address = Annotated[str, AfterValidator(checked_address)]
 BlockType = TypeVar("BlockType", bound=Block)
+
+
+class SettingsBlock(Block):
+    """A block whose fields are environment variables."""
+
+    _variables: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Fields, each with the variable that it sets."""
+
+    @classmethod
+    def get_code_example(cls) -> str:
+        """Show how the block is used, on its page of the UI."""
+        load = f'settings = {cls.__name__}.load("BLOCK_NAME")\nvariables = settings.environment()'
+        return f"from {cls.__module__} import {cls.__name__}\n\n{load}\n"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the fields set, secrets in clear; an empty field sets none.
+
+        Call it inside the process that needs it: a secret must never become a parameter, a result or a log line.
+        """
+        given = {variable: getattr(self, field) for field, variable in self._variables}
+        return {variable: _as_text(value) for variable, value in given.items() if value}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 async def load_default(block_class: type[BlockType]) -> BlockType | None:
@@ -29,19 +60,11 @@ async def load_default(block_class: type[BlockType]) -> BlockType | None:
         raise
 
 
-class Connecting(Protocol):
-    """A block whose values are environment variables."""
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables, secrets in clear."""
-
-
-async def heed_saved(*block_classes: type[Block]) -> None:
+async def heed_saved(*block_classes: type[SettingsBlock]) -> None:
     """Let the saved blocks named ``default`` win over the environment of this process and of its children.
 
     Call it inside the process that needs a secret, so that it never becomes a parameter, a result or a file.
     """
     for block_class in block_classes:
-        block = await load_default(block_class)
-        if block is not None:
-            os.environ.update(cast("Connecting", block).environment())
+        if block := await load_default(block_class):
+            os.environ.update(block.environment())

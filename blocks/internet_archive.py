@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field, HttpUrl
 
-from prefect.blocks.core import Block
-from pydantic import AfterValidator, Field, HttpUrl
-
-from storage.addresses import checked_address
+from blocks.defaults import Address, SettingsBlock
 
 
-class InternetArchive(Block):
+class InternetArchive(SettingsBlock):
     """Connection to archive.org, with the pace that this computer keeps and the contact it names."""
 
     _block_type_name = "Internet Archive"
     _block_type_slug = "internet-archive"
     _description = "Connection to archive.org: address, contact shown to the archive, and request pace."
     _documentation_url = HttpUrl("https://archive.org/developers/")
-    _code_example = """\
-from blocks.internet_archive import InternetArchive
+    _variables = (
+        ("archive_org_url", "DISTRUST_ARCHIVE_ORG_URL"),
+        ("requests_per_second", "DISTRUST_ARCHIVE_ORG_PER_SECOND"),
+        ("allowed_hosts", "DISTRUST_ALLOWED_HOSTS"),
+        ("contact", "DISTRUST_CONTACT"),
+    )
 
-archive = InternetArchive.load("BLOCK_NAME")
-variables = archive.environment()
-"""
-
-    archive_org_url: Annotated[str, AfterValidator(checked_address)] = Field(
+    archive_org_url: Address = Field(
         default="https://archive.org",
         title="Address",
         pattern=r"^https?://\S+$",
@@ -49,13 +46,3 @@ variables = archive.environment()
         title="Allowed hosts",
         description="Hosts to which a download may be redirected, besides the archive's own and its subdomains.",
     )
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that this connection sets; an empty field sets none."""
-        variables = {
-            "DISTRUST_ARCHIVE_ORG_URL": self.archive_org_url,
-            "DISTRUST_ARCHIVE_ORG_PER_SECOND": str(self.requests_per_second),
-            "DISTRUST_ALLOWED_HOSTS": ",".join(self.allowed_hosts),
-            "DISTRUST_CONTACT": self.contact,
-        }
-        return {name: value for name, value in variables.items() if value}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field, HttpUrl
 
-from prefect.blocks.core import Block
-from pydantic import AfterValidator, Field, HttpUrl
-
-from storage.addresses import checked_address
+from blocks.defaults import Address, SettingsBlock
 
 
-class LibraryOfCongress(Block):
+class LibraryOfCongress(SettingsBlock):
     """Connection to the newspapers of the Library of Congress.
 
     The library blocks an address for an hour when it asks faster than 20 searches or 150 page texts a minute,
@@ -21,20 +18,20 @@ class LibraryOfCongress(Block):
     _block_type_slug = "library-of-congress"
     _description = "Connection to loc.gov and its page texts: addresses and the two published rate limits."
     _documentation_url = HttpUrl("https://www.loc.gov/apis/")
-    _code_example = """\
-from blocks.library_of_congress import LibraryOfCongress
+    _variables = (
+        ("loc_url", "DISTRUST_LOC_URL"),
+        ("loc_text_url", "DISTRUST_LOC_TEXT_URL"),
+        ("api_per_minute", "DISTRUST_LOC_API_PER_MINUTE"),
+        ("text_per_minute", "DISTRUST_LOC_TEXT_PER_MINUTE"),
+    )
 
-library = LibraryOfCongress.load("BLOCK_NAME")
-variables = library.environment()
-"""
-
-    loc_url: Annotated[str, AfterValidator(checked_address)] = Field(
+    loc_url: Address = Field(
         default="https://www.loc.gov",
         title="Search address",
         pattern=r"^https?://\S+$",
         description="Address of the catalogue and search service.",
     )
-    loc_text_url: Annotated[str, AfterValidator(checked_address)] = Field(
+    loc_text_url: Address = Field(
         default="https://tile.loc.gov",
         title="Text address",
         pattern=r"^https?://\S+$",
@@ -54,12 +51,3 @@ variables = library.environment()
         le=150,
         description="Most page texts fetched in one minute; above 150 the library blocks the caller for an hour.",
     )
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that this connection sets."""
-        return {
-            "DISTRUST_LOC_URL": self.loc_url,
-            "DISTRUST_LOC_TEXT_URL": self.loc_text_url,
-            "DISTRUST_LOC_API_PER_MINUTE": str(self.api_per_minute),
-            "DISTRUST_LOC_TEXT_PER_MINUTE": str(self.text_per_minute),
-        }

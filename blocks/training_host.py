@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl
 
+from blocks.defaults import SettingsBlock
 
-class TrainingHost(Block):
+
+class TrainingHost(SettingsBlock):
     """The machine that holds the accelerator."""
 
     _block_type_name = "Training Host"
     _block_type_slug = "training-host"
     _description = "The machine that trains: memory that a run may use, folder of base models, usual preset."
     _documentation_url = HttpUrl("https://ml-explore.github.io/mlx/")
-    _code_example = """\
-from blocks.training_host import TrainingHost
-
-host = TrainingHost.load("BLOCK_NAME")
-variables = host.environment()
-"""
+    _variables = (
+        ("memory_gb", "DISTRUST_MEMORY_GB"),
+        ("preset", "DISTRUST_PRESET"),
+        ("model_cache", "HF_HOME"),
+    )
 
     memory_gb: float = Field(
         default=0.0,
@@ -38,12 +38,3 @@ variables = host.environment()
         pattern=r"^[a-z0-9.-]*$",
         description="Preset that a training with model=auto takes; empty: the largest that fits the memory.",
     )
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that this host sets; an empty field sets none."""
-        variables = {
-            "DISTRUST_MEMORY_GB": str(self.memory_gb) if self.memory_gb else "",
-            "DISTRUST_PRESET": self.preset,
-            "HF_HOME": self.model_cache,
-        }
-        return {name: value for name, value in variables.items() if value}

@@ -127,11 +127,7 @@ def target_of(present: list[Automation]) -> UUID | None:
 
 
 async def find_target(client: PrefectClient, name: str) -> UUID:
-    """Find a notification block by type slug and name.
-
-    Raises:
-        ParameterError: There is none, or it cannot notify.
-    """
+    """Find a notification block by type slug and name; ParameterError if there is none, or it cannot notify."""
     slug, slash, document = name.partition("/")
     advice = "save one in the UI under Blocks (Slack Webhook, Custom Webhook, ...), then name it BLOCK-TYPE/NAME"
     if not slash:
@@ -146,11 +142,7 @@ async def find_target(client: PrefectClient, name: str) -> UUID:
 
 
 async def switch_automation(client: PrefectClient, name: str, *, on: bool) -> Change:
-    """Switch an automation on or off.
-
-    Raises:
-        ParameterError: The server has no automation of this name.
-    """
+    """Switch an automation on or off; ParameterError if the server has no automation of this name."""
     present = await client.read_automations_by_name(name)
     if not present:
         known = ", ".join(entry.name for entry in read_automations())

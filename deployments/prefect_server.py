@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import hmac
-import json
 import os
 import re
 import signal
@@ -31,6 +30,8 @@ from storage.own_origin import OwnOrigin, further_names
 IDENTITY_KEY = "DISTRUST_SERVER_TOKEN"
 """Variable with the secret by which a server proves that it is the one that was started."""
 IDENTITY = "/distrust/identity"
+RESPONSE = "websocket.http.response"
+"""What a server can do that may answer a handshake with more than a status."""
 CHALLENGE = r"[0-9a-f]{16,128}"
 KEPT = "kept"
 """File beside the users' lock; while it exists, the server runs on when no command uses it."""
@@ -62,20 +63,22 @@ class Guard:
         if _is_visit(scope, dict(headers)):
             headers = [(name, value) for name, value in headers if name == "host"]
         refusal = self.own.refusal(scope.get("method", "GET"), headers)
+        if refusal and scope["type"] == "websocket" and RESPONSE not in (scope.get("extensions") or {}):
+            return await send({"type": "websocket.close", "code": 1008, "reason": refusal[:100]})  # answered with 403
         if refusal:
-            return await _refuse(scope, send, refusal)
+            return await _answer(scope, receive, send, 403, detail=refusal)
         if scope["type"] == "http" and scope["path"] == IDENTITY:
-            return await self._identify(scope, send)
+            return await self._identify(scope, receive, send)
         await self.app(scope, receive, _without_cors(send))
 
-    async def _identify(self, scope: Message, send: Send) -> None:
+    async def _identify(self, scope: Message, receive: Receive, send: Send) -> None:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("challenge", [""])[0]
         if not self.token or scope["method"] != "GET":
-            await _answer(send, 404, detail="Not found")
+            await _answer(scope, receive, send, 404, detail="Not found")
         elif not re.fullmatch(CHALLENGE, asked):
-            await _answer(send, 400, detail="challenge needs 16 to 128 hexadecimal digits in lower case")
+            await _answer(scope, receive, send, 400, detail="challenge needs 16 to 128 lower-case hexadecimal digits")
         else:
-            await _answer(send, 200, proof=proof(self.token, asked), pid=os.getpid())
+            await _answer(scope, receive, send, 200, proof=proof(self.token, asked), pid=os.getpid())
 
 
 def _is_visit(scope: Message, headers: dict[str, str]) -> bool:
@@ -84,20 +87,10 @@ def _is_visit(scope: Message, headers: dict[str, str]) -> bool:
     return how == ("http", "GET", "navigate", "document") and not scope["path"].startswith(("/api", IDENTITY))
 
 
-async def _refuse(scope: Message, send: Send, why: str) -> None:
-    if scope["type"] == "http":
-        await _answer(send, 403, detail=why)
-    elif "websocket.http.response" in (scope.get("extensions") or {}):
-        await _answer(send, 403, "websocket.http.response", detail=why)
-    else:
-        await send({"type": "websocket.close", "code": 1008, "reason": why[:100]})  # the server answers with 403
+async def _answer(scope: Message, receive: Receive, send: Send, status: int, **content: str | int) -> None:
+    from starlette.responses import JSONResponse  # as Prefect brings it
 
-
-async def _answer(send: Send, status: int, kind: str = "http.response", **content: str | int) -> None:
-    body = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await JSONResponse(content, status)(scope, receive, send)
 
 
 def _without_cors(send: Send) -> Send:
@@ -113,11 +106,7 @@ def _without_cors(send: Send) -> Send:
 
 
 def create_guarded_app(host: str, port: int) -> App:
-    """Return Prefect's application behind the guard.
-
-    Raises:
-        ParameterError: One of the further names is not a host.
-    """
+    """Return Prefect's application behind the guard; ParameterError if one of the further names is not a host."""
     own = OwnOrigin(host, port, further_names(host))
     # A page asks the server that it came from, under whatever name: another one would be a foreign site for it.
     os.environ.setdefault(UI_API, "/api")

@@ -200,11 +200,7 @@ def work_for(url: str) -> None:
 
 
 def known_access() -> Access:
-    """Return how the server is reached.
-
-    Raises:
-        PrerequisiteError: No server was started here and none was named.
-    """
+    """Return how the server is reached; PrerequisiteError if no server was started here and none was named."""
     access = read_access(processes.home())
     if access is None:
         raise PrerequisiteError("no server is known here: start one with `make up`, or name one with --server URL")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from prefect import flow
@@ -50,7 +50,13 @@ async def download_corpus(parameters: DownloadCorpusForm) -> DownloadResult | Ca
         download = Download(parameters, layout, opened)
         async with recorded(parameters, layout, reads=[], writes=[f"raw/{spec.name}" for spec in specs]):
             # Sources of one archive take turns, so that its pace holds whatever their number; archives do not wait.
-            groups = await asyncio.gather(*(download_archive(download, group) for group in archives.by_archive(specs)))
+            patience_seconds = 3600 * parameters.patience_hours
+            groups = await asyncio.gather(
+                *(
+                    archives.download_in_rounds(group, layout, patience_seconds, partial(download_source, download))
+                    for group in archives.by_archive(specs)
+                )
+            )
     result = DownloadResult(sources=[outcome for outcomes in groups for outcome in outcomes])
     await download_report.report_download(result, download.shards)
     result.require_every_band()
@@ -71,17 +77,6 @@ async def choose_sources(parameters: DownloadCorpusParameters) -> list[SourceSpe
         own=own,
         subjects=parameters.subjects,
     )
-
-
-async def download_archive(download: Download, specs: Sequence[SourceSpec]) -> list[SourceOutcome]:
-    """Download the sources of one archive; those that fail for now are run again."""
-    rounds = archives.Rounds(specs, download.layout, 3600 * download.parameters.patience_hours)
-    async for spec in rounds:
-        try:
-            rounds.note(await download_source(download, spec))
-        except DatasetBusy as error:
-            rounds.note_busy(spec, error)
-    return rounds.outcomes
 
 
 async def download_source(download: Download, spec: SourceSpec) -> SourceOutcome:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from storage.checkpoint import STATE, list_checkpoints, read_state
+from storage.checkpoint import STATE, CheckpointState, list_checkpoints, read_state
 from storage.errors import DistrustError, ParameterError, StoreError
 from storage.layout import CHECKPOINT_PREFIX, NAME_PATTERN, Layout
 from storage.training_result import RESULT
@@ -190,7 +190,7 @@ def missing_checkpoint(layout: Layout | None, run: str, named: str | None) -> It
 
 def _began_at(checkpoint: Path, named: str) -> bool:
     with contextlib.suppress(StoreError):
-        return bool(read_state(checkpoint).get("resumed_from") == named)
+        return read_state(checkpoint, CheckpointState).resumed_from == named
     return False
 
 

@@ -22,14 +22,13 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause, TerminationSignal
 from prefect.states import Cancelled, Crashed
 
 from flows.liveness import GO_ON, SILENT, known_to_live
 from storage.lock import introduce
 from tasks.approval import is_waiting_for_approval
-from tasks.policies import run_logger
+from tasks.policies import current_run, run_logger
 
 POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -105,10 +104,9 @@ async def live(work: Coroutine[Any, Any, Any]) -> Any:
         Pause: The run was paused or suspended; its work has stopped.
         Abort: The run was ended or deleted on the server; its work has stopped.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (run := current_run()) is None:
         return await work
-    life = Life(context.flow_run, _LIFE.get())
+    life = Life(run, _LIFE.get())
     introduce(f"run {life.run.name!r}")
     token = _LIFE.set(life)
     try:

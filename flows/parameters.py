@@ -56,7 +56,7 @@ class FlowParameters(BaseModel):
 
         saved = None if self.store else await load_default(CorpusStore)
         if saved:
-            os.environ.update(saved.credentials())  # where Arrow looks for them; a secret is never a parameter
+            os.environ.update(saved.environment())  # where Arrow looks for them; a secret is never a parameter
         layout = Layout.of(saved.root if saved else self.store)
         await asyncio.to_thread(lambda: refuse(self.faults(None if layout.bucket else layout)))
         return layout

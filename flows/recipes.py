@@ -59,11 +59,7 @@ def read_recipe(named: str, form: type[BaseModel]) -> dict[str, object]:
 
 
 def find_recipe(named: str) -> Path:
-    """Return the file of a recipe.
-
-    Raises:
-        Faulty: There is none of this name.
-    """
+    """Return the file of a recipe; Faulty if there is none of this name."""
     path, shipped = Path(named).expanduser(), GALLERY / f"{named}.toml"
     if path.exists():
         return path

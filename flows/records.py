@@ -25,11 +25,14 @@ CANCELLED_PATIENCE_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) -> AsyncIterator[None]:
-    """Fetch what a stage reads, and upload what it wrote, also when it fails; a store in a folder needs neither.
+async def recorded(
+    parameters: FlowParameters, layout: Layout, reads: Sequence[str], writes: Sequence[str]
+) -> AsyncIterator[None]:
+    """Fetch what a flow reads; once it is done, write its recipe into the folders of its results; upload what it wrote.
 
-    Runs of one machine share its mirror and move files one after another: each waits for its turn. What a stage writes
-    is fetched first as well, since it goes on where another machine stopped.
+    Runs of one machine share the mirror of a bucket and move files one after another: each waits for its turn. What a
+    flow writes is fetched first as well, since it goes on where another machine stopped; it is uploaded also when the
+    flow fails. A store in a folder needs neither.
 
     Raises:
         StoreError: The bucket cannot be reached.
@@ -38,6 +41,7 @@ async def shared(layout: Layout, reads: Sequence[str], writes: Sequence[str]) ->
     patience_seconds = math.inf
     try:
         yield
+        _write_recipe(parameters, layout, writes)
     except asyncio.CancelledError:
         patience_seconds = CANCELLED_PATIENCE_SECONDS
         raise
@@ -52,19 +56,13 @@ async def _move(transfer: Callable[..., None], below: Sequence[str], patience_se
     await in_turn(partial(asyncio.to_thread, transfer, *below), run_logger().warning, patience_seconds)
 
 
-@asynccontextmanager
-async def recorded(
-    parameters: FlowParameters, layout: Layout, reads: Sequence[str], writes: Sequence[str]
-) -> AsyncIterator[None]:
-    """Share what a flow reads and writes; once it is done, write its recipe into the folders of its results."""
-    async with shared(layout, reads=reads, writes=writes):
-        yield
-        context = FlowRunContext.get()
-        if context is not None and context.flow is not None:
-            text = write_out(context.flow.name, parameters)
-            for file in (layout.root / name / f"{context.flow.name}.toml" for name in writes):
-                if file.parent.is_dir() and not _says(file, text):
-                    write_text(file, text)
+def _write_recipe(parameters: FlowParameters, layout: Layout, writes: Sequence[str]) -> None:
+    context = FlowRunContext.get()
+    if context is not None and context.flow is not None:
+        text = write_out(context.flow.name, parameters)
+        for file in (layout.root / name / f"{context.flow.name}.toml" for name in writes):
+            if file.parent.is_dir() and not _says(file, text):
+                write_text(file, text)
 
 
 def _says(file: Path, text: str) -> bool:

@@ -31,11 +31,7 @@ def split_address(url: str) -> SplitResult | None:
 
 
 def checked_address(url: str, what: str = "address") -> str:
-    """Return an absolute https URL, or an http one of this machine.
-
-    Raises:
-        ParameterError: It is neither.
-    """
+    """Return an absolute https URL, or an http one of this machine; ParameterError if it is neither."""
     parts = split_address(url)
     if parts is None or parts.scheme not in ("http", "https"):
         raise ParameterError(f"{what} {url!r} is not an absolute URL; write it like https://archive.example")

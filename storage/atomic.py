@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,28 @@ def remove_temporaries(folder: Path, pattern: str = "*") -> int:
 def remove_temporaries_of(path: Path) -> int:
     """Delete temporary entries that a killed process left beside `path`; needs the lock of `path`."""
     return remove_temporaries(path.parent, f"????????-{glob.escape(path.name)}")
+
+
+def free_place(place: Path) -> Path:
+    """Return a path that does not exist yet: `place`, else ``place-2``, ``place-3`` and so on."""
+    if not os.path.lexists(place):
+        return place
+    return next(free for number in count(2) if not os.path.lexists(free := place.with_name(f"{place.name}-{number}")))
+
+
+def move_aside(folder: Path, place: Path) -> Path:
+    """Move a whole folder to `place`, or beside an earlier one there; return its new path."""
+    free = free_place(place)
+    free.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder, free)
+    os.utime(free)  # retention counts from here; a folder that is renamed keeps the time of its last change
+    return free
+
+
+def move_entries_aside(entries: Iterable[Path], place: Path) -> Path:
+    """Move files and folders into a new folder at `place`, or beside an earlier one; return that folder."""
+    free = free_place(place)
+    free.mkdir(parents=True)
+    for entry in entries:
+        os.replace(entry, free / entry.name)
+    return free

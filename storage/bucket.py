@@ -138,11 +138,7 @@ class Bucket:
 
 
 def check_address(uri: str) -> None:
-    """Refuse what cannot be the address of a bucket.
-
-    Raises:
-        ParameterError: Its scheme is unknown, or it names no bucket.
-    """
+    """Refuse what cannot be the address of a bucket; ParameterError if its scheme is unknown, or it names no bucket."""
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES or not parts.netloc or ".." in parts.path.split("/"):
         raise ParameterError(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from storage.atomic import atomic_folder, full_disk_explained, remove, write_json
+from pydantic import BaseModel, ValidationError
+
+from storage.atomic import atomic_folder, full_disk_explained, move_entries_aside, remove, write_json
 from storage.chat_layout import UNRECORDED
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, aside_folder, checkpoint_folder
-from storage.superseded import move_entries_aside
 from storage.training_result import RESULT
-from storage.untrusted import file_sha256, read_object
+from storage.untrusted import file_sha256, one_line, read_object
 
 STATE = "state.json"
-FILES = "files"
-"""Key of the state under which the digest of each file is kept."""
+
+State = TypeVar("State", bound=BaseModel)
+
+
+class CheckpointState(BaseModel):
+    """What others than the training read in ``state.json``."""
+
+    files: dict[str, str] = {}
+    """The digest of each file."""
+    layout: str = UNRECORDED
+    best: dict[str, int | float] | None = None
+    resumed_from: str | None = None
 
 
 def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], state: Mapping[str, object]) -> Path:
@@ -29,7 +40,7 @@ def write_checkpoint(run: Path, step: int, write_files: Callable[[Path], None], 
     with full_disk_explained(run), atomic_folder(final) as folder:
         write_files(folder)
         digests = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-        write_json(folder / STATE, {**state, FILES: digests})
+        write_json(folder / STATE, {**state, "files": digests})
     return final
 
 
@@ -39,7 +50,7 @@ def damaged_files(checkpoint: Path) -> list[str]:
     Raises:
         StoreError: The folder is not a whole checkpoint.
     """
-    digests: dict[str, str] = read_state(checkpoint).get(FILES, {})
+    digests = read_state(checkpoint, CheckpointState).files
     files = {name: checkpoint / Path(name).name for name in digests}
     return [name for name, file in files.items() if not file.is_file() or file_sha256(file) != digests[name]]
 
@@ -54,14 +65,14 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state.
-
-    Raises:
-        StoreError: The folder is not a whole checkpoint.
-    """
+def read_state(checkpoint: Path, model: type[State]) -> State:
+    """Read what a model names of a checkpoint's state; StoreError if the folder is not a whole checkpoint."""
     try:
-        return read_object(checkpoint / STATE)
+        return model.model_validate(read_object(checkpoint / STATE))
+    except ValidationError as error:
+        raise StoreError(
+            f"{checkpoint / STATE} is not a training state ({one_line(error)}); resume from another one"
+        ) from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{checkpoint} is not a complete checkpoint ({error}); resume from another one") from error
 
@@ -70,7 +81,7 @@ def trained_layout(adapter: Path) -> str | None:
     """Name the chat layout that an adapter was trained in; none for an adapter that another program trained."""
     if not (adapter / STATE).is_file():
         return None
-    return str(read_state(adapter).get("layout", UNRECORDED))
+    return read_state(adapter, CheckpointState).layout
 
 
 def set_later_aside(run: Path, step: int) -> Path | None:

@@ -108,6 +108,11 @@ class StoreError(UserError):
 class DatasetBusy(StoreError):
     """Another process holds the lock of a dataset, and is alive."""
 
+    @property
+    def waiting(self) -> str:
+        """The sentence of a process that waits for it."""
+        return f"{str(self).partition(';')[0]}; waiting for it to finish"
+
 
 class VerdictError(UserError):
     """The adapter missed a threshold, and the run has a gate."""

@@ -78,7 +78,7 @@ def only_holder(
         if time.monotonic() >= deadline:
             raise busy
         if on_wait is not None:
-            on_wait(_waiting(busy))
+            on_wait(busy.waiting)
             on_wait = None
         time.sleep(POLL_SECONDS)
 
@@ -96,10 +96,6 @@ def _holder(file: IO[str]) -> str:
     """Read what the holder of a lock calls itself; any process can write to the file, so it is cut and cleaned."""
     file.seek(0)
     return "".join(filter(str.isprintable, file.read(LONGEST_NAME))) or "another process"
-
-
-def _waiting(busy: DatasetBusy) -> str:
-    return f"{str(busy).partition(';')[0]}; waiting for it to finish"
 
 
 @contextmanager
@@ -157,7 +153,7 @@ async def in_turn(
             if time.monotonic() >= deadline:
                 raise
             if not waiting:
-                on_wait(_waiting(busy))
+                on_wait(busy.waiting)
             waiting = True
             await asyncio.sleep(POLL_SECONDS)
 

@@ -77,11 +77,7 @@ class Manifest(BaseModel):
         return digest_of(content)
 
     def notes_as(self, model: type[Notes]) -> Notes:
-        """Read the notes as a model.
-
-        Raises:
-            StoreError: They do not fit it.
-        """
+        """Read the notes as a model; StoreError if they do not fit it."""
         try:
             return model.model_validate(self.notes)
         except ValidationError as error:

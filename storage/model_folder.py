@@ -125,11 +125,7 @@ def check_model_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a model's configuration.
-
-    Raises:
-        PrerequisiteError: It is missing, or is something else.
-    """
+    """Read a model's configuration; PrerequisiteError if it is missing, or is something else."""
     if not (folder / CONFIG).is_symlink() and not (folder / CONFIG).exists():
         raise PrerequisiteError(f"{folder} holds no {CONFIG}; name a model folder in the Hugging Face layout")
     return _read(folder / CONFIG)
@@ -209,7 +205,7 @@ def largest_token(folder: Path) -> int | None:
     return max((number for number in numbers if type(number) is int), default=None)
 
 
-def read_adapter(folder: Path) -> dict[str, Any]:
+def read_adapter(folder: Path) -> dict[str, object]:
     """Read how an adapter is built, and make sure that its weights are whole.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +15,8 @@ from storage.errors import StoreError
 from storage.untrusted import require_file
 
 ROW_GROUP_ROWS = 1024
+MADE_FROM = "made_from"
+"""Footer tag of a shard that is computed from another: the digest of everything that it depends on."""
 
 UNIQUE_COLUMNS = {
     "id",
@@ -43,20 +44,19 @@ def write_shard(path: Path, table: pa.Table, schema: pa.Schema, tags: Mapping[st
     table = table.select(schema.names).cast(schema)
     table = table.replace_schema_metadata(dict(tags) if tags else None)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP_ROWS, **_encoding(schema))
+        encoding = {"compression": "zstd", "use_dictionary": _repeating(schema)}
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP_ROWS, **encoding)
 
 
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Say how to write a schema: zstd, and dictionaries for the columns whose values repeat."""
-
-    def repeating(fields: Iterable[pa.Field], above: str = "") -> Iterator[str]:
-        for field in fields:
-            if pa.types.is_struct(field.type):
-                yield from repeating(field.type, f"{above}{field.name}.")
-            elif not pa.types.is_floating(field.type) and field.name not in UNIQUE_COLUMNS:
-                yield above + field.name
-
-    return {"compression": "zstd", "use_dictionary": list(repeating(schema))}
+def _repeating(fields: Iterable[pa.Field], above: str = "") -> list[str]:
+    """Name the columns whose values repeat, for which dictionaries are written."""
+    found = []
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            found += _repeating(field.type, f"{above}{field.name}.")
+        elif not pa.types.is_floating(field.type) and field.name not in UNIQUE_COLUMNS:
+            found.append(above + field.name)
+    return found
 
 
 class ShardWriter:
@@ -88,7 +88,8 @@ def open_shard(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
         ValueError: Rows do not fit the schema.
         StoreError: The disk is full.
     """
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **_encoding(schema)) as writer:
+    encoding = {"compression": "zstd", "use_dictionary": _repeating(schema)}
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **encoding) as writer:
         yield ShardWriter(writer, schema)
 
 
@@ -146,17 +147,18 @@ def read_tags(path: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
+def is_made_from(path: Path, digest: str) -> bool:
+    """Tell whether a shard exists and was written with `made_from` this digest."""
+    return read_tags(path).get(MADE_FROM) == digest
+
+
 def count_rows(path: Path) -> int:
     """Count the rows of a shard from its footer."""
     return int(pq.read_metadata(path).num_rows)
 
 
 def iterate_rows(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Stream a shard batch by batch with bounded memory.
-
-    Raises:
-        StoreError: The shard cannot be read.
-    """
+    """Stream a shard batch by batch with bounded memory; StoreError if the shard cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=schema.names)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage import atomic
 from storage.atomic import TEMPORARY_PREFIX
-from storage.checkpoint import list_checkpoints, read_state
+from storage.checkpoint import CheckpointState, list_checkpoints, read_state
 from storage.errors import StoreError
 from storage.layout import CHECKPOINT_PREFIX, SET_ASIDE, Layout, is_aside
 from storage.lock import only_writer
@@ -139,7 +139,7 @@ def _needed_checkpoints(run: Path, checkpoints: list[tuple[int, Path]]) -> set[s
             records.append(read_object(run / file))
     for _, folder in checkpoints[-1:]:
         with contextlib.suppress(StoreError):
-            records.append({"best": read_state(folder).get("best")})
+            records.append({"best": read_state(folder, CheckpointState).best})
     named = [name for record in records for name in (record.get("adapter"), *(record.get("others") or {}).values())]
     best = [(record.get("best") or {}).get("step") for record in records]
     return {Path(str(name)).name for name in named if name} | {f"{CHECKPOINT_PREFIX}{step}" for step in best}

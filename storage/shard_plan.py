@@ -21,10 +21,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.atomic import move_entries_aside
 from storage.errors import StoreError
 from storage.manifest import MANIFEST, canonical_json
 from storage.parquet import ROW_GROUP_ROWS, open_shard, read_tags
-from storage.superseded import move_entries_aside
 
 PLAN = "plan.parquet"
 SHARD_KEY = "shard_key"
@@ -163,11 +163,7 @@ def write_plan(folder: Path, plan: ShardPlan) -> ShardPlan:
 
 
 def read_plan(folder: Path) -> ShardPlan | None:
-    """Read a frozen plan; None if there is none.
-
-    Raises:
-        StoreError: The plan exists but cannot be understood.
-    """
+    """Read a frozen plan; None if there is none; StoreError if the plan exists but cannot be understood."""
     return _open_plan(folder / PLAN) if (folder / PLAN).exists() else None
 
 

@@ -94,11 +94,7 @@ def read_object(path: Path, most_bytes: int = MOST_JSON_BYTES, *, finite: bool =
 
 
 def parse_json(content: bytes, *, finite: bool = False) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: It is something else, or nests too deep.
-    """
+    """Parse JSON; ValueError if it is something else, or nests too deep."""
     try:
         return json.loads(content, parse_constant=_refuse if finite else None)
     except RecursionError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
+
+from tasks.policies import current_run
 
 PATIENCE_SECONDS = 7 * 24 * 3600
 """How long a run waits for an answer before it fails."""
@@ -31,12 +32,11 @@ async def ask_to_upload(summary: str, digest: str) -> bool:
 
     The summary, in Markdown, is shown above the form of the answer, which holds for the content of this digest alone.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if (run := current_run()) is None:
         return False  # nobody can be asked
     form = UploadApproval.with_initial_data(description=summary)
     key = f"{KEY_PREFIX}{digest[:16]}"
-    if context.flow_run.deployment_id is not None and context.flow_run.parent_task_run_id is None:
+    if run.deployment_id is not None and run.parent_task_run_id is None:
         answer = await asuspend_flow_run(wait_for_input=form, timeout=PATIENCE_SECONDS, key=key)
     else:
         answer = await apause_flow_run(

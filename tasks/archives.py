@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -172,67 +172,60 @@ async def foresee_download(specs: Sequence[SourceSpec], max_samples: int, pace: 
     return f"the download takes at most about {max(hours):.1f} h and {gigabytes:.1f} GB of disk"
 
 
-class Rounds:
-    """Names the sources of one archive in turn, and again, after longer and longer pauses, those that failed for now.
+async def download_in_rounds(
+    specs: Sequence[SourceSpec],
+    layout: Layout,
+    patience_seconds: float,
+    download: Callable[[SourceSpec], Awaitable[SourceOutcome]],
+) -> list[SourceOutcome]:
+    """Download sources in turn, and again, after longer and longer pauses, those that failed for now.
 
-    A source that another run is downloading is passed over, and named again when the others are done: two runs share
+    A source that another run is downloading is passed over, and comes again when the others are done: two runs share
     the work, and both end when all of it is done.
+    """
+    outcomes: dict[str, SourceOutcome] = {}
+    announced: set[str] = set()
 
-    Args:
-        specs: The sources.
-        layout: The store; another file in a source's folder is headway, and patience starts again.
-        patience_seconds: How long to go on without headway.
+    async def is_done(spec: SourceSpec) -> bool:
+        try:
+            outcomes[spec.name] = await download(spec)
+        except DatasetBusy as error:
+            if spec.name not in announced:
+                run_logger().warning("%s", error.waiting)
+            announced.add(spec.name)
+            return False
+        return True
+
+    pending = list(specs)
+    for pause in growing_pauses([layout.raw(spec.name) for spec in specs], patience_seconds):
+        if pause:
+            run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), pause)
+        await asyncio.sleep(pause)
+        while pending := [spec for spec in pending if not await is_done(spec)]:
+            await asyncio.sleep(BUSY_POLL_SECONDS)
+        if not (pending := [spec for spec in specs if outcomes[spec.name].passing]):
+            break
+    return [outcomes[spec.name] for spec in specs]
+
+
+def growing_pauses(folders: Sequence[Path], patience_seconds: float) -> Iterator[float]:
+    """Yield the pauses before the rounds of a download, until patience is over; the first round begins at once.
+
+    Another file in one of the folders is headway, with which pauses and patience begin anew.
     """
 
-    def __init__(self, specs: Sequence[SourceSpec], layout: Layout, patience_seconds: float) -> None:
-        self._specs, self._patience_seconds = specs, patience_seconds
-        self._folders = [layout.raw(spec.name) for spec in specs]
-        self._files, self._since, self._wait = self._count_files(), time.monotonic(), FIRST_WAIT_SECONDS
-        self._outcomes: dict[str, SourceOutcome] = {}
-        self._busy: set[str] = set()
-        self._announced: set[str] = set()
+    def count() -> int:
+        return sum(1 for folder in folders for _ in folder.glob("*.parquet"))
 
-    async def __aiter__(self) -> AsyncIterator[SourceSpec]:
-        pending = list(self._specs)
-        while pending:
-            for spec in pending:
-                self._busy.discard(spec.name)
-                yield spec
-            if pending := [spec for spec in pending if spec.name in self._busy]:
-                await asyncio.sleep(BUSY_POLL_SECONDS)
-                continue
-            pending = [spec for spec in self._specs if self._outcomes[spec.name].passing]
-            wait = self.next_wait() if pending else None
-            if wait is None:
-                return
-            run_logger().warning("%s: next try in %.0f s", ", ".join(spec.name for spec in pending), wait)
-            await asyncio.sleep(wait)
-
-    def note(self, outcome: SourceOutcome) -> None:
-        """Note what became of the source that was named last."""
-        self._outcomes[outcome.source] = outcome
-
-    def note_busy(self, spec: SourceSpec, error: DatasetBusy) -> None:
-        """Note that another run is downloading a source."""
-        if spec.name not in self._announced:
-            run_logger().warning("%s; waiting for it to finish", str(error).partition(";")[0])
-        self._busy.add(spec.name)
-        self._announced.add(spec.name)
-
-    @property
-    def outcomes(self) -> list[SourceOutcome]:
-        """The last outcome of every source."""
-        return [self._outcomes[spec.name] for spec in self._specs]
-
-    def _count_files(self) -> int:
-        return sum(1 for folder in self._folders for _ in folder.glob("*.parquet"))
-
-    def next_wait(self) -> float | None:
-        """Return the seconds to wait before the next round; none if patience is over."""
-        if (files := self._count_files()) > self._files:
-            self._files, self._since, self._wait = files, time.monotonic(), FIRST_WAIT_SECONDS
-        wait, self._wait = self._wait, min(LONGEST_WAIT_SECONDS, 2 * self._wait)
-        return wait if time.monotonic() + wait - self._since <= self._patience_seconds else None
+    files, since, pause = count(), time.monotonic(), FIRST_WAIT_SECONDS
+    yield 0.0
+    while True:
+        if (found := count()) > files:
+            files, since, pause = found, time.monotonic(), FIRST_WAIT_SECONDS
+        if time.monotonic() + pause - since > patience_seconds:
+            return
+        yield pause
+        pause = min(LONGEST_WAIT_SECONDS, 2 * pause)
 
 
 @task(task_run_name="check-catalogue", **LOCAL_WORK)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect.context import FlowRunContext
 from prefect.events import emit_event
+
+from tasks.policies import current_run
 
 Stage = Literal["raw", "scored", "balanced", "trained", "evaluated", "exported"]
 
@@ -19,8 +20,8 @@ def announce_sealed(stage: Stage, name: str, store: str, **details: Any) -> None
     A flow that is part of another emits nothing: its parent starts the next stage, and must not be overtaken.
     The next flow gets the same store as this flow's parameters name, and the details as its further parameters.
     """
-    context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
+    run = current_run()
+    if run is not None and run.parent_task_run_id is None:
         emit_event(
             f"distrust.{stage}.ready",
             {"prefect.resource.id": f"distrust.{stage}.{name}", "prefect.resource.name": name},

@@ -22,14 +22,13 @@ from prefect import task
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Crashed
 from pydantic import BaseModel, ConfigDict
 
 from storage.addresses import LOOPBACK
 from storage.layout import Layout
-from tasks.policies import LOCAL_WORK, ROOT, Check, try_component
+from tasks.policies import LOCAL_WORK, ROOT, Check, current_run, try_component
 
 LEAST_FREE_GB = 10
 """The guide's smallest tier; the others need 25 and 50."""
@@ -135,21 +134,15 @@ async def find_zombies(client: PrefectClient, silent_minutes: float) -> list[tup
     A worker records a process id without its machine, so an unknown id proves nothing: the run may work on another Mac.
     The heartbeat (one a minute) is the only sign of life. Processes of this machine are known by `flows.liveness`.
     """
-    own, found = own_run(), []
+    own, found = current_run(), []
     for run in await read_runs(client, HOLDS_A_SLOT):
-        if run.id == own or run.state is None:
+        if (own and run.id == own.id) or run.state is None:
             continue
         last_sign = max(run.state.timestamp, await last_heartbeat(client, run) or run.state.timestamp)
         silence = datetime.now(UTC) - last_sign
         if silence > timedelta(minutes=silent_minutes):
             found.append((run, f"no sign of life for {silence.total_seconds() / 60:.0f} minutes"))
     return found
-
-
-def own_run() -> UUID | None:
-    """The flow run that this code is a part of, which is at work itself."""
-    context = FlowRunContext.get()
-    return context.flow_run.id if context and context.flow_run else None
 
 
 async def read_runs(client: PrefectClient, types: Sequence[StateType], pool: str = "") -> list[FlowRun]:
@@ -201,11 +194,7 @@ async def find_blocked_pools(client: PrefectClient) -> str:
 
 
 def compare_versions(server: str, lock: Path = ROOT / "uv.lock") -> str:
-    """Compare what is installed, and what the server runs, with the lock file.
-
-    Raises:
-        RuntimeError: They differ.
-    """
+    """Compare what is installed, and what the server runs, with the lock file; RuntimeError if they differ."""
     locked = {entry["name"]: entry["version"] for entry in tomllib.loads(lock.read_text("utf-8"))["package"]}
     installed = {name: version(name) for name in LOCKED}
     differing = [
@@ -226,7 +215,7 @@ async def describe_database(client: PrefectClient) -> str:
     answer = await client.request("POST", "/task_runs/count", json={})
     total = f"{runs:,} flow runs, {int(answer.json()):,} task runs"
     file = database_file()
-    counts = count_rows(file, own_run()) if file is not None else None
+    counts = count_rows(file, run.id if (run := current_run()) else None) if file is not None else None
     if file is None or counts is None:
         return f"{total}; its size is not visible from here"
     size = sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))

@@ -23,7 +23,7 @@ from storage.manifest import (
     record_shard,
     write_manifest,
 )
-from storage.parquet import read_shard, read_tags, write_shard
+from storage.parquet import MADE_FROM, is_made_from, read_shard, write_shard
 from storage.schemas import OUTLETS_SCHEMA
 from storage.shingles import Indices
 from tasks.policies import LOCAL_WORK, run_logger
@@ -31,7 +31,6 @@ from tasks.signals.coordination import count_outlets, fingerprint_shard
 
 LAYOUT = 1
 """Goes up with every change of what is fingerprinted or counted."""
-MADE_FROM = "made_from"
 OUTLETS = "outlets.parquet"
 
 Outlets = Mapping[str, Indices]
@@ -100,7 +99,7 @@ async def fingerprint_shards(raw: Path, folder: Path, shards: Sequence[ShardReco
     """Fingerprint the documents of some shards; those that were before an interruption are left alone."""
     for shard in shards:
         path, made_from = folder / shard.file, digest_of({"shard": shard.sha256, "layout": LAYOUT})
-        if not path.is_file() or read_tags(path).get(MADE_FROM) != made_from:
+        if not is_made_from(path, made_from):
             await asyncio.to_thread(fingerprint_shard, raw / shard.file, path, {MADE_FROM: made_from})
 
 

@@ -24,6 +24,8 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError
 from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
@@ -53,6 +55,12 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     with contextlib.suppress(MissingContextError):
         return get_run_logger()
     return logging.getLogger("distrust")
+
+
+def current_run() -> FlowRun | None:
+    """Return the flow run that this code is a part of, if it is part of one."""
+    context = FlowRunContext.get()
+    return context.flow_run if context is not None else None
 
 
 class Progress:

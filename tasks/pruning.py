@@ -16,11 +16,7 @@ from tasks.policies import LOCAL_WORK, run_logger
 
 @task(task_run_name="prune-store", **LOCAL_WORK)
 async def prune(layout: Layout, keep: RetentionParameters, *, dry_run: bool) -> Pruning:
-    """Find what may go and, unless this is a dry run, remove it.
-
-    Raises:
-        ParameterError: The store is a bucket.
-    """
+    """Find what may go and, unless this is a dry run, remove it; ParameterError if the store is a bucket."""
     if layout.bucket is not None:
         raise ParameterError(
             f"{layout.bucket.uri} is a bucket: give it a lifecycle rule there; its mirror {layout.root} may be deleted "

@@ -180,11 +180,7 @@ def open_dask(chosen: RunnerParameters) -> Callable[[], TaskRunner[Any]]:
 
 
 def checked_scheduler(address: str) -> str:
-    """Return the address of a scheduler that is reached by TLS, or on this machine.
-
-    Raises:
-        ParameterError: It is neither.
-    """
+    """Return the address of a scheduler that is reached by TLS, or on this machine; ParameterError if it is neither."""
     parts = split_address(address)
     if parts is None or not parts.port or parts.scheme not in ("tls", "tcp"):
         raise ParameterError(f"dask_address {address!r} is not a scheduler; write it like tls://10.0.0.5:8786")

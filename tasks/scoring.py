@@ -26,7 +26,7 @@ from storage.manifest import (
     require_manifest,
     write_manifest,
 )
-from storage.parquet import read_tags
+from storage.parquet import MADE_FROM, is_made_from
 from storage.schemas import SCORED_LAYOUT, SCORING_VERSION, ScoringVersion
 from storage.shingles import Indices
 from tasks.policies import LOCAL_WORK, Check, run_logger, try_component
@@ -36,9 +36,6 @@ from tasks.signals.overlay import Mode
 from tasks.signals.reference import score_document
 from tasks.signals.shards import score_shard
 from tasks.signals.summary import summarise_scores
-
-MADE_FROM = "made_from"
-"""Footer tag of a scored shard: the digest of what its scores depend on."""
 
 TASK_BYTES = 64 << 20
 """Raw bytes on disk that one task scores: seconds of work. A shard is sized for the archive's patience and takes only
@@ -170,7 +167,7 @@ async def score_shards(scoring: Scoring, shards: Sequence[ShardRecord]) -> list[
 def score_one(scoring: Scoring, shard: ShardRecord) -> ShardRecord:
     """Score the documents of one shard, unless that was done before."""
     scored, made_from = scoring.scored / shard.file, scoring.digest_of_shard(shard)
-    if not scored.is_file() or read_tags(scored).get(MADE_FROM) != made_from:
+    if not is_made_from(scored, made_from):
         score_shard(
             scoring.raw / shard.file,
             scored,

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from blocks.defaults import heed_saved
 from blocks.hugging_face import HuggingFaceHub
 from blocks.training_host import TrainingHost
+from storage.atomic import move_aside
 from storage.errors import DistrustError, MixtureError
 from storage.events import Event, LogEvent, ProgressEvent
 from storage.layout import Layout
 from storage.manifest import MixtureNotes, digest_of, require_manifest
-from storage.superseded import move_aside
 from storage.training_result import RUN, TrainingResult
 from storage.untrusted import read_bounded, read_object
 from tasks.lora import presets

@@ -52,19 +52,7 @@ def processes_of(text: str) -> list[tuple[int, int]]:
 
 def families_of(*pids: int) -> list[int]:
     """Ids of processes and of all that they have started, the oldest first."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-    rows = [(int(pid), int(parent)) for pid, parent in map(str.split, listing.stdout.splitlines())]
-    found = list(pids)
-    for member in found:
-        found += [pid for pid, parent in rows if parent == member and pid not in found]
-    return found
-
-
-def are_alive(pids: Iterable[int]) -> list[int]:
-    """Those of the processes that have not ended; a zombie has."""
-    listing = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True)
-    states = dict(line.split() for line in listing.stdout.splitlines())
-    return [pid for pid in pids if not states.get(str(pid), "Z").startswith("Z")]
+    return list(dict.fromkeys([*pids, *(child for pid in pids for child in processes.descendants(pid))]))
 
 
 def send(pids: Iterable[int], sign: signal.Signals) -> None:
@@ -74,21 +62,51 @@ def send(pids: Iterable[int], sign: signal.Signals) -> None:
             os.kill(pid, sign)
 
 
-class Station:
+class Api:
+    """A Prefect server, asked as the UI asks it."""
+
+    url: str
+    """Address of the server's API."""
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the API, again where its database was locked: so do the UI and Prefect's own client."""
+
+        def answer() -> httpx.Response | None:
+            answered = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30)
+            return None if answered.status_code == 503 else answered
+
+        answered = until(answer).raise_for_status()
+        return answered.json() if answered.content else None
+
+    def post(self, path: str, body: Any) -> Any:
+        """Ask the API for something."""
+        return self.ask("POST", path, body)
+
+    def state(self, flow_run: str) -> str:
+        """The type of a run's state."""
+        return str(self.ask("GET", f"flow_runs/{flow_run}")["state"]["type"])
+
+    def message(self, flow_run: str) -> str:
+        """What a run's state says in the UI."""
+        return str(self.ask("GET", f"flow_runs/{flow_run}")["state"]["message"])
+
+    def log(self, flow_run: str) -> list[str]:
+        """The lines that the UI shows of a run's log."""
+        body = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.post("logs/filter", body)]
+
+
+class Station(Api):
     """A server and a worker that takes up to two runs of the deployments it is asked for."""
 
     def __init__(self, pool: str = "mac-train", slots: int = 1) -> None:
         self.pool = pool
         self.port = server.free_port(0)
         self.server = server.start_server(self.port)
+        self.url = server.api_url(self.port)
         self.post("work_pools/", {"name": pool, "type": "process", "concurrency_limit": slots})
         self._deployments: dict[str, str] = {}
         self.start_worker()
-
-    @property
-    def url(self) -> str:
-        """Address of the server's API."""
-        return server.api_url(self.port)
 
     def start_worker(self) -> None:
         """Start the worker, again after it was killed."""
@@ -120,19 +138,6 @@ class Station:
         """Start the server again on the same port and database."""
         self.server = server.start_server(self.port)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask the API, again where its database was locked: so do the UI and Prefect's own client."""
-
-        def answer() -> httpx.Response | None:
-            answered = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30)
-            return None if answered.status_code == 503 else answered
-
-        return until(answer).raise_for_status().json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask the API for something."""
-        return self._ask("POST", path, body)
-
     def start_run(self, flow: str, parameters: dict[str, Any]) -> str:
         """Start a run of a flow on the worker, as the form of the UI does; return its id."""
         if flow not in self._deployments:
@@ -158,22 +163,6 @@ class Station:
         state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the Prefect UI"}
         answer = self.post(f"flow_runs/{flow_run}/set_state", {"state": state})
         assert answer["status"] == "ACCEPT", answer
-
-    def state(self, flow_run: str) -> str:
-        """The type of a run's state."""
-        return str(self._read(flow_run)["type"])
-
-    def message(self, flow_run: str) -> str:
-        """What a run's state says in the UI."""
-        return str(self._read(flow_run)["message"])
-
-    def _read(self, flow_run: str) -> dict[str, Any]:
-        return dict(self._ask("GET", f"flow_runs/{flow_run}")["state"])
-
-    def log(self, flow_run: str) -> str:
-        """The lines that the UI shows of a run's log."""
-        body = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"}
-        return "\n".join(line["message"] for line in self.post("logs/filter", body))
 
     def task_states(self, flow_run: str) -> dict[str, str]:
         """The state of every task run of a run, by name."""

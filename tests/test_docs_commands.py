@@ -111,13 +111,6 @@ def test_commands_are_those_of_the_command_line(capsys: pytest.CaptureFixture[st
     assert wrong == []
 
 
-def test_an_option_that_is_not_there_is_found() -> None:
-    with pytest.raises(SystemExit):
-        hold_against_the_command_line("python -m flows score-corpus --no-such-option")
-    with pytest.raises(AssertionError):
-        hold_against_the_command_line("python -m flows try-model --no-such-option")
-
-
 @pytest.mark.prefect
 def test_examples_and_looks_run_as_written(
     tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from deployments.processes import is_alive
 from storage.checkpoint import damaged_files, list_checkpoints
 from tests.stages import STAGES
-from tests.station import Station, are_alive, running_station, send, until
+from tests.station import Station, running_station, send, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -105,7 +106,7 @@ def test_a_machine_that_shuts_down_goes_on_with_every_stage(
         everybody = station.everybody()
         send(everybody, signal.SIGTERM)
     with contextlib.suppress(AssertionError):  # what is left then is killed, as a machine does
-        until(lambda: not are_alive(everybody), GRACE_SECONDS)
+        until(lambda: not any(map(is_alive, everybody)), GRACE_SECONDS)
     send(everybody, signal.SIGKILL)
     station.stop()
     trained = list_checkpoints(stores["train-adapter"] / "runs" / "drill")

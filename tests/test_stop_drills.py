@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from deployments.processes import is_alive
 from tests.stages import SLOW_SIGNAL, STAGES, Stage
-from tests.station import Station, are_alive, families_of, processes_of, running_station, until
+from tests.station import Station, families_of, processes_of, running_station, until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -65,7 +66,7 @@ class Victim:
         run = self.begin()
         processes = families_of(*self.station.flow_processes())
         (self.station.kill_worker if killed else self.station.stop_worker)()
-        until(lambda: not are_alive(processes), 130)
+        until(lambda: not any(map(is_alive, processes)), 130)
         self.station.start_worker()
         if self.station.state(run) != "CRASHED":
             time.sleep(7)
@@ -113,7 +114,7 @@ def test_a_failed_shard_is_retried_in_the_ui(station: Station, tmp_path: Path, m
 
     run = station.start_run("score-corpus", {"store": str(store), "signal": SLOW_SIGNAL})
     assert station.ended(run) == "FAILED"
-    until(lambda: "not to be scored yet" in station.log(run))  # it is sent in batches
+    until(lambda: "not to be scored yet" in "\n".join(station.log(run)))  # it is sent in batches
     failed = [name for name, state in station.task_states(run).items() if state == "FAILED"]
     assert failed and all("novels" in name for name in failed), failed
     before = written()

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -181,7 +181,7 @@ class ExportResult(Record):
         return lines
 
 
-def read_if_present(path: Path) -> dict[str, Any]:
+def read_if_present(path: Path) -> dict[str, object]:
     """Read a JSON object: empty without a file, StoreError if the file holds something else."""
     try:
         return read_object(path)

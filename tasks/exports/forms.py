@@ -61,7 +61,8 @@ def read_lora(adapter: Path) -> tuple[int, float]:
     config = read_adapter(adapter)
     if (kind := config.get("fine_tune_type", "lora")) != "lora":
         raise ParameterError(f"only a LoRA adapter has a PEFT form, this one is {kind!r}; use peft=false")
-    return config["lora_parameters"]["rank"], config["lora_parameters"]["scale"]
+    parameters: Any = config["lora_parameters"]
+    return parameters["rank"], parameters["scale"]
 
 
 def target_modules(modules: Iterable[str]) -> str:

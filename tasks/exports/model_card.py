@@ -78,7 +78,7 @@ def licence_of_base(base: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def _data(balanced: Path, digest: str | None) -> str | None:
+def _data(balanced: Path, digest: object) -> str | None:
     """Tabulate authority, trivium, sources and licences of the training samples, none if that mixture is gone."""
     import polars as pl
 
@@ -132,7 +132,7 @@ def _is_weighted(recipe: Any) -> bool | None:
     return recipe.get("objective") != "additive" and not switched_off
 
 
-def _settings(request: ExportRequest, run: dict[str, Any]) -> list[tuple[str, str]]:
+def _settings(request: ExportRequest, run: dict[str, object]) -> list[tuple[str, str]]:
     """List how the adapter was trained."""
     recipe, adapter = run.get("recipe"), read_adapter(request.adapter).get("lora_parameters")
     steps = read_if_present(request.run_folder / RESULT).get("steps")

@@ -6,7 +6,7 @@ import math
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -242,7 +242,7 @@ class Recipe(BaseModel):
         """Most tokens that go through the model at once, padding included; a longer sequence goes alone."""
         return self.batch_tokens or self.batch_size * self.max_seq_length
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What must not change when a run is continued; a term that is off is left out, as before there were any."""
         off = {f"{term}_{field}" for term in TERMS if term not in self.term_weights for field in ("weight", "rows")}
         return self.model_dump(mode="json", exclude=set(FREE_FIELDS | off))

@@ -10,14 +10,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.chat_layout import UNRECORDED, ChatLayout, Tokenizer
 from storage.checkpoint import STATE, damaged_files, list_checkpoints, read_state
 from storage.errors import ParameterError, PrerequisiteError, StoreError
 from storage.model_folder import ADAPTERS, read_header
 from storage.training_result import RESULT, BestStep, TrainingResult
-from storage.untrusted import one_line, read_object
+from storage.untrusted import read_object
 from tasks.lora.adapter import trainable_tensors
 from tasks.lora.recipe import Recipe
 from tasks.lora.validation import Validation
@@ -120,12 +120,7 @@ def resume(
 
 def read_run_state(checkpoint: Path) -> RunState:
     """Read the state of a checkpoint; StoreError if the folder is not a whole checkpoint of this trainer."""
-    try:
-        return RunState.model_validate(read_state(checkpoint))
-    except ValidationError as error:
-        raise StoreError(
-            f"{checkpoint / STATE} is not a training state ({one_line(error)}); resume from another one"
-        ) from error
+    return read_state(checkpoint, RunState)
 
 
 def newest_sound_checkpoint(run: Path, resumed_from: str | None, log: Callable[[str], None]) -> Path | None:

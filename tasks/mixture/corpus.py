@@ -214,7 +214,7 @@ def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int6
     return np.asarray(pc.index_in(column, value_set=pa.array(names)), dtype=np.int64)
 
 
-def _extra_of(pair: ShardPair, extra: str) -> dict[str, Any]:
+def _extra_of(pair: ShardPair, extra: str) -> dict[str, object]:
     """Read what is kept beside a document, if anything of it matters here."""
     if '"part_of"' not in extra and '"asked_for"' not in extra:
         return {}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from storage.errors import MixtureError, ParameterError
 from storage.vocabulary import BANDS, Band
@@ -77,7 +76,7 @@ class MixturePlan:
         """The share of each band that will be drawn."""
         return {band: rows / self.total for band, rows in self.rows.items()}
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the plan as JSON-able values."""
         return {
             "train_size": self.train_size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -55,7 +54,7 @@ def build_synthetic_mixture(root: Path) -> Manifest:
     return build_mixture(raw, scored, root / "balanced", MixtureParameters(), {})
 
 
-def _document(source: str, source_type: str, number: int) -> dict[str, Any]:
+def _document(source: str, source_type: str, number: int) -> dict[str, object]:
     text = f"Entry {number} of the {source}: " + " ".join(
         hashlib.sha256(f"{source} {number} {word}".encode()).hexdigest()[:6] for word in range(40)
     )

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 LEXICON_FILE = Path(__file__).with_name("lexicon.tsv")
 
@@ -74,6 +73,10 @@ def list_phrases(phrases: Iterable[Phrase]) -> str:
     return _pattern_of(phrases, _list)
 
 
+Node = dict[str, "Node"]
+"""Texts by their letters: what follows each letter; the empty one ends a text."""
+
+
 def join_phrases(phrases: Iterable[Phrase]) -> str:
     """Return a pattern that finds what that of `list_phrases` finds, faster: phrases share their common beginnings.
 
@@ -108,7 +111,7 @@ def spell_for_rust(pattern: str) -> str:
 
 def _factor(texts: Iterable[str]) -> str:
     """Write an alternation of literal texts as nested groups of their common prefixes."""
-    root: dict[str, Any] = {}
+    root: Node = {}
     for text in texts:
         node = root
         for character in text:
@@ -117,7 +120,7 @@ def _factor(texts: Iterable[str]) -> str:
     return _spell(root)
 
 
-def _spell(node: dict[str, Any]) -> str:
+def _spell(node: Node) -> str:
     branches = [
         (GAP if character == " " else re.escape(character)) + _spell(rest)
         for character, rest in sorted(node.items())

@@ -163,7 +163,7 @@ def _terms(
     return final_scores(reading, PRIOR_AUTHORITY[kind], PRIOR_BITS[kind], kind == UNKNOWN, label, outlets), {}
 
 
-def _counted(counts: Counts) -> dict[str, Any]:
+def _counted(counts: Counts) -> dict[str, object]:
     return {
         "n_citations": int(counts.citations[0]),
         "n_consensus": int(counts.consensus[0]),

@@ -266,7 +266,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"source {name!r} is not in the catalogue; {hint}"
 
 
-def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
+def _read_tables(path: Path) -> dict[str, dict[str, object]]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -279,7 +279,7 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _laid_over(known: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _laid_over(known: dict[str, object], given: dict[str, object]) -> dict[str, object]:
     merged = dict(known)
     if "archive" in given and given["archive"] != known.get("archive"):
         foreign = frozenset[str]().union(*ARCHIVE_KEYS.values())

@@ -62,7 +62,7 @@ class YearSpan:
     def __str__(self) -> str:
         return str(self.begin) if self.begin == self.end else f"{self.begin} to {self.end or 'today'}"
 
-    def extra(self) -> dict[str, Any]:
+    def extra(self) -> dict[str, int | None]:
         """Return what is kept beside the year of a document: nothing where the span is that one year."""
         return {} if self.begin == self.end else {"year_begin": self.begin, "year_end": self.end}
 

@@ -113,7 +113,7 @@ def _builder_of(spec: SourceSpec, token: str | None, revision: str) -> Any:
     )
 
 
-def _table_of_lines(spec: SourceSpec, files: list[str], token: str | None, identity: dict[str, Any]) -> Table:
+def _table_of_lines(spec: SourceSpec, files: list[str], token: str | None, identity: dict[str, object]) -> Table:
     import datasets
 
     # Given as a list, each file is a shard of its own, and a position names the shard.
@@ -123,7 +123,7 @@ def _table_of_lines(spec: SourceSpec, files: list[str], token: str | None, ident
     return Table(build, "lines", tuple(sorted(columns_of(spec.columns))), identity)
 
 
-def _table_of_columns(spec: SourceSpec, builder: Any, identity: dict[str, Any]) -> Table:
+def _table_of_columns(spec: SourceSpec, builder: Any, identity: dict[str, object]) -> Table:
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     build = functools.partial(builder.as_streaming_dataset, split=spec.split)

@@ -49,7 +49,7 @@ def plan_page(hit: Any) -> Item | None:
     )
 
 
-def find_segment(hit: dict[str, Any]) -> str:
+def find_segment(hit: dict[str, object]) -> str:
     """Return the path by which the text services know a page, or nothing."""
     images = hit.get("image_url")
     candidates = [*(images if isinstance(images, list) else [images]), hit.get("word_coordinates_url")]
@@ -61,7 +61,7 @@ def find_segment(hit: dict[str, Any]) -> str:
     return ""
 
 
-def text_address(record: dict[str, Any], root: URL) -> URL | None:
+def text_address(record: dict[str, object], root: URL) -> URL | None:
     """Return where a page's record says its text is, if that is below the text services' root.
 
     A record names it once for the whole resource, or file by file with the use "text".
@@ -83,7 +83,7 @@ def text_address(record: dict[str, Any], root: URL) -> URL | None:
     return None
 
 
-def full_text(answer: dict[str, Any]) -> str:
+def full_text(answer: dict[str, object]) -> str:
     """Return the text of a page; its key is the segment, but it is the only one, so the name is not relied on.
 
     Raises:

@@ -86,7 +86,7 @@ class Buffer:
         await asyncio.to_thread(self._file.write, rows)
 
 
-def _row(document: Document) -> dict[str, Any]:
+def _row(document: Document) -> dict[str, object]:
     row = {key.name: getattr(document, key.name) for key in dataclasses.fields(document)}
     for name in ("id", "url", "title", "author", "date", "language", "licence"):
         row[name] = one_line(row[name])

@@ -102,7 +102,7 @@ def _years(row: Mapping[str, Any], columns: Columns, current_year: int) -> YearS
     return None
 
 
-def _extra(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+def _extra(row: Mapping[str, Any], columns: Columns) -> dict[str, object]:
     extra = {name: value for name in columns.extra if (value := _walk(row, name)) is not None}
     if part_of := _text(pick(row, columns.part_of)):
         extra["part_of"] = part_of

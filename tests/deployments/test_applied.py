@@ -9,8 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +35,7 @@ from tasks import checks
 from tests.flows.test_export_model import store as finished_run  # noqa: F401
 from tests.prefect_database import give_database
 from tests.tasks.exports.test_hub import TOKEN, Hub, hub  # noqa: F401
+from tests.waiting import until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -87,14 +87,6 @@ def start_worker(pool: str) -> None:
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     PROCESSES.append(processes.spawn(f"worker-{pool}", command, environment))
-
-
-async def until(found: Callable[[], Awaitable[Any]], seconds: float = 90.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := await found()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s"
-        await asyncio.sleep(0.3)
-    return value
 
 
 async def runs_of(client: PrefectClient, deployment: str) -> list[FlowRun]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import http.client
 import json
@@ -129,17 +128,6 @@ def test_websockets(prefect: Prefect, header: dict[str, str], opened: bool) -> N
         connection.endheaders()
         assert connection.getresponse().status == (101 if opened else 403), path
         connection.close()
-
-
-def test_prefects_own_client_works(prefect: Prefect) -> None:
-    from prefect.client.orchestration import PrefectClient
-
-    async def use() -> str:
-        async with PrefectClient(prefect.url) as client:
-            await client.create_flow_from_name("of-the-client")
-            return str((await client.read_flow_by_name("of-the-client")).name)
-
-    assert asyncio.run(use()) == "of-the-client"
 
 
 def test_the_server_shows_that_it_knows_the_key(prefect: Prefect) -> None:

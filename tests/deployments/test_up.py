@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from deployments import processes, server
@@ -25,7 +24,7 @@ from deployments.access import AUTH, DATABASE, Access, read_access
 from storage.errors import PrerequisiteError
 from storage.lock import only_writer
 from tests.prefect_database import give_database
-from tests.station import until
+from tests.station import Api, until
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +59,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-class Site:
+class Site(Api):
     """What `make up` started, asked as a person's tools do."""
 
     def __init__(self) -> None:
@@ -68,23 +67,12 @@ class Site:
         assert access is not None
         self.url = access.api_url
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30).raise_for_status()
-        return answer.json() if answer.content else None
-
     def runs(self, deployment: str, state: str) -> list[str]:
         search = {"deployments": {"name": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": [state]}}}}
-        return [run["id"] for run in self.ask("POST", "flow_runs/filter", search)]
-
-    def state(self, run: str) -> str:
-        return str(self.ask("GET", f"flow_runs/{run}")["state"]["type"])
+        return [run["id"] for run in self.post("flow_runs/filter", search)]
 
     def deployment(self, name: str) -> str:
         return str(self.ask("GET", f"deployments/name/{name}/{name}")["id"])
-
-    def log(self, run: str) -> list[str]:
-        search = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
-        return [line["message"] for line in self.ask("POST", "logs/filter", search)]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +199,7 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("leaves", [False, True], ids=["who stays", "who leaves again"])
+@pytest.mark.parametrize("leaves", [False, pytest.param(True, marks=pytest.mark.drill)], ids=["stays", "leaves again"])
 def test_a_stranger_on_the_port_gets_no_run_and_the_record_of_make_up_stays(
     leaves: bool, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,13 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, CancelledRun, CrashedRun, ObjectNotFound
 from prefect.settings import PREFECT_HOME
 
+from deployments.processes import is_alive
 from flows.lifetime import SILENT
 from flows.liveness import mark_dead_runs
 from flows.parameters import FlowParameters, takes
 from tasks.policies import ROOT, run_child
 from tests.flows.sleeping_child import Order, Slept
+from tests.waiting import until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(120)]
 ENDED = (Abort, CancelledRun, CrashedRun)
@@ -59,22 +60,6 @@ async def whole(parameters: Sleep) -> Any:
     assert context is not None and context.flow_run is not None
     (Path(parameters.folder) / "whole").write_text(str(context.flow_run.id))
     return await sleeper(**parameters.model_dump())
-
-
-async def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s"
-        await asyncio.sleep(0.1)
-    return value
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 async def sleeping(folder: Path) -> int:
@@ -183,7 +168,7 @@ async def test_a_run_that_was_started_again_elsewhere_stops_here(tmp_path: Path)
 
 
 async def test_a_run_that_was_taken_for_dead_goes_on_and_says_so(tmp_path: Path) -> None:
-    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=4.0))
+    work = asyncio.ensure_future(sleeper(folder=str(tmp_path), seconds=2.0))
     await sleeping(tmp_path)
     async with get_client() as client:
         run = await newest(client, "sleeper")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows import records
-from flows.records import shared
+from flows.parameters import FlowParameters
+from flows.records import recorded
 from storage.bucket import INDEX
 from storage.layout import Layout
 from storage.lock import only_writer
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("bucket")
 
@@ -30,14 +31,8 @@ def objects(layout: Layout) -> set[str]:
     return set(layout.bucket._list("runs"))
 
 
-async def until(found: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not found():
-            await asyncio.sleep(0.05)
-
-
 async def train(layout: Layout, begun: asyncio.Event, go_on: asyncio.Event) -> None:
-    async with shared(layout, reads=[], writes=["runs/mine"]):
+    async with recorded(FlowParameters(), layout, reads=[], writes=["runs/mine"]):
         begun.set()
         await go_on.wait()
         layout.run("mine").mkdir(parents=True, exist_ok=True)

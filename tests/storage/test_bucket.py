@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from pyarrow.fs import FileSelector, S3FileSystem
 
+from storage.atomic import move_aside
 from storage.bucket import Bucket
 from storage.errors import ParameterError, StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, find_damage, read_manifest, record_shard, write_manifest
 from storage.parquet import write_shard
-from storage.superseded import move_aside
 from tests.bucket import BUCKET
 from tests.bucket import bucket as bucket
 

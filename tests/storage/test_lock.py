@@ -15,6 +15,7 @@ import pytest
 from storage.errors import DatasetBusy, StoreError
 from storage.lock import if_free, only_holder, only_writer, shared_holder
 from tasks.policies import exclusive
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = (
@@ -56,11 +57,11 @@ async def test_a_run_that_finds_a_dataset_busy_says_so_and_waits(
     with caplog.at_level(logging.WARNING):
         with only_writer(folder):
             with pytest.raises(DatasetBusy, match="wait for it to finish"):
-                async with exclusive(folder, patience_seconds=0.3):
+                async with exclusive(folder, patience_seconds=0.1):
                     raise AssertionError("another holds the lock")
             caplog.clear()
             second = asyncio.create_task(wait())
-            await asyncio.sleep(1.0)
+            await until(lambda: "is in use by" in caplog.text)
             order.append("first")
         await asyncio.wait_for(second, 10.0)
     assert order == ["first", "second"]

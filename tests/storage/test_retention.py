@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.atomic import move_aside, move_entries_aside
 from storage.checkpoint import set_later_aside
 from storage.layout import Layout
 from storage.lock import only_writer
 from storage.manifest import Manifest, write_manifest
 from storage.retention import DAY_SECONDS, Removal, RetentionParameters, plan_removals, remove
 from storage.shard_plan import Item, make_plan, set_aside_unplanned, write_plan
-from storage.superseded import move_aside, move_entries_aside
 from tests.storage.test_checkpoint import save, steps
 
 KEEP = RetentionParameters()

@@ -10,7 +10,6 @@ import resource
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from tasks.sources.files import binary, markup, office, xml_text
 from tasks.sources.files.record import Unreadable
@@ -18,7 +17,7 @@ from tasks.sources.files.record import Unreadable
 MEMORY_BYTES = 2 * 2**30
 
 
-def answer(kind: str, path: Path, most_chars: int) -> dict[str, Any]:
+def answer(kind: str, path: Path, most_chars: int) -> dict[str, object]:
     """Parse one file; return the text with what the file says about it, or the rows of its sheets."""
     match kind:
         case "sheet":

@@ -43,7 +43,7 @@ def lines_of(stream: IO[bytes], cap: int) -> Iterator[tuple[int, bytes | None]]:
             yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
 
 
-def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, Any] | BadLine:
+def parse_line(line: bytes | None, number: int, cap: int) -> dict[str, object] | BadLine:
     """Read one line; single bytes that are not UTF-8 are read as Windows-1252."""
     if line is None:
         return BadLine("line-too-long", f"line {number} exceeds {cap} bytes")

@@ -11,9 +11,10 @@ from typing import Any
 import mlx.core as mx
 import pyarrow.parquet as pq
 
-from storage.checkpoint import list_checkpoints, read_state
+from storage.checkpoint import list_checkpoints
 from storage.manifest import digest_of
 from storage.training_result import TrainingResult
+from storage.untrusted import read_object
 from tasks.lora.recipe import Recipe
 from tasks.lora.trainer import train
 from tests.events import parse_event
@@ -89,7 +90,7 @@ def tensors(run: Path, step: int) -> dict[str, mx.array]:
 
 def state_of(run: Path, step: int) -> dict[str, Any]:
     """What a checkpoint knows, but for its time and the order of tensors in its files."""
-    state = read_state(run / f"checkpoint-{step}")
+    state = read_object(run / f"checkpoint-{step}" / "state.json")
     return {name: value for name, value in state.items() if name not in ("seconds", "files")}
 
 
