@@ -29,7 +29,7 @@ from tasks.mixture.shards import ShardPair
 
 KIND = "balanced"
 METADATA = "metadata.json"
-MIXTURE_LAYOUT = 4
+MIXTURE_LAYOUT = 5
 """Goes up when equal parameters mean another mixture or `METADATA` tells more, so that older ones are drawn again."""
 SHARD_ROWS = 20_000
 SHARDS_AT_ONCE = 2
