@@ -25,7 +25,7 @@ MOST_PIECES = 12
 MOST_NEIGHBOURS = 32
 LEADING, FIRST = 12, 8
 """So many words lead a piece, and among the first of them must be its subject."""
-NAMING_AGREEMENT, LEAST_AGREEMENT = 0.05, 0.02
+NAMING_AGREEMENT, LEAST_AGREEMENT = 0.05, 0.018
 """The cosine without the two words that add most to it: between two pieces that name a subject, and between others that
 join it. Copper and zinc lead an experiment and a leaflet on a disease, which share nothing else."""
 EVERYBODYS = 1 << 40
