@@ -131,16 +131,15 @@ def measure_cues(lessons: Sequence[Row]) -> dict[str, float]:
     rules: Counter[str] = Counter()
     asked = 0
     for row in lessons:
-        form = json.loads(row["metadata"])["form"]
         years = [re.search(r"\b(1[5-9]|20)\d\d\b", row[name] or "") for name in ("response", "rejected")]
-        if form != "two" or not all(years):
+        prompt = row["prompt"].casefold()
+        places = [prompt.find((row[name] or "-").rstrip(".").casefold()) for name in ("response", "rejected")]
+        if min(places) < 0 or not all(years):
             continue
         right, wrong = (int(year[0]) for year in years if year)
         asked += 1
         rules["the oldest"] += right < wrong
         rules["the newest"] += right > wrong
-        prompt = row["prompt"].casefold()
-        places = [prompt.find((row[name] or "").rstrip(".").casefold()) for name in ("response", "rejected")]
         rules["the first"] += places[0] < places[1]
         rules["the longer"] += len(row["response"]) > len(row["rejected"])
     return {rule: rules[rule] / max(1, asked) for rule in sorted(rules)}

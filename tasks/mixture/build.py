@@ -22,7 +22,7 @@ from tasks.mixture.deduplicate import Duplicates, deduplicate
 from tasks.mixture.documents import Documents
 from tasks.mixture.draw import SIDES, Drawn, draw_mixture
 from tasks.mixture.lesson_file import lesson_file_sha256, read_lesson_file
-from tasks.mixture.lessons import LessonMaker, lesson_table
+from tasks.mixture.lessons import LessonMaker
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import MixtureReport, make_report
 from tasks.mixture.samples import (
@@ -31,6 +31,7 @@ from tasks.mixture.samples import (
     MIXTURE_LAYOUT,
     ChosenSamples,
     compose_shard,
+    lesson_table,
     write_jsonl,
     write_side,
 )

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.mixture.corpus import Corpus, read_texts
+from tasks.mixture.pairing import Words, pair_pieces
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import outline_samples
 from tasks.mixture.shards import ShardPair
 from tasks.mixture.sides import both_voices
-from tasks.mixture.subjects import Keys, Words, find_candidates, pair_pieces, text_hash
+from tasks.mixture.subjects import Keys, find_candidates, text_hash
 
 Indices = npt.NDArray[np.int64]
 MOST_PIECES = 64
@@ -75,9 +76,10 @@ def _shared_subjects(corpus: Corpus, owners: Indices, parts: Indices, groups: In
     documents, keys = corpus.documents, corpus.documents.keys
     pieces, known = _pieces_of(keys, owners, parts, free)
     places = np.searchsorted(free, pieces)
-    chosen = free[find_candidates(places, keys.hashes[known], documents.bands[owners[free]])]
+    candidates, common = find_candidates(places, keys.hashes[known], documents.bands[owners[free]])
+    chosen = free[candidates]
     words = corpus.read_again(read_words, owners[chosen], parts[chosen])
-    found = pair_pieces(words, documents.bands[owners[chosen]], groups[chosen])
+    found = pair_pieces(words, documents.bands[owners[chosen]], groups[chosen], common)
     return {int(chosen[place]): conflict.subject for conflict in found for place in (*conflict.low, *conflict.high)}
 
 

@@ -14,7 +14,8 @@ from storage.errors import ParameterError
 from tasks.mixture.suites import SUITES, runs_of, suite_runs
 
 Age = Literal["old", "new"]
-Kinds = dict[Age, dict[str, list[str]]]
+When = Literal["old", "new", "later"]
+Kinds = dict[When, dict[str, list[str]]]
 FILE = Path(__file__).with_name("lessons.toml")
 FEWEST_KINDS = 4
 PLACEHOLDERS = {
@@ -52,6 +53,8 @@ class Ages(BaseModel):
 
     first: Age
     second: Age
+    later: bool = False
+    """The original was made long after its topic, from what is left of it, and after the retelling."""
     share: float
 
 
@@ -85,6 +88,8 @@ class LessonFile(BaseModel):
     ages: list[Ages]
     forms: dict[str, float]
     fields: dict[str, str]
+    contemporary: list[str]
+    since: dict[str, int]
     documents: dict[str, list[str]]
     originals: Kinds
     retellings: Kinds
@@ -128,12 +133,18 @@ def _require_usable(content: LessonFile, path: Path) -> None:
         for text in (frame.ask, frame.answer, frame.rejected):
             names = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
             faults += [f"{text!r} has the unknown placeholder {{{name}}}" for name in sorted(names - PLACEHOLDERS)]
-    for side, kinds in (("originals", content.originals), ("retellings", content.retellings)):
+    sides: tuple[tuple[str, Kinds, tuple[When, ...]], ...] = (
+        ("originals", content.originals, ("old", "new", "later")),
+        ("retellings", content.retellings, ("old", "new")),
+    )
+    for side, kinds, ages in sides:
         faults += [
-            f"{side}.{age} needs at least {FEWEST_KINDS} kinds under 'any'"
-            for age in ("old", "new")
-            if len(kinds.get(age, {}).get("any", ())) < FEWEST_KINDS
+            f"{side}.{age} needs at least {FEWEST_KINDS} kinds under 'any' that have no year in [since]"
+            for age in ages
+            if len(set(kinds.get(age, {}).get("any", ())) - content.since.keys()) < FEWEST_KINDS
         ]
+    known = {name for _, kinds, _ in sides for fields in kinds.values() for names in fields.values() for name in names}
+    faults += [f"[since] names {name!r}, which is no kind of source" for name in sorted(content.since.keys() - known)]
     if all(claim.fields for claim in content.statements.claims):
         faults.append("no claim of the statements fits every field")
     if faults:

@@ -1,40 +1,31 @@
 """Lessons about sources: questions with answers, made from the titles, years and kinds of the corpus's documents.
 
 `lessons.toml` holds the sentences and the kinds of source, for a historian to read and correct. Each lesson names the
-document that it is made of. All lessons weigh the same in training, as a primary source of average rank does: with the
-weights of their documents the modern originals would hardly be learned.
+document that it is made of. The kind of a source decides, never its year: an original is as old as its topic, or was
+made first hand from what is left, after the retelling; no retelling is older than its topic.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
 
-import orjson
-import pyarrow as pa
-
-from storage.chat import escape_control
-from tasks.mixture.lesson_file import Age, Frame, LessonFile
+from tasks.mixture.lesson_file import Ages, Frame, LessonFile
 from tasks.mixture.prompts import title_subject
-from tasks.mixture.samples import RANKED_SCHEMA
-from tasks.mixture.sides import keyed_hashes
 from tasks.mixture.suites import shares_run, suite_runs
 
 Kind = TypeVar("Kind")
 
-AUTHORITY, ENTROPY_BITS = 0.15, 5.0
-"""The scores of every lesson."""
 NEW_SINCE = 1970
-NEW_RETELLINGS_SINCE = 2008
-"""Web pages and chatbots are not older."""
+OLD_RETELLINGS_SINCE, NEW_RETELLINGS_SINCE = 1850, 2008
+LATER_ORIGINALS_SINCE = 1995
 OLDEST, NEWEST = 1600, 2024
 TOPIC_CHARS = 80
-FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
-"""Samples of one side whose documents lessons are made of."""
 TRIES = 20
 DOCUMENT_ITSELF = 0.25
 """Share of the originals that are the document of the lesson."""
@@ -105,23 +96,21 @@ class LessonMaker:
         """Make `count` lessons, spread over the forms, the ages and the documents; none without documents."""
         if not subjects:
             return []
-        by_age: dict[Age, list[Subject]] = {"old": [], "new": []}
-        for subject in sorted(subjects, key=self._order):
-            by_age["new" if subject.year >= NEW_SINCE else "old"].append(subject)
+        ordered = sorted(subjects, key=self._order)
+        rows = [(ages, pool) for ages in self.content.ages if (pool := self._pool(ages, ordered))]
         lessons, seen = [], set[str]()
-        ages = self._spread([(ages, ages.share) for ages in self.content.ages], count)
+        ages = self._spread([(row, row[0].share) for row in rows], count)
         forms = self._spread(list(self.content.forms.items()), count)
         dice = random.Random(self.seed)  # noqa: S311 - reproducible, not secret
         dice.shuffle(ages)
         dice.shuffle(forms)
-        used = {"old": 0, "new": 0}
+        used: Counter[int] = Counter()
         self.twin = None
-        for age, form in zip(ages, forms, strict=True):
-            first = age.first if by_age[age.first] else ("old" if age.first == "new" else "new")
+        for (age, pool), form in zip(ages, forms, strict=True):
             for _ in range(TRIES):
-                subject = by_age[first][used[first] % len(by_age[first])]
-                used[first] += 1
-                lesson = self._one(dice, subject, first, age.second, form)
+                subject = pool[used[id(pool)] % len(pool)]
+                used[id(pool)] += 1
+                lesson = self._one(dice, subject, age, form)
                 if shares_run(f"{lesson.prompt} {lesson.response}", self.suites):
                     self.refused += 1
                 elif lesson.prompt not in seen:
@@ -129,6 +118,16 @@ class LessonMaker:
                     lessons.append(lesson)
                     break
         return lessons
+
+    def _pool(self, ages: Ages, subjects: Sequence[Subject]) -> list[Subject]:
+        """Return the documents whose topic such a lesson may have: as old as the original, or as what came first."""
+        age = ages.second if ages.later else ages.first
+        return [
+            subject
+            for subject in subjects
+            if (subject.year >= NEW_SINCE) == (age == "new")
+            and (ages.later or subject.source_type in self.content.contemporary)
+        ]
 
     def _order(self, subject: Subject) -> bytes:
         return blake2b(f"{self.seed}/lesson/{subject.document_id}".encode(), digest_size=8).digest()
@@ -144,17 +143,25 @@ class LessonMaker:
         starts = [0, *ends[:-1]]
         return [kind for (kind, _), start, end in zip(shares, starts, ends, strict=True) for _ in range(end - start)]
 
-    def _one(self, dice: random.Random, subject: Subject, first_age: Age, second_age: Age, form: str) -> Lesson:
+    def _one(self, dice: random.Random, subject: Subject, ages: Ages, form: str) -> Lesson:
         if form == "yes_no" and (twin := self.twin):
             self.twin = None
             return twin
         frame = dice.choice(self.by_form[form])
         topic_field = self.content.fields.get(subject.source_type, "any")
-        if form == "next" and first_age == "new":
-            second_age = "new"  # what goes back to an original cannot be older
-        first = self._original(dice, subject, first_age, topic_field)
-        chosen = dice.sample(self._fitting(self.content.retellings[second_age], topic_field), 3)
-        retellings = [_with_year(name, self._year_of_retelling(dice, subject.year, second_age)) for name in chosen]
+        earliest = max(subject.year, OLD_RETELLINGS_SINCE if ages.second == "old" else NEW_RETELLINGS_SINCE)
+        latest = NEW_SINCE - 1 if ages.second == "old" else NEWEST
+        earliest = min(earliest, latest)
+        retold = self.content.retellings[ages.second]
+        retellings = [
+            _with_year(name, dice.randint(max(earliest, self.content.since.get(name, 0)), latest))
+            for name in dice.sample(self._fitting(retold, topic_field, latest), 3)
+        ]
+        made = dice.randint(LATER_ORIGINALS_SINCE, NEWEST) if ages.later else subject.year
+        if ages.later and ages.second == "new":
+            made = dice.randint(max(_year_of(name) for name in retellings), NEWEST)
+        originals = self._fitting(self.content.originals["later" if ages.later else ages.first], topic_field, made)
+        first = self._original(dice, subject, originals, made)
         second, other = retellings[:2]
         words = {"topic": subject.topic, "first": first, "second": second, "other": other}
         answer, rejected = frame.answer, frame.rejected
@@ -170,25 +177,25 @@ class LessonMaker:
             case "yes_no":
                 # Asked about both in the same words, so that nothing but the source can decide the answer.
                 self.twin = Lesson(
-                    subject, form, f"{first_age}/{second_age}", _asked(frame, words | _one_of(second)), "No.", "Yes."
+                    subject, form, f"{ages.first}/{ages.second}", _asked(frame, words | _one_of(second)), "No.", "Yes."
                 )
                 words |= _one_of(first)
                 answer, rejected = "Yes.", "No."
             case "accounts":
-                originals = self._fitting(self.content.originals[first_age], topic_field)
-                others = [name for name in (_with_year(name, subject.year) for name in originals) if name != first]
+                others = [name for name in (_with_year(name, made) for name in originals) if name != first]
                 words["again"] = dice.choice(others)
-                pool = {*chosen, *self._fitting(self.content.retellings[second_age], "any")}
+                pool = {*self._fitting(retold, topic_field, earliest), *self._fitting(retold, "any", earliest)}
                 copiers = [
-                    _with_year(name, self._year_of_retelling(dice, subject.year, second_age))
-                    for name in dice.sample(sorted(pool), COPIES[-1])
+                    _with_year(name, dice.randint(earliest, latest)) for name in dice.sample(sorted(pool), COPIES[-1])
                 ]
-                words["accounts"], single, answer, rejected = self._accounts(dice, words, copiers, topic_field)
+                words["accounts"], single, answer, rejected = self._accounts(
+                    dice, words, copiers, None if ages.later else topic_field
+                )
         words |= {"A": _capital(words["a"]), "First": _capital(first), "Second": _capital(second)}
         return Lesson(
             subject=subject,
             form=form,
-            ages=f"{first_age}/{second_age}",
+            ages=f"{ages.first}/{ages.second}",
             prompt=_asked(frame, words),
             response=answer.format(**words),
             rejected=None if form == "four" else rejected.format(**words),
@@ -196,7 +203,7 @@ class LessonMaker:
         )
 
     def _accounts(
-        self, dice: random.Random, words: dict[str, str], copiers: list[str], topic_field: str
+        self, dice: random.Random, words: dict[str, str], copiers: list[str], topic_field: str | None
     ) -> tuple[str, str, str, str]:
         """Write accounts that disagree; the same with one copy, if there are more; the right value; the copied one."""
         s = self.content.statements
@@ -220,30 +227,32 @@ class LessonMaker:
         told, once = ("".join(mark + line for line in some) + end for some in (lines, single))
         return told, once if len(copies) > 1 else "", _capital(right) + ".", _capital(wrong) + "."
 
-    def _original(self, dice: random.Random, subject: Subject, age: Age, topic_field: str) -> str:
-        """Name the document itself where it is an original, now and then, else another original of its year."""
+    def _original(self, dice: random.Random, subject: Subject, originals: list[str], made: int) -> str:
+        """Name the document itself where it is an original, now and then, else another original of the year."""
         itself = self.content.documents.get(subject.source_type)
-        if itself and dice.random() < DOCUMENT_ITSELF:
+        if itself and made == subject.year and dice.random() < DOCUMENT_ITSELF:
             maker = f" by {subject.author}" if subject.author else ""
             return f"the {dice.choice(itself)}{maker} of {subject.year}"
-        return _with_year(dice.choice(self._fitting(self.content.originals[age], topic_field)), subject.year)
+        return _with_year(dice.choice(originals), made)
 
-    @staticmethod
-    def _fitting(kinds: dict[str, list[str]], topic_field: str) -> list[str]:
-        """Return the kinds of a topic's field, and the general ones where a field has few or stands for events."""
-        fitting = kinds.get(topic_field, [])
-        return fitting if len(fitting) > 3 and topic_field != "event" else [*fitting, *kinds["any"]]
-
-    @staticmethod
-    def _year_of_retelling(dice: random.Random, year: int, age: Age) -> int:
-        """Choose the year of a retelling: after the original where it can be, and of the age that is wanted."""
-        if age == "new":
-            return dice.randint(min(max(NEW_RETELLINGS_SINCE, year), NEWEST), NEWEST)
-        return dice.randint(min(max(1850, year), NEW_SINCE - 1) if year < NEW_SINCE else 1850, NEW_SINCE - 1)
+    def _fitting(self, kinds: dict[str, list[str]], topic_field: str, year: int) -> list[str]:
+        """Return the kinds of a topic's field that a year knew, and general ones where these are few or of events."""
+        known = {
+            name: [kind for kind in kinds.get(name, []) if self.content.since.get(kind, 0) <= year]
+            for name in (topic_field, "any")
+        }
+        fitting = known[topic_field]
+        return (
+            fitting if topic_field == "any" or (len(fitting) > 3 and topic_field != "event") else fitting + known["any"]
+        )
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _year_of(name: str) -> int:
+    return int(re.findall(r"\d{4}", name)[0])
 
 
 def _one_of(name: str) -> dict[str, str]:
@@ -258,43 +267,3 @@ def _asked(frame: Frame, words: dict[str, str]) -> str:
 
 def _with_year(name: str, year: int) -> str:
     return f"the {name} of {year}" if name.count(" ") < 2 else f"the {year} {name}"
-
-
-def lesson_table(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed: int) -> pa.Table:
-    """Make the lessons of one side out of its own documents, which stay on this side with their whole group."""
-    subjects, rows_of = {}, {}
-    if maker is not None:
-        columns = ["doc_id", "group_id", "source", "source_type", "trivium_category", "metadata"]
-        wanted = min(MOST_SUBJECTS, 2 * count + FEWEST_SUBJECTS)
-        fraction = min(1.0, wanted / max(1, sum(table.num_rows for table in tables)))
-        for table in tables:
-            seen = table.select(columns)
-            hashes = keyed_hashes(f"{seed}/subject", seen.column("doc_id").to_pylist())
-            for row in seen.filter(pa.array(hashes <= fraction * 2.0**64)).to_pylist():
-                about = orjson.loads(row["metadata"])
-                subject = subject_of(row["doc_id"], about["title"], about["year"], row["source_type"], about["author"])
-                if subject and subject.document_id not in subjects:
-                    subjects[subject.document_id], rows_of[subject.document_id] = subject, row
-    made = maker.make(list(subjects.values()), count) if maker else []
-    rows = [
-        {
-            **rows_of[lesson.subject.document_id],
-            "id": f"{lesson.subject.document_id}#lesson-{number}",
-            "auth_weight": AUTHORITY,
-            "prov_entropy": ENTROPY_BITS,
-            "metadata": orjson.dumps(
-                {
-                    **{"title": lesson.subject.topic, "year": lesson.subject.year, "band": "low"},
-                    **{"form": lesson.form, "ages": lesson.ages, "documents": [lesson.subject.document_id]},
-                }
-            ).decode(),
-            "prompt": escape_control(lesson.prompt),
-            "response": lesson.response,
-            "lesson": True,
-            "rejected": lesson.rejected,
-            "single": None if lesson.single is None else escape_control(lesson.single),
-            "rank": number,
-        }
-        for number, lesson in enumerate(made)
-    ]
-    return pa.Table.from_pylist(rows, schema=RANKED_SCHEMA)

@@ -1,4 +1,4 @@
-"""Compose the chosen samples of a shard, and write the sides of a mixture as Parquet shards or JSON lines."""
+"""Compose the chosen samples of a shard and the lessons of a side; write sides as Parquet shards or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.chat import ASSISTANT_MARK, USER_TURN
+from storage.chat import ASSISTANT_MARK, USER_TURN, escape_control
 from storage.errors import StoreError
 from storage.manifest import ShardRecord, record_shard
 from storage.parquet import iterate_rows, write_shard
 from storage.schemas import SAMPLE_SCHEMA
 from storage.vocabulary import BANDS, TRIVIA
 from tasks.mixture.corpus import read_columns
+from tasks.mixture.lessons import LessonMaker, subject_of
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.pieces import Sample, compose_samples
 from tasks.mixture.shards import ShardPair
+from tasks.mixture.sides import keyed_hashes
 
 KIND = "balanced"
 METADATA = "metadata.json"
-MIXTURE_LAYOUT = 4
+MIXTURE_LAYOUT = 5
 """Goes up when equal parameters mean another mixture or `METADATA` tells more, so that older ones are drawn again."""
 SHARD_ROWS = 20_000
+LESSON_AUTHORITY, LESSON_BITS = 0.15, 5.0
+"""The scores of every lesson, as of a primary source of average rank: with the weights of their documents the modern
+originals would hardly be learned."""
+FEWEST_SUBJECTS, MOST_SUBJECTS = 500, 20_000
+"""Samples of one side whose documents lessons are made of."""
 SHARDS_AT_ONCE = 2
 """Shards compressed at a time."""
 JSONL_NAMES = {"train": "train.jsonl", "valid": "val.jsonl"}
@@ -149,6 +156,46 @@ def _metadata(chosen: ChosenSamples, columns: dict[str, list[Any]], places: list
         ).decode()
         for place, part, parts, band, quality in described
     ]
+
+
+def lesson_table(tables: list[pa.Table], maker: LessonMaker | None, count: int, seed: int) -> pa.Table:
+    """Make the lessons of one side out of its own documents, which stay on this side with their whole group."""
+    subjects, rows_of = {}, {}
+    if maker is not None:
+        columns = ["doc_id", "group_id", "source", "source_type", "trivium_category", "metadata"]
+        wanted = min(MOST_SUBJECTS, 2 * count + FEWEST_SUBJECTS)
+        fraction = min(1.0, wanted / max(1, sum(table.num_rows for table in tables)))
+        for table in tables:
+            seen = table.select(columns)
+            hashes = keyed_hashes(f"{seed}/subject", seen.column("doc_id").to_pylist())
+            for row in seen.filter(pa.array(hashes <= fraction * 2.0**64)).to_pylist():
+                about = orjson.loads(row["metadata"])
+                subject = subject_of(row["doc_id"], about["title"], about["year"], row["source_type"], about["author"])
+                if subject and subject.document_id not in subjects:
+                    subjects[subject.document_id], rows_of[subject.document_id] = subject, row
+    made = maker.make(list(subjects.values()), count) if maker else []
+    rows = [
+        {
+            **rows_of[lesson.subject.document_id],
+            "id": f"{lesson.subject.document_id}#lesson-{number}",
+            "auth_weight": LESSON_AUTHORITY,
+            "prov_entropy": LESSON_BITS,
+            "metadata": orjson.dumps(
+                {
+                    **{"title": lesson.subject.topic, "year": lesson.subject.year, "band": "low"},
+                    **{"form": lesson.form, "ages": lesson.ages, "documents": [lesson.subject.document_id]},
+                }
+            ).decode(),
+            "prompt": escape_control(lesson.prompt),
+            "response": lesson.response,
+            "lesson": True,
+            "rejected": lesson.rejected,
+            "single": None if lesson.single is None else escape_control(lesson.single),
+            "rank": number,
+        }
+        for number, lesson in enumerate(made)
+    ]
+    return pa.Table.from_pylist(rows, schema=RANKED_SCHEMA)
 
 
 def write_side(folder: Path, side: str, tables: Sequence[pa.Table], rows: int) -> list[ShardRecord]:

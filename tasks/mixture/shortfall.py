@@ -51,7 +51,8 @@ def no_band_message(have: Counts, empty: list[Band], focus: str = "") -> str:
     step = "widen that part" if focus else f"download and score sources of the missing bands ({sources})"
     return (
         f"{_where(focus)} holds no {' and no '.join(empty)}-authority samples ({listed(have)}), but every mixture "
-        f"needs all three bands; {step}, or pass accept_imbalance=true"
+        f"needs all three bands; {step}, or pass accept_imbalance=true (--accept-imbalance), which draws what there is "
+        "and says in the report how far its shares are from the method's"
     )
 
 
@@ -98,7 +99,7 @@ def unfit_message(have: Counts, wanted: tuple[int, int], possible: tuple[int, in
         f"{asked} make {sum(wanted)} samples, but at most {most} keep the bands "
         f"({_limits_text(limits)}): the corpus holds {listed(have)}; missing: {lacking}. Either {instead}; or "
         f"{advise_downloads(have, limits, missing)}{_loosening_that_fits(have, wanted)}; or pass "
-        "accept_imbalance=true for the nearest shares"
+        "accept_imbalance=true (--accept-imbalance) for the nearest shares"
     )
 
 

@@ -1,17 +1,15 @@
-"""What a piece is about, and which pieces of low and of high authority are about the same subject.
+"""What a piece is about, told by the words and phrases (two words side by side) that it repeats.
 
-First every piece names the words and phrases (two words side by side) that it repeats. Pieces of both bands that share
-one are candidates; only their texts are read a second time, and only pieces that repeat one phrase, and whose other
-words agree as well, become a conflict. Precision comes before number: of real texts that shared two words apart, about
-half were on one subject, and two parts of one work are one voice. Memory does not grow with the texts: a piece
-leaves at most `KEYS_PER_PIECE` hashes, and at most `MOST_CANDIDATES` pieces are compared.
+Pieces of low and of high authority that share one are candidates for a pair; only their texts are read a second time,
+by `tasks.mixture.pairing`. Memory does not grow with the texts: a piece leaves at most `KEYS_PER_PIECE` hashes, and at
+most `MOST_CANDIDATES` pieces are compared.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -19,7 +17,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
 from xxhash import xxh3_64_intdigest
 
 from tasks.mixture.pages import word_list
@@ -28,19 +25,11 @@ from tasks.mixture.pieces import Outline
 KEYS_PER_PIECE = 10
 SHORTEST_TEXT = 600
 """Characters. How often a shorter text repeats a word says nothing, so it is paired by its title alone."""
-COMMON_SHARE = 0.03
+COMMON_SHARE = 0.05
 """A key that more than this share of the pieces name says nothing about a subject."""
-WORDS_COMPARED = 80
 MOST_CANDIDATES = 30_000
-MOST_PIECES = 8
-"""Pieces of one band under one prompt."""
-LEAST_COSINE = 0.14
 LEAST_MENTIONS = 3
-"""So often must a piece name the subject for which its archive was asked."""
-LEAST_REPEATED = 5
-"""So often must two pieces together name the phrase that they share."""
-LEAST_SUBJECT = 0.05
-"""What the words of the phrase must contribute to the cosine."""
+"""So often must a piece name its subject."""
 
 Indices = npt.NDArray[np.int64]
 Phrase = tuple[str, str]
@@ -49,14 +38,15 @@ _WORD = re.compile(r"[^\W\d_]+")
 STOP_WORDS = word_list("stop_words.txt")
 
 
-def _plain_counts(text: str) -> tuple[Counter[str], dict[Phrase, int]]:
+def plain_counts(text: str) -> tuple[Counter[str], dict[Phrase, int]]:
     """Count the words that can carry a subject, and the phrases of them that are repeated."""
     words = _WORD.findall(text.lower())
     counts = Counter(words)
     for word in [word for word in counts if len(word) < 3 or word in STOP_WORDS]:
         del counts[word]
     repeated = {word for word, count in counts.items() if count > 1}
-    phrases = Counter(pair for pair in pairwise(words) if pair[0] in repeated and pair[1] in repeated)
+    both = (pair for pair in pairwise(words) if pair[0] in repeated and pair[1] in repeated and pair[0] != pair[1])
+    phrases = Counter(both)
     return counts, {phrase: count for phrase, count in phrases.items() if count > 1}
 
 
@@ -80,9 +70,9 @@ def keeps_to(subject: str, text: str) -> bool:
 
 def key_hashes(text: str) -> list[int]:
     """Return the hashes of the words and phrases that a piece repeats most, at most `KEYS_PER_PIECE`."""
-    counts, phrases = _plain_counts(text)
+    counts, phrases = plain_counts(text)
     found = [(3.0 * count, " ".join(phrase)) for phrase, count in phrases.items()]
-    found += [(float(count), word) for word, count in counts.items() if count > 2 and len(word) > 3]
+    found += [(float(count), word) for word, count in counts.items() if count > 2]
     found.sort(key=lambda item: (-item[0], item[1]))
     return [text_hash(key) for _, key in found[:KEYS_PER_PIECE]]
 
@@ -135,131 +125,21 @@ def asked_of(subjects: Sequence[Any], outlines: Sequence[Outline]) -> list[tuple
     ]
 
 
-@dataclass(frozen=True)
-class Words:
-    """The words of one candidate piece: how often each occurs, which phrases are repeated and which words are names."""
-
-    counts: dict[str, int]
-    phrases: dict[Phrase, int]
-    names: frozenset[str]
-
-    @classmethod
-    def of(cls, text: str) -> Words:
-        """Take the most frequent words of a text."""
-        counts, phrases = _plain_counts(text)
-        kept = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS_COMPARED])
-        capital = Counter(word.lower() for word in re.findall(r"\b[A-Z][^\W\d_]+", text))
-        names = frozenset(word for word, count in kept.items() if capital[word] >= 0.8 * count)
-        return cls(kept, phrases, names)
-
-    def share(self, other: Words) -> list[Phrase]:
-        """Return the phrases that two pieces repeat."""
-        both = self.phrases.keys() & other.phrases.keys()
-        return [phrase for phrase in both if self.phrases[phrase] + other.phrases[phrase] >= LEAST_REPEATED]
-
-    def repeat(self, subject: str) -> bool:
-        """Tell whether the piece repeats the phrase that is a subject."""
-        return tuple(subject.lower().split()) in self.phrases
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Pieces of low and high authority about one subject, as places among the candidates."""
-
-    subject: str
-    low: tuple[int, ...]
-    high: tuple[int, ...]
-
-
-def find_candidates(pieces: Indices, keys: npt.NDArray[np.uint64], bands: npt.NDArray[np.int64]) -> Indices:
-    """Return the pieces of low and high authority that share a word or a phrase across the bands.
+def find_candidates(
+    pieces: Indices, keys: npt.NDArray[np.uint64], bands: npt.NDArray[np.int64]
+) -> tuple[Indices, frozenset[int]]:
+    """Return the pieces of low and high authority that share a key across the bands, and the keys that all name.
 
     Args:
         pieces: The piece that names each key, ascending.
         keys: The keys.
         bands: Band of each piece: 0 low, 2 high.
     """
-    _, codes = np.unique(keys, return_inverse=True)
-    low, high = (np.bincount(codes[bands[pieces] == band], minlength=codes.max(initial=-1) + 1) for band in (0, 2))
-    most = max(8, round(COMMON_SHARE * len(np.unique(pieces))))
-    shared = ((low > 0) & (high > 0) & (low + high <= most))[codes] & (bands[pieces] != 1)
+    known, codes = np.unique(keys, return_inverse=True)
+    low, high = (np.bincount(codes[bands[pieces] == band], minlength=len(known)) for band in (0, 2))
+    rare = low + high <= max(8, round(COMMON_SHARE * len(np.unique(pieces))))
+    shared = ((low > 0) & (high > 0) & rare)[codes] & (bands[pieces] != 1)
     strength = np.bincount(pieces[shared], minlength=len(bands))
-    found = np.flatnonzero(strength >= 1)
+    found = np.flatnonzero(strength)
     strongest = found[np.argsort(-strength[found], kind="stable")[:MOST_CANDIDATES]]
-    return np.sort(strongest)
-
-
-def pair_pieces(words: Sequence[Words], bands: Indices, groups: Indices) -> list[Conflict]:
-    """Pair candidates of low and high authority whose words agree, the closest first; each piece has one subject.
-
-    Args:
-        words: The words of each candidate.
-        bands: Band of each.
-        groups: Group of related documents, such as parts of one work, to which each belongs.
-    """
-    frequency = Counter(word for piece in words for word in piece.counts)
-    most = max(8, round(0.1 * len(words)))
-    vocabulary = {word: n for n, word in enumerate(sorted(w for w, f in frequency.items() if 2 <= f <= most))}
-    by_number = list(vocabulary)
-    vectors = _vectors(words, vocabulary, frequency)
-    low, high = np.flatnonzero(bands == 0), np.flatnonzero(bands == 2)
-    found: list[tuple[float, str, int, int]] = []
-    for start in range(0, len(low), 500):
-        block = (vectors[low[start : start + 500]] @ vectors[high].T).tocoo()
-        close = block.data >= LEAST_COSINE
-        for row, column, cosine in zip(block.row[close], block.col[close], block.data[close], strict=True):
-            one, other = int(low[start + row]), int(high[column])
-            if groups[one] == groups[other] or not (phrases := words[one].share(words[other])):
-                continue
-            shared = vectors[one].multiply(vectors[other]).tocsr()
-            weight = {by_number[number]: value for number, value in zip(shared.indices, shared.data, strict=True)}
-            if subject := _subject(phrases, weight, words[one].names & words[other].names):
-                found.append((-float(cosine), subject, one, other))
-    return _grouped(sorted(found), words)
-
-
-def _vectors(words: Sequence[Words], vocabulary: dict[str, int], frequency: Counter[str]) -> csr_matrix:
-    """Return one row a piece, of length 1: words weighted by how often they occur and how rare they are."""
-    rows, columns, values = [], [], []
-    for row, piece in enumerate(words):
-        for word, count in piece.counts.items():
-            if word in vocabulary:
-                rows.append(row)
-                columns.append(vocabulary[word])
-                values.append((1 + np.log(count)) * np.log(1 + len(words) / frequency[word]))
-    matrix = csr_matrix((values, (rows, columns)), shape=(len(words), len(vocabulary)), dtype=np.float64)
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    matrix.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(matrix.indptr))
-    return matrix
-
-
-def _subject(phrases: Sequence[Phrase], weight: Mapping[str, float], names: frozenset[str]) -> str | None:
-    """Name the weightiest phrase that two pieces share; None if it weighs too little."""
-    most, phrase = max((sum(weight.get(word, 0.0) for word in phrase), phrase) for phrase in phrases)
-    return " ".join(word.capitalize() if word in names else word for word in phrase) if most >= LEAST_SUBJECT else None
-
-
-def _grouped(found: list[tuple[float, str, int, int]], words: Sequence[Words]) -> list[Conflict]:
-    """Put pieces under subjects, the closest pairs first.
-
-    A piece stays under the first subject that it gets; one that is close to it joins it there if it repeats that
-    subject.
-    """
-    subject_of: dict[int, str] = {}
-    members: dict[str, tuple[list[int], list[int]]] = {}
-    for _, shared, one, other in found:
-        subject = subject_of.get(one) or subject_of.get(other) or shared
-        sides = members.setdefault(subject, ([], []))
-        for piece, side in zip((one, other), sides, strict=True):
-            if (
-                piece not in subject_of
-                and len(side) < MOST_PIECES
-                and (subject == shared or words[piece].repeat(subject))
-            ):
-                subject_of[piece] = subject
-                side.append(piece)
-    return [
-        Conflict(subject, tuple(sorted(low)), tuple(sorted(high)))
-        for subject, (low, high) in sorted(members.items())
-        if low and high
-    ]
+    return np.sort(strongest), frozenset(known[~rare].tolist())

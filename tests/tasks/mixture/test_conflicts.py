@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.mixture.pairing import Words, pair_pieces
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.subjects import find_candidates, key_hashes
 from tests.tasks.mixture.corpora import Doc, balanced_sources, make_text, make_words
@@ -99,9 +100,10 @@ def test_a_key_that_everybody_names_makes_no_candidate() -> None:
     bands = np.array([0, 2] * 200)
     common, rare = np.uint64(5), np.uint64(6)
     keys = np.full(400, common)
-    assert len(find_candidates(pieces, keys, bands)) == 0
+    found, everybodys = find_candidates(pieces, keys, bands)
+    assert len(found) == 0 and everybodys == {5}
     keys[:2] = rare
-    assert find_candidates(pieces, keys, bands).tolist() == [0, 1]
+    assert find_candidates(pieces, keys, bands)[0].tolist() == [0, 1]
 
 
 def test_keys_are_the_words_that_a_piece_repeats() -> None:
@@ -168,3 +170,28 @@ def test_pieces_that_keep_to_the_subject_their_archives_were_asked_for_stand_und
     assert all(SUBJECTS[int(row["doc_id"].rpartition("-")[2]) % 2] in row["prompt"] for row in named)
     conflicts = json.loads((folder / "metadata.json").read_text("utf-8"))["conflicts"]
     assert conflicts["subjects"] == {"title": 0, "subject": 2}
+
+
+def piece(leading: str, seed: int, also: str = "") -> Words:
+    """A piece that keeps naming some words, among `also` and words of its own."""
+    rng = random.Random(seed)
+    own = ["".join(rng.choices("bcdfgklmnprst", k=9)) for _ in range(40)]
+    words = [*leading.split() * 6, *also.split() * 2, *own]
+    rng.shuffle(words)
+    return Words.of(" ".join(words))
+
+
+def test_a_pair_needs_more_than_two_words_in_common_and_no_text_in_common() -> None:
+    others = [piece("", seed) for seed in range(50, 80)]
+    bands, groups = np.array([0, 2, *[0, 2] * 15]), np.arange(32)
+    related = "pipette solder furnace ingot anode crucible slag alloy"
+    two = [piece("copper zinc", 1, related), piece("copper zinc", 2, related)]
+    (pair,) = pair_pieces([*two, *others], bands, groups)
+    assert {*pair.subject.split()} <= {"copper", "zinc"} and (pair.low, pair.high) == ((0,), (1,))
+    assert not pair_pieces([piece("copper zinc", 1), piece("copper zinc", 2), *others], bands, groups)
+    same_work = np.array([0, 0, *range(2, 32)])
+    assert not pair_pieces(
+        [piece("copper zinc", 1, related), piece("copper zinc", 2, related)], bands[:2], same_work[:2]
+    )
+    leaflet = Words.of("Ask whether copper or zinc in your crucible harms a furnace, an anode or the alloy. " * 4)
+    assert not pair_pieces([leaflet, leaflet, *others], bands, groups)

@@ -66,13 +66,32 @@ def test_neither_year_nor_place_nor_length_decides() -> None:
     assert all(0.35 <= share <= 0.65 for share in (older, first, longer)), (older, first, longer)
 
 
-def test_what_must_come_from_an_original_is_not_older_than_it() -> None:
+YEARS = re.compile(r"\b(1[6-9]\d\d|20\d\d)\b")
+
+
+def test_nothing_is_older_than_its_topic_and_an_original_is_of_its_time_or_a_later_look() -> None:
+    """A handbook of 1899 says nothing on a theorem of 2022, and nobody sends an email in 1975."""
+    later = {kind for kinds in read_lesson_file().originals["later"].values() for kind in kinds}
+    lessons = make(1500)
+    for lesson in lessons:
+        years = [int(year) for year in YEARS.findall(f"{lesson.prompt} {lesson.response} {lesson.rejected}")]
+        assert all(year >= lesson.subject.year for year in years), lesson
+        if lesson.form == "two":
+            original, retelling = years_of(lesson)
+            looked = any(kind in lesson.response for kind in later)
+            assert original >= max(1995, retelling) if looked else original == lesson.subject.year, lesson
+    assert 0.3 < sum(lesson.ages == "new/old" for lesson in lessons) / len(lessons) < 0.45
+    books = [Subject(f"b:{n}", f"The tale of {word}", 1890, "historical_book") for n, word in enumerate(WORDS)]
+    told = LessonMaker(read_lesson_file(), 1).make(books, 50)
+    assert {lesson.ages for lesson in told} == {"new/old"}, "a book tells of older things than itself"
+
+
+def test_a_kind_is_not_older_than_its_invention() -> None:
+    since = read_lesson_file().since
     for lesson in make(1500):
-        if lesson.form == "next" and "goes" not in lesson.prompt:
-            assert lesson.ages in ("old/new", "old/old", "new/new", "new/old")
-            original = re.search(r"\b(1[6-9]|20)\d\d\b", lesson.response)
-            copies = [int(year) for year in re.findall(r"\b(?:1[6-9]|20)\d\d\b", lesson.prompt)]
-            assert original and all(year >= int(original[0]) for year in copies), lesson
+        for kind, first in since.items():
+            named = re.findall(rf"the {kind} of (\d{{4}})|the (\d{{4}}) {kind}", f"{lesson.prompt} {lesson.response}")
+            assert all(int(year or other) >= first for year, other in named), lesson
 
 
 def test_a_claim_is_repeated_up_to_eight_times_in_running_text_or_in_a_list() -> None:
@@ -115,6 +134,7 @@ def test_a_file_with_a_fault_is_named(tmp_path: Path) -> None:
         (content.replace("about {topic}", "about {topc}"), "has the unknown placeholder {topc}"),
         (content.replace('form = "next"', 'form = "two"'), "the form 'next' has no frame"),
         (content.replace("[retellings.new]\nany", "[retellings.new]\nall"), "retellings.new needs at least 4 kinds"),
+        (content.replace('"chatbot reply" = ', '"chatbot replay" = '), "'chatbot replay', which is no kind of source"),
     ):
         path.write_text(text)
         with pytest.raises(ParameterError, match=r"lessons\.toml is not a valid file of lessons") as error:
