@@ -66,7 +66,7 @@ def test_help_begins_with_examples_that_can_be_typed_and_the_essentials(
     ("made", "runs", "then"),
     [
         ([], [], "corpus-to-model --recipe first-try"),
-        (["raw/a", "raw/b", "scored/a"], [], "score-corpus  # 1 sources"),
+        (["raw/a", "raw/b", "scored/a"], [], "score-corpus  # 1 source is not"),
         (["raw/a", "scored/a"], [], "rebalance-corpus"),
         (["raw/a", "scored/a", "balanced/old"], [], "train-adapter --model auto --mixture old --plan"),
         (["raw/a", "scored/a", "balanced/default"], ["mine"], "evaluate-adapter --run mine"),
