@@ -26,9 +26,7 @@ class DownloadCorpusParameters(FlowParameters):
     """What to download, and how politely."""
 
     sources: list[str] = Field([], title="Sources", description="Catalogue names; empty: all that are not optional.")
-    max_samples: int = Field(
-        30_000, ge=1, title="Documents per source", description="At most this many of each source."
-    )
+    max_samples: int = Field(30_000, ge=1, title="Documents per source", description="At most this many of each.")
     concurrency: int = Field(10, ge=1, le=64, title="Concurrency", description="Concurrent requests per source.")
     rate_limit: float = Field(
         10.0, gt=0, le=1000, title="Rate limit", description="Maximum number of requests per second to an archive."

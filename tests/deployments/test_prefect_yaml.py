@@ -82,3 +82,11 @@ def test_schedules_wait_for_the_user_and_ask_for_what_is_new_and_one_training_ru
     pools = read_limits().pools
     assert {entry.work_pool["name"] for entry in DEPLOYMENTS.values()} == set(pools)
     assert pools["mac-train"].concurrency == 1
+
+
+def test_a_name_that_exists_is_chosen_and_another_one_is_typed() -> None:
+    form: Any = next(each for each in read_project().deployments if each.name == "download-corpus").form()
+    chosen, typed = form["properties"]["sources"]["items"]["anyOf"]
+    assert "wikipedia" in chosen["enum"] and typed["type"] == "string" and "enum" not in typed
+    assert "mac-16gb" in form["properties"]["recipe"]["anyOf"][0]["enum"]
+    assert "anyOf" not in form["properties"]["source_type"], "which takes no others"
