@@ -62,7 +62,7 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
 def test_a_form_begins_with_the_essentials_and_names_the_group_of_the_rest() -> None:
     fields = form_of("corpus-to-model")
     shown = [fields[name]["title"] for name in sorted(fields, key=lambda name: fields[name]["position"])]
-    assert shown[:3] == ["Base model", "Optimiser steps", "Path"]
+    assert shown[:3] == ["Base model", "Optimiser steps", "Your own documents"]
     assert [title for title in shown[:8] if " • " in title] == []
     assert all(" • " in title for title in shown[8:])
     assert "Training: adapter • LoRA rank" in shown and "unknown" in fields["source_type"]["enum"]
