@@ -59,7 +59,7 @@ def up(wanted: Access, notify: str = "") -> None:
         f"\nThe UI is at {server.api_url(port).removesuffix('/api')}. Start a flow there, or in a shell:\n"
         "  .venv/bin/python -m flows score-corpus\n"
         f"Prefect's own commands need its address: export PREFECT_API_URL={server.api_url(port)}\n"
-        "`make down` stops all of it; logs are in .prefect/."
+        f"`make down` stops all of it; logs are in {os.environ.get('PREFECT_HOME', '.prefect')}."
     )
 
 

@@ -150,7 +150,8 @@ def deployment_thing(client: PrefectClient, entry: Entry, project: Project, vers
     Prefect fills in ``DISTRUST_ROOT`` of the pull steps where a run starts, so that each worker uses its own folder.
     """
     settings: dict[str, Any] = {
-        **entry.model_dump(include={"entrypoint", "description", "parameters"}),
+        **entry.model_dump(include={"entrypoint", "parameters"}),
+        "description": entry.explained(),
         "tags": sorted(entry.tags),
         "work_pool_name": entry.work_pool["name"],
         "parameter_openapi_schema": entry.form(),

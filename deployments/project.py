@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict
 
+from flows.completion import names_of
 from flows.groups import titles
-from storage.vocabulary import SOURCE_TYPES
+from flows.help import COMMAND, EXAMPLES
 
 HERE = Path(__file__).resolve().parent
 
@@ -76,9 +78,33 @@ class Entry(BaseModel):
         schema: dict[str, Any] = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
         for name, title in titles(flow.name, vars(flow.fn)["parameters_model"]):
             schema["properties"][name]["title"] = title
-        if choice := schema["properties"].get("source_type"):
-            choice["enum"] = list(SOURCE_TYPES)
+            if names := names_of(flow.name, name):
+                offer(schema["properties"][name], names, closed=name == "source_type")
         return schema
+
+    def explained(self) -> str:
+        """Describe it in Markdown: what it does, and the same at the command line."""
+        lines = [f"# {aim}\n{COMMAND} {self.name} {words}".rstrip() for words, aim in EXAMPLES[self.name].items()]
+        return "\n".join([self.description, "", "At the command line:", "", "```bash", *lines, "```"])
+
+
+def offer(field: dict[str, Any], names: Sequence[str], *, closed: bool) -> None:
+    """Let a person choose a name that exists; unless `closed`, another one can be typed.
+
+    Args:
+        field: Description of a text, or of a list of texts; it is changed.
+        names: What exists.
+        closed: Whether the field takes no others.
+    """
+    place = field["items"] if field.get("type") == "array" else field
+    if closed:
+        place["enum"] = list(names)
+    elif place.get("type") == "string":
+        typed = {key: place.pop(key) for key in ("type", "pattern", "minLength") if key in place}
+        place["anyOf"] = [
+            {"title": "Choose", "type": "string", "enum": list(names)},
+            {"title": "Type another", **typed},
+        ]
 
 
 class Project(BaseModel):

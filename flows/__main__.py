@@ -48,7 +48,11 @@ def usage() -> str:
     width = max(map(len, FLOWS))
     commands = FLOWS | {name: description for name, (_, description) in BY_HAND.items()}
     rows = "\n".join(f"  {name:<{width}}  {description}" for name, description in commands.items())
-    return f"usage: python -m flows NAME [options]\n\n{rows}\n\npython -m flows NAME --help: its examples and options"
+    return (
+        f"usage: python -m flows NAME [options]\n\n{rows}\n\n"
+        "python -m flows NAME --help: its examples and options\n"
+        'TAB completes in bash or zsh after: eval "$(.venv/bin/python -m flows --completion bash)"'
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +63,10 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0
     name, *rest = arguments
+    if name in ("--completion", "--complete"):
+        from flows.completion import answer
+
+        return answer(name, rest)
     if name in BY_HAND:
         return subprocess.run([sys.executable, "-m", BY_HAND[name][0], *rest]).returncode
     if name not in FLOWS:

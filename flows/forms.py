@@ -26,7 +26,7 @@ class DownloadCorpusParameters(FlowParameters):
     """What to download, and how politely."""
 
     sources: list[str] = Field([], title="Sources", description="Catalogue names; empty: all that are not optional.")
-    max_samples: int = Field(30_000, ge=1, title="Max samples", description="Maximum number of documents per source.")
+    max_samples: int = Field(30_000, ge=1, title="Documents per source", description="At most this many of each.")
     concurrency: int = Field(10, ge=1, le=64, title="Concurrency", description="Concurrent requests per source.")
     rate_limit: float = Field(
         10.0, gt=0, le=1000, title="Rate limit", description="Maximum number of requests per second to an archive."
@@ -34,7 +34,7 @@ class DownloadCorpusParameters(FlowParameters):
     catalogue: str = Field("", title="Catalogue", description="A TOML file that adds to or overrides the catalogue.")
     path: str = Field(
         "",
-        title="Path",
+        title="Your own documents",
         description="Your own documents: a folder or file of texts, web pages, PDF, e-books, office files, tables and "
         "archives of them; without sources, nothing else is downloaded, and their shares need no balance.",
     )
@@ -81,12 +81,12 @@ class DownloadCorpusForm(DownloadCorpusParameters):
 
     list_catalogue: bool = Field(
         False,
-        title="List",
+        title="Only list",
         validation_alias=AliasChoices("list", "list_catalogue"),
         description="Only list the catalogue and what is on disk.",
     )
     dry_run: bool = Field(
-        False, title="Dry run", description="Only ask how much there is and estimate bytes and hours."
+        False, title="Only estimate", description="Only ask how much there is and estimate bytes and hours."
     )
 
     def faults(self, layout: Layout | None) -> Iterator[Fault]:

@@ -31,7 +31,8 @@ GROUPS: dict[str, str] = {
     "Download": "sources max_samples catalogue subjects bulk refresh retry_failed concurrency rate_limit "
     "patience_hours list_catalogue dry_run",
     "Scores": "explain run_year scoring coordination max_conflict_share signal signal_mode",
-    "Mixture": "mixture train_size val_size scale accept_imbalance min_low_authority seed jsonl",
+    "Mixture": "mixture train_size val_size scale accept_imbalance min_low_authority jsonl",
+    "Chance": "seed",
     "What goes into the mixture": "filter_source min_authority max_authority first_year last_year near_duplicates "
     "clean_pages min_ocr_quality",
     "How samples are made": "prompts lessons_share piece_chars max_pieces",

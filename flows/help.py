@@ -169,7 +169,8 @@ def next_steps(layout: Layout) -> Iterator[str]:
         steps["corpus-to-model --path DIR"] = "a model of your own documents: any files, in any folder"
         steps["download-corpus --dry-run"] = "what the real download takes"
     elif set(raw) - set(scored):
-        steps["score-corpus"] = f"{len(set(raw) - set(scored))} sources are not scored yet"
+        left = len(set(raw) - set(scored))
+        steps["score-corpus"] = "1 source is not scored yet" if left == 1 else f"{left} sources are not scored yet"
     elif not mixtures:
         steps["rebalance-corpus"] = "draw a mixture from the scored documents"
     elif unfinished:

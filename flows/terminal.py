@@ -116,11 +116,15 @@ def describe_defect(name: str, error: BaseException) -> str:
     return f"{line} (the traceback is in {file.name}; {TRACEBACKS}=1 shows it here)"
 
 
+def at_terminal() -> bool:
+    """Whether a person sits at a terminal and wants to hear of a run, and it is not a test of somebody's server."""
+    return os.environ.get(DESKTOP) != "0" and not os.environ.get("CI") and sys.stdout.isatty()
+
+
 def on_desktop() -> bool:
-    """Whether a person sits at a desktop: at a terminal, with a display, and not in a test of somebody's server."""
+    """Whether that terminal is on a desktop of this machine."""
     shows = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    wanted = os.environ.get(DESKTOP) != "0" and not os.environ.get("CI") and not os.environ.get("SSH_CONNECTION")
-    return shows and wanted and sys.stdout.isatty()
+    return shows and at_terminal() and not os.environ.get("SSH_CONNECTION")
 
 
 def show_page(page: Path) -> None:
@@ -130,8 +134,11 @@ def show_page(page: Path) -> None:
 
 
 def notify(title: str, text: str, seconds: float) -> None:
-    """Tell the desktop, if there is one, that a run is over which took so long that nobody waited for it."""
-    if seconds < LONG_RUN_SECONDS or not on_desktop():
+    """Tell that a run is over which took so long that nobody waited for it: on the desktop, else by the bell."""
+    if seconds < LONG_RUN_SECONDS or not at_terminal():
+        return
+    if not on_desktop():
+        print("\a", end="", file=sys.stdout, flush=True)
         return
     text = " ".join(text.split())[:LONGEST_NOTE]
     if sys.platform == "darwin":  # the words are arguments, so that none of them is read as a script

@@ -58,9 +58,10 @@ def choose_sources(
     if subjects:
         listed = read_subjects(subjects)
         chosen = [about(spec, listed) for spec in chosen]
+        many = "1 subject" if len(listed) == 1 else f"{len(listed)} subjects"
         for way, meaning in WAYS.items():
             if of_this_way := [spec.name for spec in chosen if way_of(spec) == way]:
-                run_logger().info("%d subjects; %s: %s", len(listed), meaning, ", ".join(of_this_way))
+                run_logger().info("%s; %s: %s", many, meaning, ", ".join(of_this_way))
     return [own.spec(known), *chosen] if own else chosen
 
 

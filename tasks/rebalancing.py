@@ -16,6 +16,7 @@ from storage.atomic import remove_temporaries_of
 from storage.errors import StoreError
 from storage.layout import Layout
 from storage.manifest import Manifest, MixtureNotes, find_damage, read_manifest, require_manifest
+from storage.markdown import cell
 from tasks.mixture.build import build_mixture
 from tasks.mixture.lesson_file import lesson_file_sha256
 from tasks.mixture.parameters import MixtureParameters
@@ -118,9 +119,17 @@ async def show_distribution(name: str, text: str) -> None:
     """Show the distribution of a mixture on the page of the run that calls this."""
     await acreate_markdown_artifact(
         key="mixture-distribution",
-        markdown=f"## Mixture `{name}`\n\n```text\n{text}\n```",
+        markdown="\n\n".join([f"## Mixture `{name}`", *map(in_markdown, text.split("\n\n"))]),
         description="Shares by authority band and trivium, provenance entropy, and what limits the mixture.",
     )
+
+
+def in_markdown(paragraph: str) -> str:
+    """Write sentences as a list, whose lines wrap on a page, and columns as they are."""
+    lines = paragraph.splitlines()
+    if any("  " in line.strip() for line in lines):
+        return f"```text\n{paragraph}\n```"
+    return "\n".join(line if line.endswith(":") else f"- {cell(line.strip().removeprefix('- '))}" for line in lines)
 
 
 @task(task_run_name="check-data-preparation", **LOCAL_WORK)

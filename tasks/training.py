@@ -117,7 +117,10 @@ async def foresee_memory(recipe: Recipe) -> str:
     if recipe.plan_memory == "refuse":
         require_memory(model, recipe, usable_bytes())
     peak = plan_memory(model, recipe).total
-    return f"training {recipe.model} needs about {peak / 1e9:.1f} of {usable_bytes() / 1e9:.1f} GB of memory"
+    return (
+        f"training {recipe.model} needs about {peak / 1e9:.1f} of {usable_bytes() / 1e9:.1f} GB of memory; it shows "
+        f"the time left after {recipe.report_every} of its {recipe.max_steps:,} steps"
+    )
 
 
 def refuse_poor_mixture(layout: Layout, mixture: str) -> None:

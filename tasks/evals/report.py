@@ -18,7 +18,7 @@ from tasks.evals.estimates import number, percent
 from tasks.evals.harness import TASK
 from tasks.evals.repetition import Curves
 from tasks.evals.results import HEADLINES, EvaluationResults
-from tasks.evals.verdicts import MARKS, STATUS, Verdict
+from tasks.evals.verdicts import MARKS, MEANINGS, STATUS, Verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -35,6 +35,7 @@ def render_report(results: EvaluationResults) -> str:
         **dict(results),
         suite_titles=TITLES,
         status=STATUS[results.passed],
+        meanings=MEANINGS,
         toy_note=TOY if results.toy else None,
         curve=draw_curve(results.training_curve),
         sources=draw_histograms(results.histograms),

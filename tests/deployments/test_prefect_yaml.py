@@ -62,7 +62,7 @@ def test_the_form_shows_every_field_of_the_model_described() -> None:
 def test_a_form_begins_with_the_essentials_and_names_the_group_of_the_rest() -> None:
     fields = form_of("corpus-to-model")
     shown = [fields[name]["title"] for name in sorted(fields, key=lambda name: fields[name]["position"])]
-    assert shown[:3] == ["Base model", "Optimiser steps", "Path"]
+    assert shown[:3] == ["Base model", "Optimiser steps", "Your own documents"]
     assert [title for title in shown[:8] if " • " in title] == []
     assert all(" • " in title for title in shown[8:])
     assert "Training: adapter • LoRA rank" in shown and "unknown" in fields["source_type"]["enum"]
@@ -82,3 +82,11 @@ def test_schedules_wait_for_the_user_and_ask_for_what_is_new_and_one_training_ru
     pools = read_limits().pools
     assert {entry.work_pool["name"] for entry in DEPLOYMENTS.values()} == set(pools)
     assert pools["mac-train"].concurrency == 1
+
+
+def test_a_name_that_exists_is_chosen_and_another_one_is_typed() -> None:
+    form: Any = next(each for each in read_project().deployments if each.name == "download-corpus").form()
+    chosen, typed = form["properties"]["sources"]["items"]["anyOf"]
+    assert "wikipedia" in chosen["enum"] and typed["type"] == "string" and "enum" not in typed
+    assert "mac-16gb" in form["properties"]["recipe"]["anyOf"][0]["enum"]
+    assert "anyOf" not in form["properties"]["source_type"], "which takes no others"

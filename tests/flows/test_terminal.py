@@ -66,7 +66,7 @@ def test_help_begins_with_examples_that_can_be_typed_and_the_essentials(
     ("made", "runs", "then"),
     [
         ([], [], "corpus-to-model --recipe first-try"),
-        (["raw/a", "raw/b", "scored/a"], [], "score-corpus  # 1 sources"),
+        (["raw/a", "raw/b", "scored/a"], [], "score-corpus  # 1 source is not"),
         (["raw/a", "scored/a"], [], "rebalance-corpus"),
         (["raw/a", "scored/a", "balanced/old"], [], "train-adapter --model auto --mixture old --plan"),
         (["raw/a", "scored/a", "balanced/default"], ["mine"], "evaluate-adapter --run mine"),
@@ -204,6 +204,7 @@ def test_a_long_run_is_told_of_on_the_desktop(desktop: Path) -> None:
 def test_the_report_opens_where_there_is_a_desktop_and_nowhere_else(
     desktop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rung = Terminal()
     for name, value in {"CI": "true", "DISTRUST_DESKTOP": "0", "SSH_CONNECTION": "x"}.items():
         with monkeypatch.context() as context:
             context.setenv(name, value)
@@ -211,5 +212,12 @@ def test_the_report_opens_where_there_is_a_desktop_and_nowhere_else(
     with monkeypatch.context() as context:
         context.setattr(terminal.sys, "stdout", SimpleNamespace(isatty=lambda: False))
         assert not terminal.on_desktop()
+        terminal.notify("done", "over SSH, nobody sees a note", 100)
+        assert not rung.getvalue()
+    with monkeypatch.context() as context:
+        context.setenv("SSH_CONNECTION", "x")
+        context.setattr(terminal.sys, "stdout", rung)
+        terminal.notify("done", "over SSH, nobody sees a note", 100)
+        assert rung.getvalue() == "\a"
     terminal.show_page(Path("report.html"))
     assert asked(desktop) == f"xdg-open|{Path('report.html').absolute()}|"

@@ -15,7 +15,7 @@ from storage.manifest import Manifest, read_manifest, write_manifest
 from tasks.mixture.build import build_mixture
 from tasks.mixture.parameters import MixtureParameters
 from tasks.mixture.report import read_report
-from tasks.rebalancing import build_balanced, find_finished, mixture_inputs
+from tasks.rebalancing import build_balanced, find_finished, in_markdown, mixture_inputs
 from tests.tasks.mixture.corpora import balanced_sources, make_corpus
 
 
@@ -86,3 +86,9 @@ def test_the_summary_tells_what_was_cut_and_what_limits(tmp_path: Path) -> None:
     assert "Note: no prompt is answered by both low and high authority" in text
     assert "download-corpus --subjects" in text
     assert "patents       low" in text
+
+
+def test_sentences_of_a_report_wrap_on_its_page_and_columns_stay() -> None:
+    assert in_markdown("What to do:\n  - add <b> sources") == "What to do:\n- add &lt;b> sources"
+    columns = "Sources:\n  press    low  9 of 9"
+    assert in_markdown(columns) == f"```text\n{columns}\n```"

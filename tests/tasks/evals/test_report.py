@@ -58,7 +58,8 @@ def test_the_report_escapes_what_a_model_wrote_and_needs_nothing_else(results: E
     tags = Tags()
     tags.feed(html)
     assert "script" not in tags.names and "img" not in tags.names and "link" not in tags.names
-    assert tags.links == ["http://127.0.0.1:4300/talk?run=a%7Cb%3Cscript%3E", "#answers"]
+    assert tags.links[0] == "http://127.0.0.1:4300/talk?run=a%7Cb%3Cscript%3E"
+    assert all(link.startswith("#") for link in tags.links[1:])
     assert "url(" not in html and "@import" not in html
     assert "&lt;script&gt;alert(1)" in html and "svg" in tags.names
     assert results.digest in html
@@ -73,6 +74,20 @@ def test_the_markdown_holds_numbers_but_no_answers(results: EvaluationResults) -
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5, 6}
     assert "### What to do next\n\n- " in text and "**1 evaluation prompts also " in text
+
+
+def test_the_contents_lead_to_what_is_there_and_each_card_says_what_its_number_means(
+    results: EvaluationResults,
+) -> None:
+    for shown in (results, changed(results, behaviours=None)):
+        html = render_report(shown)
+        contents = re.findall(r'<li><a href="#([\w-]+)">', html)
+        assert ("answers" in contents) is (shown.behaviours is not None)
+        assert {*contents} == {*re.findall(r' id="([\w-]+)"', html)}
+        folded = html.partition("<details")[2]
+        assert "<table" in folded and html.count('class="part"') == len(contents) - 1, "all but the verdicts"
+        meanings = re.findall(r'<p class="meaning">(.*?)</p>', html)
+        assert len(meanings) == len(shown.verdicts) and all(meaning.endswith(".") for meaning in meanings)
 
 
 def test_whole_numbers_of_the_objective_are_written_in_full(results: EvaluationResults) -> None:
