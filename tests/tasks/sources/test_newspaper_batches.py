@@ -119,6 +119,16 @@ async def test_pages_come_out_of_the_file(bulk: Bulk, serve: Serve, clock: FakeC
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_download_that_died_goes_on(bulk: Bulk, serve: Serve, clock: FakeClock, tmp_path: Path) -> None:
+    body = packed(PAGES)
+    bulk.add("b1", body)
+    (tmp_path / (hashlib.sha256(b"b1").hexdigest()[:32] + ".part")).write_bytes(body[:100])
+    async with opened(make_spec(), await bulk.open(serve), clock, tmp_path) as source:
+        (item,) = await source.plan(10)
+        assert len(await read(source, item)) == 3
+    assert bulk.asked == ["b1.tar.bz2@100"]
+
+
 async def test_files_are_spread_over_the_list_and_pages_are_limited(
     bulk: Bulk, serve: Serve, clock: FakeClock, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ async def test_the_columns_of_a_document(tmp_path: Path) -> None:
     assert row["text"] == "Cafe\u0301 with NUL and a lone ? surrogate."  # repaired, but not composed
     assert row["sha256"] == hashlib.sha256(row["text"].encode()).hexdigest()
     assert (row["title"], row["year"], row["author"]) == ("A title", 1900, None)
+    assert row["year_evidence"] == "metadata"
     assert json.loads(row["extra"]) == {"part_of": "w", "n": 1}
     assert row["fetched_at"].tzinfo is not None
 
