@@ -42,6 +42,8 @@ LEAST_CONFLICTS = {"bundled": 0.2, "real": 0.03, "by subjects": 0.3}
 """Real documents that share their subjects by luck alone have 3 to 8 % such samples."""
 PLANTED_PAIRS = 200
 FEWEST_FRAMES = 40
+FEWEST_ASKED = 20
+"""Of fewer lessons with two options, a share says nothing."""
 MOST_BY_A_CUE = 0.65
 """How often a rule that knows nothing may answer a lesson with two options."""
 NAMES_A_PART = re.compile(r"\bpart \d+\b", re.IGNORECASE)
@@ -142,7 +144,7 @@ def measure_cues(lessons: Sequence[Row]) -> dict[str, float]:
         rules["the newest"] += right > wrong
         rules["the first"] += places[0] < places[1]
         rules["the longer"] += len(row["response"]) > len(row["rejected"])
-    return {rule: rules[rule] / max(1, asked) for rule in sorted(rules)}
+    return {rule: rules[rule] / asked for rule in sorted(rules)} if asked >= FEWEST_ASKED else {}
 
 
 def measure_sources(report: MixtureReport) -> Bar:
