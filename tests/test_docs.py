@@ -134,6 +134,12 @@ def broken_links(page: Path) -> Iterator[str]:
         file = (page.parent / name) if name else page
         if target.startswith(("http://", "https://")):
             yield from [] if target in EXTERNAL else [target]
+        elif name.startswith("../../actions/"):  # of the place that hosts the repository
+            yield from (
+                []
+                if (ROOT / name.replace("../../actions", ".github").removesuffix("/badge.svg")).exists()
+                else [target]
+            )
         elif not file.exists():
             yield target
         elif anchor:
