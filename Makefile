@@ -109,5 +109,5 @@ drills: env
 	@$(PY) -m pytest -m drill -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: env
-	@.venv/bin/mkdocs build --strict --quiet
-	@echo "The site is in .site/index.html"
+	@$(PY) build_docs.py .site
+	@echo "The site is in .site/index.html; its search works when it is served: $(PY) -m http.server --directory .site"

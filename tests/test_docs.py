@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import io
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+import build_docs
+from flows.arguments import FORMS
+from storage import errors
 from tasks.lora.memory import plan_memory, usable_bytes
 from tasks.lora.presets import load_presets, resolve_model
 from tasks.lora.recipe import Recipe
@@ -38,27 +45,82 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
-def test_the_guide_page_has_a_row_for_everything_the_guide_speaks_of() -> None:
-    table = rows(read("docs/guide.md"))
+def test_everything_the_guide_speaks_of_is_answered() -> None:
+    table = rows(read("docs/guide.md") + read("docs/troubleshooting.md"))
+    questions = read("docs/faq.md")
     found = {
         phrase: [row for row in table if any(phrase in cell for cell in row)]
         for phrases in GUIDE.values()
         for phrase in phrases
     }
-    assert [phrase for phrase, told in found.items() if not told or not all(all(row[:2]) for row in told)] == []
+    unanswered = [phrase for phrase, told in found.items() if not told and phrase not in questions]
+    assert unanswered + [phrase for phrase, told in found.items() if not all(all(row[:2]) for row in told)] == []
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    answer = subprocess.run([sys.executable, "build_docs.py", folder], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert "WARNING" not in answer.stderr
-    index = (tmp_path / "site/decisions/index.html").read_text("utf-8")
-    for path in (DOCS / "decisions").glob("[0-9]*.md"):
-        assert f"{path.stem}.html" in index
-    pages = "".join(path.read_text("utf-8") for path in (tmp_path / "site").glob("*.html"))
-    fetched = re.findall(r"(?:<script|<link|<img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", pages)
+    return folder
+
+
+def test_the_site_has_every_page_and_asks_nothing_of_the_network(site: Path) -> None:
+    index = (site / "decisions/index.html").read_text("utf-8")
+    for path in DOCS.rglob("*.md"):
+        assert (site / path.relative_to(DOCS).with_suffix(".html")).is_file()
+        assert path.parent.name != "decisions" or path.stem == "index" or f"{path.stem}.html" in index
+    pages = [page.read_text("utf-8") for page in site.rglob("*.html")]
+    fetched = re.findall(r"(?:<script|<link|<img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", "".join(pages))
     assert not fetched, "the site needs no network"
+    assert all('lang="en"' in page and "__palette" in page for page in pages), "light and dark"
+
+
+def test_the_reference_has_every_option_and_the_notebook_what_it_printed(site: Path) -> None:
+    def text_of(page: str) -> str:
+        return html.unescape(re.sub(r"<[^>]+>", "", (site / page).read_text("utf-8")))
+
+    shown = text_of("reference/commands.html")
+    for flow, form in FORMS.items():
+        part = shown.partition(f"python -m flows {flow}")[2]
+        options = [
+            str(getattr(info.validation_alias, "choices", [name])[0]) for name, info in form.model_fields.items()
+        ]
+        assert [name for name in options if f"-{name.replace('_', '-')}" not in part] == []
+    assert "score_document(" in text_of("reference/python.html")
+    assert "sentences speak for a maker's own report" in text_of("notebook.html")
+
+
+def test_a_link_that_leads_nowhere_stops_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build_docs, "messages_page", lambda: "# Every message\n\n[gone](../nowhere.md)\n")
+    assert build_docs.main(tmp_path / "site") == 1 and not (tmp_path / "site").exists()
+
+
+def test_troubleshooting_knows_every_kind_of_error_and_reason_and_quotes_what_the_code_says() -> None:
+    page = read("docs/troubleshooting.md")
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    raised = list(build_docs.messages())
+    reasons = {text for _, kind, text in raised if kind == "ItemUnavailable" and "\N{HORIZONTAL ELLIPSIS}" not in text}
+    assert {name for name in kinds | reasons if f"`{name}`" not in page} == set()
+    more = ("Makefile", "flows/__main__.py", "flows/faults.py", "flows/terminal.py", "storage/own_origin.py")
+    code = " ".join(text for _, _, text in raised) + "".join(map(read, (*more, "tasks/mixture/shortfall.py")))
+    code = re.sub(r"\s+", " ", re.sub(r'" *\n *f?"', "", code))
+    quoted = [
+        span.split("\N{HORIZONTAL ELLIPSIS}")
+        for span in re.findall(r"`([^`\n]*)`", page)
+        if span != "http-\N{HORIZONTAL ELLIPSIS}"
+    ]
+    words = [part.strip(" (),'") for parts in quoted if len(parts) > 1 for part in parts]
+    assert len(words) > 40 and [said for said in words if said not in code] == []
+
+
+def test_the_notebook_prints_what_it_shows() -> None:
+    cells = json.loads(read("docs/notebook.ipynb"))["cells"]
+    space: dict[str, object] = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec("".join(cell["source"]), space)
+        assert printed.getvalue() == "".join("".join(output["text"]) for output in cell["outputs"])
 
 
 def test_links_lead_somewhere() -> None:
@@ -72,6 +134,12 @@ def broken_links(page: Path) -> Iterator[str]:
         file = (page.parent / name) if name else page
         if target.startswith(("http://", "https://")):
             yield from [] if target in EXTERNAL else [target]
+        elif name.startswith("../../actions/"):  # of the place that hosts the repository
+            yield from (
+                []
+                if (ROOT / name.replace("../../actions", ".github").removesuffix("/badge.svg")).exists()
+                else [target]
+            )
         elif not file.exists():
             yield target
         elif anchor:
