@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flows.__main__ import BY_HAND, FLOWS, load_flow, main, parse
+from flows.completion import SCRIPTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,6 +73,9 @@ def hold_against_the_command_line(command: str) -> None:
     """Fail where a command names an option, a target or a parameter that is not there."""
     words = shlex.split(command.partition(" && ")[0])
     if words == ["python", "-m", "flows"]:
+        return
+    if words[:4] == ["python", "-m", "flows", "--completion"]:
+        assert words[4] in SCRIPTS
         return
     if words[:3] == ["python", "-m", "flows"] and words[3] in FLOWS:
         if command == f"python -m flows {words[3]} --help":

@@ -29,9 +29,10 @@ async def test_a_mixture_that_lost_a_shard_is_made_again(tmp_path: Path, prefect
 async def test_the_distribution_is_shown_as_markdown(tmp_path: Path, prefect_server: None) -> None:
     make_corpus(tmp_path, balanced_sources(), 100)
     result = await rebalance_corpus(store=str(tmp_path), piece_chars=200, max_pieces=2)
-    assert (
-        await newest_artifact("mixture-distribution")
-    ).data == f"## Mixture `default`\n\n```text\n{result.distribution}\n```"
+    shown = str((await newest_artifact("mixture-distribution")).data).splitlines()
+    assert shown[0] == "## Mixture `default`"
+    for line in filter(None, result.distribution.splitlines()):
+        assert line in shown or f"- {line}" in shown, "columns as they are, sentences in a list"
     for part in ("training and", "Cut: ", "Limited: ", "Low authority (<0.3):", "Mean: ", " bits ✓"):
         assert part in result.distribution
     assert result.distribution.splitlines() == summarise(result).splitlines()[1:]

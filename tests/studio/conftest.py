@@ -21,8 +21,8 @@ from storage.manifest import read_manifest, write_manifest
 from storage.schemas import RAW_SCHEMA, SCORED_LAYOUT, SCORED_SCHEMA
 from tasks.mixture.parameters import MixtureParameters
 from tasks.signals.engine import score_table
-from tests.tasks.evals.conftest import write_base, write_run
-from tests.tasks.evals.test_evaluate import evaluate, make_spec
+from tests.tasks.evals.conftest import make_spec, write_base, write_run
+from tests.tasks.evals.test_evaluate import evaluate
 from tests.tasks.mixture.test_build import build
 from tests.tasks.mixture.test_conflicts import sources_with_subjects
 from tests.tasks.signals.raw_documents import raw_table
