@@ -50,7 +50,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "corpus-to-model": {
         "--recipe first-try": "some hours, to see it work on real texts",
         "--path ~/letters --max-steps 1000": "a model of your own documents",
-        "--model auto --max-steps 10000": "the real thing",
+        "--recipe mac-32gb": "the real thing, on a Mac with 32 GB",
     },
     "compare-recipes": {
         "--recipe ablation": "the objective against its control",
