@@ -77,6 +77,8 @@ NOT_HERE = {
     "tests/tasks/sources/test_newspaper_batches.py reads some",
     "python -m flows corpus-to-model --model auto --max-steps 10000": "what `make run` does; tests/test_end_to_end.py",
     "python -m flows corpus-to-model --path DIR": "tests/flows/test_own_documents.py",
+    "python -m flows corpus-to-model --recipe mac-32gb": "likewise; tests/flows/test_recipes.py reads the gallery",
+    "python -m flows --completion fish | source": "tests/flows/test_completion.py",
     "python -m flows corpus-to-model --recipe first-try": "likewise; tests/flows/test_recipes.py reads the gallery",
     "python -m flows corpus-to-model --recipe data/runs/distrust/corpus-to-model.toml": "likewise",
 }
