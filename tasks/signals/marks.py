@@ -208,8 +208,6 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
     of_text = r.tokens.text[r.first].astype(np.int64)
     words = r.words
     share, unscored = _languages(r, of_text, words, texts)
-    repeated = _repeated(r, of_text)
-    words[repeated] = 0
     places, features = find_marks(r)
     loud = ~silent_places(r, places)
     blocks = r.block[places[loud]]
@@ -219,7 +217,8 @@ def read_blocks(tokens: Tokens, texts: int) -> Blocks:
     silenced = np.zeros(len(words), np.bool_)
     silenced[r.block[places]] = True
     silenced[blocks] = False
-    words[silenced] = 0
+    repeated = _repeated(r, of_text, silenced)
+    words[silenced | repeated] = 0
     at, names = find_origins(r)
     at, names = at[~repeated[r.block[at]]], names[~repeated[r.block[at]]]
     said = _distinct(r.block[at].astype(np.uint64), names)[0]
@@ -264,9 +263,13 @@ def _distinct(first: Hashes, second: Hashes) -> tuple[Integers, Integers]:
     return order[starts], np.diff(np.append(starts, len(order)))
 
 
-def _repeated(r: Reader, of_text: Integers) -> Bools:
-    """Tell which blocks an earlier block of the same text says, with the same words in any order."""
+def _repeated(r: Reader, of_text: Integers, silenced: Bools) -> Bools:
+    """Tell which blocks an earlier block of the same text says, with the same words in any order.
+
+    What was quoted or denied first, and is then said by the writer, is said once.
+    """
     hashes = np.add.reduceat(r.tokens.word, r.first) ^ (of_text.astype(np.uint64) * TEXT_FACTOR)
+    hashes[silenced] = ~hashes[silenced]
     order = np.argsort(hashes)  # not a stable one, which takes five times as long
     new = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0
     repeated = np.ones(len(hashes), np.bool_)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage.vocabulary import SOURCE_TYPES
@@ -63,6 +63,7 @@ def authority(sentences: list[str], kind: str = "unknown") -> float:
 
 
 @settings(deadline=None, max_examples=150)
+@example([OTHERS[3], NEUTRAL[3], FIRST_HAND[0], COORDINATED[1]], "patent_pre1970", FIRST_HAND[0], COORDINATED[1], 1)
 @given(sentences, kinds, st.sampled_from(FIRST_HAND), st.sampled_from(COORDINATED), st.integers(0, 12))
 def test_evidence_moves_authority_one_way_only(
     before: list[str], kind: str, first_hand: str, coordinated: str, place: int
