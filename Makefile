@@ -21,7 +21,7 @@ export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
 unexport DATABASE
 endif
 # A misspelt variable would be passed over in silence, and `make run DOCUMENT=letters` run the demonstration.
-TAKEN := PYTHON UV_VERSION PORT EXPORT DOCUMENTS MODEL HOST POOL AUTH DATABASE OPEN
+TAKEN := PYTHON UV_VERSION PORT EXPORT DOCUMENTS MODEL HOST POOL STORE STUDIO_PORT AUTH DATABASE OPEN
 GIVEN := $(foreach name,$(filter-out MAKE% -%,$(.VARIABLES)),$(if $(findstring command line,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(TAKEN),$(GIVEN)),$(error $(name) is not a variable of make here; $(shell $(PYTHON) -c 'import \
   difflib, sys; name, *taken = sys.argv[1:]; close = difflib.get_close_matches(name.upper(), taken, 1, 0.5); \

@@ -144,3 +144,12 @@ def test_the_suite_of_ones_own_runs_as_written() -> None:
         "family_tree",
         "old_map",
     ]
+
+
+def test_make_takes_its_own_variables_and_refuses_a_misspelt_one() -> None:
+    own = re.findall(r"^([A-Z_]+) \?=", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {"DOCUMENTS", "STORE"} <= {*own}
+    taken = ["make", "-n", "help", *(f"{name}=1" for name in own if name != "PYTHON")]
+    subprocess.run(taken, cwd=ROOT, capture_output=True, check=True)
+    refused = subprocess.run(["make", "-n", "run", "DOCUMENT=letters"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode and "did you mean DOCUMENTS=" in refused.stderr
